@@ -1,0 +1,1 @@
+//! Directories and files to and from a model.

@@ -1,0 +1,2 @@
+//! The `otter` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Samples: MIMIC-IT formats, images, prompts, label masks, batches.

@@ -1,0 +1,1 @@
+//! Makers of MIMIC-IT data sets: the synthetic toybox world.

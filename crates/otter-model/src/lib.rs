@@ -1,0 +1,1 @@
+//! CLIP tower, Perceiver resampler, gated cross-attention, language models, Otter, generation.

@@ -1,0 +1,1 @@
+//! Layers with an explicit forward and backward, and the kernels under them.

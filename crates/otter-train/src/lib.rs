@@ -1,0 +1,1 @@
+//! Tuning: optimizer, schedule, trainer, resume, metrics, memory plan.
