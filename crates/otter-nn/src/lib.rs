@@ -1,1 +1,39 @@
 //! Layers with an explicit forward and backward, and the kernels under them.
+//!
+//! The reverse pass is written by hand, layer by layer: `forward` keeps nothing, `forward_saved` returns what the
+//! reverse pass needs as a struct one can read, `backward` returns the input gradient and adds parameter gradients
+//! to a flat [`Gradients`] buffer. Frozen parameters have no range in that buffer, so their weight gradient is never
+//! computed. Layers hold [`ParameterId`]s, not weights: one set of layers serves `f32` work and the `f64` gradient
+//! checks.
+//!
+//! ```
+//! use otter_nn::{Device, Gradients, Init, Linear, Parameters, ParameterSpecs, Tensor};
+//! let mut specs = ParameterSpecs::default();
+//! let layer = Linear::new(&mut specs, "proj", 3, 2, true, Init::Normal(0.5));
+//! let mut parameters = Parameters::<f32>::initialise(&specs, 7, Device::Cpu);
+//! parameters.set_trainable(|_| true);
+//! let mut gradients = Gradients::new(&parameters);
+//! let x = Tensor::from_vec(vec![1.0, 2.0, 3.0], &[1, 3], Device::Cpu);
+//! let y = layer.forward(&parameters, &x); // (1, 2)
+//! let dx = layer.backward(&parameters, &x, &y, &mut gradients); // (1, 3)
+//! assert_eq!((y.shape(), dx.shape()), (&[1, 2][..], &[1, 3][..]));
+//! ```
+
+pub mod gradient_check;
+pub mod kernels;
+pub mod layers;
+mod parameters;
+mod real;
+mod tensor;
+
+pub use layers::attention::{AttentionMask, SelfAttentionCore};
+pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};
+pub use layers::embedding::Embedding;
+pub use layers::gate::TanhGate;
+pub use layers::linear::Linear;
+pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
+pub use layers::norm::{LayerNorm, NormStatistics, RmsNorm};
+pub use layers::rotary::Rotary;
+pub use parameters::{Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters};
+pub use real::Real;
+pub use tensor::{Device, SharedSlice, Tensor};

@@ -1,0 +1,105 @@
+//! Gradient checks by central finite differences in `f64`.
+//!
+//! Every layer's reverse pass is compared with the differences of its own forward pass, for its inputs and for its
+//! parameters. The loss is the sum of the output weighted by fixed random numbers.
+
+use crate::{Device, Gradients, Init, ParameterSpecs, Parameters, Real, Tensor};
+
+/// Largest accepted difference, relative to the largest gradient of the tensor (and at least 1e-3).
+const TOLERANCE: f64 = 1e-6;
+const STEP: f64 = 1e-5;
+/// Elements checked per tensor; larger tensors are sampled evenly.
+const ELEMENTS: usize = 48;
+
+/// A tensor of reproducible numbers from N(0, 1), different for every `name`.
+pub fn random_tensor(name: &str, shape: &[usize]) -> Tensor<f64> {
+    let mut specs = ParameterSpecs::default();
+    let id = specs.add(name, shape, Init::Normal(1.0));
+    Parameters::<f64>::initialise(&specs, 11, Device::Cpu).get(id).clone()
+}
+
+/// Parameters of `specs` with values away from their special starting points (zeros, ones).
+pub fn random_parameters(specs: &ParameterSpecs) -> Parameters<f64> {
+    let mut parameters = Parameters::<f64>::initialise(specs, 3, Device::Cpu);
+    for parameter in parameters.iter_mut() {
+        let noise = random_tensor(&format!("{}.noise", parameter.name), parameter.tensor.shape());
+        for (value, noise) in parameter.tensor.data_mut().iter_mut().zip(noise.data()) {
+            *value += 0.3 * noise;
+        }
+    }
+    parameters.set_trainable(|_| true);
+    parameters
+}
+
+/// Checks the gradients of `forward` with respect to `inputs` and all parameters of `specs`.
+///
+/// `backward` receives the parameters, the inputs and the output's gradient; it returns one gradient per input and
+/// adds the parameter gradients.
+///
+/// # Panics
+/// When a gradient differs; the message names tensor and element.
+pub fn check(
+    specs: &ParameterSpecs,
+    inputs: &[Tensor<f64>],
+    forward: impl Fn(&Parameters<f64>, &[Tensor<f64>]) -> Tensor<f64>,
+    backward: impl Fn(&Parameters<f64>, &[Tensor<f64>], &Tensor<f64>, &mut Gradients<f64>) -> Vec<Tensor<f64>>,
+) {
+    let mut parameters = random_parameters(specs);
+    let mut inputs = inputs.to_vec();
+    let weights = {
+        let y = forward(&parameters, &inputs);
+        random_tensor("loss weights", y.shape())
+    };
+    let loss = |parameters: &Parameters<f64>, inputs: &[Tensor<f64>]| -> f64 {
+        let y = forward(parameters, inputs);
+        y.data().iter().zip(weights.data()).map(|(a, b)| a * b).sum()
+    };
+    let mut gradients = Gradients::new(&parameters);
+    let input_gradients = backward(&parameters, &inputs, &weights, &mut gradients);
+    assert_eq!(input_gradients.len(), inputs.len(), "one gradient per input");
+    for (index, gradient) in input_gradients.iter().enumerate() {
+        assert_eq!(gradient.shape(), inputs[index].shape(), "shape of the gradient of input {index}");
+        for element in sampled(gradient.len()) {
+            let value = inputs[index].data()[element];
+            inputs[index].data_mut()[element] = value + STEP;
+            let above = loss(&parameters, &inputs);
+            inputs[index].data_mut()[element] = value - STEP;
+            let below = loss(&parameters, &inputs);
+            inputs[index].data_mut()[element] = value;
+            compare(&format!("input {index}"), element, gradient.data(), (above - below) / (2.0 * STEP));
+        }
+    }
+    let names: Vec<String> = specs.iter().map(|s| s.name.clone()).collect();
+    for name in &names {
+        let range = {
+            let index = names.iter().position(|n| n == name).unwrap_or_default();
+            gradients.ranges()[index].clone().unwrap_or_default()
+        };
+        let gradient = &gradients.flat()[range];
+        for element in sampled(gradient.len()) {
+            let mut at = |delta: f64| {
+                if let Some(parameter) = parameters.by_name_mut(name) {
+                    parameter.tensor.data_mut()[element] += delta;
+                }
+                loss(&parameters, &inputs)
+            };
+            let above = at(STEP);
+            let below = at(-2.0 * STEP);
+            at(STEP);
+            compare(name, element, gradient, (above - below) / (2.0 * STEP));
+        }
+    }
+}
+
+fn sampled(len: usize) -> impl Iterator<Item = usize> {
+    (0..len).step_by(len.div_ceil(ELEMENTS).max(1))
+}
+
+fn compare(name: &str, element: usize, gradient: &[f64], numeric: f64) {
+    let largest = gradient.iter().fold(0.0f64, |m, g| m.max(g.abs())).max(1e-3);
+    let analytic = gradient[element].to_f64();
+    assert!(
+        (analytic - numeric).abs() <= TOLERANCE * largest.max(1.0),
+        "gradient of {name} element {element}: backward gives {analytic:e}, finite differences give {numeric:e}"
+    );
+}

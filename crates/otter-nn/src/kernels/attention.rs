@@ -1,0 +1,469 @@
+//! Tiled softmax attention on strided heads, forward and backward.
+//!
+//! A tile is [`QUERY_TILE`] query rows of one head against the keys that they may see; the scores of a whole sequence
+//! are never stored. The reverse pass recomputes a tile's probabilities from the row's log-sum-exp.
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::matmul::{Layout, product};
+use super::{max_of, simd, sum_pairs};
+use crate::Real;
+
+/// Query rows handled together.
+pub const QUERY_TILE: usize = 64;
+
+/// Heads inside a slice: element (batch b, row r, head h, feature d) is at
+/// `offset + b * batch_stride + r * row_stride + h * head_size + d`.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLayout {
+    /// Offset of the first element.
+    pub offset: usize,
+    /// Distance between batch entries.
+    pub batch_stride: usize,
+    /// Distance between rows of one batch entry.
+    pub row_stride: usize,
+    /// Features of one head.
+    pub head_size: usize,
+}
+
+impl HeadLayout {
+    /// Heads side by side in rows of `width` features, `rows` rows a batch entry.
+    pub fn new(rows: usize, width: usize, head_size: usize) -> Self {
+        Self { offset: 0, batch_stride: rows * width, row_stride: width, head_size }
+    }
+
+    /// The same layout starting `offset` elements later.
+    pub fn at(self, offset: usize) -> Self {
+        Self { offset, ..self }
+    }
+
+    fn head(&self, batch: usize, row: usize, head: usize) -> Layout {
+        Layout {
+            offset: self.offset + batch * self.batch_stride + row * self.row_stride + head * self.head_size,
+            row_stride: self.row_stride,
+            column_stride: 1,
+        }
+    }
+
+    fn head_transposed(&self, batch: usize, row: usize, head: usize) -> Layout {
+        let Layout { offset, row_stride, column_stride } = self.head(batch, row, head);
+        Layout { offset, row_stride: column_stride, column_stride: row_stride }
+    }
+
+    /// One past the last element of all heads, for bounds checks.
+    fn end(&self, batch: usize, rows: usize, heads: usize) -> usize {
+        if batch == 0 || rows == 0 {
+            return 0;
+        }
+        self.offset + (batch - 1) * self.batch_stride + (rows - 1) * self.row_stride + heads * self.head_size
+    }
+}
+
+/// Rows of one batch entry that attend one contiguous block of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Batch entry of the queries.
+    pub batch: usize,
+    /// First query row.
+    pub row: usize,
+    /// Number of query rows.
+    pub rows: usize,
+    /// Batch entry of the keys and values.
+    pub key_batch: usize,
+    /// Number of keys, from row 0 of `key_batch`.
+    pub keys: usize,
+    /// Query row i of the entry (not of the span) sees keys 0..=i + offset; `None` sees all.
+    pub causal_offset: Option<usize>,
+}
+
+/// Sizes shared by the kernels of one attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; query head h uses key head `h * key_heads / heads`.
+    pub key_heads: usize,
+    /// Factor on the scores.
+    pub scale: f64,
+}
+
+/// Queries, keys and values with their layouts.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a, T> {
+    /// Query elements.
+    pub q: &'a [T],
+    /// Where the query heads are.
+    pub q_layout: HeadLayout,
+    /// Key elements.
+    pub k: &'a [T],
+    /// Where the key heads are.
+    pub k_layout: HeadLayout,
+    /// Value elements.
+    pub v: &'a [T],
+    /// Where the value heads are.
+    pub v_layout: HeadLayout,
+    /// Per key row of each batch entry, whether it may be seen: `visible[batch * keys + key]`.
+    pub visible: Option<(&'a [bool], usize)>,
+}
+
+/// A pointer to an output that several tasks write disjoint parts of.
+struct Disjoint<T>(*mut T, usize);
+// SAFETY: tasks write disjoint elements, see the uses below.
+unsafe impl<T: Send> Send for Disjoint<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Disjoint<T> {}
+
+impl<T> Disjoint<T> {
+    fn new(slice: &mut [T]) -> Self {
+        Self(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// The whole slice.
+    ///
+    /// # Safety
+    /// No element may be accessed by two tasks.
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's proof")]
+    unsafe fn slice(&self) -> &mut [T] {
+        // SAFETY: pointer and length come from a live mutable slice; disjointness is the caller's duty.
+        unsafe { std::slice::from_raw_parts_mut(self.0, self.1) }
+    }
+}
+
+/// Number of keys that some row of a tile sees.
+fn visible_keys(span: &Span, last_row: usize) -> usize {
+    span.causal_offset.map_or(span.keys, |offset| (last_row + offset + 1).min(span.keys))
+}
+
+/// Turns the scores of one row into probabilities in place; returns the log of the sum of exponentials (0 with all
+/// probabilities 0 when no key is visible).
+#[inline(always)]
+fn softmax_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[bool]>) -> T {
+    let (seen_scores, hidden) = scores.split_at_mut(seen);
+    hidden.fill(T::ZERO);
+    if let Some(visible) = visible {
+        for (s, &v) in seen_scores.iter_mut().zip(visible) {
+            if !v {
+                *s = T::NEG_INFINITY;
+            }
+        }
+    }
+    let max = max_of(seen_scores);
+    if max == T::NEG_INFINITY {
+        seen_scores.fill(T::ZERO);
+        return T::ZERO;
+    }
+    for s in seen_scores.iter_mut() {
+        *s = (*s - max).exp();
+    }
+    if let Some(visible) = visible {
+        for (s, &v) in seen_scores.iter_mut().zip(visible) {
+            if !v {
+                *s = T::ZERO;
+            }
+        }
+    }
+    let sum = super::sum_of(seen_scores, |v| v);
+    let inverse = T::ONE / sum;
+    for s in seen_scores.iter_mut() {
+        *s *= inverse;
+    }
+    max + sum.ln()
+}
+
+/// Turns scores into probabilities with a known log-sum-exp.
+#[inline(always)]
+fn probabilities_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[bool]>, log_sum: T) {
+    let (seen_scores, hidden) = scores.split_at_mut(seen);
+    hidden.fill(T::ZERO);
+    for s in seen_scores.iter_mut() {
+        *s = (*s - log_sum).exp();
+    }
+    if let Some(visible) = visible {
+        for (s, &v) in seen_scores.iter_mut().zip(visible) {
+            if !v {
+                *s = T::ZERO;
+            }
+        }
+    }
+}
+
+/// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sums`, if
+/// given, receives one value per (batch, head, row) with `rows_per_batch` rows, for [`backward`].
+pub fn forward<T: Real>(
+    heads: Heads,
+    inputs: Inputs<'_, T>,
+    spans: &[Span],
+    out: &mut [T],
+    out_layout: HeadLayout,
+    log_sums: Option<(&mut [T], usize)>,
+) {
+    check(&heads, &inputs, spans);
+    let batches = spans.iter().map(|s| s.batch + 1).max().unwrap_or(0);
+    let last = spans.iter().map(|s| s.row + s.rows).max().unwrap_or(0);
+    assert!(out_layout.end(batches, last, heads.heads) <= out.len(), "output is too short");
+    let rows_per_batch = log_sums.as_ref().map_or(0, |(_, rows)| *rows);
+    if let Some((sums, rows)) = &log_sums {
+        assert!(*rows >= last && sums.len() >= batches * heads.heads * rows, "log sums are too short");
+    }
+    let log_sums = log_sums.map(|(sums, _)| Disjoint::new(sums));
+    let out = Disjoint::new(out);
+    let tasks: Vec<(usize, usize, usize)> = spans
+        .iter()
+        .enumerate()
+        .flat_map(|(i, span)| {
+            (0..span.rows)
+                .step_by(QUERY_TILE)
+                .flat_map(move |tile| (0..heads.heads).map(move |head| (i, tile, head)))
+        })
+        .collect();
+    let run = |&(index, tile, head): &(usize, usize, usize)| {
+        let span = &spans[index];
+        let rows = QUERY_TILE.min(span.rows - tile);
+        let row = span.row + tile;
+        // SAFETY: each (batch, head, row) belongs to exactly one task: spans of a call do not overlap.
+        let out = unsafe { out.slice() };
+        // SAFETY: as above.
+        let log_sums = log_sums.as_ref().map(|sums| unsafe { sums.slice() });
+        let log_sums =
+            log_sums.map(|s| &mut s[(span.batch * heads.heads + head) * rows_per_batch + row..][..rows]);
+        forward_tile(&heads, &inputs, span, (row, rows, head), out, out_layout, log_sums);
+    };
+    if tasks.len() == 1 || rayon::current_num_threads() == 1 || work(spans, heads.heads) < 1 << 13 {
+        tasks.iter().for_each(run);
+    } else {
+        tasks.par_iter().for_each(run);
+    }
+}
+
+/// Score elements of all spans.
+fn work(spans: &[Span], heads: usize) -> usize {
+    spans.iter().map(|s| s.rows * s.keys * heads).sum()
+}
+
+fn check<T>(heads: &Heads, inputs: &Inputs<'_, T>, spans: &[Span]) {
+    for span in spans {
+        let q_end = inputs.q_layout.end(span.batch + 1, span.row + span.rows, heads.heads);
+        assert!(q_end <= inputs.q.len(), "queries are too short");
+        for (data, layout) in [(inputs.k, inputs.k_layout), (inputs.v, inputs.v_layout)] {
+            let end = layout.end(span.key_batch + 1, span.keys, heads.key_heads);
+            assert!(end <= data.len(), "keys or values are too short");
+        }
+    }
+}
+
+fn forward_tile<T: Real>(
+    heads: &Heads,
+    inputs: &Inputs<'_, T>,
+    span: &Span,
+    (row, rows, head): (usize, usize, usize),
+    out: &mut [T],
+    out_layout: HeadLayout,
+    log_sums: Option<&mut [T]>,
+) {
+    let size = inputs.q_layout.head_size;
+    let keys = visible_keys(span, row + rows - 1);
+    let mut scores = vec![T::ZERO; rows * keys];
+    let key_head = head * heads.key_heads / heads.heads;
+    if rows == 1 {
+        one_query(heads, inputs, span, (row, head, key_head), &mut scores, out, out_layout, log_sums);
+        return;
+    }
+    tile_scores(heads, inputs, span, (row, rows, keys, head, key_head), &mut scores);
+    simd(|| {
+        let mut log_sums = log_sums;
+        for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
+            let log_sum = softmax_row(scores, visible_keys(span, row + i), visible_row(inputs, span));
+            if let Some(sums) = &mut log_sums {
+                sums[i] = log_sum;
+            }
+        }
+    });
+    let v = inputs.v_layout.head(span.key_batch, 0, key_head);
+    let o = out_layout.head(span.batch, row, head);
+    let sizes = (rows, keys, size);
+    product(out, o, &scores, Layout::rows(keys), inputs.v, v, sizes, T::ONE, false, Parallelism::None);
+}
+
+/// A single query row, as in decoding: two passes over keys and values without packing.
+#[expect(clippy::too_many_arguments, reason = "the tile's coordinates and its outputs")]
+fn one_query<T: Real>(
+    heads: &Heads,
+    inputs: &Inputs<'_, T>,
+    span: &Span,
+    (row, head, key_head): (usize, usize, usize),
+    scores: &mut [T],
+    out: &mut [T],
+    out_layout: HeadLayout,
+    log_sums: Option<&mut [T]>,
+) {
+    let size = inputs.q_layout.head_size;
+    let q = &inputs.q[inputs.q_layout.head(span.batch, row, head).offset..][..size];
+    let out = &mut out[out_layout.head(span.batch, row, head).offset..][..size];
+    simd(|| {
+        let scale = T::from_f64(heads.scale);
+        for (key, score) in scores.iter_mut().enumerate() {
+            let k = &inputs.k[inputs.k_layout.head(span.key_batch, key, key_head).offset..][..size];
+            *score = sum_pairs(q, k, |a, b| a * b) * scale;
+        }
+        let log_sum = softmax_row(scores, visible_keys(span, row), visible_row(inputs, span));
+        if let Some(sums) = log_sums {
+            sums[0] = log_sum;
+        }
+        out.fill(T::ZERO);
+        for (key, &p) in scores.iter().enumerate() {
+            let v = &inputs.v[inputs.v_layout.head(span.key_batch, key, key_head).offset..][..size];
+            for (o, &v) in out.iter_mut().zip(v) {
+                *o += p * v;
+            }
+        }
+    });
+}
+
+fn visible_row<'a, T>(inputs: &Inputs<'a, T>, span: &Span) -> Option<&'a [bool]> {
+    inputs.visible.map(|(visible, keys)| &visible[span.key_batch * keys..][..keys])
+}
+
+fn tile_scores<T: Real>(
+    heads: &Heads,
+    inputs: &Inputs<'_, T>,
+    span: &Span,
+    (row, rows, keys, head, key_head): (usize, usize, usize, usize, usize),
+    scores: &mut [T],
+) {
+    let q = inputs.q_layout.head(span.batch, row, head);
+    let k = inputs.k_layout.head_transposed(span.key_batch, 0, key_head);
+    let sizes = (rows, inputs.q_layout.head_size, keys);
+    let scale = T::from_f64(heads.scale);
+    product(scores, Layout::rows(keys), inputs.q, q, inputs.k, k, sizes, scale, false, Parallelism::None);
+}
+
+/// What the forward pass left for the reverse pass.
+#[derive(Clone, Copy)]
+pub struct ForwardResult<'a, T> {
+    /// Output of [`forward`].
+    pub out: &'a [T],
+    /// Gradient of the output, same layout.
+    pub d_out: &'a [T],
+    /// Layout of both.
+    pub layout: HeadLayout,
+    /// Log-sum-exp per (batch, head, row).
+    pub log_sums: &'a [T],
+    /// Rows per batch entry in `log_sums`.
+    pub rows_per_batch: usize,
+}
+
+/// Gradients of the inputs, to add to, in the inputs' layouts.
+pub struct InputGradients<'a, T> {
+    /// Gradient of the queries.
+    pub dq: &'a mut [T],
+    /// Gradient of the keys.
+    pub dk: &'a mut [T],
+    /// Layout of `dk`.
+    pub dk_layout: HeadLayout,
+    /// Gradient of the values.
+    pub dv: &'a mut [T],
+    /// Layout of `dv`.
+    pub dv_layout: HeadLayout,
+}
+
+/// Reverse pass of [`forward`]: adds to the gradients of queries, keys and values.
+///
+/// Tasks are (key head, key batch) pairs, so that several spans may share keys.
+pub fn backward<T: Real>(
+    heads: Heads,
+    inputs: Inputs<'_, T>,
+    spans: &[Span],
+    result: ForwardResult<'_, T>,
+    gradients: InputGradients<'_, T>,
+) {
+    check(&heads, &inputs, spans);
+    assert_eq!(gradients.dq.len(), inputs.q.len(), "query gradient has another length");
+    for span in spans {
+        for (data, layout) in [(&*gradients.dk, gradients.dk_layout), (&*gradients.dv, gradients.dv_layout)] {
+            let end = layout.end(span.key_batch + 1, span.keys, heads.key_heads);
+            assert!(end <= data.len(), "key or value gradient is too short");
+        }
+    }
+    let mut by_keys: Vec<(usize, Vec<Span>)> = Vec::new();
+    for span in spans {
+        match by_keys.iter_mut().find(|(key, _)| *key == span.key_batch) {
+            Some((_, list)) => list.push(*span),
+            None => by_keys.push((span.key_batch, vec![*span])),
+        }
+    }
+    let tasks: Vec<(usize, usize)> =
+        (0..by_keys.len()).flat_map(|i| (0..heads.key_heads).map(move |head| (i, head))).collect();
+    let group = heads.heads / heads.key_heads;
+    let (dk_layout, dv_layout) = (gradients.dk_layout, gradients.dv_layout);
+    let (dq, dk, dv) =
+        (Disjoint::new(gradients.dq), Disjoint::new(gradients.dk), Disjoint::new(gradients.dv));
+    let run = |&(index, key_head): &(usize, usize)| {
+        // SAFETY: a task touches only the keys and values of its own key batch and key head, and each query row of a
+        // head belongs to one span, hence to one task.
+        let (dq, dk, dv) = unsafe { (dq.slice(), dk.slice(), dv.slice()) };
+        let mut gradients = InputGradients { dq, dk, dk_layout, dv, dv_layout };
+        for span in &by_keys[index].1 {
+            for head in key_head * group..(key_head + 1) * group {
+                for tile in (0..span.rows).step_by(QUERY_TILE) {
+                    let rows = QUERY_TILE.min(span.rows - tile);
+                    let place = (span.row + tile, rows, head, key_head);
+                    backward_tile(&heads, &inputs, span, place, &result, &mut gradients);
+                }
+            }
+        }
+    };
+    if tasks.len() == 1 || rayon::current_num_threads() == 1 || work(spans, heads.heads) < 1 << 12 {
+        tasks.iter().for_each(run);
+    } else {
+        tasks.par_iter().for_each(run);
+    }
+}
+
+fn backward_tile<T: Real>(
+    heads: &Heads,
+    inputs: &Inputs<'_, T>,
+    span: &Span,
+    (row, rows, head, key_head): (usize, usize, usize, usize),
+    result: &ForwardResult<'_, T>,
+    gradients: &mut InputGradients<'_, T>,
+) {
+    let size = inputs.q_layout.head_size;
+    let keys = visible_keys(span, row + rows - 1);
+    let tile = Layout::rows(keys);
+    let single = Parallelism::None;
+    let mut p = vec![T::ZERO; rows * keys];
+    tile_scores(heads, inputs, span, (row, rows, keys, head, key_head), &mut p);
+    let log_sums =
+        &result.log_sums[(span.batch * heads.heads + head) * result.rows_per_batch + row..][..rows];
+    let visible = visible_row(inputs, span);
+    simd(|| {
+        for (i, p) in p.chunks_exact_mut(keys).enumerate() {
+            probabilities_row(p, visible_keys(span, row + i), visible, log_sums[i]);
+        }
+    });
+    let d_out = result.layout.head(span.batch, row, head);
+    let tile_transposed = Layout::columns(keys);
+    let dv = gradients.dv_layout.head(span.key_batch, 0, key_head);
+    let by_keys = (keys, rows, size);
+    product(gradients.dv, dv, &p, tile_transposed, result.d_out, d_out, by_keys, T::ONE, true, single);
+    // dp = d_out v^T, then ds = p * (dp - rowsum(d_out * out)), the gradient of the scaled scores
+    let mut ds = vec![T::ZERO; rows * keys];
+    let v = inputs.v_layout.head_transposed(span.key_batch, 0, key_head);
+    product(&mut ds, tile, result.d_out, d_out, inputs.v, v, (rows, size, keys), T::ONE, false, single);
+    simd(|| {
+        for (i, (ds, p)) in ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate() {
+            let at = result.layout.head(span.batch, row + i, head).offset;
+            let dot = sum_pairs(&result.d_out[at..at + size], &result.out[at..at + size], |a, b| a * b);
+            for (d, &p) in ds.iter_mut().zip(p) {
+                *d = p * (*d - dot);
+            }
+        }
+    });
+    let scale = T::from_f64(heads.scale);
+    let q = inputs.q_layout.head(span.batch, row, head);
+    let k = inputs.k_layout.head(span.key_batch, 0, key_head);
+    product(gradients.dq, q, &ds, tile, inputs.k, k, (rows, keys, size), scale, true, single);
+    let dk = gradients.dk_layout.head(span.key_batch, 0, key_head);
+    product(gradients.dk, dk, &ds, tile_transposed, inputs.q, q, by_keys, scale, true, single);
+}

@@ -1,0 +1,93 @@
+//! Kernels on plain slices. Each is written once for every [`crate::Real`] and compiled for several instruction
+//! sets; the widest one the processor has is chosen at run time.
+
+pub mod attention;
+pub mod elementwise;
+pub mod matmul;
+pub mod norm;
+
+use rayon::prelude::*;
+
+/// Runs `body` compiled for the widest vector instructions of this processor. Everything `body` calls must be
+/// inlined to profit.
+#[inline(always)]
+pub fn simd<R>(body: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(body)
+}
+
+/// Work (in elements touched) below which a loop stays on one thread: waking the pool costs some microseconds.
+const PARALLEL_WORK: usize = 1 << 15;
+
+/// Calls `body(first_row, rows)` on consecutive blocks of rows of `data`, in parallel when there is enough work.
+/// `work_per_element` weighs elements against simple ones (an addition is 1).
+pub fn for_row_blocks<T: Send>(
+    data: &mut [T],
+    width: usize,
+    work_per_element: usize,
+    body: impl Fn(usize, &mut [T]) + Sync,
+) {
+    if data.is_empty() {
+        return;
+    }
+    // One call site, so that `body` is inlined into the vectorised frame.
+    let run = |first: usize, rows: &mut [T]| simd(|| body(first, rows));
+    let rows = data.len() / width;
+    let threads = rayon::current_num_threads();
+    if threads == 1 || data.len() * work_per_element < PARALLEL_WORK {
+        run(0, data);
+        return;
+    }
+    let block = rows.div_ceil(threads * 2).max(1);
+    data.par_chunks_mut(block * width).enumerate().for_each(|(i, rows)| run(i * block, rows));
+}
+
+/// Number of lanes partial sums are kept in, so that sums vectorise and do not depend on the instruction set.
+const LANES: usize = 16;
+
+/// Sum of `f` over paired elements, in a fixed order of [`LANES`] partial sums.
+#[inline(always)]
+pub fn sum_pairs<T: crate::Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    let whole = a.len() / LANES * LANES;
+    let (a_head, a_tail) = a.split_at(whole);
+    let (b_head, b_tail) = b[..a.len()].split_at(whole);
+    for (x, y) in a_head.chunks_exact(LANES).zip(b_head.chunks_exact(LANES)) {
+        for lane in 0..LANES {
+            lanes[lane] += f(x[lane], y[lane]);
+        }
+    }
+    for (lane, (&x, &y)) in a_tail.iter().zip(b_tail).enumerate() {
+        lanes[lane] += f(x, y);
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            let upper = lanes[lane + half];
+            lanes[lane] += upper;
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum of `f` over elements; see [`sum_pairs`].
+#[inline(always)]
+pub fn sum_of<T: crate::Real>(a: &[T], f: impl Fn(T) -> T) -> T {
+    sum_pairs(a, a, |x, _| f(x))
+}
+
+/// Largest element (negative infinity for an empty slice).
+#[inline(always)]
+pub fn max_of<T: crate::Real>(a: &[T]) -> T {
+    let mut lanes = [T::NEG_INFINITY; LANES];
+    let whole = a.len() / LANES * LANES;
+    for x in a[..whole].chunks_exact(LANES) {
+        for lane in 0..LANES {
+            lanes[lane] = x[lane].maximum(lanes[lane]);
+        }
+    }
+    for (lane, &x) in a[whole..].iter().enumerate() {
+        lanes[lane] = x.maximum(lanes[lane]);
+    }
+    lanes.into_iter().fold(T::NEG_INFINITY, |m, x| x.maximum(m))
+}

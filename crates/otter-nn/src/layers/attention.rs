@@ -1,0 +1,284 @@
+//! Softmax attention of one sequence over itself or over a cache, without its projections.
+
+use crate::kernels::attention::{
+    self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
+};
+use crate::{Real, Tensor};
+
+/// Which keys a query row may see.
+#[derive(Clone, Debug)]
+pub enum AttentionMask {
+    /// All keys.
+    Full,
+    /// Keys up to the query's own position; query row i stands at key position `i + offset`.
+    Causal {
+        /// Keys that precede the first query row (the length of a cache).
+        offset: usize,
+        /// (batch, keys): false for padding. `None` when nothing is padded.
+        visible: Option<Vec<bool>>,
+    },
+}
+
+/// Keys and values of (batch, keys) rows; a batch entry may have room for more rows than are used.
+#[derive(Clone, Copy, Debug)]
+pub struct KeysValues<'a, T> {
+    /// (batch, capacity, key heads * head size).
+    pub keys: &'a [T],
+    /// As `keys`.
+    pub values: &'a [T],
+    /// Rows in use of each batch entry.
+    pub len: usize,
+    /// Rows a batch entry has room for.
+    pub capacity: usize,
+}
+
+impl<'a, T: Real> KeysValues<'a, T> {
+    /// Keys and values without spare room.
+    pub fn exact(keys: &'a Tensor<T>, values: &'a Tensor<T>, len: usize) -> Self {
+        Self { keys: keys.data(), values: values.data(), len, capacity: len }
+    }
+}
+
+/// Head counts and scale of an attention.
+#[derive(Clone, Copy, Debug)]
+pub struct SelfAttentionCore {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads (fewer for grouped-query attention).
+    pub key_heads: usize,
+    /// Features of one head.
+    pub head_size: usize,
+}
+
+/// Output of the attention and what its reverse pass needs.
+#[derive(Clone)]
+pub struct AttentionOutput<T> {
+    /// (batch * rows, heads * head size).
+    pub out: Tensor<T>,
+    log_sums: Vec<T>,
+}
+
+/// Gradients of queries, keys and values.
+#[derive(Clone)]
+pub struct AttentionGradients<T> {
+    /// Shape of the queries.
+    pub dq: Tensor<T>,
+    /// (batch * keys, key heads * head size).
+    pub dk: Tensor<T>,
+    /// As `dk`.
+    pub dv: Tensor<T>,
+}
+
+impl SelfAttentionCore {
+    fn sizes(&self) -> Heads {
+        Heads { heads: self.heads, key_heads: self.key_heads, scale: 1.0 / (self.head_size as f64).sqrt() }
+    }
+
+    fn spans<T>(&self, batch: usize, rows: usize, kv: &KeysValues<'_, T>, mask: &AttentionMask) -> Vec<Span> {
+        let causal_offset = match mask {
+            AttentionMask::Full => None,
+            AttentionMask::Causal { offset, .. } => Some(*offset),
+        };
+        (0..batch)
+            .map(|b| Span { batch: b, row: 0, rows, key_batch: b, keys: kv.len, causal_offset })
+            .collect()
+    }
+
+    fn inputs<'a, T: Real>(
+        &self,
+        q: &'a [T],
+        rows: usize,
+        kv: &KeysValues<'a, T>,
+        mask: &'a AttentionMask,
+    ) -> Inputs<'a, T> {
+        let key_layout = HeadLayout::new(kv.capacity, self.key_heads * self.head_size, self.head_size);
+        let visible = match mask {
+            AttentionMask::Causal { visible: Some(visible), .. } => Some((visible.as_slice(), kv.len)),
+            _ => None,
+        };
+        Inputs {
+            q,
+            q_layout: HeadLayout::new(rows, self.heads * self.head_size, self.head_size),
+            k: kv.keys,
+            k_layout: key_layout,
+            v: kv.values,
+            v_layout: key_layout,
+            visible,
+        }
+    }
+
+    /// Attention of q (batch * rows, heads * head size) over `kv`, with what the reverse pass needs.
+    pub fn forward_saved<T: Real>(
+        &self,
+        q: &Tensor<T>,
+        batch: usize,
+        kv: KeysValues<'_, T>,
+        mask: &AttentionMask,
+    ) -> AttentionOutput<T> {
+        let rows = q.rows() / batch;
+        let mut out = q.zeros_like();
+        let mut log_sums = vec![T::ZERO; batch * self.heads * rows];
+        let inputs = self.inputs(q.data(), rows, &kv, mask);
+        let spans = self.spans(batch, rows, &kv, mask);
+        let layout = inputs.q_layout;
+        kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, Some((&mut log_sums, rows)));
+        AttentionOutput { out, log_sums }
+    }
+
+    /// As [`SelfAttentionCore::forward_saved`], keeping nothing.
+    pub fn forward<T: Real>(
+        &self,
+        q: &Tensor<T>,
+        batch: usize,
+        kv: KeysValues<'_, T>,
+        mask: &AttentionMask,
+    ) -> Tensor<T> {
+        let rows = q.rows() / batch;
+        let mut out = q.zeros_like();
+        let inputs = self.inputs(q.data(), rows, &kv, mask);
+        let layout = inputs.q_layout;
+        let spans = self.spans(batch, rows, &kv, mask);
+        kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, None);
+        out
+    }
+
+    /// Gradients of queries, keys and values from the output's gradient.
+    pub fn backward<T: Real>(
+        &self,
+        q: &Tensor<T>,
+        batch: usize,
+        kv: KeysValues<'_, T>,
+        mask: &AttentionMask,
+        saved: &AttentionOutput<T>,
+        d_out: &Tensor<T>,
+    ) -> AttentionGradients<T> {
+        let rows = q.rows() / batch;
+        let inputs = self.inputs(q.data(), rows, &kv, mask);
+        let mut dq = q.zeros_like();
+        let key_shape = [batch * kv.len, self.key_heads * self.head_size];
+        let mut dk = Tensor::zeros(&key_shape, q.device());
+        let mut dv = Tensor::zeros(&key_shape, q.device());
+        let layout = HeadLayout::new(kv.len, key_shape[1], self.head_size);
+        let result = ForwardResult {
+            out: saved.out.data(),
+            d_out: d_out.data(),
+            layout: inputs.q_layout,
+            log_sums: &saved.log_sums,
+            rows_per_batch: rows,
+        };
+        let gradients = InputGradients {
+            dq: dq.data_mut(),
+            dk: dk.data_mut(),
+            dk_layout: layout,
+            dv: dv.data_mut(),
+            dv_layout: layout,
+        };
+        kernel::backward(self.sizes(), inputs, &self.spans(batch, rows, &kv, mask), result, gradients);
+        AttentionGradients { dq, dk, dv }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParameterSpecs;
+    use crate::gradient_check::{check, random_tensor};
+
+    fn masks(batch: usize, keys: usize) -> Vec<AttentionMask> {
+        let mut visible = vec![true; batch * keys];
+        visible[0] = false;
+        visible[1] = false;
+        visible[batch * keys - 1] = false;
+        vec![
+            AttentionMask::Full,
+            AttentionMask::Causal { offset: 0, visible: None },
+            AttentionMask::Causal { offset: 0, visible: Some(visible) },
+        ]
+    }
+
+    /// Attention written directly from its definition.
+    fn plain(
+        core: &SelfAttentionCore,
+        q: &Tensor<f64>,
+        batch: usize,
+        kv: KeysValues<'_, f64>,
+        mask: &AttentionMask,
+    ) -> Vec<f64> {
+        let (rows, size) = (q.rows() / batch, core.head_size);
+        let (width, key_width) = (core.heads * size, core.key_heads * size);
+        let mut out = vec![0.0; q.len()];
+        for b in 0..batch {
+            for h in 0..core.heads {
+                let kh = h * core.key_heads / core.heads;
+                for i in 0..rows {
+                    let seen = |j: usize| match mask {
+                        AttentionMask::Full => true,
+                        AttentionMask::Causal { offset, visible } => {
+                            j <= i + offset && visible.as_ref().is_none_or(|v| v[b * kv.len + j])
+                        }
+                    };
+                    let key = |j: usize, d: usize| (b * kv.capacity + j) * key_width + kh * size + d;
+                    let at = (b * rows + i) * width + h * size;
+                    let weights: Vec<f64> = (0..kv.len)
+                        .map(|j| {
+                            let s: f64 = (0..size).map(|d| q.data()[at + d] * kv.keys[key(j, d)]).sum();
+                            if seen(j) { (s / (size as f64).sqrt()).exp() } else { 0.0 }
+                        })
+                        .collect();
+                    let total: f64 = weights.iter().sum();
+                    for d in 0..size {
+                        let sum: f64 =
+                            weights.iter().enumerate().map(|(j, w)| w * kv.values[key(j, d)]).sum();
+                        out[at + d] = if total > 0.0 { sum / total } else { 0.0 };
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn forward_equals_the_definition_across_tile_borders() {
+        for (rows, keys) in [(1, 5), (3, 3), (70, 70), (130, 130)] {
+            let core = SelfAttentionCore { heads: 4, key_heads: 2, head_size: 6 };
+            let q = random_tensor("q", &[2 * rows, 24]);
+            let (k, v) = (random_tensor("k", &[2 * keys, 12]), random_tensor("v", &[2 * keys, 12]));
+            let kv = KeysValues::exact(&k, &v, keys);
+            let mut all = masks(2, keys);
+            if rows < keys {
+                all.push(AttentionMask::Causal { offset: keys - rows, visible: None });
+            }
+            for mask in all {
+                let out = core.forward(&q, 2, kv, &mask);
+                let expected = plain(&core, &q, 2, kv, &mask);
+                for (a, b) in out.data().iter().zip(&expected) {
+                    assert!((a - b).abs() < 1e-12, "{a} {b} rows {rows} mask {mask:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        for (rows, heads, key_heads) in [(4, 2, 2), (67, 4, 2)] {
+            let core = SelfAttentionCore { heads, key_heads, head_size: 4 };
+            for mask in masks(2, rows) {
+                check(
+                    &ParameterSpecs::default(),
+                    &[
+                        random_tensor("q", &[2 * rows, heads * 4]),
+                        random_tensor("k", &[2 * rows, key_heads * 4]),
+                        random_tensor("v", &[2 * rows, key_heads * 4]),
+                    ],
+                    |_, x| core.forward(&x[0], 2, KeysValues::exact(&x[1], &x[2], rows), &mask),
+                    |_, x, dy, _| {
+                        let kv = KeysValues::exact(&x[1], &x[2], rows);
+                        let saved = core.forward_saved(&x[0], 2, kv, &mask);
+                        let g = core.backward(&x[0], 2, kv, &mask, &saved, dy);
+                        vec![g.dq, g.dk, g.dv]
+                    },
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Linear layer: `y = x W^T + b`.
+
+use crate::kernels::{matmul, norm::add_column_sums};
+use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+
+/// A linear layer; weight (outer, inner), optional bias (outer).
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: ParameterId,
+    bias: Option<ParameterId>,
+    inner: usize,
+    outer: usize,
+}
+
+impl Linear {
+    /// Registers `<name>.weight` and, if asked for, `<name>.bias` (starting at zero).
+    pub fn new(
+        specs: &mut ParameterSpecs,
+        name: &str,
+        inner: usize,
+        outer: usize,
+        bias: bool,
+        init: Init,
+    ) -> Self {
+        let weight = specs.add(format!("{name}.weight"), &[outer, inner], init);
+        let bias = bias.then(|| specs.add(format!("{name}.bias"), &[outer], Init::Zeros));
+        Self { weight, bias, inner, outer }
+    }
+
+    /// Output width.
+    pub fn outer(&self) -> usize {
+        self.outer
+    }
+
+    /// The weight's id.
+    pub fn weight(&self) -> ParameterId {
+        self.weight
+    }
+
+    /// (…, inner) to (…, outer).
+    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
+        let mut shape = x.shape().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = self.outer;
+        }
+        let mut y = vec![T::ZERO; x.rows() * self.outer];
+        self.forward_into(parameters, x.data(), &mut y, false);
+        Tensor::from_vec(y, &shape, x.device())
+    }
+
+    /// Adds the layer's output to `residual`.
+    pub fn forward_add<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, residual: &mut Tensor<T>) {
+        self.forward_into(parameters, x.data(), residual.data_mut(), true);
+    }
+
+    /// Writes or adds the output to a slice.
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T], accumulate: bool) {
+        let weight = parameters.data(self.weight);
+        matmul::times_transposed(y, x, weight, self.inner, self.outer, accumulate);
+        if let Some(bias) = self.bias {
+            let bias = parameters.data(bias);
+            crate::kernels::for_row_blocks(y, self.outer, 1, |_, rows| {
+                for row in rows.chunks_exact_mut(bias.len()) {
+                    for (y, &b) in row.iter_mut().zip(bias) {
+                        *y += b;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Input gradient from the output gradient `dy` and the forward input `x`; adds parameter gradients.
+    pub fn backward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+        dy: &Tensor<T>,
+        gradients: &mut Gradients<T>,
+    ) -> Tensor<T> {
+        let mut dx = vec![T::ZERO; x.len()];
+        self.backward_into(parameters, x.data(), dy.data(), &mut dx, false, gradients);
+        Tensor::from_vec(dx, x.shape(), x.device())
+    }
+
+    /// As [`Linear::backward`], writing or adding the input gradient to a slice.
+    pub fn backward_into<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &[T],
+        dy: &[T],
+        dx: &mut [T],
+        accumulate: bool,
+        gradients: &mut Gradients<T>,
+    ) {
+        self.backward_parameters(x, dy, gradients);
+        matmul::times(dx, dy, parameters.data(self.weight), self.outer, self.inner, accumulate);
+    }
+
+    /// Adds the parameter gradients only, for a layer whose input needs none.
+    pub fn backward_parameters<T: Real>(&self, x: &[T], dy: &[T], gradients: &mut Gradients<T>) {
+        if let Some(dw) = gradients.get_mut(self.weight) {
+            matmul::add_transposed_times(dw, dy, x, self.outer, self.inner);
+        }
+        if let Some(db) = self.bias.and_then(|id| gradients.get_mut(id)) {
+            add_column_sums(db, dy);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradient_check::{check, random_tensor};
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        for (rows, bias) in [(1, true), (3, false), (7, true)] {
+            let mut specs = ParameterSpecs::default();
+            let layer = Linear::new(&mut specs, "l", 5, 4, bias, Init::Normal(0.7));
+            check(
+                &specs,
+                &[random_tensor("x", &[rows, 5])],
+                |p, inputs| layer.forward(p, &inputs[0]),
+                |p, inputs, dy, g| vec![layer.backward(p, &inputs[0], dy, g)],
+            );
+        }
+    }
+
+    #[test]
+    fn frozen_weights_get_no_gradient() {
+        let mut specs = ParameterSpecs::default();
+        let layer = Linear::new(&mut specs, "l", 3, 2, true, Init::Normal(1.0));
+        let mut parameters = Parameters::<f64>::initialise(&specs, 1, crate::Device::Cpu);
+        parameters.set_trainable(|name| name == "l.bias");
+        let mut gradients = Gradients::new(&parameters);
+        let x = random_tensor("x", &[4, 3]);
+        let dy = random_tensor("dy", &[4, 2]);
+        layer.backward(&parameters, &x, &dy, &mut gradients);
+        assert_eq!(gradients.flat().len(), 2);
+        assert!(gradients.flat().iter().all(|g| *g != 0.0));
+    }
+}

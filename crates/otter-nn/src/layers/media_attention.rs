@@ -1,0 +1,290 @@
+//! Attention of text rows over the latents of one media item each: the core of masked gated cross-attention
+//! (`spec/model.md` 4.1, 4.2), without its projections.
+//!
+//! A row sees the latents of one media item, or nothing, or, when its sequence has more media tokens than media, the
+//! plain mean of all of the sequence's latents. Rows are grouped into runs with the same item, so the scores against
+//! other items' latents are never computed.
+
+use crate::kernels::attention::{
+    self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
+};
+use crate::{Real, Tensor};
+
+/// What one text row attends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaTarget {
+    /// Nothing: the output is exactly zero (text before the first media token).
+    Nothing,
+    /// The latents of this media item.
+    Item(usize),
+    /// The mean over all latents of the sequence, whatever the query: what the reference's arithmetic gives after
+    /// a media token without media.
+    Uniform,
+}
+
+/// The targets of all text rows of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediaRows {
+    /// (batch * length) targets.
+    pub targets: Vec<MediaTarget>,
+    /// Media items of each sequence, in order (its time axis).
+    pub items: Vec<Vec<usize>>,
+}
+
+impl MediaRows {
+    /// Targets from media-token positions: row i attends the item of the latest media token at or before it.
+    ///
+    /// `media_tokens` is (batch, length) with true at media tokens; `items[b]` are the media of sequence b.
+    pub fn from_media_tokens(media_tokens: &[bool], length: usize, items: &[Vec<usize>]) -> Self {
+        let mut targets = Vec::with_capacity(media_tokens.len());
+        for (row, items) in media_tokens.chunks(length.max(1)).zip(items) {
+            let mut time = 0;
+            for &is_media in row {
+                time += usize::from(is_media);
+                targets.push(Self::target(time, items));
+            }
+        }
+        Self { targets, items: items.to_vec() }
+    }
+
+    /// Target of a row that comes after `time` media tokens.
+    pub fn target(time: usize, items: &[usize]) -> MediaTarget {
+        match time.checked_sub(1) {
+            None => MediaTarget::Nothing,
+            Some(index) => items.get(index).map_or(MediaTarget::Uniform, |&item| MediaTarget::Item(item)),
+        }
+    }
+
+    /// Text rows of one sequence.
+    fn length(&self) -> usize {
+        self.targets.len() / self.items.len().max(1)
+    }
+
+    fn spans(&self, latents: usize) -> Vec<Span> {
+        let length = self.length();
+        let mut spans: Vec<Span> = Vec::new();
+        for (index, target) in self.targets.iter().enumerate() {
+            let (batch, row) = (index / length, index % length);
+            let MediaTarget::Item(item) = *target else { continue };
+            match spans.last_mut() {
+                Some(last)
+                    if last.batch == batch && last.key_batch == item && last.row + last.rows == row =>
+                {
+                    last.rows += 1;
+                }
+                _ => {
+                    let key_batch = item;
+                    spans.push(Span { batch, row, rows: 1, key_batch, keys: latents, causal_offset: None });
+                }
+            }
+        }
+        spans
+    }
+
+    /// Rows with a uniform target and the items they average.
+    fn uniform_rows(&self) -> impl Iterator<Item = (usize, &[usize])> {
+        let length = self.length();
+        let rows = self.targets.iter().enumerate().filter(|(_, t)| **t == MediaTarget::Uniform);
+        rows.map(move |(row, _)| (row, self.items[row / length].as_slice()))
+    }
+}
+
+/// Head count, head size and latents per media item.
+#[derive(Clone, Copy, Debug)]
+pub struct MediaAttention {
+    /// Heads.
+    pub heads: usize,
+    /// Features of one head.
+    pub head_size: usize,
+    /// Latents of one media item.
+    pub latents: usize,
+}
+
+/// Output and what the reverse pass needs.
+#[derive(Clone)]
+pub struct MediaAttentionOutput<T> {
+    /// (rows, heads * head size).
+    pub out: Tensor<T>,
+    log_sums: Vec<T>,
+}
+
+impl MediaAttention {
+    fn sizes(&self) -> Heads {
+        Heads { heads: self.heads, key_heads: self.heads, scale: 1.0 / (self.head_size as f64).sqrt() }
+    }
+
+    fn inputs<'a, T: Real>(
+        &self,
+        q: &'a Tensor<T>,
+        k: &'a Tensor<T>,
+        v: &'a Tensor<T>,
+        length: usize,
+    ) -> Inputs<'a, T> {
+        let width = self.heads * self.head_size;
+        let key_layout = HeadLayout::new(self.latents, width, self.head_size);
+        Inputs {
+            q: q.data(),
+            q_layout: HeadLayout::new(length, width, self.head_size),
+            k: k.data(),
+            k_layout: key_layout,
+            v: v.data(),
+            v_layout: key_layout,
+            visible: None,
+        }
+    }
+
+    /// q (rows, width), k and v (items * latents, width).
+    pub fn forward_saved<T: Real>(
+        &self,
+        q: &Tensor<T>,
+        k: &Tensor<T>,
+        v: &Tensor<T>,
+        rows: &MediaRows,
+    ) -> MediaAttentionOutput<T> {
+        let length = rows.length();
+        let mut out = q.zeros_like();
+        let mut log_sums = vec![T::ZERO; q.rows() * self.heads];
+        let inputs = self.inputs(q, k, v, length);
+        let spans = rows.spans(self.latents);
+        let layout = inputs.q_layout;
+        let sums = Some((&mut log_sums[..], length));
+        kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, sums);
+        let width = q.width();
+        for (row, items) in rows.uniform_rows() {
+            let mean = self.mean_value(v, items);
+            out.data_mut()[row * width..][..width].copy_from_slice(&mean);
+        }
+        MediaAttentionOutput { out, log_sums }
+    }
+
+    /// As [`MediaAttention::forward_saved`], keeping nothing.
+    pub fn forward<T: Real>(
+        &self,
+        q: &Tensor<T>,
+        k: &Tensor<T>,
+        v: &Tensor<T>,
+        rows: &MediaRows,
+    ) -> Tensor<T> {
+        self.forward_saved(q, k, v, rows).out
+    }
+
+    fn mean_value<T: Real>(&self, v: &Tensor<T>, items: &[usize]) -> Vec<T> {
+        let width = v.width();
+        let mut mean = vec![T::ZERO; width];
+        let count = items.len() * self.latents;
+        if count == 0 {
+            return mean;
+        }
+        for &item in items {
+            for row in v.data()[item * self.latents * width..][..self.latents * width].chunks_exact(width) {
+                for (m, &v) in mean.iter_mut().zip(row) {
+                    *m += v;
+                }
+            }
+        }
+        let factor = T::from_f64(1.0 / count as f64);
+        mean.iter_mut().for_each(|m| *m *= factor);
+        mean
+    }
+
+    /// Gradients of q, k and v.
+    pub fn backward<T: Real>(
+        &self,
+        q: &Tensor<T>,
+        k: &Tensor<T>,
+        v: &Tensor<T>,
+        rows: &MediaRows,
+        saved: &MediaAttentionOutput<T>,
+        d_out: &Tensor<T>,
+    ) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
+        let length = rows.length();
+        let inputs = self.inputs(q, k, v, length);
+        let (mut dq, mut dk, mut dv) = (q.zeros_like(), k.zeros_like(), v.zeros_like());
+        let result = ForwardResult {
+            out: saved.out.data(),
+            d_out: d_out.data(),
+            layout: inputs.q_layout,
+            log_sums: &saved.log_sums,
+            rows_per_batch: length,
+        };
+        let gradients = InputGradients {
+            dq: dq.data_mut(),
+            dk: dk.data_mut(),
+            dk_layout: inputs.k_layout,
+            dv: dv.data_mut(),
+            dv_layout: inputs.v_layout,
+        };
+        kernel::backward(self.sizes(), inputs, &rows.spans(self.latents), result, gradients);
+        let width = q.width();
+        for (row, items) in rows.uniform_rows() {
+            let factor = T::from_f64(1.0 / (items.len() * self.latents).max(1) as f64);
+            let d_row = &d_out.data()[row * width..][..width];
+            for &item in items {
+                let block = &mut dv.data_mut()[item * self.latents * width..][..self.latents * width];
+                for latent in block.chunks_exact_mut(width) {
+                    for (g, &d) in latent.iter_mut().zip(d_row) {
+                        *g += factor * d;
+                    }
+                }
+            }
+        }
+        (dq, dk, dv)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ParameterSpecs;
+    use crate::gradient_check::{check, random_tensor};
+    use MediaTarget::{Item, Nothing, Uniform};
+
+    fn tokens(pattern: &[u8]) -> Vec<bool> {
+        pattern.iter().map(|&t| t == 1).collect()
+    }
+
+    #[test]
+    fn targets_follow_the_table_of_the_specification() {
+        let targets = |pattern: &[u8], media: usize| {
+            let items = vec![(0..media).collect::<Vec<_>>()];
+            MediaRows::from_media_tokens(&tokens(pattern), pattern.len(), &items).targets
+        };
+        assert_eq!(targets(&[0, 1, 0, 0], 1), [Nothing, Item(0), Item(0), Item(0)]);
+        assert_eq!(targets(&[0, 1, 0, 1, 0], 2), [Nothing, Item(0), Item(0), Item(1), Item(1)]);
+        assert_eq!(targets(&[1, 0, 1, 0, 1, 0], 2), [Item(0), Item(0), Item(1), Item(1), Uniform, Uniform]);
+        assert_eq!(targets(&[0, 0, 0], 2), [Nothing, Nothing, Nothing]);
+        assert_eq!(targets(&[0, 1, 0], 2), [Nothing, Item(0), Item(0)]);
+    }
+
+    #[test]
+    fn a_uniform_row_is_the_mean_of_all_latents_and_a_row_without_media_is_zero() {
+        let core = MediaAttention { heads: 2, head_size: 3, latents: 2 };
+        let (q, k) = (random_tensor("q", &[3, 6]), random_tensor("k", &[4, 6]));
+        let v = random_tensor("v", &[4, 6]);
+        let rows = MediaRows { targets: vec![Nothing, Item(1), Uniform], items: vec![vec![0, 1]] };
+        let out = core.forward(&q, &k, &v, &rows);
+        assert!(out.data()[..6].iter().all(|&x| x == 0.0));
+        for d in 0..6 {
+            let mean = (0..4).map(|r| v.data()[r * 6 + d]).sum::<f64>() / 4.0;
+            assert!((out.data()[12 + d] - mean).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn gradients_match_finite_differences_with_shared_items() {
+        let core = MediaAttention { heads: 2, head_size: 4, latents: 3 };
+        let pattern = tokens(&[0, 1, 0, 1, 0, 1, 1, 0, 1, 0, 0, 0]);
+        let rows = MediaRows::from_media_tokens(&pattern, 6, &[vec![1, 2], vec![2, 0]]);
+        assert!(rows.targets.contains(&Uniform) && rows.targets.contains(&Nothing));
+        check(
+            &ParameterSpecs::default(),
+            &[random_tensor("q", &[12, 8]), random_tensor("k", &[9, 8]), random_tensor("v", &[9, 8])],
+            |_, x| core.forward(&x[0], &x[1], &x[2], &rows),
+            |_, x, dy, _| {
+                let saved = core.forward_saved(&x[0], &x[1], &x[2], &rows);
+                let (dq, dk, dv) = core.backward(&x[0], &x[1], &x[2], &rows, &saved, dy);
+                vec![dq, dk, dv]
+            },
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! The layers, one a file.
+
+pub mod attention;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod gate;
+pub mod linear;
+pub mod media_attention;
+pub mod norm;
+pub mod rotary;

@@ -1,0 +1,310 @@
+//! Named parameters, which of them are trained, and their gradients in one flat buffer.
+//!
+//! A model is first described as a list of [`ParameterSpec`]s (names, shapes, initial values: no memory), from which
+//! counts and memory plans follow. [`Parameters`] holds the tensors in the same order.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
+
+use crate::{Device, Real, Tensor};
+
+/// Index of a parameter in the specs, the parameters and the gradients of one model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(usize);
+
+impl ParameterId {
+    /// Position in the list of parameters.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// How a parameter starts when no checkpoint gives its values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// All zero (biases, gates).
+    Zeros,
+    /// All one (norm gains).
+    Ones,
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// Uniform in plus or minus the square root of 1 / fan-in (PyTorch's default for linear layers).
+    FanInUniform,
+}
+
+/// Name, shape and initial value of one parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterSpec {
+    /// State-dict key.
+    pub name: String,
+    /// Sizes of the dimensions.
+    pub shape: Vec<usize>,
+    /// Initial values.
+    pub init: Init,
+}
+
+impl ParameterSpec {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the parameter has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The parameters of a model as a list, in the order of their ids. Costs no tensor memory.
+#[derive(Clone, Debug, Default)]
+pub struct ParameterSpecs {
+    list: Vec<ParameterSpec>,
+}
+
+impl ParameterSpecs {
+    /// Appends a parameter.
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> ParameterId {
+        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init });
+        ParameterId(self.list.len() - 1)
+    }
+
+    /// All parameters in id order.
+    pub fn iter(&self) -> impl Iterator<Item = &ParameterSpec> {
+        self.list.iter()
+    }
+
+    /// Number of parameters (tensors).
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Elements of all parameters whose name passes `filter`.
+    pub fn count(&self, filter: impl Fn(&str) -> bool) -> u64 {
+        self.list.iter().filter(|s| filter(&s.name)).map(|s| s.len() as u64).sum()
+    }
+}
+
+/// One parameter.
+#[derive(Clone)]
+pub struct Parameter<T = f32> {
+    /// State-dict key.
+    pub name: String,
+    /// Values.
+    pub tensor: Tensor<T>,
+    /// Whether it receives a gradient.
+    pub trainable: bool,
+}
+
+/// The parameters of a model.
+#[derive(Clone)]
+pub struct Parameters<T = f32> {
+    list: Vec<Parameter<T>>,
+    by_name: HashMap<String, usize>,
+    device: Device,
+}
+
+impl<T: Real> Parameters<T> {
+    /// Builds the parameters by asking `values` for each spec in order. All start frozen.
+    ///
+    /// # Errors
+    /// The first error of `values`.
+    ///
+    /// # Panics
+    /// When a tensor's shape is not its spec's.
+    pub fn build<E>(
+        specs: &ParameterSpecs,
+        device: Device,
+        mut values: impl FnMut(&ParameterSpec) -> Result<Tensor<T>, E>,
+    ) -> Result<Self, E> {
+        let mut list = Vec::with_capacity(specs.len());
+        let mut by_name = HashMap::with_capacity(specs.len());
+        for spec in specs.iter() {
+            let tensor = values(spec)?;
+            assert_eq!(tensor.shape(), spec.shape, "shape of {}", spec.name);
+            by_name.insert(spec.name.clone(), list.len());
+            list.push(Parameter { name: spec.name.clone(), tensor, trainable: false });
+        }
+        Ok(Self { list, by_name, device })
+    }
+
+    /// Draws all parameters from their initial distributions. Each has its own stream of `seed` and its name, so
+    /// that the values of one do not depend on which others exist.
+    pub fn initialise(specs: &ParameterSpecs, seed: u64, device: Device) -> Self {
+        let result = Self::build(specs, device, |spec| {
+            Ok::<_, std::convert::Infallible>(initial_value(spec, seed, device))
+        });
+        match result {
+            Ok(parameters) => parameters,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Parameter `id`.
+    pub fn get(&self, id: ParameterId) -> &Tensor<T> {
+        &self.list[id.0].tensor
+    }
+
+    /// Elements of parameter `id`.
+    pub fn data(&self, id: ParameterId) -> &[T] {
+        self.list[id.0].tensor.data()
+    }
+
+    /// Whether parameter `id` is trained.
+    pub fn is_trainable(&self, id: ParameterId) -> bool {
+        self.list[id.0].trainable
+    }
+
+    /// Parameter with this name.
+    pub fn by_name(&self, name: &str) -> Option<&Parameter<T>> {
+        self.by_name.get(name).map(|&i| &self.list[i])
+    }
+
+    /// Parameter with this name, writable.
+    pub fn by_name_mut(&mut self, name: &str) -> Option<&mut Parameter<T>> {
+        self.by_name.get(name).map(|&i| &mut self.list[i])
+    }
+
+    /// All parameters in id order.
+    pub fn iter(&self) -> impl Iterator<Item = &Parameter<T>> {
+        self.list.iter()
+    }
+
+    /// All parameters in id order, writable.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Parameter<T>> {
+        self.list.iter_mut()
+    }
+
+    /// Trains exactly the parameters whose name passes `rule`.
+    pub fn set_trainable(&mut self, rule: impl Fn(&str) -> bool) {
+        for parameter in &mut self.list {
+            parameter.trainable = rule(&parameter.name);
+        }
+    }
+
+    /// Elements of all trained parameters.
+    pub fn trainable_count(&self) -> u64 {
+        self.list.iter().filter(|p| p.trainable).map(|p| p.tensor.len() as u64).sum()
+    }
+
+    /// Elements of all parameters.
+    pub fn total_count(&self) -> u64 {
+        self.list.iter().map(|p| p.tensor.len() as u64).sum()
+    }
+
+    /// Where the parameters live.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The same parameters in another element type, all frozen flags kept.
+    pub fn cast<U: Real>(&self) -> Parameters<U> {
+        let list = self
+            .list
+            .iter()
+            .map(|p| Parameter { name: p.name.clone(), tensor: p.tensor.cast(), trainable: p.trainable })
+            .collect();
+        Parameters { list, by_name: self.by_name.clone(), device: self.device }
+    }
+}
+
+fn initial_value<T: Real>(spec: &ParameterSpec, seed: u64, device: Device) -> Tensor<T> {
+    let mut data = vec![T::ZERO; spec.len()];
+    match spec.init {
+        Init::Zeros => {}
+        Init::Ones => data.fill(T::ONE),
+        Init::Normal(std) => {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&spec.name));
+            data.iter_mut().for_each(|v| *v = T::from_f64(std * standard_normal(&mut rng)));
+        }
+        Init::FanInUniform => {
+            let fan_in: usize = spec.shape.iter().skip(1).product();
+            let bound = (1.0 / fan_in.max(1) as f64).sqrt();
+            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&spec.name));
+            data.iter_mut().for_each(|v| *v = T::from_f64(bound * (2.0 * unit(&mut rng) - 1.0)));
+        }
+    }
+    Tensor::from_vec(data, &spec.shape, device)
+}
+
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Uniform in [0, 1) with 53 random bits.
+fn unit(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// One draw from N(0, 1) by Box-Muller.
+fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
+    radius * (std::f64::consts::TAU * unit(rng)).cos()
+}
+
+/// Gradients of the trained parameters, one flat buffer in id order, so that clipping, optimiser and reduction are
+/// loops over slices. Frozen parameters have no range.
+#[derive(Clone, Debug)]
+pub struct Gradients<T = f32> {
+    flat: Vec<T>,
+    ranges: Vec<Option<Range<usize>>>,
+}
+
+impl<T: Real> Gradients<T> {
+    /// Zero gradients for the trainable ones of `parameters`.
+    pub fn new(parameters: &Parameters<T>) -> Self {
+        let mut end = 0;
+        let ranges = parameters
+            .iter()
+            .map(|p| {
+                p.trainable.then(|| {
+                    end += p.tensor.len();
+                    end - p.tensor.len()..end
+                })
+            })
+            .collect();
+        Self { flat: vec![T::ZERO; end], ranges }
+    }
+
+    /// Whether parameter `id` receives a gradient.
+    pub fn wants(&self, id: ParameterId) -> bool {
+        self.ranges[id.0].is_some()
+    }
+
+    /// Gradient of parameter `id` to add to; `None` for a frozen one.
+    pub fn get_mut(&mut self, id: ParameterId) -> Option<&mut [T]> {
+        self.ranges[id.0].clone().map(|range| &mut self.flat[range])
+    }
+
+    /// Gradient of parameter `id`; `None` for a frozen one.
+    pub fn get(&self, id: ParameterId) -> Option<&[T]> {
+        self.ranges[id.0].clone().map(|range| &self.flat[range])
+    }
+
+    /// Range of each parameter in the flat buffer, in id order.
+    pub fn ranges(&self) -> &[Option<Range<usize>>] {
+        &self.ranges
+    }
+
+    /// All gradients.
+    pub fn flat(&self) -> &[T] {
+        &self.flat
+    }
+
+    /// All gradients, writable.
+    pub fn flat_mut(&mut self) -> &mut [T] {
+        &mut self.flat
+    }
+
+    /// Sets all gradients to zero.
+    pub fn clear(&mut self) {
+        self.flat.fill(T::ZERO);
+    }
+}
