@@ -1,0 +1,222 @@
+//! Bicubic resampling of 8-bit RGB, equal to Pillow's to the last bit.
+//!
+//! The filter (a = -0.5) is widened when shrinking (antialias). Weights are fixed-point numbers
+//! with 22 fraction bits. Rows are resampled first and rounded to 8 bits, then columns.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::image_open::RgbImage;
+
+const PRECISION_BITS: u32 = 22;
+const SUPPORT: f64 = 2.0;
+
+/// Images above this many source pixels are resampled by several threads.
+const PARALLEL_FROM_PIXELS: usize = 1 << 18;
+
+fn bicubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+/// For each output position: the first input position and the weights from there on.
+struct Weights {
+    starts: Vec<(usize, usize)>, // (first input, number of weights)
+    values: Vec<i32>,            // (output, per_output)
+    per_output: usize,
+}
+
+impl Weights {
+    /// Weights of the outputs in `window` when `input` samples become `output` samples.
+    fn new(input: usize, output: usize, window: Range<usize>) -> Self {
+        let scale = input as f64 / output as f64;
+        let filter_scale = scale.max(1.0);
+        let support = SUPPORT * filter_scale;
+        let per_output = support.ceil() as usize * 2 + 1;
+        let mut starts = Vec::with_capacity(window.len());
+        let mut values = vec![0; window.len() * per_output];
+        let mut row = Vec::with_capacity(per_output);
+        for (slot, position) in window.enumerate() {
+            let center = (position as f64 + 0.5) * scale;
+            let inverse = 1.0 / filter_scale;
+            let first = ((center - support + 0.5) as i64).max(0) as usize;
+            let last = ((center + support + 0.5) as i64).clamp(0, input as i64) as usize;
+            row.clear();
+            row.extend((first..last).map(|i| bicubic((i as f64 - center + 0.5) * inverse)));
+            let sum: f64 = row.iter().sum();
+            for (weight, fixed) in row.iter().zip(&mut values[slot * per_output..]) {
+                let weight = if sum == 0.0 { *weight } else { weight / sum };
+                let scaled = weight * f64::from(1_u32 << PRECISION_BITS);
+                *fixed = (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32;
+            }
+            starts.push((first, last - first));
+        }
+        Self { starts, values, per_output }
+    }
+
+    /// The input positions that any output looks at.
+    fn inputs(&self) -> Range<usize> {
+        let start = self.starts.iter().map(|(first, _)| *first).min().unwrap_or(0);
+        let end = self.starts.iter().map(|(first, count)| first + count).max().unwrap_or(0);
+        start..end
+    }
+
+    fn of(&self, position: usize) -> (usize, &[i32]) {
+        let (first, count) = self.starts[position];
+        let offset = position * self.per_output;
+        (first, &self.values[offset..offset + count])
+    }
+}
+
+fn round_to_u8(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+const HALF: i32 = 1 << (PRECISION_BITS - 1);
+
+/// Resizes to `width` x `height`, both at least 1; the aspect ratio is not kept.
+pub fn resize_bicubic(image: &RgbImage, width: usize, height: usize) -> RgbImage {
+    let (width, height) = (width.max(1), height.max(1));
+    resize_bicubic_window(image, (width, height), 0..width, 0..height)
+}
+
+/// The part `columns` x `rows` of the image resized to `size` (width, height). Only that part is
+/// computed, so a very long image needs no more memory than its crop. The ranges must not be empty
+/// and must lie inside `size`.
+pub fn resize_bicubic_window(
+    image: &RgbImage,
+    size: (usize, usize),
+    columns: Range<usize>,
+    rows: Range<usize>,
+) -> RgbImage {
+    let parallel = image.width() * image.height() >= PARALLEL_FROM_PIXELS;
+    let (width, height) = (columns.len(), rows.len());
+    let vertical = (size.1 != image.height()).then(|| Weights::new(image.height(), size.1, rows.clone()));
+    // Input rows that reach the output.
+    let needed = vertical.as_ref().map_or(rows, Weights::inputs);
+    let row_bytes = image.width() * 3;
+    let input = &image.pixels()[needed.start * row_bytes..needed.end * row_bytes];
+    let narrowed = if size.0 == image.width() {
+        crop_columns(input, row_bytes, columns)
+    } else {
+        resize_rows(input, row_bytes, &Weights::new(image.width(), size.0, columns), parallel)
+    };
+    let pixels = match vertical {
+        None => narrowed,
+        Some(weights) => resize_columns(&narrowed, width * 3, needed.start, &weights, parallel),
+    };
+    match RgbImage::new(width, height, pixels) {
+        Some(resized) => resized,
+        None => unreachable!("both passes fill width x height pixels"),
+    }
+}
+
+fn crop_columns(input: &[u8], row_bytes: usize, columns: Range<usize>) -> Vec<u8> {
+    input.chunks_exact(row_bytes).flat_map(|row| &row[columns.start * 3..columns.end * 3]).copied().collect()
+}
+
+fn for_each_row(output: &mut [u8], row_bytes: usize, parallel: bool, work: impl Fn(usize, &mut [u8]) + Sync) {
+    if parallel {
+        output.par_chunks_mut(row_bytes).enumerate().for_each(|(y, row)| work(y, row));
+    } else {
+        output.chunks_mut(row_bytes).enumerate().for_each(|(y, row)| work(y, row));
+    }
+}
+
+fn resize_rows(input: &[u8], row_bytes: usize, weights: &Weights, parallel: bool) -> Vec<u8> {
+    let new_row_bytes = weights.starts.len() * 3;
+    let mut output = vec![0; input.len() / row_bytes * new_row_bytes];
+    for_each_row(&mut output, new_row_bytes, parallel, |y, row| {
+        let source = &input[y * row_bytes..(y + 1) * row_bytes];
+        for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
+            let (first, weights) = weights.of(x);
+            let mut sums = [HALF; 3];
+            let window = &source[first * 3..(first + weights.len()) * 3];
+            for (weight, sample) in weights.iter().zip(window.chunks_exact(3)) {
+                for channel in 0..3 {
+                    sums[channel] += i32::from(sample[channel]) * weight;
+                }
+            }
+            pixel.copy_from_slice(&sums.map(round_to_u8));
+        }
+    });
+    output
+}
+
+/// `first_row` is the position of the first row of `input` in the whole image.
+fn resize_columns(
+    input: &[u8],
+    row_bytes: usize,
+    first_row: usize,
+    weights: &Weights,
+    parallel: bool,
+) -> Vec<u8> {
+    let mut output = vec![0; row_bytes * weights.starts.len()];
+    for_each_row(&mut output, row_bytes, parallel, |y, row| {
+        let (first, weights) = weights.of(y);
+        let first = first - first_row;
+        let mut sums = vec![HALF; row_bytes];
+        for (offset, weight) in weights.iter().enumerate() {
+            let source = &input[(first + offset) * row_bytes..(first + offset + 1) * row_bytes];
+            for (sum, sample) in sums.iter_mut().zip(source) {
+                *sum += i32::from(*sample) * weight;
+            }
+        }
+        for (value, sum) in row.iter_mut().zip(sums) {
+            *value = round_to_u8(sum);
+        }
+    });
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flat_image_stays_flat() {
+        for (from, to) in [((7, 5), (3, 9)), ((1, 1), (4, 4)), ((40, 3), (1, 1))] {
+            let image = RgbImage::new(from.0, from.1, vec![200; from.0 * from.1 * 3]).expect("sizes fit");
+            let resized = resize_bicubic(&image, to.0, to.1);
+            assert_eq!((resized.width(), resized.height()), to);
+            assert!(resized.pixels().iter().all(|&value| value == 200));
+        }
+    }
+
+    fn patterned(width: usize, height: usize) -> RgbImage {
+        let pixels = (0..width * height * 3).map(|i| (i * 37 % 251) as u8).collect();
+        RgbImage::new(width, height, pixels).expect("sizes fit")
+    }
+
+    #[test]
+    fn threads_do_not_change_the_result() {
+        let image = patterned(90, 70);
+        let across = Weights::new(90, 31, 0..31);
+        let down = Weights::new(70, 140, 0..140);
+        let [alone, shared] = [false, true].map(|parallel| {
+            resize_columns(&resize_rows(image.pixels(), 270, &across, parallel), 93, 0, &down, parallel)
+        });
+        assert_eq!(alone, shared);
+    }
+
+    #[test]
+    fn a_window_equals_the_same_part_of_the_whole() {
+        let image = patterned(50, 40);
+        for size in [(20, 90), (50, 17), (120, 40), (50, 40)] {
+            let whole = resize_bicubic(&image, size.0, size.1);
+            let part = resize_bicubic_window(&image, size, 3..17, 5..16);
+            for y in 0..11 {
+                let start = ((y + 5) * size.0 + 3) * 3;
+                assert_eq!(part.pixels()[y * 42..(y + 1) * 42], whole.pixels()[start..start + 42]);
+            }
+        }
+    }
+}

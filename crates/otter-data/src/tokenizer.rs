@@ -1,0 +1,176 @@
+//! Text to token ids and back.
+//!
+//! Two copies of the tokenizer are kept: one recognises special tokens inside a text, the other
+//! reads them as ordinary characters, so that data cannot forge a placeholder or an end mark.
+
+use serde::{Deserialize, Serialize};
+use tokenizers::Tokenizer;
+
+use crate::error::{DataError, Result};
+
+/// Ids of the tokens that carry structure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialTokens {
+    /// Begin of text, put in front of every sample.
+    pub bos: Option<u32>,
+    /// End of text, put behind every sample.
+    pub eos: Option<u32>,
+    /// Padding.
+    pub pad: u32,
+    /// `<|endofchunk|>`
+    pub endofchunk: u32,
+    /// `<image>`
+    pub image: u32,
+    /// `<answer>`
+    pub answer: u32,
+}
+
+/// A tokenizer with its special tokens.
+#[derive(Debug, Clone)]
+pub struct TextTokenizer {
+    with_special: Tokenizer,
+    plain: Tokenizer,
+    special: SpecialTokens,
+    special_texts: Vec<String>,
+}
+
+impl TextTokenizer {
+    /// Wraps a tokenizer whose vocabulary already holds the special tokens.
+    pub fn new(mut tokenizer: Tokenizer, special: SpecialTokens) -> Self {
+        // A tokenizer file may carry padding or truncation of its own; ours happen elsewhere.
+        tokenizer.with_padding(None);
+        let _ = tokenizer.with_truncation(None);
+        tokenizer.set_encode_special_tokens(false);
+        let mut plain = tokenizer.clone();
+        plain.set_encode_special_tokens(true);
+        let mut special_texts: Vec<String> = tokenizer
+            .get_added_tokens_decoder()
+            .into_values()
+            .filter(|token| token.special && !token.content.is_empty())
+            .map(|token| token.content)
+            .collect();
+        special_texts.sort();
+        Self { with_special: tokenizer, plain, special, special_texts }
+    }
+
+    /// The structural tokens.
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// Number of ids, added tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.with_special.get_vocab_size(true)
+    }
+
+    /// The id of a token by its text.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.with_special.token_to_id(token)
+    }
+
+    /// Ids of a text in which special tokens are recognised. No BOS or EOS is added.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        encode_with(&self.with_special, text)
+    }
+
+    /// Ids of a text in which special tokens are ordinary characters.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = encode_with(&self.plain, text)?;
+        // Some vocabularies can reach a control token through merges; it must not get through.
+        ids.retain(|&id| !self.is_structural(id));
+        Ok(ids)
+    }
+
+    /// Whether a text contains the characters of any special token.
+    pub fn contains_special(&self, text: &str) -> bool {
+        self.special_texts.iter().any(|token| text.contains(token.as_str()))
+    }
+
+    fn is_structural(&self, id: u32) -> bool {
+        let special = &self.special;
+        [special.pad, special.endofchunk, special.image, special.answer].contains(&id)
+            || special.bos == Some(id)
+            || special.eos == Some(id)
+    }
+
+    /// Text of ids. Ids outside the vocabulary are passed over.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.with_special.decode(ids, skip_special).map_err(|error| DataError::Tokenizer(error.to_string()))
+    }
+
+    /// A decoder that is fed one id at a time.
+    pub fn stream_decoder(&self, skip_special: bool) -> StreamDecoder<'_> {
+        StreamDecoder { tokenizer: self, skip_special, ids: Vec::new(), context: 0, emitted: 0 }
+    }
+}
+
+fn encode_with(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let encoding =
+        tokenizer.encode_fast(text, false).map_err(|error| DataError::Tokenizer(error.to_string()))?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+/// Turns a stream of ids into text pieces; a piece is given out only when later ids cannot change it.
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a TextTokenizer,
+    skip_special: bool,
+    ids: Vec<u32>,
+    // ids[context..emitted] were given out and are decoded again as context, because the first
+    // token of a decoded run can lose its leading space.
+    context: usize,
+    emitted: usize,
+}
+
+/// A character has at most four byte tokens; a longer unfinished run is not valid UTF-8.
+const LONGEST_UNFINISHED_RUN: usize = 8;
+
+impl StreamDecoder<'_> {
+    /// Takes the next id and returns the text that has become certain, often nothing.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let unfinished_is_final = self.ids.len() - self.emitted >= LONGEST_UNFINISHED_RUN;
+        self.advance(unfinished_is_final)
+    }
+
+    /// The rest of the text.
+    pub fn finish(mut self) -> Result<String> {
+        self.advance(true)
+    }
+
+    fn advance(&mut self, accept_unfinished: bool) -> Result<String> {
+        let before = self.tokenizer.decode(&self.ids[self.context..self.emitted], self.skip_special)?;
+        let after = self.tokenizer.decode(&self.ids[self.context..], self.skip_special)?;
+        // U+FFFD at the end: bytes of a character that is still to be completed.
+        if after.ends_with('\u{FFFD}') && !accept_unfinished {
+            return Ok(String::new());
+        }
+        let Some(piece) = after.strip_prefix(before.as_str()) else {
+            // The context decodes differently now; wait until it is stable or the stream ends.
+            if !accept_unfinished {
+                return Ok(String::new());
+            }
+            let common = after.char_indices().zip(before.chars()).find(|((_, a), b)| a != b);
+            let start = common.map_or(before.len().min(after.len()), |((index, _), _)| index);
+            let piece = after.get(start..).unwrap_or_default().to_owned();
+            self.settle();
+            return Ok(piece);
+        };
+        if piece.is_empty() {
+            // A skipped special token: nothing is owed for it, and the context stays as it is.
+            self.emitted = self.ids.len();
+            return Ok(String::new());
+        }
+        let piece = piece.to_owned();
+        self.settle();
+        Ok(piece)
+    }
+
+    fn settle(&mut self) {
+        self.context = self.emitted;
+        self.emitted = self.ids.len();
+        // Ids before the context are never decoded again.
+        self.ids.drain(..self.context);
+        self.emitted -= self.context;
+        self.context = 0;
+    }
+}
