@@ -1,0 +1,503 @@
+//! `config.json` of an Otter or Flamingo checkpoint, read into [`OtterConfig`].
+//!
+//! Known keys that do not change the model are tolerated, keys that would change it in a way that is not
+//! supported are errors, and so is every key that no writer is known to produce.
+
+use crate::config_keys::{CROSS_ATTENTION, GENERIC, PERCEIVER, TEXT, TOP, VISION, nearest};
+use crate::error::{CheckpointError, Result};
+use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
+use serde_json::{Map, Value};
+use std::fs;
+use std::path::Path;
+
+/// No configuration is longer.
+const LONGEST_CONFIG: u64 = 16 << 20;
+
+/// Class of the original that a checkpoint belongs to. Both compute the same thing here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelFamily {
+    /// `OtterForConditionalGeneration`.
+    Otter,
+    /// `FlamingoForConditionalGeneration`.
+    Flamingo,
+}
+
+impl ModelFamily {
+    /// The `model_type` string.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Otter => "otter",
+            Self::Flamingo => "flamingo",
+        }
+    }
+
+    /// The class name written under `architectures`.
+    pub fn architecture(self) -> &'static str {
+        match self {
+            Self::Otter => "OtterForConditionalGeneration",
+            Self::Flamingo => "FlamingoForConditionalGeneration",
+        }
+    }
+}
+
+/// A parsed `config.json`.
+#[derive(Debug, Clone)]
+pub struct CheckpointConfig {
+    /// Sizes and training rule. `tie_word_embeddings` is what holds for the tables in memory, see
+    /// [`CheckpointConfig::declared_tie`].
+    pub model: OtterConfig,
+    /// Otter or Flamingo.
+    pub family: ModelFamily,
+    /// `text_config.use_cache`: whether the original decodes with a key/value cache, which decides where
+    /// it stops attending to images. Absent means true.
+    pub use_cache: bool,
+    /// The file's top-level `tie_word_embeddings`. The original ties when this is absent or true, with
+    /// the output table's values winning, even though it stores both tables.
+    pub declared_tie: Option<bool>,
+    /// What a reader should know about this file.
+    pub warnings: Vec<String>,
+    /// The file as it was, with keys that are kept but not used; empty for a new model.
+    pub(crate) original: Map<String, Value>,
+}
+
+impl CheckpointConfig {
+    /// Configuration of a new model, with no file behind it.
+    pub fn new(model: OtterConfig) -> Self {
+        Self {
+            declared_tie: Some(model.tie_word_embeddings),
+            model,
+            family: ModelFamily::Otter,
+            use_cache: true,
+            warnings: Vec::new(),
+            original: Map::new(),
+        }
+    }
+
+    /// Reads `config.json`.
+    ///
+    /// # Errors
+    /// When the file is missing or not JSON, has an unknown key, or describes an unsupported model.
+    pub fn read(path: &Path) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(CheckpointError::io(path, "open"))?;
+        if metadata.len() > LONGEST_CONFIG {
+            let length = metadata.len();
+            return Err(CheckpointError::format(
+                path,
+                format!("{length} bytes; a configuration has at most {LONGEST_CONFIG}"),
+            ));
+        }
+        let bytes = fs::read(path).map_err(CheckpointError::io(path, "read"))?;
+        let value: Value = serde_json::from_slice(&bytes)
+            .map_err(|source| CheckpointError::Json { path: path.to_path_buf(), source })?;
+        let Value::Object(original) = value else {
+            return Err(CheckpointError::format(path, "the configuration is not a JSON object"));
+        };
+        Self::parse(path, original)
+    }
+
+    fn parse(path: &Path, original: Map<String, Value>) -> Result<Self> {
+        let mut warnings = Vec::new();
+        let top = Section { path, name: "", map: &original };
+        top.check_keys(TOP, true)?;
+        for (key, advice) in [
+            ("lora_config", "adapters are not supported; merge them into the weights first"),
+            ("quantization_config", "quantized checkpoints are not supported; use the f32, f16 or bf16 one"),
+        ] {
+            top.must_be_absent(key, advice)?;
+        }
+        let family = family(&top)?;
+        let text = top.section("text_config")?;
+        text.check_keys(TEXT, true)?;
+        let vision = top.section("vision_config")?;
+        vision.check_keys(VISION, true)?;
+        let declared_tie = top.flag("tie_word_embeddings")?;
+        let model = OtterConfig {
+            vision: vision_config(&vision, &mut warnings)?,
+            perceiver: perceiver_config(&top)?,
+            cross_attention: cross_attention_config(&top)?,
+            text: text_config(&text, &mut warnings)?,
+            tie_word_embeddings: false,
+            train_vision_encoder: top.flag("train_vision_encoder")?.unwrap_or(false),
+            train_lang_encoder: top.flag("train_lang_encoder")?.unwrap_or(false),
+            train_full_model: top.flag("train_full_model")?.unwrap_or(false),
+        };
+        if family == ModelFamily::Flamingo && top.flag("use_media_placement_augmentation")?.unwrap_or(true) {
+            warnings.push(
+                "use_media_placement_augmentation is on: the original's Flamingo class then attends to the \
+                 previous or the next image by chance; here every token attends to the previous image"
+                    .to_owned(),
+            );
+        }
+        model.validate().map_err(|source| CheckpointError::Sizes { path: path.to_path_buf(), source })?;
+        let use_cache = text.flag("use_cache")?.unwrap_or(true);
+        Ok(Self { model, family, use_cache, declared_tie, warnings, original })
+    }
+}
+
+fn family(top: &Section<'_>) -> Result<ModelFamily> {
+    let named = match top.first_architecture()? {
+        None => None,
+        Some("OtterForConditionalGeneration" | "OtterModel") => Some(ModelFamily::Otter),
+        Some("FlamingoForConditionalGeneration" | "FlamingoModel") => Some(ModelFamily::Flamingo),
+        Some(other) => {
+            let supported = "supported: OtterForConditionalGeneration, OtterModel, \
+                             FlamingoForConditionalGeneration, FlamingoModel";
+            return Err(top.wrong("architectures", &other, supported));
+        }
+    };
+    match top.text("model_type")? {
+        Some("otter") => Ok(ModelFamily::Otter),
+        Some("flamingo") => Ok(ModelFamily::Flamingo),
+        Some(other) => Err(top.wrong("model_type", &other, "supported: otter, flamingo")),
+        None => named.ok_or_else(|| top.wrong("model_type", &"missing", "expected otter or flamingo")),
+    }
+}
+
+fn vision_config(vision: &Section<'_>, warnings: &mut Vec<String>) -> Result<VisionConfig> {
+    if let Some(kind) = vision.text("model_type")?
+        && kind != "clip_vision_model"
+    {
+        return Err(vision.wrong("model_type", &kind, "only clip_vision_model is supported"));
+    }
+    vision.must_equal("hidden_act", "quick_gelu")?;
+    vision.must_be_absent("quantization_config", "quantized checkpoints are not supported")?;
+    for key in ["attention_dropout", "dropout"] {
+        vision.warn_dropout(key, warnings)?;
+    }
+    // What is absent takes the library's defaults, those of CLIP ViT-B/32.
+    Ok(VisionConfig {
+        hidden_size: vision.size("hidden_size")?.unwrap_or(768),
+        intermediate_size: vision.size("intermediate_size")?.unwrap_or(3072),
+        num_hidden_layers: vision.size("num_hidden_layers")?.unwrap_or(12),
+        num_attention_heads: vision.size("num_attention_heads")?.unwrap_or(12),
+        image_size: vision.size("image_size")?.unwrap_or(224),
+        patch_size: vision.size("patch_size")?.unwrap_or(32),
+        num_channels: vision.size("num_channels")?.unwrap_or(3),
+        layer_norm_eps: vision.real("layer_norm_eps")?.unwrap_or(1e-5),
+    })
+}
+
+fn perceiver_config(top: &Section<'_>) -> Result<PerceiverConfig> {
+    let mut config =
+        PerceiverConfig { max_num_frames: top.size("max_num_frames")?, ..PerceiverConfig::default() };
+    if let Some(section) = top.optional_section("perceiver_config")? {
+        section.check_keys(PERCEIVER, false)?;
+        section.size("depth")?.into_iter().for_each(|value| config.depth = value);
+        section.size("heads")?.into_iter().for_each(|value| config.heads = value);
+        section.size("dim_head")?.into_iter().for_each(|value| config.dim_head = value);
+        section.size("num_latents")?.into_iter().for_each(|value| config.num_latents = value);
+        section.size("ff_mult")?.into_iter().for_each(|value| config.ff_mult = value);
+        config.max_num_frames = config.max_num_frames.or(section.size("max_num_frames")?);
+        config.max_num_media = section.size("max_num_media")?;
+    }
+    Ok(config)
+}
+
+fn cross_attention_config(top: &Section<'_>) -> Result<CrossAttentionConfig> {
+    let mut config = CrossAttentionConfig::default();
+    top.size("cross_attn_every_n_layers")?.into_iter().for_each(|value| config.every_n_layers = value);
+    if let Some(section) = top.optional_section("cross_attention_config")? {
+        section.check_keys(CROSS_ATTENTION, false)?;
+        section.size("heads")?.into_iter().for_each(|value| config.heads = value);
+        section.size("dim_head")?.into_iter().for_each(|value| config.dim_head = value);
+        section.size("ff_mult")?.into_iter().for_each(|value| config.ff_mult = value);
+    }
+    Ok(config)
+}
+
+fn text_config(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> {
+    let architecture = text.first_architecture()?;
+    if let Some(other) = architecture.filter(|&name| name != "LlamaForCausalLM") {
+        return Err(text.wrong("architectures", &other, "only LlamaForCausalLM is supported"));
+    }
+    match (text.text("model_type")?, architecture) {
+        (Some("llama"), _) | (None, Some(_)) => {}
+        (Some(other), _) => return Err(text.wrong("model_type", &other, "only llama is supported")),
+        (None, None) => return Err(text.wrong("model_type", &"missing", "expected llama")),
+    }
+    text.must_equal("hidden_act", "silu")?;
+    for key in ["attention_bias", "mlp_bias"] {
+        if text.flag(key)? == Some(true) {
+            return Err(text.wrong(key, &true, "only layers without biases are supported"));
+        }
+    }
+    text.must_be_absent("rope_scaling", "only unscaled rotary positions (null) are supported")?;
+    text.must_be_absent("quantization_config", "quantized checkpoints are not supported")?;
+    text.warn_dropout("attention_dropout", warnings)?;
+    let default = LlamaConfig::llama_7b(32000);
+    let num_attention_heads = text.size("num_attention_heads")?.unwrap_or(default.num_attention_heads);
+    let config = LlamaConfig {
+        hidden_size: text.size("hidden_size")?.unwrap_or(default.hidden_size),
+        intermediate_size: text.size("intermediate_size")?.unwrap_or(default.intermediate_size),
+        num_hidden_layers: text.size("num_hidden_layers")?.unwrap_or(default.num_hidden_layers),
+        num_attention_heads,
+        num_key_value_heads: text.size("num_key_value_heads")?.unwrap_or(num_attention_heads),
+        vocab_size: text.size("vocab_size")?.unwrap_or(default.vocab_size),
+        rms_norm_eps: text.real("rms_norm_eps")?.unwrap_or(default.rms_norm_eps),
+        rope_theta: text.real("rope_theta")?.unwrap_or(default.rope_theta),
+        max_position_embeddings: text
+            .size("max_position_embeddings")?
+            .or(text.size("max_sequence_length")?)
+            .unwrap_or(default.max_position_embeddings),
+        bos_token_id: text.token("bos_token_id")?.unwrap_or(default.bos_token_id),
+        eos_token_id: text.token("eos_token_id")?.unwrap_or(default.eos_token_id),
+        pad_token_id: match text.map.get("pad_token_id") {
+            None => default.pad_token_id,
+            // Older files write -1 for "no pad token".
+            Some(value) if value.as_i64() == Some(-1) => None,
+            Some(_) => text.token("pad_token_id")?,
+        },
+    };
+    if let Some(head_dim) = text.size("head_dim")?
+        && head_dim != config.head_dim()
+    {
+        let expected = format!("expected hidden_size / num_attention_heads = {}", config.head_dim());
+        return Err(text.wrong("head_dim", &head_dim, &expected));
+    }
+    Ok(config)
+}
+
+/// One object of the file, with its place for messages.
+struct Section<'a> {
+    path: &'a Path,
+    name: &'static str,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Section<'a> {
+    fn full_key(&self, key: &str) -> String {
+        let key: String = key.chars().take(100).collect();
+        if self.name.is_empty() { key } else { format!("{}.{key}", self.name) }
+    }
+
+    fn wrong(&self, key: &str, found: &dyn std::fmt::Display, expected: &str) -> CheckpointError {
+        let found: String = found.to_string().chars().take(200).collect();
+        CheckpointError::Key {
+            path: self.path.to_path_buf(),
+            key: self.full_key(key),
+            found,
+            expected: expected.to_owned(),
+        }
+    }
+
+    /// Every key must be one of `own` or, with `generic`, one of those that every object may carry.
+    fn check_keys(&self, own: &'static [&'static str], generic: bool) -> Result<()> {
+        let known = || own.iter().chain(if generic { GENERIC } else { &[] }).copied();
+        for key in self.map.keys() {
+            if !known().any(|name| name == key) {
+                return Err(CheckpointError::UnknownKey {
+                    path: self.path.to_path_buf(),
+                    key: self.full_key(key),
+                    nearest: self.full_key(nearest(key, known())),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The value, with null the same as absent.
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn section(&self, name: &'static str) -> Result<Section<'a>> {
+        self.optional_section(name)?.ok_or_else(|| self.wrong(name, &"missing", "expected an object"))
+    }
+
+    fn optional_section(&self, name: &'static str) -> Result<Option<Section<'a>>> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Section { path: self.path, name, map })),
+            Some(other) => Err(self.wrong(name, other, "expected an object")),
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>> {
+        let parse = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        self.parsed(key, parse, "expected a whole number of at least 0")
+    }
+
+    fn token(&self, key: &str) -> Result<Option<u32>> {
+        let parse = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+        self.parsed(key, parse, "expected a token id")
+    }
+
+    fn real(&self, key: &str) -> Result<Option<f64>> {
+        self.parsed(key, Value::as_f64, "expected a number")
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.parsed(key, Value::as_bool, "expected true or false")
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, other, "expected a text")),
+        }
+    }
+
+    fn parsed<T>(&self, key: &str, parse: impl Fn(&Value) -> Option<T>, expected: &str) -> Result<Option<T>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        parse(value).map(Some).ok_or_else(|| self.wrong(key, value, expected))
+    }
+
+    /// `architectures` may be absent, null, a text or a list, of which the first counts.
+    fn first_architecture(&self) -> Result<Option<&'a str>> {
+        match self.value("architectures") {
+            None => Ok(None),
+            Some(Value::String(name)) => Ok(Some(name)),
+            Some(Value::Array(names)) if names.is_empty() => Ok(None),
+            Some(Value::Array(names)) if names[0].is_string() => Ok(names[0].as_str()),
+            Some(other) => Err(self.wrong("architectures", other, "expected a class name or a list of them")),
+        }
+    }
+
+    fn must_be_absent(&self, key: &str, advice: &str) -> Result<()> {
+        match self.value(key) {
+            None => Ok(()),
+            Some(value) => Err(self.wrong(key, value, advice)),
+        }
+    }
+
+    fn must_equal(&self, key: &str, expected: &str) -> Result<()> {
+        match self.text(key)? {
+            Some(found) if found != expected => {
+                Err(self.wrong(key, &found, &format!("only {expected} is supported")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn warn_dropout(&self, key: &str, warnings: &mut Vec<String>) -> Result<()> {
+        if let Some(rate) = self.real(key)?
+            && rate != 0.0
+        {
+            let key = self.full_key(key);
+            warnings
+                .push(format!("{key} is {rate}; no dropout is applied, neither in training nor otherwise"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The smallest file of the first release: everything else is default.
+    fn first_release() -> Value {
+        json!({
+            "model_type": "otter",
+            "architectures": null,
+            "cross_attn_every_n_layers": 4,
+            "tie_word_embeddings": false,
+            "use_media_placement_augmentation": true,
+            "only_attend_previous": true,
+            "text_config": { "_name_or_path": "luodian/llama-7b-hf", "model_type": "llama" },
+            "vision_config": {
+                "_name_or_path": "openai/clip-vit-large-patch14", "model_type": "clip_vision_model",
+                "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+                "num_hidden_layers": 24, "image_size": 224, "patch_size": 14
+            }
+        })
+    }
+
+    fn parse(value: Value) -> Result<CheckpointConfig> {
+        let Value::Object(map) = value else { panic!("no object") };
+        CheckpointConfig::parse(Path::new("config.json"), map)
+    }
+
+    fn refusal(pointer: &str, key: &str, new: Value) -> String {
+        let mut value = first_release();
+        value.pointer_mut(pointer).unwrap()[key] = new;
+        parse(value).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn absent_keys_take_the_defaults_of_llama_7b() {
+        let config = parse(first_release()).unwrap();
+        let expected = OtterConfig { text: LlamaConfig::llama_7b(32000), ..OtterConfig::otter_9b() };
+        assert_eq!(config.model, expected);
+        assert_eq!(config.family, ModelFamily::Otter);
+        assert_eq!(config.declared_tie, Some(false));
+        assert!(config.use_cache && config.warnings.is_empty());
+    }
+
+    #[test]
+    fn architectures_may_take_every_known_form() {
+        for (value, family) in [
+            (json!("OtterModel"), ModelFamily::Otter),
+            (json!([]), ModelFamily::Otter),
+            (json!(["OtterForConditionalGeneration"]), ModelFamily::Otter),
+            (json!(["FlamingoForConditionalGeneration"]), ModelFamily::Otter),
+        ] {
+            let mut config = first_release();
+            config["architectures"] = value;
+            assert_eq!(parse(config).unwrap().family, family);
+        }
+        let mut config = first_release();
+        config["architectures"] = json!(["FlamingoModel"]);
+        config.as_object_mut().unwrap().remove("model_type");
+        let config = parse(config).unwrap();
+        assert_eq!(config.family, ModelFamily::Flamingo);
+        assert!(config.warnings[0].contains("use_media_placement_augmentation"));
+    }
+
+    #[test]
+    fn own_sizes_are_read() {
+        let mut config = first_release();
+        config["perceiver_config"] = json!({ "depth": 2, "num_latents": 8, "max_num_media": 3 });
+        config["cross_attention_config"] = json!({ "heads": 2, "dim_head": 16 });
+        config["max_num_frames"] = json!(128);
+        let model = parse(config).unwrap().model;
+        assert_eq!((model.perceiver.depth, model.perceiver.num_latents, model.perceiver.heads), (2, 8, 8));
+        assert_eq!((model.perceiver.max_num_frames, model.perceiver.max_num_media), (Some(128), Some(3)));
+        assert_eq!((model.cross_attention.inner_dim(), model.cross_attention.ff_mult), (32, 4));
+    }
+
+    #[test]
+    fn unknown_keys_name_the_nearest() {
+        let text = refusal("/text_config", "hiden_size", json!(1));
+        assert!(
+            text.contains("`text_config.hiden_size`") && text.contains("`text_config.hidden_size`"),
+            "{text}"
+        );
+        assert!(text.starts_with("config.json:"));
+        assert!(refusal("", "max_num_frame", json!(1)).contains("`max_num_frames`"));
+        assert!(refusal("/vision_config", "patchsize", json!(1)).contains("`vision_config.patch_size`"));
+        assert!(
+            refusal("", "perceiver_config", json!({ "num_latent": 1 }))
+                .contains("`perceiver_config.num_latents`")
+        );
+    }
+
+    #[test]
+    fn unsupported_models_say_what_is_supported() {
+        let cases = [
+            ("", "architectures", json!(["LlavaForConditionalGeneration"]), "OtterForConditionalGeneration"),
+            ("", "model_type", json!("llava"), "otter, flamingo"),
+            ("", "lora_config", json!({ "r": 16 }), "merge them"),
+            ("/text_config", "architectures", json!(["MPTForCausalLM"]), "only LlamaForCausalLM"),
+            ("/text_config", "model_type", json!("mpt"), "only llama"),
+            ("/text_config", "hidden_act", json!("gelu"), "only silu"),
+            ("/text_config", "attention_bias", json!(true), "without biases"),
+            ("/text_config", "rope_scaling", json!({ "type": "linear", "factor": 2.0 }), "unscaled"),
+            ("/text_config", "head_dim", json!(64), "128"),
+            ("/text_config", "hidden_size", json!(-1), "whole number"),
+            ("/text_config", "hidden_size", json!(4096.5), "whole number"),
+            ("/text_config", "num_attention_heads", json!(0), "at least 1"),
+            ("/text_config", "vocab_size", json!(u64::MAX), "text.vocab_size"),
+            ("/vision_config", "hidden_act", json!("gelu"), "only quick_gelu"),
+            ("/vision_config", "image_size", json!(225), "does not divide"),
+            ("/vision_config", "model_type", json!("siglip_vision_model"), "only clip_vision_model"),
+        ];
+        for (pointer, key, value, expected) in cases {
+            let text = refusal(pointer, key, value);
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The keys that writers of `config.json` are known to produce, and the nearest one to a misspelling.
+
+/// Keys that every Hugging Face configuration object may carry. None of them changes this model's numbers.
+pub(crate) const GENERIC: &[&str] = &[
+    "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_flash_attn_2_enabled",
+    "_name_or_path",
+    "add_cross_attention",
+    "architectures",
+    "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "is_composition",
+    "is_decoder",
+    "is_encoder_decoder",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "problem_type",
+    "pruned_heads",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "use_bfloat16",
+    "use_cache",
+];
+
+/// Keys of the top level.
+pub(crate) const TOP: &[&str] = &[
+    "cross_attention_config",
+    "cross_attn_every_n_layers",
+    "lora_config",
+    "max_num_frames",
+    "only_attend_previous",
+    "perceiver_config",
+    "quantization_config",
+    "special_tokens",
+    "text_config",
+    "train_full_model",
+    "train_lang_encoder",
+    "train_vision_encoder",
+    "use_media_placement_augmentation",
+    "vision_config",
+];
+
+/// Keys of `text_config`.
+pub(crate) const TEXT: &[&str] = &[
+    "attention_bias",
+    "attention_dropout",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "max_sequence_length",
+    "mlp_bias",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pretraining_tp",
+    "quantization_config",
+    "rms_norm_eps",
+    "rope_scaling",
+    "rope_theta",
+    "vocab_size",
+];
+
+/// Keys of `vision_config`.
+pub(crate) const VISION: &[&str] = &[
+    "attention_dropout",
+    "dropout",
+    "hidden_act",
+    "hidden_size",
+    "image_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "num_attention_heads",
+    "num_channels",
+    "num_hidden_layers",
+    "patch_size",
+    "projection_dim",
+    "quantization_config",
+];
+
+/// Keys of `perceiver_config`, an object of this project for sizes that differ from the published ones.
+pub(crate) const PERCEIVER: &[&str] =
+    &["depth", "dim_head", "ff_mult", "heads", "max_num_frames", "max_num_media", "num_latents"];
+
+/// Keys of `cross_attention_config`, as above.
+pub(crate) const CROSS_ATTENTION: &[&str] = &["dim_head", "ff_mult", "heads"];
+
+/// The known key with the smallest edit distance to `key`.
+pub(crate) fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> &'k str {
+    // A key is short; what is longer is compared by its beginning only.
+    let key: Vec<char> = key.chars().take(64).collect();
+    known.min_by_key(|candidate| edit_distance(&key, candidate)).unwrap_or_default()
+}
+
+fn edit_distance(left: &[char], right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=left.len()).collect();
+    for (line, letter) in right.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, other) in left.iter().enumerate() {
+            let replace = diagonal + usize::from(*other != letter);
+            diagonal = row[column + 1];
+            row[column + 1] = replace.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[left.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspellings_find_their_key() {
+        let known = || TEXT.iter().chain(GENERIC).copied();
+        assert_eq!(nearest("hiden_size", known()), "hidden_size");
+        assert_eq!(nearest("num_atention_heads", known()), "num_attention_heads");
+        assert_eq!(nearest("rms_norm_epsilon", known()), "rms_norm_eps");
+        assert_eq!(edit_distance(&['a', 'b'], "ab"), 0);
+        assert_eq!(edit_distance(&[], "abc"), 3);
+    }
+}

@@ -1,0 +1,188 @@
+//! `config.json` as the original writes it: sub-configurations under `vision_config` and `text_config`, the
+//! keys in the order of the file that was loaded, and everything that file said but this project does not use.
+
+use crate::config_file::CheckpointConfig;
+use otter_model::config::{CrossAttentionConfig, PerceiverConfig};
+use serde_json::{Map, Value, json};
+
+impl CheckpointConfig {
+    /// The JSON object to write. Keys of the loaded file stay; values that describe the model are set from
+    /// [`CheckpointConfig::model`].
+    pub fn to_json(&self) -> Value {
+        let mut top = if self.original.is_empty() { self.template() } else { self.original.clone() };
+        let model = &self.model;
+        set(&mut top, "model_type", json!(self.family.model_type()));
+        set(&mut top, "cross_attn_every_n_layers", json!(model.cross_attention.every_n_layers));
+        set(&mut top, "tie_word_embeddings", json!(model.tie_word_embeddings));
+        set_unless(&mut top, "train_vision_encoder", json!(model.train_vision_encoder), json!(false));
+        set_unless(&mut top, "train_lang_encoder", json!(model.train_lang_encoder), json!(false));
+        set_unless(&mut top, "train_full_model", json!(model.train_full_model), json!(false));
+        set_unless(&mut top, "max_num_frames", json!(model.perceiver.max_num_frames), Value::Null);
+        set_unless(&mut top, "perceiver_config", self.perceiver_extension(), Value::Null);
+        set_unless(&mut top, "cross_attention_config", self.cross_attention_extension(), Value::Null);
+        if let Some(Value::Object(vision)) = top.get_mut("vision_config") {
+            let sizes = &model.vision;
+            set(vision, "hidden_size", json!(sizes.hidden_size));
+            set(vision, "image_size", json!(sizes.image_size));
+            set(vision, "intermediate_size", json!(sizes.intermediate_size));
+            set(vision, "layer_norm_eps", json!(sizes.layer_norm_eps));
+            set(vision, "num_attention_heads", json!(sizes.num_attention_heads));
+            set(vision, "num_channels", json!(sizes.num_channels));
+            set(vision, "num_hidden_layers", json!(sizes.num_hidden_layers));
+            set(vision, "patch_size", json!(sizes.patch_size));
+        }
+        if let Some(Value::Object(text)) = top.get_mut("text_config") {
+            let sizes = &model.text;
+            set(text, "bos_token_id", json!(sizes.bos_token_id));
+            set(text, "eos_token_id", json!(sizes.eos_token_id));
+            set(text, "hidden_size", json!(sizes.hidden_size));
+            set(text, "intermediate_size", json!(sizes.intermediate_size));
+            set(text, "max_position_embeddings", json!(sizes.max_position_embeddings));
+            set(text, "num_attention_heads", json!(sizes.num_attention_heads));
+            set(text, "num_hidden_layers", json!(sizes.num_hidden_layers));
+            set(text, "num_key_value_heads", json!(sizes.num_key_value_heads));
+            set(text, "pad_token_id", json!(sizes.pad_token_id));
+            set(text, "rms_norm_eps", json!(sizes.rms_norm_eps));
+            set(text, "rope_theta", json!(sizes.rope_theta));
+            set(text, "use_cache", json!(self.use_cache));
+            set(text, "vocab_size", json!(sizes.vocab_size));
+        }
+        Value::Object(top)
+    }
+
+    /// `generation_config.json` beside it.
+    pub fn generation_json(&self) -> Value {
+        json!({
+            "_from_model_config": true,
+            "bos_token_id": self.model.text.bos_token_id,
+            "eos_token_id": self.model.text.eos_token_id,
+            "pad_token_id": self.model.text.pad_token_id,
+        })
+    }
+
+    /// What the original writes around the sizes of a new model.
+    fn template(&self) -> Map<String, Value> {
+        let top = json!({
+            "_commit_hash": null,
+            "architectures": [self.family.architecture()],
+            "cross_attn_every_n_layers": null,
+            "model_type": null,
+            "only_attend_previous": true,
+            "text_config": {
+                "_name_or_path": "luodian/llama-7b-hf",
+                "architectures": ["LlamaForCausalLM"],
+                "attention_bias": false,
+                "hidden_act": "silu",
+                "initializer_range": 0.02,
+                "model_type": "llama",
+                "pretraining_tp": 1,
+                "rope_scaling": null,
+                "tie_word_embeddings": self.model.tie_word_embeddings,
+            },
+            "tie_word_embeddings": null,
+            "torch_dtype": "float32",
+            "transformers_version": null,
+            "use_media_placement_augmentation": true,
+            "vision_config": {
+                "_name_or_path": "openai/clip-vit-large-patch14",
+                "architectures": null,
+                "attention_dropout": 0.0,
+                "hidden_act": "quick_gelu",
+                "initializer_factor": 1.0,
+                "initializer_range": 0.02,
+                "model_type": "clip_vision_model",
+                "projection_dim": 512,
+            },
+        });
+        match top {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+
+    /// Perceiver sizes that differ from the published ones.
+    fn perceiver_extension(&self) -> Value {
+        let (own, default) = (&self.model.perceiver, PerceiverConfig::default());
+        let mut object = Map::new();
+        set_unless(&mut object, "depth", json!(own.depth), json!(default.depth));
+        set_unless(&mut object, "heads", json!(own.heads), json!(default.heads));
+        set_unless(&mut object, "dim_head", json!(own.dim_head), json!(default.dim_head));
+        set_unless(&mut object, "num_latents", json!(own.num_latents), json!(default.num_latents));
+        set_unless(&mut object, "ff_mult", json!(own.ff_mult), json!(default.ff_mult));
+        set_unless(&mut object, "max_num_media", json!(own.max_num_media), Value::Null);
+        if object.is_empty() { Value::Null } else { Value::Object(object) }
+    }
+
+    /// Cross-attention sizes that differ from the published ones.
+    fn cross_attention_extension(&self) -> Value {
+        let (own, default) = (&self.model.cross_attention, CrossAttentionConfig::default());
+        let mut object = Map::new();
+        set_unless(&mut object, "heads", json!(own.heads), json!(default.heads));
+        set_unless(&mut object, "dim_head", json!(own.dim_head), json!(default.dim_head));
+        set_unless(&mut object, "ff_mult", json!(own.ff_mult), json!(default.ff_mult));
+        if object.is_empty() { Value::Null } else { Value::Object(object) }
+    }
+}
+
+fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
+    map.insert(key.to_owned(), value);
+}
+
+/// A value equal to `default` is left out, unless the key was there already and the default can be written.
+fn set_unless(map: &mut Map<String, Value>, key: &str, value: Value, default: Value) {
+    if value != default || (map.contains_key(key) && !default.is_null()) {
+        map.insert(key.to_owned(), value);
+    } else {
+        map.shift_remove(key);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use otter_model::config::OtterConfig;
+
+    fn reread(config: &CheckpointConfig) -> CheckpointConfig {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("config.json");
+        std::fs::write(&path, serde_json::to_vec_pretty(&config.to_json()).unwrap()).unwrap();
+        CheckpointConfig::read(&path).unwrap()
+    }
+
+    #[test]
+    fn a_new_model_reads_back() {
+        let mut config = CheckpointConfig::new(OtterConfig::otter_9b());
+        assert_eq!(reread(&config).model, config.model);
+        let written = config.to_json();
+        assert!(written.get("perceiver_config").is_none() && written.get("max_num_frames").is_none());
+        config.model.perceiver.num_latents = 8;
+        config.model.perceiver.max_num_media = Some(5);
+        config.model.perceiver.max_num_frames = Some(16);
+        config.model.cross_attention.dim_head = 32;
+        config.model.cross_attention.every_n_layers = 2;
+        config.model.train_lang_encoder = true;
+        config.model.text.pad_token_id = None;
+        config.use_cache = false;
+        let again = reread(&config);
+        assert_eq!(again.model, config.model);
+        assert!(!again.use_cache);
+        assert_eq!(config.to_json()["perceiver_config"], json!({ "num_latents": 8, "max_num_media": 5 }));
+    }
+
+    #[test]
+    fn keys_of_the_loaded_file_keep_place_and_value() {
+        let mut config = CheckpointConfig::new(OtterConfig::otter_9b());
+        config.original = serde_json::from_value(json!({
+            "special_tokens": { "a": 1 }, "model_type": "otter", "max_num_frames": 3, "_name_or_path": "here",
+            "text_config": { "top_k": 7, "hidden_size": 1 }, "vision_config": {}
+        }))
+        .unwrap();
+        let written = config.to_json();
+        let keys: Vec<&String> = written.as_object().unwrap().keys().collect();
+        assert_eq!(keys[..3], ["special_tokens", "model_type", "_name_or_path"]);
+        assert_eq!(written["text_config"]["top_k"], 7);
+        assert_eq!(written["text_config"]["hidden_size"], 4096);
+        assert!(written.get("max_num_frames").is_none());
+    }
+}

@@ -1,0 +1,168 @@
+//! Reading and writing the safetensors layout: 8 bytes of header length, a JSON header, then the elements.
+//! Everything the header claims is checked against the file before it is trusted.
+
+use crate::error::{CheckpointError, Result};
+use crate::tensor::{Dtype, LARGEST_RANK, Location, TensorEntry, checked_elements, row_major_strides};
+use memmap2::Mmap;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The largest header any writer of the format accepts.
+const LARGEST_HEADER: usize = 100_000_000;
+
+/// Tensor entries of a mapped file, in the order of their names in the header.
+///
+/// # Errors
+/// When the header is longer than the file, is not JSON, or any entry does not fit the file.
+pub(crate) fn read(path: &Path, map: &Arc<Mmap>) -> Result<Vec<(String, TensorEntry)>> {
+    let bad = |problem: String| CheckpointError::format(path, problem);
+    let Some((length, rest)) = map.split_first_chunk::<8>() else {
+        let found = map.len();
+        return Err(bad(format!(
+            "truncated: {found} bytes, a safetensors file begins with 8 bytes of length"
+        )));
+    };
+    let length = u64::from_le_bytes(*length);
+    let Some(header_length) = usize::try_from(length).ok().filter(|&length| length <= rest.len()) else {
+        return Err(bad(format!(
+            "the header claims {length} bytes but only {} follow; the file is truncated or not safetensors",
+            rest.len()
+        )));
+    };
+    if header_length > LARGEST_HEADER {
+        return Err(bad(format!("the header has {length} bytes; at most {LARGEST_HEADER} are accepted")));
+    }
+    let (header, buffer) = rest.split_at(header_length);
+    let header: Header =
+        serde_json::from_slice(header).map_err(|error| bad(format!("the header is not valid: {error}")))?;
+    let base = 8 + header_length;
+    let shared_path: Arc<Path> = Arc::from(path);
+    let mut entries = Vec::with_capacity(header.tensors.len());
+    for (name, claim) in header.tensors {
+        let wrong = |problem: String| bad(format!("tensor `{name}`: {problem}"));
+        let dtype = Dtype::from_name(&claim.dtype).ok_or_else(|| {
+            let dtype = &claim.dtype;
+            wrong(format!(
+                "element type {dtype} is not supported; expected F32, F16, BF16, F64 or an integer type"
+            ))
+        })?;
+        let [begin, end] = claim.data_offsets;
+        if begin > end || end > buffer.len() {
+            return Err(wrong(format!(
+                "bytes {begin}..{end} are outside the {} bytes that the file holds after its header",
+                buffer.len()
+            )));
+        }
+        let shape = claim.shape;
+        if shape.len() > LARGEST_RANK {
+            return Err(wrong(format!("{} axes; at most {LARGEST_RANK} are accepted", shape.len())));
+        }
+        let needed = checked_elements(&shape).and_then(|elements| elements.checked_mul(dtype.size()));
+        if needed != Some(end - begin) {
+            return Err(wrong(format!(
+                "shape {shape:?} of {dtype} does not take the {} bytes that its offsets give",
+                end - begin
+            )));
+        }
+        let location = Location {
+            path: Arc::clone(&shared_path),
+            map: Arc::clone(map),
+            bytes: base + begin..base + end,
+        };
+        let strides = row_major_strides(&shape);
+        entries.push((name, TensorEntry { dtype, shape, strides, location }));
+    }
+    check_overlap(path, &entries)?;
+    Ok(entries)
+}
+
+fn check_overlap(path: &Path, entries: &[(String, TensorEntry)]) -> Result<()> {
+    let mut order: Vec<_> = entries.iter().filter(|(_, entry)| !entry.location.bytes.is_empty()).collect();
+    order.sort_by_key(|(_, entry)| entry.location.bytes.start);
+    for pair in order.windows(2) {
+        let ((first, first_entry), (second, second_entry)) = (pair[0], pair[1]);
+        if first_entry.location.bytes.end > second_entry.location.bytes.start {
+            return Err(CheckpointError::format(path, format!("tensors `{first}` and `{second}` overlap")));
+        }
+    }
+    Ok(())
+}
+
+/// One tensor of a header to write.
+pub(crate) struct HeaderEntry<'a> {
+    pub name: &'a str,
+    pub shape: &'a [usize],
+    pub bytes: usize,
+}
+
+/// Length prefix and header for tensors of one type that follow each other in this order.
+pub(crate) fn header_bytes(dtype: Dtype, entries: &[HeaderEntry<'_>]) -> Vec<u8> {
+    let mut object = serde_json::Map::new();
+    object.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
+    let mut offset = 0;
+    for entry in entries {
+        let claim = serde_json::json!({
+            "dtype": dtype.name(),
+            "shape": entry.shape,
+            "data_offsets": [offset, offset + entry.bytes],
+        });
+        object.insert(entry.name.to_owned(), claim);
+        offset += entry.bytes;
+    }
+    let mut header = serde_json::Value::Object(object).to_string().into_bytes();
+    // Spaces up to a multiple of 64, so that every 32-bit tensor can be used in place when mapped.
+    while !(header.len() + 8).is_multiple_of(64) {
+        header.push(b' ');
+    }
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut header);
+    bytes
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claim {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [usize; 2],
+}
+
+/// The header as a list, because a map would hide that a name occurs twice.
+struct Header {
+    tensors: Vec<(String, Claim)>,
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
+                let mut tensors = Vec::new();
+                let mut seen = HashSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(A::Error::custom(format!("the name `{name}` occurs twice")));
+                    }
+                    if name == "__metadata__" {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    } else {
+                        let claim = map.next_value::<Claim>()?;
+                        tensors.push((name, claim));
+                    }
+                }
+                Ok(Header { tensors })
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
