@@ -1,0 +1,72 @@
+//! Clipping by the global norm, as `torch.nn.utils.clip_grad_norm_` does.
+
+use otter_nn::kernels::simd;
+use rayon::prelude::*;
+
+/// Elements whose squares are summed by one task. Fixed, so that the sum does not depend on the threads.
+const BLOCK: usize = 1 << 16;
+const LANES: usize = 8;
+
+/// Euclidean norm of all gradients, summed in f64 in a fixed order. NaN or infinite exactly when some gradient is:
+/// squares of finite f32 cannot overflow f64.
+pub fn global_norm(gradients: &[f32]) -> f64 {
+    let blocks: Vec<f64> = gradients.par_chunks(BLOCK).map(|block| simd(|| sum_of_squares(block))).collect();
+    blocks.iter().sum::<f64>().sqrt()
+}
+
+/// Factor that brings gradients of this norm down to `max_norm`; 1 when they are smaller.
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    (max_norm / (norm + 1e-6)).min(1.0)
+}
+
+#[inline(always)]
+fn sum_of_squares(block: &[f32]) -> f64 {
+    let mut lanes = [0f64; LANES];
+    let (whole, rest) = block.as_chunks::<LANES>();
+    for values in whole {
+        for lane in 0..LANES {
+            let value = f64::from(values[lane]);
+            lanes[lane] += value * value;
+        }
+    }
+    for (lane, &value) in rest.iter().enumerate() {
+        lanes[lane] += f64::from(value) * f64::from(value);
+    }
+    lanes.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_norm_is_euclidean_and_sees_every_element() {
+        assert_eq!(global_norm(&[3.0, -4.0]), 5.0);
+        assert_eq!(global_norm(&[]), 0.0);
+        let mut many = vec![0f32; 3 * BLOCK + 5];
+        let last = many.len() - 1;
+        many[0] = 1.0;
+        many[BLOCK] = 2.0;
+        many[last] = 2.0;
+        assert_eq!(global_norm(&many), 3.0);
+        many[last] = f32::NAN;
+        assert!(global_norm(&many).is_nan());
+        assert!(global_norm(&[f32::MAX; 9]).is_finite());
+    }
+
+    #[test]
+    fn the_order_of_the_sum_does_not_depend_on_the_threads() {
+        let values: Vec<f32> = (0..200_000).map(|i| ((i * 7919) % 1013) as f32 * 1e-3).collect();
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+            pool.install(|| global_norm(&values)).to_bits()
+        };
+        assert_eq!(with(1), with(3));
+    }
+
+    #[test]
+    fn the_factor_is_that_of_torch() {
+        assert_eq!(clip_factor(0.5, 1.0), 1.0);
+        assert_eq!(clip_factor(4.0, 1.0), 1.0 / 4.000001);
+    }
+}
