@@ -1,3 +1,25 @@
 //! CLIP tower, Perceiver resampler, gated cross-attention, language models, Otter, generation.
+//!
+//! Data flow of one pass (shapes; B sequences, T media items of a sequence, F frames of an item, N latents):
+//!
+//! ```text
+//! pixels (frames, 3, S, S) ─ clip ─► features (frames, P, V) ─ perceiver ─► latents (items, N, V)
+//! ids (B, L) ─ embedding ─► x (B, L, D) ─ [gated cross-attention over latents] ─ decoder layer ─ … ─► norm ─► logits
+//! ```
 
+pub mod clip;
 pub mod config;
+mod error;
+mod feed_forward;
+pub mod freeze;
+pub mod gated_cross_attention;
+pub mod generate;
+mod key_value_projection;
+pub mod language_model;
+pub mod llama;
+pub mod otter;
+pub mod perceiver_resampler;
+
+pub use error::ModelError;
+pub use freeze::FreezeRule;
+pub use otter::{LossScale, Otter, TextInput, Trace, VisionInput};

@@ -1,0 +1,78 @@
+//! Input that does not fit the model.
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+
+/// Input that does not fit the model.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ModelError {
+    /// Impossible sizes.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A token id outside the embedding table.
+    #[error(
+        "token id {id} at sequence {sequence}, position {position} is outside the vocabulary of {vocabulary} rows; \
+         the tokenizer does not belong to this checkpoint, or its embedding table was not resized"
+    )]
+    TokenOutside {
+        /// The id.
+        id: u32,
+        /// Sequence of the batch.
+        sequence: usize,
+        /// Position in the sequence.
+        position: usize,
+        /// Rows of the table.
+        vocabulary: usize,
+    },
+    /// Sizes of an input disagree.
+    #[error("{what}: found {found}, expected {expected}")]
+    Shape {
+        /// Which input and which size.
+        what: &'static str,
+        /// Size found.
+        found: usize,
+        /// Size expected.
+        expected: usize,
+    },
+    /// More frames than the frame embedding table has rows.
+    #[error(
+        "a media item has {frames} frames, but the checkpoint's frame embeddings cover {limit}; sample fewer frames"
+    )]
+    TooManyFrames {
+        /// Frames of the item.
+        frames: usize,
+        /// Rows of the table.
+        limit: usize,
+    },
+    /// More media than the media-time embedding table has rows.
+    #[error("a sequence has {media} media items, but the checkpoint's media-time embeddings cover {limit}")]
+    TooManyMedia {
+        /// Media of the sequence.
+        media: usize,
+        /// Rows of the table.
+        limit: usize,
+    },
+    /// A media item is shared by several places although its place has an embedding.
+    #[error(
+        "media item {item} stands at several places, which a model with media-time embeddings cannot share"
+    )]
+    SharedMedia {
+        /// The item.
+        item: usize,
+    },
+    /// Nothing to generate from.
+    #[error("the prompt of sequence {sequence} has no token")]
+    EmptyPrompt {
+        /// Sequence of the batch.
+        sequence: usize,
+    },
+    /// A pattern of the freeze rule matches no parameter.
+    #[error("the trainable pattern '{pattern}' matches no parameter; names look like {example}")]
+    UnmatchedPattern {
+        /// The pattern.
+        pattern: String,
+        /// Name of some parameter.
+        example: String,
+    },
+}

@@ -1,0 +1,287 @@
+//! The language model with gated cross-attention wrapped around its decoder layers (`spec/model.md` section 5): the
+//! block of layer i, present when `(i + 1) % every_n_layers == 0`, runs before the layer itself.
+
+use otter_nn::{
+    AttentionMask, CrossEntropy, Embedding, Gradients, Init, Linear, MediaRows, NormStatistics,
+    ParameterSpecs, Parameters, Real, RmsNorm, Tensor,
+};
+
+use crate::config::OtterConfig;
+use crate::gated_cross_attention::{CrossAttentionSaved, GatedCrossAttention, KeysAndValues};
+use crate::llama::{LayerCache, LlamaLayer, LlamaLayerSaved, Rows};
+use crate::otter::Trace;
+
+/// Embedding, wrapped decoder layers, final norm, output table.
+#[derive(Clone, Debug)]
+pub struct LanguageModel {
+    embed_tokens: Embedding,
+    layers: Vec<WrappedLayer>,
+    norm: RmsNorm,
+    lm_head: Option<Linear>,
+}
+
+#[derive(Clone, Debug)]
+struct WrappedLayer {
+    gated_cross_attn_layer: Option<GatedCrossAttention>,
+    decoder_layer: LlamaLayer,
+}
+
+/// What text rows attend: masks and positions for the decoder, media for the cross-attention.
+pub struct Context<'a> {
+    /// Sequences, positions and causal mask.
+    pub rows: Rows<'a>,
+    /// Media item of every row.
+    pub media_rows: &'a MediaRows,
+}
+
+enum LayerSaved<T> {
+    /// Layer input only: run again in the reverse pass.
+    Input(Tensor<T>),
+    /// Everything the reverse pass needs.
+    Whole(Option<CrossAttentionSaved<T>>, Box<LlamaLayerSaved<T>>),
+}
+
+/// Kept for the reverse pass of the whole stack.
+pub struct LanguageSaved<T> {
+    first: usize,
+    layers: Vec<LayerSaved<T>>,
+    last: Tensor<T>,
+    norm: NormStatistics<T>,
+}
+
+/// Keys and values of all decoder layers, and the projected media of all cross-attention blocks.
+pub struct LanguageCache<T = f32> {
+    layers: Vec<LayerCache<T>>,
+    media: Vec<Option<KeysAndValues<T>>>,
+    len: usize,
+}
+
+impl LanguageModel {
+    /// Registers the language model under `<name>.` (`lang_encoder`).
+    pub fn new(specs: &mut ParameterSpecs, name: &str, config: &OtterConfig) -> Self {
+        let text = &config.text;
+        let sizes = (text.hidden_size, config.vision.hidden_size, config.perceiver.num_latents);
+        let init = Init::Normal(0.02);
+        let (rows, width) = (text.vocab_size, text.hidden_size);
+        let embed_tokens = Embedding::new(specs, &format!("{name}.model.embed_tokens"), rows, width, init);
+        let layers = (0..text.num_hidden_layers)
+            .map(|i| {
+                let layer = format!("{name}.model.layers.{i}");
+                let gated_cross_attn_layer = config.cross_attention.has_block(i).then(|| {
+                    let name = format!("{layer}.gated_cross_attn_layer");
+                    GatedCrossAttention::new(specs, &name, sizes, &config.cross_attention)
+                });
+                let decoder_layer = LlamaLayer::new(specs, &format!("{layer}.decoder_layer"), text);
+                WrappedLayer { gated_cross_attn_layer, decoder_layer }
+            })
+            .collect();
+        let norm = RmsNorm::new(specs, &format!("{name}.model.norm"), width, text.rms_norm_eps);
+        let lm_head = (!config.tie_word_embeddings)
+            .then(|| Linear::new(specs, &format!("{name}.lm_head"), width, rows, false, init));
+        Self { embed_tokens, layers, norm, lm_head }
+    }
+
+    /// The output projection with its loss.
+    pub fn cross_entropy(&self) -> CrossEntropy {
+        CrossEntropy::new(self.lm_head.as_ref().map_or(self.embed_tokens.weight(), Linear::weight))
+    }
+
+    /// Logits (rows, vocabulary) of normalised hidden states (rows, width).
+    pub fn logits<T: Real>(&self, parameters: &Parameters<T>, hidden: &Tensor<T>) -> Tensor<T> {
+        match &self.lm_head {
+            Some(head) => head.forward(parameters, hidden),
+            None => {
+                let table = parameters.get(self.embed_tokens.weight());
+                let vocabulary = table.shape()[0];
+                let mut logits = Tensor::zeros(&[hidden.rows(), vocabulary], hidden.device());
+                let (out, width) = (logits.data_mut(), hidden.width());
+                otter_nn::kernels::matmul::times_transposed(
+                    out,
+                    hidden.data(),
+                    table.data(),
+                    width,
+                    vocabulary,
+                    false,
+                );
+                logits
+            }
+        }
+    }
+
+    /// Normalised hidden states (rows, width) of `ids`, reporting every intermediate result to `trace`.
+    pub fn forward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        ids: &[u32],
+        latents: Option<&Tensor<T>>,
+        context: &Context<'_>,
+        trace: &mut Trace<'_, T>,
+    ) -> Tensor<T> {
+        let mut x = self.embed_tokens.forward(parameters, ids);
+        for (i, layer) in self.layers.iter().enumerate() {
+            if let Some(block) = &layer.gated_cross_attn_layer {
+                let media = latents.map(|latents| block.project_media(parameters, latents));
+                x = block.forward_projected(parameters, &x, media.as_ref(), context.media_rows);
+                trace(&format!("xattn.{i}"), &x);
+            }
+            x = layer.decoder_layer.forward_saved(parameters, x, &context.rows).0;
+            trace(&format!("hidden.{i}"), &x);
+        }
+        let hidden = self.norm.forward(parameters, &x);
+        trace("final_norm", &hidden);
+        hidden
+    }
+
+    /// As [`LanguageModel::forward`], keeping what the reverse pass needs: everything, or with `recompute` one input a
+    /// layer. Layers below the first that leads to a trained parameter keep nothing.
+    pub fn forward_saved<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        ids: &[u32],
+        latents: Option<&Tensor<T>>,
+        context: &Context<'_>,
+        recompute: bool,
+        first: usize,
+    ) -> (Tensor<T>, LanguageSaved<T>) {
+        let mut x = self.embed_tokens.forward(parameters, ids);
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (i, layer) in self.layers.iter().enumerate() {
+            if i >= first && recompute {
+                layers.push(LayerSaved::Input(x.clone()));
+            }
+            let (y, saved) = layer.forward_saved(parameters, x, latents, context);
+            if i >= first && !recompute {
+                layers.push(saved);
+            }
+            x = y;
+        }
+        let (hidden, norm) = self.norm.forward_saved(parameters, &x);
+        (hidden, LanguageSaved { first, layers, last: x, norm })
+    }
+
+    /// Adds parameter gradients, given the gradient of the normalised hidden states, and the gradient of the latents to
+    /// `d_latents`.
+    pub fn backward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        saved: LanguageSaved<T>,
+        (ids, latents): (&[u32], Option<&Tensor<T>>),
+        context: &Context<'_>,
+        d_hidden: &Tensor<T>,
+        mut d_latents: Option<&mut Tensor<T>>,
+        gradients: &mut Gradients<T>,
+    ) {
+        let LanguageSaved { first, layers, last, norm } = saved;
+        let mut dx = self.norm.backward(parameters, &last, &norm, d_hidden, gradients);
+        for (layer, saved) in self.layers[first..].iter().zip(layers).rev() {
+            let (cross_attention, decoder) = match saved {
+                LayerSaved::Whole(cross_attention, decoder) => (cross_attention, decoder),
+                LayerSaved::Input(x) => match layer.forward_saved(parameters, x, latents, context).1 {
+                    LayerSaved::Whole(cross_attention, decoder) => (cross_attention, decoder),
+                    LayerSaved::Input(_) => unreachable!("a layer's forward_saved keeps everything"),
+                },
+            };
+            dx = layer.decoder_layer.backward(parameters, *decoder, &context.rows, dx, gradients);
+            if let (Some(block), Some(saved)) = (&layer.gated_cross_attn_layer, cross_attention) {
+                let d_latents = d_latents.as_deref_mut();
+                dx = block.backward(parameters, saved, latents, context.media_rows, dx, d_latents, gradients);
+            }
+        }
+        if first == 0 {
+            self.embed_tokens.backward(ids, &dx, gradients);
+        }
+    }
+
+    /// The first layer whose reverse pass can reach a trained parameter; 0 also when the embedding is trained.
+    /// `media_trained` says whether something behind the latents is trained.
+    pub fn first_trained_layer<T: Real>(&self, parameters: &Parameters<T>, media_trained: bool) -> usize {
+        if parameters.is_trainable(self.embed_tokens.weight()) {
+            return 0;
+        }
+        let reaches = |i: usize| {
+            let part = format!(".model.layers.{i}.");
+            self.layers[i].gated_cross_attn_layer.is_some() && media_trained
+                || parameters.iter().any(|p| p.trainable && p.name.contains(&part))
+        };
+        (0..self.layers.len()).find(|&i| reaches(i)).unwrap_or(self.layers.len())
+    }
+
+    /// An empty cache with the media of a prompt projected once for every block.
+    pub fn new_cache<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        config: &OtterConfig,
+        latents: Option<&Tensor<T>>,
+        batch: usize,
+        capacity: usize,
+    ) -> LanguageCache<T> {
+        let layers = self.layers.iter().map(|_| LayerCache::new(&config.text, batch, capacity)).collect();
+        let media = self
+            .layers
+            .iter()
+            .map(|layer| {
+                let block = layer.gated_cross_attn_layer.as_ref()?;
+                Some(block.project_media(parameters, latents?))
+            })
+            .collect();
+        LanguageCache { layers, media, len: 0 }
+    }
+
+    /// Normalised hidden states of new rows that follow the cached ones.
+    pub fn forward_cached<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        ids: &[u32],
+        context: &Context<'_>,
+        cache: &mut LanguageCache<T>,
+    ) -> Tensor<T> {
+        let mut x = self.embed_tokens.forward(parameters, ids);
+        let media = &cache.media;
+        for ((layer, layer_cache), media) in self.layers.iter().zip(&mut cache.layers).zip(media) {
+            if let Some(block) = &layer.gated_cross_attn_layer {
+                x = block.forward_projected(parameters, &x, media.as_ref(), context.media_rows);
+            }
+            x = layer.decoder_layer.forward_cached(parameters, x, &context.rows, layer_cache, cache.len);
+        }
+        cache.len += ids.len() / context.rows.batch;
+        self.norm.forward(parameters, &x)
+    }
+}
+
+impl<T: Real> LanguageCache<T> {
+    /// Tokens of each sequence seen so far.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was seen yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl WrappedLayer {
+    fn forward_saved<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: Tensor<T>,
+        latents: Option<&Tensor<T>>,
+        context: &Context<'_>,
+    ) -> (Tensor<T>, LayerSaved<T>) {
+        let (x, cross_attention) = match &self.gated_cross_attn_layer {
+            Some(block) => {
+                let (y, saved) = block.forward_saved(parameters, x, latents, context.media_rows);
+                (y, Some(saved))
+            }
+            None => (x, None),
+        };
+        let (y, decoder) = self.decoder_layer.forward_saved(parameters, x, &context.rows);
+        (y, LayerSaved::Whole(cross_attention, Box::new(decoder)))
+    }
+}
+
+/// Causal mask of right- or left-padded rows (batch * length), without padding data when nothing is padded.
+pub fn causal_mask(attention_mask: &[bool], offset: usize) -> AttentionMask {
+    let padded = attention_mask.iter().any(|&m| !m);
+    AttentionMask::Causal { offset, visible: padded.then(|| attention_mask.to_vec()) }
+}

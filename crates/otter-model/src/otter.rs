@@ -1,0 +1,493 @@
+//! Otter: vision tower, resampler and language model put together (`spec/model.md` sections 1 and 5).
+
+use std::ops::Range;
+
+use otter_nn::layers::cross_entropy::LossSum;
+use otter_nn::{Gradients, IGNORE_INDEX, MediaRows, ParameterSpecs, Parameters, Real, Tensor};
+
+use crate::ModelError;
+use crate::clip::{ClipSaved, ClipVision};
+use crate::config::OtterConfig;
+use crate::language_model::{Context, LanguageModel, causal_mask};
+use crate::llama::Rows;
+use crate::perceiver_resampler::{PerceiverResampler, PerceiverSaved};
+
+/// Receives intermediate results by name (`xattn.3`, `hidden.3`, `final_norm`, …).
+pub type Trace<'a, T> = dyn FnMut(&str, &Tensor<T>) + 'a;
+
+/// The layers of a model; its parameters live apart.
+#[derive(Clone, Debug)]
+pub struct Otter {
+    config: OtterConfig,
+    vision: ClipVision,
+    perceiver: PerceiverResampler,
+    language: LanguageModel,
+}
+
+/// Frames, how they group into media items, and which items each sequence shows.
+#[derive(Clone)]
+pub struct VisionInput<T = f32> {
+    /// (frames of all items, 3, S, S).
+    pub pixels: Tensor<T>,
+    /// Frames of each media item, in order and without gaps.
+    pub media_frames: Vec<Range<usize>>,
+    /// Per sequence: the media item of its first, second, … media token. Items may be shared.
+    pub slots: Vec<Vec<usize>>,
+}
+
+/// Token ids of a batch.
+#[derive(Clone, Debug)]
+pub struct TextInput {
+    /// (batch, length).
+    pub ids: Vec<u32>,
+    /// (batch, length): false for padding.
+    pub attention_mask: Vec<bool>,
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens of each, padding included.
+    pub length: usize,
+    /// Id of `<image>`.
+    pub media_token_id: u32,
+}
+
+/// Factor on the sum of token losses before the reverse pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LossScale {
+    /// One over the number of targets of this batch.
+    Mean,
+    /// A given factor, for targets counted over several batches.
+    Factor(f64),
+}
+
+struct GroupSaved<T> {
+    items: Vec<usize>,
+    perceiver: PerceiverSaved<T>,
+}
+
+struct VisionSaved<T> {
+    clip: Option<ClipSaved<T>>,
+    groups: Vec<GroupSaved<T>>,
+}
+
+impl Otter {
+    /// Lays out a model and lists its parameters; allocates no tensor.
+    ///
+    /// # Errors
+    /// Impossible sizes.
+    pub fn new(config: &OtterConfig) -> Result<(Self, ParameterSpecs), ModelError> {
+        config.validate()?;
+        let mut specs = ParameterSpecs::default();
+        let vision = ClipVision::new(&mut specs, "vision_encoder.vision_model", &config.vision);
+        let width = config.vision.hidden_size;
+        let perceiver = PerceiverResampler::new(&mut specs, "perceiver", width, &config.perceiver);
+        let language = LanguageModel::new(&mut specs, "lang_encoder", config);
+        Ok((Self { config: config.clone(), vision, perceiver, language }, specs))
+    }
+
+    /// Sizes.
+    pub fn config(&self) -> &OtterConfig {
+        &self.config
+    }
+
+    /// The language model.
+    pub fn language(&self) -> &LanguageModel {
+        &self.language
+    }
+
+    /// Latents (items * latents, width) of all media items.
+    ///
+    /// # Errors
+    /// Pixels or frames that do not fit the model.
+    pub fn encode_media<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        vision: &VisionInput<T>,
+        trace: &mut Trace<'_, T>,
+    ) -> Result<Tensor<T>, ModelError> {
+        self.check_vision(vision)?;
+        let features = self.vision.forward(parameters, &vision.pixels);
+        trace("vision_features", &features);
+        let times = self.media_times(vision)?;
+        let width = self.config.vision.hidden_size;
+        let latents_per_item = self.config.perceiver.num_latents * width;
+        let items = vision.media_frames.len();
+        let mut latents =
+            Tensor::zeros(&[items * self.config.perceiver.num_latents, width], features.device());
+        for (frames, group) in groups(&vision.media_frames) {
+            let (gathered, group_times) = self.gather(&features, vision, &group, &times);
+            let out = self.perceiver.forward(parameters, &gathered, group.len(), frames, &group_times);
+            for (item, out) in group.iter().zip(out.data().chunks_exact(latents_per_item)) {
+                latents.data_mut()[item * latents_per_item..][..latents_per_item].copy_from_slice(out);
+            }
+        }
+        trace("perceiver_out", &latents);
+        Ok(latents)
+    }
+
+    fn encode_media_saved<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        vision: &VisionInput<T>,
+    ) -> Result<(Tensor<T>, VisionSaved<T>), ModelError> {
+        self.check_vision(vision)?;
+        let trained = parameters.iter().any(|p| p.trainable && p.name.starts_with("vision_encoder."));
+        let (features, clip) = if trained {
+            let (features, saved) = self.vision.forward_saved(parameters, &vision.pixels);
+            (features, Some(saved))
+        } else {
+            (self.vision.forward(parameters, &vision.pixels), None)
+        };
+        let times = self.media_times(vision)?;
+        let width = self.config.vision.hidden_size;
+        let size = self.config.perceiver.num_latents * width;
+        let items = vision.media_frames.len();
+        let mut latents =
+            Tensor::zeros(&[items * self.config.perceiver.num_latents, width], features.device());
+        let mut saved_groups = Vec::new();
+        for (frames, group) in groups(&vision.media_frames) {
+            let (gathered, group_times) = self.gather(&features, vision, &group, &times);
+            let (out, perceiver) =
+                self.perceiver.forward_saved(parameters, &gathered, group.len(), frames, &group_times);
+            for (item, out) in group.iter().zip(out.data().chunks_exact(size)) {
+                latents.data_mut()[item * size..][..size].copy_from_slice(out);
+            }
+            saved_groups.push(GroupSaved { items: group, perceiver });
+        }
+        Ok((latents, VisionSaved { clip, groups: saved_groups }))
+    }
+
+    fn encode_media_backward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        saved: VisionSaved<T>,
+        vision: &VisionInput<T>,
+        d_latents: &Tensor<T>,
+        gradients: &mut Gradients<T>,
+    ) {
+        let width = self.config.vision.hidden_size;
+        let size = self.config.perceiver.num_latents * width;
+        let frame_size = self.config.vision.num_patches() * width;
+        let frames = vision.pixels.shape()[0];
+        let mut d_features = saved
+            .clip
+            .is_some()
+            .then(|| Tensor::zeros(&[frames, frame_size / width, width], d_latents.device()));
+        for GroupSaved { items, perceiver } in saved.groups {
+            let rows: Vec<T> =
+                items.iter().flat_map(|i| d_latents.data()[i * size..][..size].iter().copied()).collect();
+            let d_out = Tensor::from_vec(rows, &[items.len() * size / width, width], d_latents.device());
+            let d = self.perceiver.backward(parameters, perceiver, &d_out, d_features.is_some(), gradients);
+            if let (Some(total), Some(d)) = (&mut d_features, d) {
+                let mut rest = d.data();
+                for &item in &items {
+                    let range = &vision.media_frames[item];
+                    let (own, after) = rest.split_at(range.len() * frame_size);
+                    total.data_mut()[range.start * frame_size..range.end * frame_size].copy_from_slice(own);
+                    rest = after;
+                }
+            }
+        }
+        if let (Some(clip), Some(d_features)) = (saved.clip, d_features) {
+            self.vision.backward(parameters, clip, &d_features, gradients);
+        }
+    }
+
+    /// Normalised hidden states (batch * length, width) and, through `trace`, everything on the way. Positions are
+    /// 0..length whatever the padding, as in the reference's plain forward pass.
+    ///
+    /// # Errors
+    /// Input that does not fit the model.
+    pub fn forward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        vision: Option<&VisionInput<T>>,
+        text: &TextInput,
+        trace: &mut Trace<'_, T>,
+    ) -> Result<Tensor<T>, ModelError> {
+        self.check_text(text, vision)?;
+        let latents = vision.map(|vision| self.encode_media(parameters, vision, trace)).transpose()?;
+        let plan = TextPlan::new(text, vision.map(|v| v.slots.as_slice()));
+        let context = plan.context(text);
+        Ok(self.language.forward(parameters, &text.ids, latents.as_ref(), &context, trace))
+    }
+
+    /// Sum of the losses of `labels` (batch, length), where position t predicts label t + 1.
+    ///
+    /// # Errors
+    /// As [`Otter::forward`].
+    pub fn loss<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        vision: Option<&VisionInput<T>>,
+        text: &TextInput,
+        labels: &[i64],
+    ) -> Result<LossSum, ModelError> {
+        let vision = vision.filter(|_| text.shows_media());
+        let hidden = self.forward(parameters, vision, text, &mut |_, _| {})?;
+        let targets = self.targets(labels, text)?;
+        Ok(self.language.cross_entropy().forward(parameters, &hidden, &targets))
+    }
+
+    /// Log-probability of every label (batch, length) given the tokens before it; `None` where nothing is asked.
+    ///
+    /// # Errors
+    /// As [`Otter::forward`].
+    pub fn log_probabilities<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        vision: Option<&VisionInput<T>>,
+        text: &TextInput,
+        labels: &[i64],
+    ) -> Result<Vec<Option<f64>>, ModelError> {
+        let vision = vision.filter(|_| text.shows_media());
+        let hidden = self.forward(parameters, vision, text, &mut |_, _| {})?;
+        let targets = self.targets(labels, text)?;
+        let shifted = self.language.cross_entropy().log_probabilities(parameters, &hidden, &targets);
+        let mut out = vec![None; labels.len()];
+        for (index, value) in shifted.into_iter().enumerate().filter(|(_, v)| v.is_some()) {
+            out[index + 1] = value;
+        }
+        Ok(out)
+    }
+
+    /// Loss of `labels` and, added to `gradients`, the gradient of the scaled sum of losses with respect to every trained
+    /// parameter. With `recompute`, decoder layers keep only their input and run again in the reverse pass. Without a
+    /// media token in the batch the vision side is skipped: it could influence nothing.
+    ///
+    /// # Errors
+    /// As [`Otter::forward`].
+    pub fn forward_backward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        vision: Option<&VisionInput<T>>,
+        text: &TextInput,
+        labels: &[i64],
+        scale: LossScale,
+        recompute: bool,
+        gradients: &mut Gradients<T>,
+    ) -> Result<LossSum, ModelError> {
+        self.check_text(text, vision)?;
+        let targets = self.targets(labels, text)?;
+        let vision = vision.filter(|_| text.shows_media());
+        let trained = |prefix: &str| parameters.iter().any(|p| p.trainable && p.name.starts_with(prefix));
+        let media_trained = trained("perceiver.") || trained("vision_encoder.");
+        let encoded = vision.map(|vision| self.encode_media_saved(parameters, vision)).transpose()?;
+        let (latents, vision_saved) = encoded.unzip();
+        let plan = TextPlan::new(text, vision.map(|v| v.slots.as_slice()));
+        let context = plan.context(text);
+        let first = self.language.first_trained_layer(parameters, media_trained && vision.is_some());
+        let (hidden, saved) =
+            self.language.forward_saved(parameters, &text.ids, latents.as_ref(), &context, recompute, first);
+        let scale = match scale {
+            LossScale::Factor(factor) => factor,
+            LossScale::Mean => 1.0 / targets.iter().filter(|&&t| t != IGNORE_INDEX).count().max(1) as f64,
+        };
+        let head = self.language.cross_entropy();
+        let (loss, d_hidden) = head.forward_backward(parameters, &hidden, &targets, scale, gradients);
+        drop(hidden);
+        let mut d_latents = latents.as_ref().filter(|_| media_trained).map(Tensor::zeros_like);
+        let inputs = (text.ids.as_slice(), latents.as_ref());
+        self.language.backward(parameters, saved, inputs, &context, &d_hidden, d_latents.as_mut(), gradients);
+        if let (Some(vision), Some(saved), Some(d_latents)) = (vision, vision_saved, d_latents) {
+            self.encode_media_backward(parameters, saved, vision, &d_latents, gradients);
+        }
+        Ok(loss)
+    }
+
+    /// Labels moved one position to the left: the target of each row.
+    fn targets(&self, labels: &[i64], text: &TextInput) -> Result<Vec<i64>, ModelError> {
+        let expected = text.batch * text.length;
+        if labels.len() != expected {
+            return Err(ModelError::Shape { what: "number of labels", found: labels.len(), expected });
+        }
+        let vocabulary = self.config.text.vocab_size;
+        let mut targets = vec![IGNORE_INDEX; labels.len()];
+        for (index, &label) in labels.iter().enumerate() {
+            if index % text.length == 0 || label == IGNORE_INDEX {
+                continue;
+            }
+            if !(0..vocabulary as i64).contains(&label) {
+                let (sequence, position) = (index / text.length, index % text.length);
+                let id = u32::try_from(label).unwrap_or(u32::MAX);
+                return Err(ModelError::TokenOutside { id, sequence, position, vocabulary });
+            }
+            targets[index - 1] = label;
+        }
+        Ok(targets)
+    }
+
+    pub(crate) fn check_text<T: Real>(
+        &self,
+        text: &TextInput,
+        vision: Option<&VisionInput<T>>,
+    ) -> Result<(), ModelError> {
+        let expected = text.batch * text.length;
+        for (what, found) in
+            [("number of token ids", text.ids.len()), ("attention mask length", text.attention_mask.len())]
+        {
+            if found != expected {
+                return Err(ModelError::Shape { what, found, expected });
+            }
+        }
+        if let Some(vision) = vision
+            && vision.slots.len() != text.batch
+        {
+            let (found, expected) = (vision.slots.len(), text.batch);
+            return Err(ModelError::Shape { what: "sequences of the vision input", found, expected });
+        }
+        let vocabulary = self.config.text.vocab_size;
+        match text.ids.iter().position(|&id| id as usize >= vocabulary) {
+            Some(index) => Err(ModelError::TokenOutside {
+                id: text.ids[index],
+                sequence: index / text.length,
+                position: index % text.length,
+                vocabulary,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_vision<T: Real>(&self, vision: &VisionInput<T>) -> Result<(), ModelError> {
+        let side = self.config.vision.image_size;
+        let shape = vision.pixels.shape();
+        let expected = [3, side, side];
+        if shape.len() != 4 {
+            return Err(ModelError::Shape {
+                what: "dimensions of the pixels",
+                found: shape.len(),
+                expected: 4,
+            });
+        }
+        for (&found, expected) in shape[1..].iter().zip(expected) {
+            if found != expected {
+                return Err(ModelError::Shape { what: "channels and sides of the pixels", found, expected });
+            }
+        }
+        let mut end = 0;
+        for range in &vision.media_frames {
+            if range.start != end || range.is_empty() {
+                return Err(ModelError::Shape {
+                    what: "first frame of a media item",
+                    found: range.start,
+                    expected: end,
+                });
+            }
+            end = range.end;
+            if let Some(limit) = self.config.perceiver.max_num_frames
+                && range.len() > limit
+            {
+                return Err(ModelError::TooManyFrames { frames: range.len(), limit });
+            }
+        }
+        if end != shape[0] {
+            return Err(ModelError::Shape {
+                what: "frames of all media items",
+                found: end,
+                expected: shape[0],
+            });
+        }
+        let items = vision.media_frames.len();
+        match vision.slots.iter().flatten().find(|&&item| item >= items) {
+            Some(&found) => Err(ModelError::Shape { what: "media item of a slot", found, expected: items }),
+            None => Ok(()),
+        }
+    }
+
+    /// Place of each media item in its sequence.
+    fn media_times<T: Real>(&self, vision: &VisionInput<T>) -> Result<Vec<usize>, ModelError> {
+        let mut times = vec![0; vision.media_frames.len()];
+        if !self.perceiver.has_media_time() {
+            return Ok(times);
+        }
+        let mut placed = vec![None; times.len()];
+        for slots in &vision.slots {
+            if let Some(limit) = self.config.perceiver.max_num_media
+                && slots.len() > limit
+            {
+                return Err(ModelError::TooManyMedia { media: slots.len(), limit });
+            }
+            for (time, &item) in slots.iter().enumerate() {
+                if placed[item].replace(time).is_some_and(|other| other != time) {
+                    return Err(ModelError::SharedMedia { item });
+                }
+                times[item] = time;
+            }
+        }
+        Ok(times)
+    }
+
+    /// Features of a group of media items (rows, width) and the items' places.
+    fn gather<T: Real>(
+        &self,
+        features: &Tensor<T>,
+        vision: &VisionInput<T>,
+        group: &[usize],
+        times: &[usize],
+    ) -> (Tensor<T>, Vec<usize>) {
+        let times = group.iter().map(|&item| times[item]).collect();
+        if group.len() == vision.media_frames.len() {
+            return (features.clone(), times);
+        }
+        let size = self.config.vision.num_patches() * self.config.vision.hidden_size;
+        let mut rows = Vec::new();
+        for &item in group {
+            let range = &vision.media_frames[item];
+            rows.extend_from_slice(&features.data()[range.start * size..range.end * size]);
+        }
+        let width = self.config.vision.hidden_size;
+        let shape = [rows.len() / width, width];
+        (Tensor::from_vec(rows, &shape, features.device()), times)
+    }
+}
+
+/// Media items by their number of frames, since the resampler handles equal ones together.
+fn groups(media_frames: &[Range<usize>]) -> Vec<(usize, Vec<usize>)> {
+    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+    for (item, range) in media_frames.iter().enumerate() {
+        match groups.iter_mut().find(|(frames, _)| *frames == range.len()) {
+            Some((_, items)) => items.push(item),
+            None => groups.push((range.len(), vec![item])),
+        }
+    }
+    groups
+}
+
+impl TextInput {
+    /// One sequence without padding.
+    pub fn single(ids: Vec<u32>, media_token_id: u32) -> Self {
+        let length = ids.len();
+        Self { attention_mask: vec![true; length], ids, batch: 1, length, media_token_id }
+    }
+
+    /// Whether some sequence has a media token.
+    pub fn shows_media(&self) -> bool {
+        self.ids.contains(&self.media_token_id)
+    }
+
+    /// What every row attends, given each sequence's media.
+    pub fn media_rows(&self, slots: Option<&[Vec<usize>]>) -> MediaRows {
+        let media_tokens: Vec<bool> = self.ids.iter().map(|&id| id == self.media_token_id).collect();
+        let none = vec![Vec::new(); self.batch];
+        MediaRows::from_media_tokens(&media_tokens, self.length, slots.unwrap_or(&none))
+    }
+}
+
+/// Positions, mask and media of a plain pass.
+struct TextPlan {
+    positions: Vec<u32>,
+    mask: otter_nn::AttentionMask,
+    media_rows: MediaRows,
+}
+
+impl TextPlan {
+    fn new(text: &TextInput, slots: Option<&[Vec<usize>]>) -> Self {
+        let positions = (0..text.batch).flat_map(|_| 0..text.length as u32).collect();
+        let mask = causal_mask(&text.attention_mask, 0);
+        Self { positions, mask, media_rows: text.media_rows(slots) }
+    }
+
+    fn context(&self, text: &TextInput) -> Context<'_> {
+        let rows = Rows { batch: text.batch, positions: &self.positions, mask: &self.mask };
+        Context { rows, media_rows: &self.media_rows }
+    }
+}
