@@ -89,6 +89,30 @@ impl Batch {
         batch
     }
 
+    /// Deletes every occurrence of a token from ids, labels and mask and pads the rows anew, as
+    /// the original does on request with `<answer>` and `<|endofchunk|>`.
+    pub fn remove_token(&mut self, token: u32, pad: u32) {
+        let kept: Vec<Vec<usize>> = (0..self.batch)
+            .map(|row| {
+                (row * self.length..(row + 1) * self.length)
+                    .filter(|&at| self.input_ids[at] != token)
+                    .collect()
+            })
+            .collect();
+        self.length = kept.iter().map(Vec::len).max().unwrap_or(0);
+        let mut rebuilt = (Vec::new(), Vec::new(), Vec::new());
+        for row in kept {
+            for slot in 0..self.length {
+                let at = row.get(slot).copied();
+                rebuilt.0.push(at.map_or(pad, |at| self.input_ids[at]));
+                rebuilt.1.push(at.is_some_and(|at| self.attention_mask[at]));
+                rebuilt.2.push(at.map_or(IGNORE_INDEX, |at| self.labels[at]));
+            }
+        }
+        (self.input_ids, self.attention_mask, self.labels) = rebuilt;
+        self.label_tokens = self.labels.iter().filter(|&&label| label != IGNORE_INDEX).count();
+    }
+
     /// Number of frames of all media items.
     pub fn frames(&self) -> usize {
         self.media_frames.last().map_or(0, |range| range.end)

@@ -164,8 +164,8 @@ pub enum OnBadSample {
 pub enum ItemSeed {
     /// Seed, epoch and index.
     PerSample,
-    /// Seed and epoch only: the same stream for each sample.
-    PerEpoch,
+    /// The seed of epoch 0 for each sample of each epoch: always the same stream.
+    Constant,
 }
 
 /// What a record without images does in an image group (D20).
@@ -234,7 +234,7 @@ impl Switches {
                 image_transform: ImageTransform::Train,
                 orientation: Orientation::Ignore,
                 sampling: Sampling::WithReplacement,
-                item_seed: ItemSeed::PerEpoch,
+                item_seed: ItemSeed::Constant,
                 records_without_images: RecordsWithoutImages::Empty,
                 with_task_description: false,
             },

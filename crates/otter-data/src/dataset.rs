@@ -1,32 +1,116 @@
 //! All sets of a configuration as one list of samples.
+//!
+//! Files stay mapped; what is held per sample is eight bytes and the key index of its file.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::DataConfig;
-use crate::error::{DataError, Result};
+use rayon::prelude::*;
+
+use crate::config::{DataConfig, Group, OnBadSample, Switches};
+use crate::error::{DataError, Result, SkipReason};
+use crate::image_table::ImageTable;
+use crate::json_index::{JsonIndex, Section};
+use crate::loader::DataReport;
+use crate::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN};
+use crate::python_random::resample_positions;
+use crate::record::{Record, parse_context};
 use crate::sample::Sample;
+use crate::sample_builder::{SampleBuilder, Turn};
 use crate::tokenizer::TextTokenizer;
+
+/// One opened set.
+pub(crate) struct Set {
+    pub(crate) name: String,
+    pub(crate) group: Group,
+    pub(crate) instructions: JsonIndex,
+    train: Option<JsonIndex>,
+    /// Position in [`Dataset::tables`].
+    pub(crate) table: Option<usize>,
+    pub(crate) task_descriptions: Vec<String>,
+}
+
+/// Entry of the train file if the set has one, otherwise of the instruction file.
+#[derive(Clone, Copy)]
+struct SampleRef {
+    set: u32,
+    entry: u32,
+}
 
 /// All sets of a configuration as one list of samples.
 pub struct Dataset {
     config: DataConfig,
+    switches: Switches,
     tokenizer: Arc<TextTokenizer>,
+    sets: Vec<Set>,
+    tables: Vec<ImageTable>,
+    samples: Vec<SampleRef>,
 }
 
 impl Dataset {
-    /// Opens all files of the configuration. Paths must be resolved.
+    /// Opens all files of the configuration. Relative paths are taken from the working folder;
+    /// call [`DataConfig::resolve`] first to take them from the configuration file's folder.
     pub fn open(config: &DataConfig, tokenizer: Arc<TextTokenizer>) -> Result<Self> {
-        Ok(Self { config: config.clone(), tokenizer })
+        config.validate()?;
+        check_special_tokens(&tokenizer)?;
+        let mut dataset = Self {
+            config: config.clone(),
+            switches: config.switches(),
+            tokenizer,
+            sets: Vec::new(),
+            tables: Vec::new(),
+            samples: Vec::new(),
+        };
+        let mut table_paths: Vec<PathBuf> = Vec::new();
+        for set in config.resolved_sets()? {
+            let table = match set.images.as_ref().filter(|_| set.group != Group::TextOnly) {
+                None => None,
+                Some(path) => Some(match table_paths.iter().position(|known| known == path) {
+                    // Several sets may share one image file.
+                    Some(known) => known,
+                    None => {
+                        dataset.tables.push(ImageTable::open(path, config.parquet_cache_mib << 20)?);
+                        table_paths.push(path.clone());
+                        table_paths.len() - 1
+                    }
+                }),
+            };
+            let instructions = JsonIndex::open(&set.instructions, Section::Named("data"))?;
+            let train = set.train.as_ref().map(|path| JsonIndex::open(path, Section::Root)).transpose()?;
+            let candidates = train.as_ref().unwrap_or(&instructions).len();
+            let number = dataset.sets.len() as u32;
+            let positions = resample_positions(candidates, set.num_samples);
+            dataset
+                .samples
+                .extend(positions.into_iter().map(|entry| SampleRef { set: number, entry: entry as u32 }));
+            dataset.sets.push(Set {
+                name: set.name,
+                group: set.group,
+                instructions,
+                train,
+                table,
+                task_descriptions: set.task_description,
+            });
+        }
+        if dataset.samples.is_empty() {
+            return Err(DataError::Config(
+                "the data sets hold no sample; check the instruction files".into(),
+            ));
+        }
+        if u32::try_from(dataset.samples.len()).is_err() {
+            return Err(DataError::Config("more than 4294967295 samples; lower num_samples".into()));
+        }
+        Ok(dataset)
     }
 
-    /// Number of samples of an epoch.
+    /// Number of samples of an epoch, usable or not.
     pub fn len(&self) -> usize {
-        0
+        self.samples.len()
     }
 
     /// Whether there is no sample.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.samples.is_empty()
     }
 
     /// The configuration it was opened with.
@@ -34,18 +118,176 @@ impl Dataset {
         &self.config
     }
 
+    /// The switches in force.
+    pub fn switches(&self) -> &Switches {
+        &self.switches
+    }
+
     /// The tokenizer it was opened with.
     pub fn tokenizer(&self) -> &Arc<TextTokenizer> {
         &self.tokenizer
     }
 
-    /// Sample `index` as in epoch 0.
+    /// Instruction id of a sample, without building it.
+    pub fn sample_id(&self, index: usize) -> Result<String> {
+        let (set, entry) = self.locate(index)?;
+        Ok(set.train.as_ref().unwrap_or(&set.instructions).key(entry)?.into_owned())
+    }
+
+    /// Name, group and number of samples of each set.
+    pub fn set_sizes(&self) -> Vec<(String, Group, usize)> {
+        let mut counts = vec![0; self.sets.len()];
+        for sample in &self.samples {
+            counts[sample.set as usize] += 1;
+        }
+        self.sets.iter().zip(counts).map(|(set, count)| (set.name.clone(), set.group, count)).collect()
+    }
+
+    /// Sample `index` as in epoch 0, with its images decoded.
     pub fn sample(&self, index: usize) -> Result<Sample> {
         self.sample_in_epoch(index, 0, true)
     }
 
-    /// Sample `index` of an epoch, with or without decoding its images.
-    pub fn sample_in_epoch(&self, index: usize, _epoch: u64, _with_pixels: bool) -> Result<Sample> {
-        Err(DataError::Config(format!("sample {index} is out of range")))
+    /// Sample `index` of an epoch. Without pixels, frames name their images but hold none, and the
+    /// image tables are not read.
+    pub fn sample_in_epoch(&self, index: usize, epoch: u64, with_pixels: bool) -> Result<Sample> {
+        let (set, entry) = self.locate(index)?;
+        let id = match &set.train {
+            Some(train) => train.key(entry)?,
+            None => set.instructions.key(entry)?,
+        };
+        let failed = |reason, message| DataError::Sample {
+            id: id.to_string(),
+            file: set.instructions.path().to_owned(),
+            reason,
+            message,
+        };
+        let query = match &set.train {
+            None => self.parse(set, entry),
+            Some(_) => self
+                .find_record(set, &id)
+                .ok_or_else(|| {
+                    (
+                        SkipReason::MissingInstruction,
+                        "the train file lists it, but no instruction file of its group has it".into(),
+                    )
+                })
+                .and_then(|(set, entry)| self.parse(set, entry)),
+        };
+        let query = query.map_err(|(reason, message)| failed(reason, message))?;
+        let context_ids = match &set.train {
+            Some(train) => parse_context(train.value(entry)?)
+                .map_err(|message| failed(SkipReason::BadRecord, message))?,
+            None if self.config.populate_rel_ins => query.rel_ins_ids.clone(),
+            None => Vec::new(),
+        };
+        let mut turns = Vec::with_capacity(context_ids.len() + 1);
+        for context_id in context_ids {
+            let (context_set, context_entry) = self.find_record(set, &context_id).ok_or_else(|| {
+                failed(
+                    SkipReason::MissingContext,
+                    format!("its context names {context_id}, which no instruction file of its group has; remove it or add the record"),
+                )
+            })?;
+            let record = self
+                .parse(context_set, context_entry)
+                .map_err(|(reason, message)| failed(reason, format!("context {context_id}: {message}")))?;
+            turns.push(Turn { id: context_id, record });
+        }
+        turns.push(Turn { id: id.to_string(), record: query });
+        let builder = SampleBuilder {
+            config: &self.config,
+            switches: &self.switches,
+            tokenizer: &self.tokenizer,
+            set,
+            tables: &self.tables,
+            table_order: self.table_order(set),
+            index: index as u64,
+            epoch,
+        };
+        builder.build(turns, with_pixels).map_err(|error| match error {
+            crate::sample_builder::BuildError::Skip(reason, message) => failed(reason, message),
+            crate::sample_builder::BuildError::Data(error) => error,
+        })
     }
+
+    /// Builds every sample of epoch 0 and counts what can be used, without stopping at bad ones.
+    pub fn check(&self, with_pixels: bool) -> Result<DataReport> {
+        (0..self.len())
+            .into_par_iter()
+            .try_fold(DataReport::default, |mut report, index| {
+                match self.sample_in_epoch(index, 0, with_pixels) {
+                    Ok(_) => report.used += 1,
+                    Err(error) => match error.skip_reason() {
+                        Some(reason) => report.skip(reason, &error),
+                        None => return Err(error),
+                    },
+                }
+                Ok(report)
+            })
+            .try_reduce(DataReport::default, |mut left, right| {
+                left.merge(right);
+                Ok(left)
+            })
+    }
+
+    /// Whether an error of one sample is counted instead of stopping the run.
+    pub(crate) fn passes_over(&self, reason: SkipReason) -> bool {
+        reason.always_skipped() || self.config.on_bad_sample == OnBadSample::Skip
+    }
+
+    fn locate(&self, index: usize) -> Result<(&Set, usize)> {
+        let sample = self.samples.get(index).ok_or_else(|| {
+            DataError::Config(format!(
+                "sample {index} does not exist; the last one is {}",
+                self.len().saturating_sub(1)
+            ))
+        })?;
+        Ok((&self.sets[sample.set as usize], sample.entry as usize))
+    }
+
+    /// The sets of the same group, the given one first: ids are unique in a file, not across files.
+    fn group_of<'a>(&'a self, set: &'a Set) -> impl Iterator<Item = &'a Set> {
+        let others =
+            self.sets.iter().filter(move |other| other.group == set.group && !std::ptr::eq(*other, set));
+        std::iter::once(set).chain(others)
+    }
+
+    fn find_record<'a>(&'a self, set: &'a Set, id: &str) -> Option<(&'a Set, usize)> {
+        self.group_of(set).find_map(|set| set.instructions.find(id).map(|entry| (set, entry)))
+    }
+
+    fn table_order(&self, set: &Set) -> Vec<usize> {
+        let mut order: Vec<usize> = Vec::new();
+        for table in self.group_of(set).filter_map(|set| set.table) {
+            if !order.contains(&table) {
+                order.push(table);
+            }
+        }
+        order
+    }
+
+    fn parse(&self, set: &Set, entry: usize) -> Result<Record, (SkipReason, String)> {
+        let json =
+            set.instructions.value(entry).map_err(|error| (SkipReason::BadRecord, error.to_string()))?;
+        Record::parse(json).map_err(|message| (SkipReason::BadRecord, message))
+    }
+}
+
+/// The template writes special tokens as text; the tokenizer must read them as the given ids.
+fn check_special_tokens(tokenizer: &TextTokenizer) -> Result<()> {
+    let special = tokenizer.special();
+    for (text, id) in [
+        (IMAGE_TOKEN, special.image),
+        (ANSWER_TOKEN, special.answer),
+        (END_OF_CHUNK_TOKEN, special.endofchunk),
+    ] {
+        let ids = tokenizer.encode(text)?;
+        if ids != [id] {
+            return Err(DataError::Tokenizer(format!(
+                "{text} is read as {ids:?} but should be the single token {id}; add it to the tokenizer as a special token"
+            )));
+        }
+    }
+    Ok(())
 }

@@ -81,6 +81,8 @@ pub enum SkipReason {
     NoLabelTokens,
     /// The record is not an object with the fields of the format.
     BadRecord,
+    /// A train file lists an id that has no instruction record.
+    MissingInstruction,
     /// A context id has no instruction record.
     MissingContext,
     /// A record of an image group lists no image.
@@ -98,6 +100,7 @@ impl SkipReason {
             Self::TooLong => "too_long",
             Self::NoLabelTokens => "no_label_tokens",
             Self::BadRecord => "bad_record",
+            Self::MissingInstruction => "missing_instruction",
             Self::MissingContext => "missing_context",
             Self::NoImages => "no_images",
             Self::MissingImage => "missing_image",

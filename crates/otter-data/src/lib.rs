@@ -9,22 +9,30 @@
 //! Defaults repair the defects of the original; `preset = "reference"` gives its exact samples.
 //! See [`DataConfig`] for the switches.
 
+mod base64_text;
 mod batch;
 mod config;
 mod dataset;
 mod error;
 mod image_open;
+mod image_parquet;
 mod image_preprocess;
 mod image_resize;
+mod image_table;
+mod json_index;
+mod json_scan;
 mod labels;
 mod loader;
 mod mixture_yaml;
 pub mod prompt;
 mod python_random;
+mod record;
 mod sample;
+mod sample_builder;
 mod text;
 mod tokenizer;
 
+pub use base64_text::decode_base64;
 pub use batch::Batch;
 pub use config::{
     DataConfig, Group, ImagesOfRecord, InContextImages, ItemSeed, OnBadSample, Preset, RecordsWithoutImages,
@@ -33,12 +41,16 @@ pub use config::{
 pub use dataset::Dataset;
 pub use error::{DataError, Result, SkipReason};
 pub use image_open::{MAX_PIXELS, MAX_SIDE, Orientation, RgbImage, load_image_file, open_image};
+pub use image_parquet::ParquetImages;
 pub use image_preprocess::{ImageTransform, preprocess};
 pub use image_resize::{resize_bicubic, resize_bicubic_window};
+pub use image_table::{ImageFolder, ImageTable};
+pub use json_index::{JsonIndex, Section};
 pub use labels::{IGNORE_INDEX, LabelRule, label_mask, reference_label_mask, strict_label_mask};
-pub use loader::{DataReport, Loader, LoaderOptions, LoaderState};
+pub use loader::{DataReport, Loader, LoaderOptions, LoaderState, epoch_order};
 pub use prompt::InstructionFormat;
 pub use python_random::{PythonRandom, reference_item_seed, resample_frames, resample_positions};
+pub use record::Record;
 pub use sample::{Frame, MediaItem, Sample};
 pub use text::{clean_answer, clean_question};
 pub use tokenizer::{SpecialTokens, StreamDecoder, TextTokenizer};

@@ -1,13 +1,22 @@
 //! Batches in a deterministic order, built by worker threads.
+//!
+//! Position p of an epoch's order is built by worker p mod workers and handed over through that
+//! worker's own bounded channel, so the order does not depend on the number of workers or on
+//! their speed, and the memory of finished samples is bounded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
+use crate::config::Sampling;
 use crate::dataset::Dataset;
-use crate::error::Result;
+use crate::error::{DataError, Result, SkipReason};
+use crate::python_random::PythonRandom;
+use crate::sample::Sample;
 
 /// How batches are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +25,7 @@ pub struct LoaderOptions {
     pub batch_size: usize,
     /// Worker threads; the order of the batches does not depend on it.
     pub workers: usize,
-    /// Samples that may wait finished, over all workers.
+    /// Finished samples that may wait, over all workers; at least one per worker.
     pub prefetch: usize,
     /// Leave out the last batch of an epoch if it is not full.
     pub drop_last: bool,
@@ -38,6 +47,8 @@ pub struct LoaderState {
     pub position: u64,
     /// Seed of the order.
     pub seed: u64,
+    /// Number of samples of the dataset, to notice that it changed.
+    pub samples: u64,
 }
 
 /// What became of the samples.
@@ -47,29 +58,176 @@ pub struct DataReport {
     pub used: u64,
     /// Samples left out, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// The first message of each reason.
+    pub examples: BTreeMap<String, String>,
+}
+
+/// Reason under which samples of an incomplete last batch are counted.
+const INCOMPLETE_LAST_BATCH: &str = "incomplete_last_batch";
+
+impl DataReport {
+    pub(crate) fn skip(&mut self, reason: SkipReason, error: &DataError) {
+        *self.skipped.entry(reason.name().to_owned()).or_default() += 1;
+        self.examples.entry(reason.name().to_owned()).or_insert_with(|| error.to_string());
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.used += other.used;
+        for (reason, count) in other.skipped {
+            *self.skipped.entry(reason).or_default() += count;
+        }
+        for (reason, message) in other.examples {
+            self.examples.entry(reason).or_insert(message);
+        }
+    }
+
+    /// Number of samples left out.
+    pub fn skipped_total(&self) -> u64 {
+        self.skipped.values().sum()
+    }
+}
+
+/// The workers of the epoch under way.
+struct Workers {
+    receivers: Vec<Receiver<Result<Sample>>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Next position to take, and the end of the epoch.
+    next: u64,
+    end: u64,
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        // Closed channels end the workers at their next sample.
+        self.receivers.clear();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Gives out the batches of epoch after epoch.
 pub struct Loader {
-    #[expect(dead_code, reason = "read by the next commit")]
     dataset: Arc<Dataset>,
-    #[expect(dead_code, reason = "read by the next commit")]
     options: LoaderOptions,
     state: LoaderState,
     report: DataReport,
+    workers: Option<Workers>,
 }
 
 impl Loader {
     /// Starts at the beginning of epoch 0, or at `state`.
     pub fn new(dataset: Arc<Dataset>, options: LoaderOptions, state: Option<LoaderState>) -> Result<Self> {
-        let seed = dataset.config().seed;
-        let state = state.unwrap_or(LoaderState { epoch: 0, position: 0, seed });
-        Ok(Self { dataset, options, state, report: DataReport::default() })
+        if options.batch_size == 0 || options.workers == 0 || options.workers > 1024 {
+            return Err(DataError::Config(
+                "the loader needs a batch size of at least 1 and 1 to 1024 workers".into(),
+            ));
+        }
+        let samples = dataset.len() as u64;
+        let state =
+            state.unwrap_or(LoaderState { epoch: 0, position: 0, seed: dataset.config().seed, samples });
+        if state.samples != samples || state.position > samples {
+            return Err(DataError::Config(format!(
+                "the saved position is {} of {} samples, but the data has {samples} now; resume with the same data",
+                state.position, state.samples
+            )));
+        }
+        Ok(Self { dataset, options, state, report: DataReport::default(), workers: None })
     }
 
     /// The next batch; `None` once at the end of each epoch, after which the next epoch begins.
+    ///
+    /// After an error the loader stands where it stood before the call.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
-        Ok(None)
+        let result = self.collect_batch();
+        if result.is_err() {
+            self.workers = None;
+        }
+        result
+    }
+
+    fn collect_batch(&mut self) -> Result<Option<Batch>> {
+        let mut workers = match self.workers.take() {
+            Some(workers) => workers,
+            None => self.start_workers()?,
+        };
+        let epoch_begins = workers.next == 0;
+        let mut samples = Vec::with_capacity(self.options.batch_size.min(4096));
+        let mut report = DataReport::default();
+        while samples.len() < self.options.batch_size && workers.next < workers.end {
+            let worker = (workers.next % self.options.workers as u64) as usize;
+            let result = workers.receivers[worker].recv().map_err(|_| {
+                DataError::Loader(format!(
+                    "the worker of position {} ended early; see its message above",
+                    workers.next
+                ))
+            })?;
+            workers.next += 1;
+            match result {
+                Ok(sample) => samples.push(sample),
+                Err(error) => match error.skip_reason().filter(|reason| self.dataset.passes_over(*reason)) {
+                    Some(reason) => report.skip(reason, &error),
+                    None => return Err(error),
+                },
+            }
+        }
+        let complete = samples.len() == self.options.batch_size;
+        if !complete && self.options.drop_last && !samples.is_empty() {
+            *report.skipped.entry(INCOMPLETE_LAST_BATCH.to_owned()).or_default() += samples.len() as u64;
+            samples.clear();
+        }
+        if samples.is_empty() {
+            // The end of the epoch.
+            self.report.merge(report);
+            if epoch_begins {
+                return Err(DataError::Loader(format!(
+                    "epoch {} gave no batch: all {} samples were left out ({:?})",
+                    self.state.epoch, workers.end, self.report.skipped
+                )));
+            }
+            self.state.epoch += 1;
+            self.state.position = 0;
+            return Ok(None);
+        }
+        report.used += samples.len() as u64;
+        self.report.merge(report);
+        self.state.position = workers.next;
+        self.workers = Some(workers);
+        let pad = self.dataset.tokenizer().special().pad;
+        Ok(Some(Batch::collate(samples, pad, self.dataset.config().image_size)))
+    }
+
+    fn start_workers(&self) -> Result<Workers> {
+        let sampling = self.dataset.switches().sampling;
+        let order: Arc<[u32]> =
+            epoch_order(self.dataset.len(), sampling, self.state.seed, self.state.epoch).into();
+        let count = self.options.workers;
+        let start = self.state.position as usize;
+        let mut workers = Workers {
+            receivers: Vec::with_capacity(count),
+            threads: Vec::with_capacity(count),
+            next: start as u64,
+            end: order.len() as u64,
+        };
+        for worker in 0..count {
+            let (sender, receiver) = sync_channel(self.options.prefetch.div_ceil(count).max(1));
+            let (dataset, order, epoch) = (self.dataset.clone(), order.clone(), self.state.epoch);
+            // The first position from `start` on that belongs to this worker.
+            let first = start + (worker + count - start % count) % count;
+            let thread = std::thread::Builder::new().name(format!("data-{worker}")).spawn(move || {
+                for position in (first..order.len()).step_by(count) {
+                    let sample = dataset.sample_in_epoch(order[position] as usize, epoch, true);
+                    if sender.send(sample).is_err() {
+                        return;
+                    }
+                }
+            });
+            let thread = thread
+                .map_err(|error| DataError::Loader(format!("cannot start a worker thread: {error}")))?;
+            workers.receivers.push(receiver);
+            workers.threads.push(thread);
+        }
+        Ok(workers)
     }
 
     /// Where the loader stands after the batches given out so far.
@@ -77,8 +235,31 @@ impl Loader {
         self.state
     }
 
-    /// What became of the samples so far.
+    /// What became of the samples since this loader was made.
     pub fn report(&self) -> &DataReport {
         &self.report
     }
+
+    /// Batches of a full epoch, if no sample is left out.
+    pub fn batches_per_epoch(&self) -> usize {
+        let samples = self.dataset.len();
+        if self.options.drop_last {
+            samples / self.options.batch_size
+        } else {
+            samples.div_ceil(self.options.batch_size)
+        }
+    }
+}
+
+/// Sample indices in the order of an epoch; the same for the same seed, epoch and length.
+pub fn epoch_order(samples: usize, sampling: Sampling, seed: u64, epoch: u64) -> Vec<u32> {
+    let words = [seed, epoch].map(|word| [word as u32, (word >> 32) as u32]);
+    let mut random = PythonRandom::from_key(words.as_flattened());
+    let mut order: Vec<u32> = (0..samples as u32).collect();
+    match sampling {
+        Sampling::Sequential => {}
+        Sampling::WithoutReplacement => random.shuffle(&mut order),
+        Sampling::WithReplacement => order.fill_with(|| random.below(samples) as u32),
+    }
+    order
 }

@@ -1,0 +1,328 @@
+//! From the records of a query and its context to token ids, labels and media (`spec/data.md` 2).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::{
+    DataConfig, Group, ImagesOfRecord, InContextImages, ItemSeed, RecordsWithoutImages, SpecialTokensInText,
+    Switches, Truncation,
+};
+use crate::dataset::Set;
+use crate::error::{DataError, SkipReason};
+use crate::image_open::open_image;
+use crate::image_preprocess::preprocess;
+use crate::image_table::ImageTable;
+use crate::labels::{IGNORE_INDEX, label_mask};
+use crate::prompt::{ANSWER_TOKEN, IMAGE_TOKEN, Piece, Placeholder, pieces_text, turn_pieces};
+use crate::python_random::{PythonRandom, reference_item_seed, resample_frames};
+use crate::record::Record;
+use crate::sample::{Frame, MediaItem, Sample};
+use crate::text::{clean_answer, clean_question};
+use crate::tokenizer::TextTokenizer;
+
+/// One turn of a sample; the query is the last one.
+pub(crate) struct Turn {
+    pub(crate) id: String,
+    pub(crate) record: Record,
+}
+
+/// Why a sample could not be built.
+pub(crate) enum BuildError {
+    /// This sample is unusable.
+    Skip(SkipReason, String),
+    /// Something else is wrong.
+    Data(DataError),
+}
+
+impl From<DataError> for BuildError {
+    fn from(error: DataError) -> Self {
+        Self::Data(error)
+    }
+}
+
+pub(crate) struct SampleBuilder<'a> {
+    pub(crate) config: &'a DataConfig,
+    pub(crate) switches: &'a Switches,
+    pub(crate) tokenizer: &'a TextTokenizer,
+    pub(crate) set: &'a Set,
+    pub(crate) tables: &'a [ImageTable],
+    /// Tables in which image ids are looked up, in order.
+    pub(crate) table_order: Vec<usize>,
+    pub(crate) index: u64,
+    pub(crate) epoch: u64,
+}
+
+/// Text and ids of a sample, BOS and EOS not yet added.
+struct Encoded {
+    text: String,
+    ids: Vec<u32>,
+}
+
+impl SampleBuilder<'_> {
+    pub(crate) fn build(&self, turns: Vec<Turn>, with_pixels: bool) -> Result<Sample, BuildError> {
+        self.check_images(&turns)?;
+        let (first, encoded) = self.encode_within_limit(&turns)?;
+        let special = self.tokenizer.special();
+        let mut input_ids = Vec::with_capacity(encoded.ids.len() + 2);
+        input_ids.extend(special.bos);
+        input_ids.extend(encoded.ids);
+        input_ids.extend(special.eos);
+        let labels = label_mask(&input_ids, special, self.switches.label_rule);
+        if labels.iter().all(|&label| label == IGNORE_INDEX) {
+            let message = "no position would be trained; check its answer".to_owned();
+            return Err(BuildError::Skip(SkipReason::NoLabelTokens, message));
+        }
+        let turns = &turns[first..];
+        let media = self.media(turns, with_pixels)?;
+        let (query, context) = match turns.split_last() {
+            Some(parts) => parts,
+            None => unreachable!("the query turn is always kept"),
+        };
+        Ok(Sample {
+            id: query.id.clone(),
+            set: self.set.name.clone(),
+            group: self.set.group,
+            text: encoded.text,
+            input_ids,
+            labels,
+            media,
+            context_ids: context.iter().map(|turn| turn.id.clone()).collect(),
+            dropped_turns: first,
+        })
+    }
+
+    /// Drops the oldest turns until the sample fits; returns the first turn kept.
+    fn encode_within_limit(&self, turns: &[Turn]) -> Result<(usize, Encoded), BuildError> {
+        let special = self.tokenizer.special();
+        let limit = self.config.max_seq_len;
+        if self.switches.truncation == Truncation::Reference {
+            let mut encoded = self.encode(turns)?;
+            encoded.ids.truncate(limit);
+            return Ok((0, encoded));
+        }
+        let added = usize::from(special.bos.is_some()) + usize::from(special.eos.is_some());
+        let mut first = 0;
+        loop {
+            let encoded = self.encode(&turns[first..])?;
+            let length = encoded.ids.len() + added;
+            if length <= limit {
+                return Ok((first, encoded));
+            }
+            let remaining = turns.len() - first;
+            if remaining == 1 {
+                let message = format!(
+                    "its query turn alone has {length} tokens, more than max_seq_len = {limit}; raise the limit or shorten it"
+                );
+                return Err(BuildError::Skip(SkipReason::TooLong, message));
+            }
+            first += turns_to_drop(&encoded.ids, special.endofchunk, length - limit).min(remaining - 1);
+        }
+    }
+
+    fn encode(&self, turns: &[Turn]) -> Result<Encoded, BuildError> {
+        let pieces = self.pieces(turns);
+        let text = pieces_text(&pieces);
+        let ids = match self.switches.special_tokens_in_text {
+            SpecialTokensInText::Special => self.tokenizer.encode(&text)?,
+            SpecialTokensInText::Plain => self.encode_pieces(&pieces, &text)?,
+        };
+        Ok(Encoded { text, ids })
+    }
+
+    /// Encodes so that only the template's own special tokens are special. Texts without their
+    /// characters, nearly all, are encoded in one go, exactly as a prompt is at inference.
+    fn encode_pieces(&self, pieces: &[Piece], text: &str) -> Result<Vec<u32>, BuildError> {
+        let special = self.tokenizer.special();
+        let mut segments: Vec<(String, Option<u32>)> = vec![(String::new(), None)];
+        for piece in pieces {
+            match piece {
+                Piece::Special(token) => {
+                    let id = match *token {
+                        IMAGE_TOKEN => special.image,
+                        ANSWER_TOKEN => special.answer,
+                        _ => special.endofchunk,
+                    };
+                    if let Some((_, end)) = segments.last_mut() {
+                        *end = Some(id);
+                    }
+                    segments.push((String::new(), None));
+                }
+                Piece::Words(_) | Piece::Data(_) => {
+                    if let Some((segment, _)) = segments.last_mut() {
+                        segment.push_str(piece.text());
+                    }
+                }
+            }
+        }
+        if !segments.iter().any(|(segment, _)| self.tokenizer.contains_special(segment)) {
+            return Ok(self.tokenizer.encode(text)?);
+        }
+        let mut ids = Vec::new();
+        for (segment, end) in segments {
+            if !segment.is_empty() {
+                ids.extend(self.tokenizer.encode_plain(&segment)?);
+            }
+            ids.extend(end);
+        }
+        Ok(ids)
+    }
+
+    fn pieces(&self, turns: &[Turn]) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        if let Some(description) = self.task_description() {
+            pieces.push(Piece::Data(description));
+            pieces.push(Piece::Words("\n"));
+        }
+        for (position, turn) in turns.iter().enumerate() {
+            let has_placeholder = position == 0 || self.set.group == Group::ImageTextInContext;
+            let placeholder = if has_placeholder {
+                Placeholder::Images(self.placeholders(turns, turn))
+            } else {
+                Placeholder::Absent
+            };
+            pieces.extend(turn_pieces(
+                self.config.instruction_format,
+                placeholder,
+                clean_question(&turn.record.instruction, self.switches.keep_symbols),
+                clean_answer(&turn.record.answer, self.switches.keep_symbols),
+            ));
+        }
+        pieces
+    }
+
+    /// Image tokens in a turn that has a placeholder.
+    fn placeholders(&self, turns: &[Turn], turn: &Turn) -> usize {
+        if self.set.group == Group::TextOnly {
+            return 0;
+        }
+        if self.switches.images_of_record == ImagesOfRecord::Frames || self.set.group == Group::VideoText {
+            return 1;
+        }
+        match (self.set.group, self.switches.in_context_images) {
+            // The query's images lie one after the other along the turns.
+            (Group::ImageTextInContext, InContextImages::QueryOnly) => 1,
+            (Group::ImageTextInContext, InContextImages::PerTurn) => turn.record.image_ids.len().max(1),
+            _ => turns.last().map_or(1, |query| query.record.image_ids.len().max(1)),
+        }
+    }
+
+    fn task_description(&self) -> Option<String> {
+        let descriptions = &self.set.task_descriptions;
+        if !self.switches.with_task_description || descriptions.is_empty() {
+            return None;
+        }
+        let seed = self.config.seed;
+        let mut random = match self.switches.item_seed {
+            ItemSeed::Constant => PythonRandom::new(reference_item_seed(seed as i64, 0)),
+            ItemSeed::PerSample => {
+                let words = [seed, self.epoch, self.index].map(|word| [word as u32, (word >> 32) as u32]);
+                PythonRandom::from_key(words.as_flattened())
+            }
+        };
+        Some(descriptions[random.below(descriptions.len())].clone())
+    }
+
+    /// The turns whose images are loaded.
+    fn media_turns<'t>(&self, turns: &'t [Turn]) -> &'t [Turn] {
+        match (self.set.group, self.switches.in_context_images) {
+            (Group::TextOnly, _) => &[],
+            (Group::ImageTextInContext, InContextImages::PerTurn) => turns,
+            _ => &turns[turns.len().saturating_sub(1)..],
+        }
+    }
+
+    fn check_images(&self, turns: &[Turn]) -> Result<(), BuildError> {
+        if self.switches.records_without_images == RecordsWithoutImages::Empty {
+            return Ok(());
+        }
+        match self.media_turns(turns).iter().find(|turn| turn.record.image_ids.is_empty()) {
+            None => Ok(()),
+            Some(turn) => Err(BuildError::Skip(
+                SkipReason::NoImages,
+                format!(
+                    "record {} of group {} lists no image; add `image_ids` or move the set to TEXT_ONLY",
+                    turn.id,
+                    self.set.group.name()
+                ),
+            )),
+        }
+    }
+
+    fn media(&self, turns: &[Turn], with_pixels: bool) -> Result<Vec<MediaItem>, BuildError> {
+        // Turns about the same picture decode it once.
+        let mut known: HashMap<String, Frame> = HashMap::new();
+        let mut media = Vec::new();
+        for turn in self.media_turns(turns) {
+            let ids = &turn.record.image_ids;
+            if ids.is_empty() {
+                continue;
+            }
+            let ids: Vec<&String> = if self.set.group == Group::VideoText {
+                resample_frames(ids.len(), self.config.resample_frames).into_iter().map(|i| &ids[i]).collect()
+            } else {
+                ids.iter().collect()
+            };
+            let mut frames = Vec::with_capacity(ids.len());
+            for id in ids {
+                if !known.contains_key(id) {
+                    known.insert(id.clone(), self.frame(id, with_pixels)?);
+                }
+                frames.extend(known.get(id).cloned());
+            }
+            if self.switches.images_of_record == ImagesOfRecord::Media && self.set.group != Group::VideoText {
+                media.extend(frames.into_iter().map(|frame| MediaItem { frames: vec![frame] }));
+            } else {
+                media.push(MediaItem { frames });
+            }
+        }
+        Ok(media)
+    }
+
+    fn frame(&self, id: &str, with_pixels: bool) -> Result<Frame, BuildError> {
+        if !with_pixels {
+            let table = self.table_order.first().copied().unwrap_or(0);
+            return Ok(Frame {
+                image_id: id.to_owned(),
+                table,
+                pixels: Arc::from([]),
+                original_size: (0, 0),
+            });
+        }
+        for &table in &self.table_order {
+            let source = &self.tables[table];
+            let Some(bytes) = source.encoded(id).map_err(bad_image)? else { continue };
+            let name = format!("{id} of {}", source.path().display());
+            let image = open_image(&bytes, self.switches.orientation, &name).map_err(bad_image)?;
+            return Ok(Frame {
+                image_id: id.to_owned(),
+                table,
+                original_size: (image.width(), image.height()),
+                pixels: preprocess(&image, self.config.image_size, self.switches.image_transform).into(),
+            });
+        }
+        let tables: Vec<_> =
+            self.table_order.iter().map(|&t| self.tables[t].path().display().to_string()).collect();
+        Err(BuildError::Skip(
+            SkipReason::MissingImage,
+            format!("image {id} is not in {}; add it or remove the sample", tables.join(", ")),
+        ))
+    }
+}
+
+/// How many turns to drop to save `excess` tokens. What a turn carries for the whole sample (task
+/// description, placeholder) is counted as saved though the next turn takes it over, so the answer
+/// can be too small, never too large.
+fn turns_to_drop(ids: &[u32], end_of_chunk: u32, excess: usize) -> usize {
+    let mut ends =
+        ids.iter().enumerate().filter(|(_, id)| **id == end_of_chunk).map(|(position, _)| position + 1);
+    ends.position(|end| end >= excess).map_or(1, |turn| turn + 1)
+}
+
+fn bad_image(error: DataError) -> BuildError {
+    match error {
+        DataError::Image { .. } | DataError::Format { .. } => {
+            BuildError::Skip(SkipReason::BadImage, error.to_string())
+        }
+        other => BuildError::Data(other),
+    }
+}
