@@ -1,16 +1,53 @@
-//! Directories and files to and from a model.
+//! Directories and files to and from a model: the Hugging Face layout as the original Otter writes it.
+//!
+//! ```text
+//! config.json ───────► CheckpointConfig ─► OtterConfig
+//! *.safetensors ─┐
+//! *.bin ─────────┴───► Weights ─► TensorEntry ─► mapped or widened f32   } LoadReport
+//! tokenizer.* ───────► otter_data::TextTokenizer
+//! ```
+//!
+//! Every reader treats its file as hostile: nothing is executed, nothing is allocated from a claimed size,
+//! no name leads out of the folder.
+//!
+//! ```no_run
+//! use otter_checkpoint::{Checkpoint, load_tokenizer};
+//! use std::path::Path;
+//!
+//! # fn main() -> otter_checkpoint::Result<()> {
+//! let directory = Path::new("OTTER-Video-LLaMA7B-DenseCaption");
+//! let checkpoint = Checkpoint::open(directory)?;
+//! let latents = checkpoint.weights.read_f32("perceiver.latents")?;
+//! let tokenizer = load_tokenizer(directory)?;
+//! println!("{} latents, <image> is {}", latents.len(), tokenizer.special().image);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod atomic;
+mod checkpoint;
 mod config_file;
 mod config_keys;
 mod config_write;
 mod error;
+mod inspect;
+mod load_report;
 mod pickle;
 mod safetensors_file;
+mod save;
+mod sentencepiece;
 mod tensor;
+mod tokenizer;
 mod torch_file;
+mod weights;
 mod zip_archive;
 
+pub use checkpoint::{Checkpoint, INPUT_TABLE, OUTPUT_TABLE, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
+pub use inspect::{Inspection, Part, PartSummary, TensorSummary, inspect};
+pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
+pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
 pub use tensor::{Dtype, Location, TensorEntry};
+pub use tokenizer::{load_sentencepiece_tokenizer, load_tokenizer};
+pub use weights::{WeightForm, Weights};

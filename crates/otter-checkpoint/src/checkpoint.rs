@@ -1,0 +1,137 @@
+//! A checkpoint directory: configuration and weights that belong together, with the traps between the two
+//! resolved and reported.
+
+use crate::atomic;
+use crate::config_file::CheckpointConfig;
+use crate::error::Result;
+use crate::load_report::LoadReport;
+use crate::weights::Weights;
+use std::path::{Path, PathBuf};
+
+/// Input embedding table of the language model.
+pub const INPUT_TABLE: &str = "lang_encoder.model.embed_tokens.weight";
+/// Output table of the language model.
+pub const OUTPUT_TABLE: &str = "lang_encoder.lm_head.weight";
+
+/// What to do when both tables are stored although `tie_word_embeddings` is absent or true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TiePolicy {
+    /// Use the tables as stored. This is what the weights were trained with.
+    #[default]
+    KeepStored,
+    /// As the original's loader: one table, holding the values of the output table.
+    Reference,
+}
+
+/// An opened checkpoint directory.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The directory.
+    pub path: PathBuf,
+    /// The configuration, with `vocab_size` and `tie_word_embeddings` as the weights have them.
+    pub config: CheckpointConfig,
+    /// The tensors.
+    pub weights: Weights,
+}
+
+impl Checkpoint {
+    /// Opens a directory and keeps its tables as stored.
+    ///
+    /// # Errors
+    /// When a file is missing, damaged, hostile or describes an unsupported model.
+    pub fn open(directory: &Path) -> Result<Self> {
+        Self::open_with(directory, TiePolicy::KeepStored)
+    }
+
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_with(directory: &Path, tie: TiePolicy) -> Result<Self> {
+        if !directory.exists() {
+            // An interrupted save may have left the checkpoint under its temporary name.
+            atomic::recover(directory)?;
+        }
+        let config = CheckpointConfig::read(&directory.join("config.json"))?;
+        let weights = Weights::open(directory)?;
+        let mut checkpoint = Self { path: directory.to_path_buf(), config, weights };
+        checkpoint.resolve_tie(tie);
+        checkpoint.resolve_vocabulary();
+        Ok(checkpoint)
+    }
+
+    /// Accounts for every tensor: compares the file with the parameters of a model.
+    ///
+    /// # Errors
+    /// When a parameter is missing, a tensor is unexpected or a shape differs; all are listed.
+    pub fn account<'n>(&self, expected: impl IntoIterator<Item = (&'n str, &'n [usize])>) -> Result<LoadReport> {
+        self.report(expected).strict()
+    }
+
+    /// As [`Checkpoint::account`], but a report in every case.
+    pub fn report<'n>(&self, expected: impl IntoIterator<Item = (&'n str, &'n [usize])>) -> LoadReport {
+        let mut report = LoadReport::compare(&self.weights, expected);
+        if self.config.model.tie_word_embeddings
+            && let Some(at) = report.unexpected.iter().position(|name| name == OUTPUT_TABLE)
+        {
+            let name = report.unexpected.remove(at);
+            report.ignored.push((name, format!("tied to {INPUT_TABLE}")));
+        }
+        let own = self.config.warnings.iter().filter(|warning| !report.warnings.contains(warning));
+        let own: Vec<String> = own.cloned().collect();
+        report.warnings.extend(own);
+        report
+    }
+
+    /// The original ties both tables whenever the top-level key is absent or true, even over tables that
+    /// were trained apart.
+    fn resolve_tie(&mut self, policy: TiePolicy) {
+        let declared = self.config.declared_tie;
+        let Self { config, weights, .. } = self;
+        let stored = (weights.get(INPUT_TABLE).is_some(), weights.get(OUTPUT_TABLE).is_some());
+        if declared == Some(false) {
+            config.model.tie_word_embeddings = false;
+            return;
+        }
+        match (stored, policy) {
+            ((true, true), TiePolicy::KeepStored) => {
+                let state = if declared.is_some() { "true" } else { "absent" };
+                config.model.tie_word_embeddings = false;
+                config.warnings.push(format!(
+                    "top-level tie_word_embeddings is {state}, but input and output tables are stored apart; both \
+                     are kept as stored (the original's loader would overwrite the input table with the output table)"
+                ));
+            }
+            ((true, true), TiePolicy::Reference) => {
+                weights.alias(INPUT_TABLE, OUTPUT_TABLE);
+                config.model.tie_word_embeddings = true;
+                config.warnings.push(
+                    "input and output tables are tied as in the original's loader, with the output table's values"
+                        .to_owned(),
+                );
+            }
+            ((true, false), _) => {
+                weights.alias(OUTPUT_TABLE, INPUT_TABLE);
+                config.model.tie_word_embeddings = true;
+            }
+            ((false, true), _) => {
+                weights.alias(INPUT_TABLE, OUTPUT_TABLE);
+                config.model.tie_word_embeddings = true;
+            }
+            ((false, false), _) => {}
+        }
+    }
+
+    /// Early releases resized the tables to the tokenizer when loading and left the old number in the file.
+    fn resolve_vocabulary(&mut self) {
+        let rows = |name: &str| self.weights.get(name).and_then(|entry| entry.shape.first().copied());
+        let (Some(input), Some(output)) = (rows(INPUT_TABLE), rows(OUTPUT_TABLE)) else { return };
+        let declared = self.config.model.text.vocab_size;
+        if input == output && input > declared {
+            self.config.model.text.vocab_size = input;
+            self.config.warnings.push(format!(
+                "text_config.vocab_size is {declared}, but the tables have {input} rows; {input} is used"
+            ));
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The tensors of a checkpoint directory or of a single file, whichever of the known forms they have:
+//! `model.safetensors`, its shards, `pytorch_model.bin`, its shards.
+
+use crate::error::{CheckpointError, Result};
+use crate::tensor::{TensorEntry, map_file};
+use crate::{safetensors_file, torch_file};
+use memmap2::Mmap;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// No index is longer; that of the largest model supported has a few hundred kilobytes.
+const LONGEST_INDEX: u64 = 64 << 20;
+/// Names listed in one message.
+const MOST_LISTED: usize = 10;
+
+/// How the weights of a directory are stored, in the order in which the original looks for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightForm {
+    /// `model.safetensors`.
+    Safetensors,
+    /// `model.safetensors.index.json` and its shards.
+    ShardedSafetensors,
+    /// `pytorch_model.bin`.
+    Torch,
+    /// `pytorch_model.bin.index.json` and its shards.
+    ShardedTorch,
+}
+
+impl WeightForm {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Safetensors, "model.safetensors"),
+        (Self::ShardedSafetensors, "model.safetensors.index.json"),
+        (Self::Torch, "pytorch_model.bin"),
+        (Self::ShardedTorch, "pytorch_model.bin.index.json"),
+    ];
+}
+
+impl fmt::Display for WeightForm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Safetensors => "safetensors",
+            Self::ShardedSafetensors => "sharded safetensors",
+            Self::Torch => "PyTorch pickle",
+            Self::ShardedTorch => "sharded PyTorch pickle",
+        })
+    }
+}
+
+/// Memory-mapped tensors by name. Nothing is copied until a tensor is read.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    form: WeightForm,
+    files: Vec<PathBuf>,
+    names: Vec<String>,
+    entries: HashMap<String, TensorEntry>,
+    notes: Vec<String>,
+}
+
+impl Weights {
+    /// Opens a checkpoint directory or a single weight file.
+    ///
+    /// # Errors
+    /// When there are no weights, or any file is missing, truncated, damaged or hostile.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            return Self::open_file(path);
+        }
+        let found = WeightForm::ALL.into_iter().find(|(_, name)| path.join(name).exists());
+        let Some((form, name)) = found else {
+            return Err(CheckpointError::NoWeights { path: path.to_path_buf() });
+        };
+        match form {
+            WeightForm::Safetensors | WeightForm::Torch => {
+                let mut weights = Self::open_file(&path.join(name))?;
+                weights.path = path.to_path_buf();
+                Ok(weights)
+            }
+            WeightForm::ShardedSafetensors | WeightForm::ShardedTorch => Self::open_shards(path, name, form),
+        }
+    }
+
+    /// Opens one file; its beginning says which form it has.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let map = map_file(path)?;
+        let torch = map.starts_with(b"PK") || map.starts_with(&[0x80, 2]);
+        let form = if torch { WeightForm::Torch } else { WeightForm::Safetensors };
+        let mut weights = Self::empty(path, form);
+        weights.add_file(path, &map, torch)?;
+        Ok(weights)
+    }
+
+    fn empty(path: &Path, form: WeightForm) -> Self {
+        let (files, names, notes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { path: path.to_path_buf(), form, files, names, entries: HashMap::new(), notes }
+    }
+
+    fn open_shards(directory: &Path, index_name: &str, form: WeightForm) -> Result<Self> {
+        let index_path = directory.join(index_name);
+        let length = fs::metadata(&index_path).map_err(CheckpointError::io(&index_path, "open"))?.len();
+        if length > LONGEST_INDEX {
+            let problem = format!("{length} bytes; an index has at most {LONGEST_INDEX}");
+            return Err(CheckpointError::format(&index_path, problem));
+        }
+        let bytes = fs::read(&index_path).map_err(CheckpointError::io(&index_path, "read"))?;
+        let index: Index = serde_json::from_slice(&bytes)
+            .map_err(|source| CheckpointError::Json { path: index_path.clone(), source })?;
+        let mut shards = BTreeSet::new();
+        for (name, shard) in &index.weight_map.0 {
+            if !is_plain_file_name(shard) {
+                let problem = format!(
+                    "tensor `{}` is said to be in `{}`; a shard must be a file of the same folder",
+                    name.escape_debug(),
+                    shard.escape_debug()
+                );
+                return Err(CheckpointError::format(&index_path, problem));
+            }
+            shards.insert(shard.as_str());
+        }
+        let mut weights = Self::empty(directory, form);
+        let mut shard_of = HashMap::new();
+        for shard in shards {
+            let path = directory.join(shard);
+            let map = map_file(&path)?;
+            let before = weights.names.len();
+            weights.add_file(&path, &map, form == WeightForm::ShardedTorch)?;
+            for name in &weights.names[before..] {
+                shard_of.insert(name.clone(), shard);
+            }
+        }
+        let lost = index.weight_map.0.iter().filter(|(name, shard)| shard_of.get(name) != Some(&shard.as_str()));
+        let lost: Vec<&str> = lost.map(|(name, _)| name.as_str()).collect();
+        if !lost.is_empty() {
+            let problem = format!("tensors that are not in the shard the index names:{}", list(&lost));
+            return Err(CheckpointError::format(&index_path, problem));
+        }
+        let listed: HashSet<&str> = index.weight_map.0.iter().map(|(name, _)| name.as_str()).collect();
+        let unlisted: Vec<&str> =
+            weights.names.iter().map(String::as_str).filter(|name| !listed.contains(name)).collect();
+        if !unlisted.is_empty() {
+            weights.notes.push(format!("tensors in the shards that the index does not list:{}", list(&unlisted)));
+        }
+        Ok(weights)
+    }
+
+    fn add_file(&mut self, path: &Path, map: &Arc<Mmap>, torch: bool) -> Result<()> {
+        let (entries, notes) =
+            if torch { torch_file::read(path, map)? } else { (safetensors_file::read(path, map)?, Vec::new()) };
+        for (name, entry) in entries {
+            if let Some(other) = self.entries.get(&name) {
+                let other = other.location.path.display();
+                let problem = format!("tensor `{}` is also in {other}", name.escape_debug());
+                return Err(CheckpointError::format(path, problem));
+            }
+            self.names.push(name.clone());
+            self.entries.insert(name, entry);
+        }
+        self.notes.extend(notes);
+        self.files.push(path.to_path_buf());
+        Ok(())
+    }
+
+    /// The directory or file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How the weights are stored.
+    pub fn form(&self) -> WeightForm {
+        self.form
+    }
+
+    /// The weight files.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Remarks about content that is not weights.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Names in file order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(String::as_str)
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// One tensor's place.
+    pub fn get(&self, name: &str) -> Option<&TensorEntry> {
+        self.entries.get(name)
+    }
+
+    /// The mapped file and byte range of a tensor that is stored as aligned, contiguous 32-bit floats.
+    pub fn mapped_f32(&self, name: &str) -> Option<(Arc<Mmap>, Range<usize>)> {
+        self.get(name)?.mapped_f32()
+    }
+
+    /// All elements of a tensor in row-major order, widened to 32-bit floats.
+    ///
+    /// # Errors
+    /// When there is no such tensor or its elements are not floats.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        match self.get(name) {
+            Some(entry) => entry.read_f32(name),
+            None => Err(CheckpointError::NoTensor { path: self.path.clone(), name: name.to_owned() }),
+        }
+    }
+
+    /// Makes `name` the same tensor as the stored `source`.
+    pub(crate) fn alias(&mut self, name: &str, source: &str) {
+        if let Some(entry) = self.entries.get(source).cloned()
+            && self.entries.insert(name.to_owned(), entry).is_none()
+        {
+            self.names.push(name.to_owned());
+        }
+    }
+}
+
+/// Up to ten names, one a line, and how many more there are.
+pub(crate) fn list(names: &[&str]) -> String {
+    let mut text = String::new();
+    for name in names.iter().take(MOST_LISTED) {
+        text.push_str("\n  ");
+        text.extend(name.escape_debug());
+    }
+    if names.len() > MOST_LISTED {
+        text.push_str(&format!("\n  … and {} more", names.len() - MOST_LISTED));
+    }
+    text
+}
+
+fn is_plain_file_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: WeightMap,
+}
+
+/// Name and shard, with a name that occurs twice refused.
+struct WeightMap(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for WeightMap {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = WeightMap;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object that gives each tensor name its shard")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<WeightMap, A::Error> {
+                let mut entries = Vec::new();
+                let mut seen = HashSet::new();
+                while let Some((name, shard)) = map.next_entry::<String, String>()? {
+                    if !seen.insert(name.clone()) {
+                        return Err(A::Error::custom(format!("the name `{name}` occurs twice")));
+                    }
+                    entries.push((name, shard));
+                }
+                Ok(WeightMap(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
