@@ -161,7 +161,7 @@ impl Declared {
                 let id: u32 = id.parse().map_err(|_| wrong())?;
                 let flag = |key: &str, default: bool| token.get(key).and_then(Value::as_bool).unwrap_or(default);
                 let content = token_text(&path, "added_tokens_decoder", token)?;
-                let token = AddedToken::from(content, true)
+                let token = AddedToken::from(content, flag("special", true))
                     .single_word(flag("single_word", false))
                     .lstrip(flag("lstrip", false))
                     .rstrip(flag("rstrip", false))

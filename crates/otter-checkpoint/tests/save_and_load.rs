@@ -1,0 +1,183 @@
+//! What is saved comes back: shards, element types, replacement, and failures that leave the old one whole.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use otter_checkpoint::{
+    Checkpoint, CheckpointConfig, Dtype, NamedTensor, SaveDtype, SaveOptions, WeightForm, Weights, save_checkpoint,
+};
+use otter_model::config::OtterConfig;
+use std::fs;
+use std::path::Path;
+
+fn config() -> CheckpointConfig {
+    CheckpointConfig::new(OtterConfig::otter_9b())
+}
+
+/// Odd bit patterns included.
+fn values(count: usize, seed: u32) -> Vec<f32> {
+    let special = [f32::NAN, -0.0, f32::INFINITY, f32::MIN_POSITIVE / 2.0, 1.0e-3];
+    let number = |index: usize| (index as f32 + 1.0) * 0.37 * seed as f32;
+    (0..count).map(|index| special.get(index).copied().unwrap_or_else(|| number(index))).collect()
+}
+
+fn save(directory: &Path, tensors: &[(&str, Vec<usize>, Vec<f32>)], options: &SaveOptions<'_>) {
+    save_checkpoint(directory, &config(), named(tensors), options).unwrap();
+}
+
+fn named<'a>(tensors: &'a [(&str, Vec<usize>, Vec<f32>)]) -> Vec<NamedTensor<'a>> {
+    let one = |(name, shape, data): &'a (&str, Vec<usize>, Vec<f32>)| NamedTensor {
+        name: (*name).to_owned(),
+        shape: shape.clone(),
+        data,
+    };
+    tensors.iter().map(one).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn three() -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
+    vec![
+        ("a", vec![3, 5], values(15, 1)),
+        ("b", vec![], values(1, 2)),
+        ("c", vec![2, 0], vec![]),
+        ("d", vec![40], values(40, 3)),
+    ]
+}
+
+#[test]
+fn a_single_file_comes_back_bit_for_bit() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("model");
+    save(&target, &three(), &SaveOptions::default());
+    let weights = Weights::open(&target).unwrap();
+    assert_eq!(weights.form(), WeightForm::Safetensors);
+    for (name, shape, data) in three() {
+        assert_eq!(weights.get(name).unwrap().shape, shape);
+        assert_eq!(bits(&weights.read_f32(name).unwrap()), bits(&data));
+    }
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn shards_are_named_indexed_and_bounded() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("model");
+    save(&target, &three(), &SaveOptions { max_shard_bytes: 64, ..SaveOptions::default() });
+    let weights = Weights::open(&target).unwrap();
+    assert_eq!(weights.form(), WeightForm::ShardedSafetensors);
+    for (name, _, data) in three() {
+        assert_eq!(bits(&weights.read_f32(name).unwrap()), bits(&data));
+    }
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(target.join("model.safetensors.index.json")).unwrap()).unwrap();
+    assert_eq!(index["metadata"]["total_size"], 56 * 4);
+    assert_eq!(index["weight_map"]["a"], "model-00001-of-00002.safetensors");
+    assert_eq!(index["weight_map"]["d"], "model-00002-of-00002.safetensors");
+    assert!(weights.notes().is_empty());
+}
+
+#[test]
+fn half_precision_rounds_and_refuses_what_does_not_fit() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("model");
+    let data = vec![("a", vec![4], vec![1.0f32, 0.1, -3.5, 60000.0])];
+    for (dtype, stored, torch) in
+        [(SaveDtype::F16, Dtype::F16, "float16"), (SaveDtype::Bf16, Dtype::Bf16, "bfloat16")]
+    {
+        save(&target, &data, &SaveOptions { dtype, ..SaveOptions::default() });
+        let weights = Weights::open(&target).unwrap();
+        assert_eq!(weights.get("a").unwrap().dtype, stored);
+        let read = weights.read_f32("a").unwrap();
+        assert!(read.iter().zip(&data[0].2).all(|(read, value)| (read - value).abs() <= value.abs() / 256.0));
+        assert!((read[0], read[2]) == (1.0, -3.5) && read[1] != 0.1);
+        let config: serde_json::Value =
+            serde_json::from_slice(&fs::read(target.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["torch_dtype"], torch);
+    }
+    // The refusal comes in the middle of writing and must leave the bf16 checkpoint alone.
+    let large = vec![("a", vec![1], vec![1.0f32]), ("b", vec![1], vec![70000.0])];
+    let options = SaveOptions { dtype: SaveDtype::F16, ..SaveOptions::default() };
+    let error = save_checkpoint(&target, &config(), named(&large), &options).unwrap_err().to_string();
+    assert!(error.contains("`b`") && error.contains("70000"), "{error}");
+    assert_eq!(Weights::open(&target).unwrap().get("a").unwrap().dtype, Dtype::Bf16);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn inconsistent_tensors_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("model");
+    for tensors in [
+        vec![("a", vec![2], vec![1.0f32])],
+        vec![("a", vec![1], vec![1.0f32]), ("a", vec![1], vec![2.0])],
+        vec![("__metadata__", vec![1], vec![1.0f32])],
+    ] {
+        assert!(save_checkpoint(&target, &config(), named(&tensors), &SaveOptions::default()).is_err());
+    }
+    assert!(!target.exists());
+}
+
+/// A checkpoint may be read while it is replaced by a new one made from it.
+#[test]
+fn a_checkpoint_can_be_saved_over_itself() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("model");
+    save(&target, &three(), &SaveOptions::default());
+    let old = Weights::open(&target).unwrap();
+    let (map, range) = old.mapped_f32("d").unwrap();
+    fs::write(target.join("tokenizer.json"), b"{}").unwrap();
+    let half: Vec<f32> = old.read_f32("d").unwrap().iter().map(|value| value / 2.0).collect();
+    let tensors = [("d", vec![40], half)];
+    save(&target, &tensors, &SaveOptions { tokenizer_from: Some(&target), ..SaveOptions::default() });
+    let expected: Vec<u8> = values(40, 3).iter().flat_map(|value| value.to_le_bytes()).collect();
+    assert_eq!(map[range], expected);
+    assert_eq!(Weights::open(&target).unwrap().len(), 1);
+    assert_eq!(fs::read(target.join("tokenizer.json")).unwrap(), b"{}");
+}
+
+#[test]
+fn an_interrupted_replacement_is_found_again_when_opened() {
+    let place = tempfile::tempdir().unwrap();
+    let golden = common::golden("video/checkpoint");
+    let aside = place.path().join(".model.old");
+    fs::create_dir(&aside).unwrap();
+    for item in fs::read_dir(golden).unwrap() {
+        let item = item.unwrap();
+        fs::copy(item.path(), aside.join(item.file_name())).unwrap();
+    }
+    let target = place.path().join("model");
+    assert!(!target.exists());
+    assert!(Checkpoint::open(&target).is_ok());
+    assert!(target.exists() && !aside.exists());
+}
+
+/// A file size limit makes writes fail in the middle as a full disk does.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_the_previous_checkpoint() {
+    const VARIABLE: &str = "OTTER_CHECKPOINT_TEST_FULL_DISK";
+    if let Some(target) = std::env::var_os(VARIABLE) {
+        let large = [("a", vec![1 << 20], vec![1.0f32; 1 << 20])];
+        let error = save_checkpoint(Path::new(&target), &config(), named(&large), &SaveOptions::default());
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("writing failed") && text.contains("unchanged"), "{text}");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("model");
+    save(&target, &three(), &SaveOptions::default());
+    let output = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "a_full_disk_leaves_the_previous_checkpoint", "--nocapture"])
+        .env(VARIABLE, &target)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+    assert_eq!(bits(&Weights::open(&target).unwrap().read_f32("d").unwrap()), bits(&values(40, 3)));
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+}
