@@ -1,1 +1,2 @@
 //! Few-shot evaluation and reports.
+pub mod parity;
