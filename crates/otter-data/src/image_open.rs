@@ -1,7 +1,9 @@
 //! Encoded image bytes to 8-bit RGB, as Pillow's `Image.open(..).convert("RGB")` gives it.
 //!
-//! Grey is repeated, palettes are looked up, alpha is dropped (not blended), 16-bit samples keep
-//! their high byte, animations give their first frame.
+//! Grey is repeated, palettes are looked up, alpha is dropped (not blended), animations give their
+//! first frame. Of 16-bit colour samples the high byte is kept, but 16-bit grey is cut at 255, so
+//! that all but its darkest values are white: that is what Pillow 13 does and a model was trained
+//! on. Convert such images to 8 bits beforehand to keep their tones.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -125,7 +127,7 @@ fn to_rgb(image: DynamicImage) -> Result<Vec<u8>, &'static str> {
         DynamicImage::ImageLumaA8(image) => grey::<2, _>(image.as_raw(), |v| v),
         DynamicImage::ImageRgb16(image) => colour::<3, _>(image.as_raw(), high_byte),
         DynamicImage::ImageRgba16(image) => colour::<4, _>(image.as_raw(), high_byte),
-        DynamicImage::ImageLuma16(image) => grey::<1, _>(image.as_raw(), high_byte),
+        DynamicImage::ImageLuma16(image) => grey::<1, _>(image.as_raw(), |value: u16| value.min(255) as u8),
         DynamicImage::ImageLumaA16(image) => grey::<2, _>(image.as_raw(), high_byte),
         _ => return Err("floating-point pixels are not supported; convert it to 8 bits"),
     })

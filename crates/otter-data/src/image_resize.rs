@@ -1,7 +1,9 @@
 //! Bicubic resampling of 8-bit RGB, equal to Pillow's to the last bit.
 //!
 //! The filter (a = -0.5) is widened when shrinking (antialias). Weights are fixed-point numbers
-//! with 22 fraction bits. Rows are resampled first and rounded to 8 bits, then columns.
+//! with 22 fraction bits, and the result is rounded to 8 bits after each of the two passes. The
+//! order of the passes therefore shows; it is that of Pillow 13 (earlier versions always began
+//! along the rows, which differs by one level here and there in tall images).
 
 use std::ops::Range;
 
@@ -99,24 +101,34 @@ pub fn resize_bicubic_window(
 ) -> RgbImage {
     let parallel = image.width() * image.height() >= PARALLEL_FROM_PIXELS;
     let (width, height) = (columns.len(), rows.len());
-    let vertical = (size.1 != image.height()).then(|| Weights::new(image.height(), size.1, rows.clone()));
-    // Input rows that reach the output.
-    let needed = vertical.as_ref().map_or(rows, Weights::inputs);
-    let row_bytes = image.width() * 3;
-    let input = &image.pixels()[needed.start * row_bytes..needed.end * row_bytes];
-    let narrowed = if size.0 == image.width() {
-        crop_columns(input, row_bytes, columns)
-    } else {
-        resize_rows(input, row_bytes, &Weights::new(image.width(), size.0, columns), parallel)
+    let source_row_bytes = image.width() * 3;
+    let across = (size.0 != image.width()).then(|| Weights::new(image.width(), size.0, columns.clone()));
+    let down = (size.1 != image.height()).then(|| Weights::new(image.height(), size.1, rows.clone()));
+    let resample_across = |input: &[u8]| match &across {
+        Some(weights) => resize_rows(input, source_row_bytes, weights, parallel),
+        None => crop_columns(input, source_row_bytes, columns),
     };
-    let pixels = match vertical {
-        None => narrowed,
-        Some(weights) => resize_columns(&narrowed, width * 3, needed.start, &weights, parallel),
+    // Input rows that reach the output.
+    let needed = down.as_ref().map_or(rows, Weights::inputs);
+    let input = &image.pixels()[needed.start * source_row_bytes..needed.end * source_row_bytes];
+    let pixels = match &down {
+        None => resample_across(input),
+        Some(weights) if columns_first((image.width(), image.height()), size) => {
+            resample_across(&resize_columns(input, source_row_bytes, needed.start, weights, parallel))
+        }
+        Some(weights) => resize_columns(&resample_across(input), width * 3, needed.start, weights, parallel),
     };
     match RgbImage::new(width, height, pixels) {
         Some(resized) => resized,
         None => unreachable!("both passes fill width x height pixels"),
     }
+}
+
+/// Whether the pass along the columns comes first: when the height loses more than twice as many
+/// pixels as the width. Found by comparing both orders with Pillow 13.0.0 on a grid of sizes.
+fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
+    let lost = |from: usize, to: usize| from as i64 - to as i64;
+    lost(from.1, to.1) > 0 && lost(from.1, to.1) > 2 * lost(from.0, to.0)
 }
 
 fn crop_columns(input: &[u8], row_bytes: usize, columns: Range<usize>) -> Vec<u8> {

@@ -1,4 +1,5 @@
 //! Paths and tokenizers of the reference data.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,6 @@ pub fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
 }
 
-#[expect(dead_code, reason = "not every test file reads JSON")]
 pub fn json(name: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(golden(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
