@@ -64,7 +64,10 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When a parameter is missing, a tensor is unexpected or a shape differs; all are listed.
-    pub fn account<'n>(&self, expected: impl IntoIterator<Item = (&'n str, &'n [usize])>) -> Result<LoadReport> {
+    pub fn account<'n>(
+        &self,
+        expected: impl IntoIterator<Item = (&'n str, &'n [usize])>,
+    ) -> Result<LoadReport> {
         self.report(expected).strict()
     }
 

@@ -98,6 +98,10 @@ impl CheckpointConfig {
     fn parse(path: &Path, original: Map<String, Value>) -> Result<Self> {
         let mut warnings = Vec::new();
         let top = Section { path, name: "", map: &original };
+        // What kind of model this is comes first: another kind has other keys, which are not misspellings.
+        let family = family(&top)?;
+        let text = top.section("text_config")?;
+        require_llama(&text)?;
         top.check_keys(TOP, true)?;
         for (key, advice) in [
             ("lora_config", "adapters are not supported; merge them into the weights first"),
@@ -105,8 +109,6 @@ impl CheckpointConfig {
         ] {
             top.must_be_absent(key, advice)?;
         }
-        let family = family(&top)?;
-        let text = top.section("text_config")?;
         text.check_keys(TEXT, true)?;
         let vision = top.section("vision_config")?;
         vision.check_keys(VISION, true)?;
@@ -205,7 +207,7 @@ fn cross_attention_config(top: &Section<'_>) -> Result<CrossAttentionConfig> {
     Ok(config)
 }
 
-fn text_config(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> {
+fn require_llama(text: &Section<'_>) -> Result<()> {
     let architecture = text.first_architecture()?;
     if let Some(other) = architecture.filter(|&name| name != "LlamaForCausalLM") {
         return Err(text.wrong("architectures", &other, "only LlamaForCausalLM is supported"));
@@ -215,6 +217,10 @@ fn text_config(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaCo
         (Some(other), _) => return Err(text.wrong("model_type", &other, "only llama is supported")),
         (None, None) => return Err(text.wrong("model_type", &"missing", "expected llama")),
     }
+    Ok(())
+}
+
+fn text_config(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> {
     text.must_equal("hidden_act", "silu")?;
     for key in ["attention_bias", "mlp_bias"] {
         if text.flag(key)? == Some(true) {
@@ -483,6 +489,7 @@ mod tests {
             ("", "lora_config", json!({ "r": 16 }), "merge them"),
             ("/text_config", "architectures", json!(["MPTForCausalLM"]), "only LlamaForCausalLM"),
             ("/text_config", "model_type", json!("mpt"), "only llama"),
+            ("", "text_config", json!({ "model_type": "mpt", "attn_config": {} }), "only llama"),
             ("/text_config", "hidden_act", json!("gelu"), "only silu"),
             ("/text_config", "attention_bias", json!(true), "without biases"),
             ("/text_config", "rope_scaling", json!({ "type": "linear", "factor": 2.0 }), "unscaled"),

@@ -30,8 +30,14 @@ pub enum Part {
 
 impl Part {
     /// All parts in the order in which data flows through them.
-    pub const ALL: [Self; 6] =
-        [Self::Vision, Self::Perceiver, Self::CrossAttention, Self::LanguageModel, Self::Embeddings, Self::Other];
+    pub const ALL: [Self; 6] = [
+        Self::Vision,
+        Self::Perceiver,
+        Self::CrossAttention,
+        Self::LanguageModel,
+        Self::Embeddings,
+        Self::Other,
+    ];
 
     /// The part that a tensor of this name belongs to.
     pub fn of(name: &str) -> Self {

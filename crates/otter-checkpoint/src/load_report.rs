@@ -38,7 +38,10 @@ pub struct LoadReport {
 
 impl LoadReport {
     /// Compares the stored tensors with the parameters of the model.
-    pub fn compare<'n>(weights: &Weights, expected: impl IntoIterator<Item = (&'n str, &'n [usize])>) -> Self {
+    pub fn compare<'n>(
+        weights: &Weights,
+        expected: impl IntoIterator<Item = (&'n str, &'n [usize])>,
+    ) -> Self {
         let mut report = Self { path: weights.path().to_path_buf(), ..Self::default() };
         let mut wanted = HashSet::new();
         for (name, shape) in expected {

@@ -100,6 +100,7 @@ pub fn save_checkpoint<'a>(
 ) -> Result<()> {
     let tensors: Vec<NamedTensor<'a>> = tensors.into_iter().collect();
     check(directory, &tensors)?;
+    check_target(directory)?;
     let temporary = atomic::temporary_dir(directory)?;
     let written = write_all(&temporary, directory, config, &tensors, options)
         .and_then(|()| atomic::replace_dir(&temporary, directory));
@@ -107,6 +108,34 @@ pub fn save_checkpoint<'a>(
         let _ = fs::remove_dir_all(&temporary);
     }
     written
+}
+
+/// Replacing removes what stands there, so that must be a checkpoint, or nothing.
+fn check_target(directory: &Path) -> Result<()> {
+    if !directory.exists() {
+        return Ok(());
+    }
+    let listing = fs::read_dir(directory).map_err(CheckpointError::io(directory, "list"))?;
+    let mut empty = true;
+    for item in listing {
+        let item = item.map_err(CheckpointError::io(directory, "list"))?;
+        empty = false;
+        if item.path().is_dir() {
+            let name = item.file_name().to_string_lossy().into_owned();
+            return Err(CheckpointError::format(
+                directory,
+                format!("holds the folder `{name}`, which saving would delete; choose another directory"),
+            ));
+        }
+    }
+    if empty || directory.join("config.json").is_file() {
+        return Ok(());
+    }
+    Err(CheckpointError::format(
+        directory,
+        "holds files but no config.json, so it is not a checkpoint and will not be replaced; \
+         choose another directory",
+    ))
 }
 
 fn check(directory: &Path, tensors: &[NamedTensor<'_>]) -> Result<()> {
@@ -196,7 +225,11 @@ fn write_shard(path: &Path, target: &Path, tensors: &[NamedTensor<'_>], dtype: S
     let width = dtype.stored().size();
     let entries: Vec<HeaderEntry<'_>> = tensors
         .iter()
-        .map(|tensor| HeaderEntry { name: &tensor.name, shape: &tensor.shape, bytes: tensor.data.len() * width })
+        .map(|tensor| HeaderEntry {
+            name: &tensor.name,
+            shape: &tensor.shape,
+            bytes: tensor.data.len() * width,
+        })
         .collect();
     let header = header_bytes(dtype.stored(), &entries);
     let mut file = File::create_new(path).map_err(failed(path, target))?;
@@ -206,15 +239,21 @@ fn write_shard(path: &Path, target: &Path, tensors: &[NamedTensor<'_>], dtype: S
         for chunk in tensor.data.chunks(CHUNK) {
             buffer.clear();
             match dtype {
-                SaveDtype::F32 => chunk.iter().for_each(|value| buffer.extend_from_slice(&value.to_le_bytes())),
-                SaveDtype::Bf16 => {
-                    chunk.iter().for_each(|&value| buffer.extend_from_slice(&bf16::from_f32(value).to_le_bytes()));
+                SaveDtype::F32 => {
+                    chunk.iter().for_each(|value| buffer.extend_from_slice(&value.to_le_bytes()))
                 }
-                SaveDtype::F16 => narrow_to_f16(chunk, &mut buffer).map_err(|value| CheckpointError::Tensor {
-                    path: target.to_path_buf(),
-                    name: tensor.name.clone(),
-                    problem: format!("the value {value} does not fit 16-bit floats; save as bf16 or f32"),
-                })?,
+                SaveDtype::Bf16 => {
+                    chunk
+                        .iter()
+                        .for_each(|&value| buffer.extend_from_slice(&bf16::from_f32(value).to_le_bytes()));
+                }
+                SaveDtype::F16 => {
+                    narrow_to_f16(chunk, &mut buffer).map_err(|value| CheckpointError::Tensor {
+                        path: target.to_path_buf(),
+                        name: tensor.name.clone(),
+                        problem: format!("the value {value} does not fit 16-bit floats; save as bf16 or f32"),
+                    })?
+                }
             }
             file.write_all(&buffer).map_err(failed(path, target))?;
         }

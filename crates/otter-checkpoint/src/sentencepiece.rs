@@ -83,7 +83,8 @@ impl SentencePiece {
                         return Err(format!("more than {MOST_PIECES} pieces"));
                     }
                     let number = model.pieces.len();
-                    let piece = Piece::parse(message).map_err(|problem| format!("piece {number}: {problem}"))?;
+                    let piece =
+                        Piece::parse(message).map_err(|problem| format!("piece {number}: {problem}"))?;
                     model.pieces.push(piece);
                 }
                 (2, Field::Bytes(message)) => model.read_trainer(message)?,
@@ -105,7 +106,9 @@ impl SentencePiece {
                 (3, Field::Number(other)) => {
                     return Err(format!("model type {other}; supported: unigram (1) and BPE (2)"));
                 }
-                (24, Field::Number(1)) => return Err("word-boundary marks as suffixes are not supported".to_owned()),
+                (24, Field::Number(1)) => {
+                    return Err("word-boundary marks as suffixes are not supported".to_owned());
+                }
                 (35, Field::Number(number)) => self.byte_fallback = number != 0,
                 (41, Field::Number(number)) => self.begin = id(number),
                 (42, Field::Number(number)) => self.end = id(number),
@@ -184,8 +187,12 @@ impl SentencePiece {
         let unknown = self.pieces.iter().position(|piece| piece.kind == Kind::Unknown).unwrap_or(0);
         match self.algorithm {
             Algorithm::Bpe => {
-                let vocabulary: serde_json::Map<String, Value> =
-                    self.pieces.iter().enumerate().map(|(id, piece)| (piece.text.clone(), json!(id))).collect();
+                let vocabulary: serde_json::Map<String, Value> = self
+                    .pieces
+                    .iter()
+                    .enumerate()
+                    .map(|(id, piece)| (piece.text.clone(), json!(id)))
+                    .collect();
                 json!({
                     "type": "BPE",
                     "unk_token": self.pieces[unknown].text,
@@ -213,7 +220,8 @@ impl SentencePiece {
         let mut normalizers = Vec::new();
         if self.remove_extra_whitespace {
             for (pattern, content) in [("^ +", ""), (" +$", ""), (" {2,}", " ")] {
-                normalizers.push(json!({ "type": "Replace", "pattern": { "Regex": pattern }, "content": content }));
+                normalizers
+                    .push(json!({ "type": "Replace", "pattern": { "Regex": pattern }, "content": content }));
             }
         }
         if self.add_dummy_prefix {
@@ -390,7 +398,8 @@ mod tests {
     }
 
     fn model(pieces: &[(&str, f32, u8)], algorithm: u8, normalizer: &[u8]) -> Vec<u8> {
-        let mut bytes: Vec<u8> = pieces.iter().flat_map(|&(text, score, kind)| piece(text, score, kind)).collect();
+        let mut bytes: Vec<u8> =
+            pieces.iter().flat_map(|&(text, score, kind)| piece(text, score, kind)).collect();
         bytes.extend_from_slice(&[0x12, 2, 0x18, algorithm, 0x1a, normalizer.len() as u8]);
         bytes.extend_from_slice(normalizer);
         bytes
@@ -433,7 +442,9 @@ mod tests {
         let keep = tokenizer(&model(&PIECES, 2, &[0x20, 0]));
         let remove = tokenizer(&model(&PIECES, 2, &[]));
         let bare = tokenizer(&model(&PIECES, 2, &[0x18, 0, 0x20, 0]));
-        let ids = |tokenizer: &tokenizers::Tokenizer, text| tokenizer.encode(text, false).unwrap().get_ids().to_vec();
+        let ids = |tokenizer: &tokenizers::Tokenizer, text| {
+            tokenizer.encode(text, false).unwrap().get_ids().to_vec()
+        };
         assert_eq!(ids(&keep, "  b"), [5, 5, 5, 7]);
         assert_eq!(ids(&remove, "  b  b "), [5, 7, 5, 7]);
         assert_eq!(ids(&bare, "b b"), [7, 5, 7]);

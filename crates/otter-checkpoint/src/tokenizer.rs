@@ -87,7 +87,9 @@ fn finish(
             let (content, found) = (&token.content, found.map_or("none".to_owned(), |id| id.to_string()));
             return Err(CheckpointError::tokenizer(
                 path,
-                format!("token `{content}` has id {found}, but added_tokens.json or tokenizer_config.json give {id}"),
+                format!(
+                    "token `{content}` has id {found}, but added_tokens.json or tokenizer_config.json give {id}"
+                ),
             ));
         }
     }
@@ -122,7 +124,10 @@ fn finish(
 fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let length = fs::metadata(path).map_err(CheckpointError::io(path, "open"))?.len();
     if length > LONGEST_FILE {
-        return Err(CheckpointError::tokenizer(path, format!("{length} bytes; at most {LONGEST_FILE} are read")));
+        return Err(CheckpointError::tokenizer(
+            path,
+            format!("{length} bytes; at most {LONGEST_FILE} are read"),
+        ));
     }
     fs::read(path).map_err(CheckpointError::io(path, "read"))
 }
@@ -155,11 +160,15 @@ impl Declared {
                 }
             }
             declared.legacy = declared.legacy.or(value.get("legacy").and_then(Value::as_bool));
-            let Some(decoder) = value.get("added_tokens_decoder").and_then(Value::as_object) else { continue };
+            let Some(decoder) = value.get("added_tokens_decoder").and_then(Value::as_object) else {
+                continue;
+            };
             for (id, token) in decoder {
-                let wrong = || CheckpointError::tokenizer(&path, format!("`added_tokens_decoder.{id}` is no token"));
+                let wrong =
+                    || CheckpointError::tokenizer(&path, format!("`added_tokens_decoder.{id}` is no token"));
                 let id: u32 = id.parse().map_err(|_| wrong())?;
-                let flag = |key: &str, default: bool| token.get(key).and_then(Value::as_bool).unwrap_or(default);
+                let flag =
+                    |key: &str, default: bool| token.get(key).and_then(Value::as_bool).unwrap_or(default);
                 let content = token_text(&path, "added_tokens_decoder", token)?;
                 let token = AddedToken::from(content, flag("special", true))
                     .single_word(flag("single_word", false))
@@ -176,7 +185,10 @@ impl Declared {
                 let token = AddedToken::from(content.as_str(), true).normalized(false);
                 let known = declared.added.entry(id).or_insert(token);
                 if known.content != *content {
-                    let problem = format!("id {id} is `{content}` here but `{}` in tokenizer_config.json", known.content);
+                    let problem = format!(
+                        "id {id} is `{content}` here but `{}` in tokenizer_config.json",
+                        known.content
+                    );
                     return Err(CheckpointError::tokenizer(&path, problem));
                 }
             }
@@ -198,6 +210,7 @@ fn read_json(directory: &Path, name: &str) -> Result<Option<(std::path::PathBuf,
 /// A token is written as its text or as an object with its text under `content`.
 fn token_text<'v>(path: &Path, key: &str, token: &'v Value) -> Result<&'v str> {
     let text = token.as_str().or_else(|| token.get("content").and_then(Value::as_str));
-    text.filter(|text| !text.is_empty())
-        .ok_or_else(|| CheckpointError::tokenizer(path, format!("`{key}` holds {token}; expected a token text")))
+    text.filter(|text| !text.is_empty()).ok_or_else(|| {
+        CheckpointError::tokenizer(path, format!("`{key}` holds {token}; expected a token text"))
+    })
 }

@@ -137,7 +137,8 @@ impl Weights {
                 shard_of.insert(name.clone(), shard);
             }
         }
-        let lost = index.weight_map.0.iter().filter(|(name, shard)| shard_of.get(name) != Some(&shard.as_str()));
+        let lost =
+            index.weight_map.0.iter().filter(|(name, shard)| shard_of.get(name) != Some(&shard.as_str()));
         let lost: Vec<&str> = lost.map(|(name, _)| name.as_str()).collect();
         if !lost.is_empty() {
             let problem = format!("tensors that are not in the shard the index names:{}", list(&lost));
@@ -147,14 +148,19 @@ impl Weights {
         let unlisted: Vec<&str> =
             weights.names.iter().map(String::as_str).filter(|name| !listed.contains(name)).collect();
         if !unlisted.is_empty() {
-            weights.notes.push(format!("tensors in the shards that the index does not list:{}", list(&unlisted)));
+            weights
+                .notes
+                .push(format!("tensors in the shards that the index does not list:{}", list(&unlisted)));
         }
         Ok(weights)
     }
 
     fn add_file(&mut self, path: &Path, map: &Arc<Mmap>, torch: bool) -> Result<()> {
-        let (entries, notes) =
-            if torch { torch_file::read(path, map)? } else { (safetensors_file::read(path, map)?, Vec::new()) };
+        let (entries, notes) = if torch {
+            torch_file::read(path, map)?
+        } else {
+            (safetensors_file::read(path, map)?, Vec::new())
+        };
         for (name, entry) in entries {
             if let Some(other) = self.entries.get(&name) {
                 let other = other.location.path.display();

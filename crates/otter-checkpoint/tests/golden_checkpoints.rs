@@ -5,7 +5,8 @@ mod common;
 
 use common::{borrowed, golden, parameters};
 use otter_checkpoint::{
-    Checkpoint, ModelFamily, NamedTensor, Part, SaveOptions, TiePolicy, WeightForm, Weights, inspect, save_checkpoint,
+    Checkpoint, ModelFamily, NamedTensor, Part, SaveOptions, TiePolicy, WeightForm, Weights, inspect,
+    save_checkpoint,
 };
 use otter_model::config::{LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use std::fs;
@@ -35,7 +36,10 @@ fn llama_configuration() {
             max_position_embeddings: 512,
             ..LlamaConfig::llama_7b(388)
         },
-        cross_attention: otter_model::config::CrossAttentionConfig { every_n_layers: 2, ..Default::default() },
+        cross_attention: otter_model::config::CrossAttentionConfig {
+            every_n_layers: 2,
+            ..Default::default()
+        },
         ..OtterConfig::otter_9b()
     };
     assert_eq!(checkpoint.config.model, expected);
@@ -91,13 +95,18 @@ fn pickle_and_safetensors_are_equal_bit_for_bit() {
         let checkpoint = Checkpoint::open(&source).unwrap();
         let place = tempfile::tempdir().unwrap();
         let target = place.path().join("copy");
-        rewrite(&checkpoint, &target, &SaveOptions { tokenizer_from: Some(&source), ..SaveOptions::default() });
+        rewrite(
+            &checkpoint,
+            &target,
+            &SaveOptions { tokenizer_from: Some(&source), ..SaveOptions::default() },
+        );
         let copy = Checkpoint::open(&target).unwrap();
         assert_eq!(copy.weights.form(), WeightForm::Safetensors);
         assert_eq!(copy.config.model, checkpoint.config.model);
         assert_eq!(copy.weights.len(), checkpoint.weights.len());
         for name in checkpoint.weights.names() {
-            let (one, two) = (checkpoint.weights.read_f32(name).unwrap(), copy.weights.read_f32(name).unwrap());
+            let (one, two) =
+                (checkpoint.weights.read_f32(name).unwrap(), copy.weights.read_f32(name).unwrap());
             assert!(one.iter().zip(&two).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
             assert_eq!(one.len(), two.len());
             assert!(copy.weights.mapped_f32(name).is_some(), "{name} is not usable in place");
@@ -107,8 +116,13 @@ fn pickle_and_safetensors_are_equal_bit_for_bit() {
         let foreign = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(foreign.len(), checkpoint.weights.len());
         for (name, view) in foreign.iter() {
-            let own: Vec<u8> =
-                checkpoint.weights.read_f32(name).unwrap().iter().flat_map(|value| value.to_le_bytes()).collect();
+            let own: Vec<u8> = checkpoint
+                .weights
+                .read_f32(name)
+                .unwrap()
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             assert_eq!(view.data(), own, "{name}");
         }
         // The configuration keeps every key and value but the ones this crate owns.
@@ -130,7 +144,9 @@ fn misfits_are_all_listed() {
     list.push(("perceiver.frame_embs".to_owned(), vec![128, 32]));
     list[0].1 = vec![33];
     let text = checkpoint.account(borrowed(&list)).unwrap_err().to_string();
-    for part in ["1 missing", "perceiver.frame_embs", "1 unexpected", "perceiver.latents", "file [32], model [33]"] {
+    for part in
+        ["1 missing", "perceiver.frame_embs", "1 unexpected", "perceiver.latents", "file [32], model [33]"]
+    {
         assert!(text.contains(part), "{text}");
     }
     let text = checkpoint.account([]).unwrap_err().to_string();
@@ -162,8 +178,11 @@ fn rewrite(checkpoint: &Checkpoint, target: &Path, options: &SaveOptions<'_>) {
             (name.to_owned(), shape, checkpoint.weights.read_f32(name).unwrap())
         })
         .collect();
-    let tensors =
-        values.iter().map(|(name, shape, data)| NamedTensor { name: name.clone(), shape: shape.clone(), data });
+    let tensors = values.iter().map(|(name, shape, data)| NamedTensor {
+        name: name.clone(),
+        shape: shape.clone(),
+        data,
+    });
     save_checkpoint(target, &checkpoint.config, tensors, options).unwrap();
 }
 
@@ -186,7 +205,9 @@ fn stored_tables_survive_the_tie_trap() {
     for declared in [None, Some(true)] {
         edit_config(&target, |config| {
             config.shift_remove("tie_word_embeddings");
-            declared.into_iter().for_each(|value| drop(config.insert("tie_word_embeddings".to_owned(), value.into())));
+            declared
+                .into_iter()
+                .for_each(|value| drop(config.insert("tie_word_embeddings".to_owned(), value.into())));
         });
         let kept = Checkpoint::open(&target).unwrap();
         assert!(!kept.config.model.tie_word_embeddings);

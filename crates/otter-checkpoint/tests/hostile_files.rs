@@ -92,7 +92,9 @@ fn torch_claims_are_checked() {
     assert!(refuse(&one_tensor(float, 0, &[2, 3], &[1])).contains("sizes than strides"));
     assert!(refuse(&one_tensor(("FloatStorage", "0", 7), 0, &[6], &[1])).contains("claims 7 elements"));
     assert!(refuse(&one_tensor(("HalfStorage", "0", 6), 0, &[6], &[1])).contains("24 bytes"));
-    assert!(refuse(&one_tensor(("FloatStorage", "1", 6), 0, &[6], &[1])).contains("missing from the archive"));
+    assert!(
+        refuse(&one_tensor(("FloatStorage", "1", 6), 0, &[6], &[1])).contains("missing from the archive")
+    );
     assert!(refuse(&one_tensor(("FloatStorage", "../data.pkl", 6), 0, &[6], &[1])).contains("not a number"));
     assert!(refuse(&one_tensor(("QInt8Storage", "0", 6), 0, &[6], &[1])).contains("torch.QInt8Storage"));
     let long = "n".repeat(5000);
@@ -170,7 +172,8 @@ fn trainer_checkpoints_and_the_legacy_form_are_read() {
     let mut legacy = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
     legacy.extend(Pickler::new().raw(b"M\xe9\x03").end());
     legacy.extend(Pickler::new().raw(b"}").text("little_endian").raw(b"\x88s").end());
-    let body = Pickler::new().raw(b"}(").text("x").tensor(("FloatStorage", "77", 6), 0, &[3, 2], &[1, 3], true);
+    let body =
+        Pickler::new().raw(b"}(").text("x").tensor(("FloatStorage", "77", 6), 0, &[3, 2], &[1, 3], true);
     legacy.extend(body.raw(b"u").end());
     legacy.extend(Pickler::new().raw(b"](").text("77").raw(b"e").end());
     legacy.extend(6u64.to_le_bytes());

@@ -4,7 +4,8 @@
 mod common;
 
 use otter_checkpoint::{
-    Checkpoint, CheckpointConfig, Dtype, NamedTensor, SaveDtype, SaveOptions, WeightForm, Weights, save_checkpoint,
+    Checkpoint, CheckpointConfig, Dtype, NamedTensor, SaveDtype, SaveOptions, WeightForm, Weights,
+    save_checkpoint,
 };
 use otter_model::config::OtterConfig;
 use std::fs;
@@ -118,6 +119,28 @@ fn inconsistent_tensors_are_refused() {
         assert!(save_checkpoint(&target, &config(), named(&tensors), &SaveOptions::default()).is_err());
     }
     assert!(!target.exists());
+}
+
+#[test]
+fn only_checkpoints_are_replaced() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("documents");
+    fs::create_dir(&target).unwrap();
+    save(&target, &three(), &SaveOptions::default());
+    fs::create_dir(target.join("photos")).unwrap();
+    let refuse = || {
+        let error = save_checkpoint(&target, &config(), named(&three()), &SaveOptions::default());
+        error.unwrap_err().to_string()
+    };
+    assert!(refuse().contains("`photos`"));
+    fs::remove_dir(target.join("photos")).unwrap();
+    fs::remove_file(target.join("config.json")).unwrap();
+    assert!(refuse().contains("not a checkpoint"));
+    assert!(target.join("model.safetensors").is_file());
+    let file = place.path().join("file");
+    fs::write(&file, b"x").unwrap();
+    assert!(save_checkpoint(&file, &config(), named(&three()), &SaveOptions::default()).is_err());
+    assert_eq!(fs::read(&file).unwrap(), b"x");
 }
 
 /// A checkpoint may be read while it is replaced by a new one made from it.

@@ -44,8 +44,12 @@ fn prompts_have_the_golden_ids() {
         for prompt in read(&format!("{case}/generate.json"))["prompts"].as_array().unwrap() {
             for (row, text) in prompt["texts"].as_array().unwrap().iter().enumerate() {
                 let mask = ids(&prompt["attention_mask"][row]);
-                let expected: Vec<u32> =
-                    ids(&prompt["input_ids"][row]).into_iter().zip(mask).filter(|&(_, on)| on == 1).map(|(id, _)| id).collect();
+                let expected: Vec<u32> = ids(&prompt["input_ids"][row])
+                    .into_iter()
+                    .zip(mask)
+                    .filter(|&(_, on)| on == 1)
+                    .map(|(id, _)| id)
+                    .collect();
                 for tokenizer in &both {
                     let text = text.as_str().unwrap();
                     assert_eq!(tokenizer.encode(text).unwrap(), expected[1..], "{text}");
@@ -68,8 +72,12 @@ fn training_texts_have_the_golden_ids() {
                     let item = &group["items"][index.as_u64().unwrap() as usize];
                     let text = item["full_text"].as_str().unwrap();
                     let mask = ids(&batch["attention_masks"][row]);
-                    let row: Vec<u32> =
-                        ids(&batch["input_ids"][row]).into_iter().zip(mask).filter(|&(_, on)| on == 1).map(|(id, _)| id).collect();
+                    let row: Vec<u32> = ids(&batch["input_ids"][row])
+                        .into_iter()
+                        .zip(mask)
+                        .filter(|&(_, on)| on == 1)
+                        .map(|(id, _)| id)
+                        .collect();
                     for tokenizer in &*BOTH {
                         let own = tokenizer.encode(text).unwrap();
                         let own: Vec<u32> = [&[1], &own[..], &[2]].concat();
@@ -102,7 +110,8 @@ fn missing_and_misplaced_tokens_are_named() {
     let bare = copy(&["tokenizer.model"]);
     assert!(refusal(bare.path()).contains("`<PAD>` is missing"));
     // added_tokens.json alone is enough.
-    fs::write(bare.path().join("added_tokens.json"), read("llama/checkpoint/added_tokens.json").to_string()).unwrap();
+    fs::write(bare.path().join("added_tokens.json"), read("llama/checkpoint/added_tokens.json").to_string())
+        .unwrap();
     assert_eq!(load_tokenizer(bare.path()).unwrap().special(), BOTH[0].special());
     let added = json!({ "<|endofchunk|>": 384, "<image>": 385, "<PAD>": 386 });
     fs::write(bare.path().join("added_tokens.json"), added.to_string()).unwrap();
