@@ -1,0 +1,414 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Multi-modal in-context instruction tuning: make data, tune, evaluate, chat.
+#[derive(Debug, Parser)]
+#[command(name = "otter", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Threads for computation (default: all cores).
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  otter quickstart                                    make data, tune, evaluate, report: about 8 minutes on 2 cores
+  otter chat --model runs/quickstart/model            talk to the result
+  otter generate --model DIR --image cat.jpg --prompt 'What is this?' --chat
+  otter inspect DIR                                   what is in a checkpoint, what is odd about it";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a small data set, tune a small Otter on it in context, show that it learned, leave a model to chat with.
+    #[command(after_help = "Examples:
+  otter quickstart
+  otter quickstart --out runs/second --seed 7
+Then:
+  otter chat --model runs/quickstart/model")]
+    Quickstart(Quickstart),
+    /// Render the synthetic toybox world as a MIMIC-IT data set.
+    #[command(after_help = "Examples:
+  otter toybox --out data/toybox
+  otter toybox --out data/toybox --seed 3 --image-size 48 --scale 0.1")]
+    Toybox(Toybox),
+    /// Pre-train the small vision tower and language model that quickstart starts from (they ship with this project).
+    #[command(after_help = "Example:
+  otter pretrain-base --out assets/toybox-base")]
+    PretrainBase(PretrainBase),
+    /// Instruction-tune a model as one TOML file describes.
+    #[command(after_help = "Examples:
+  otter train --config recipes/toybox.toml
+  otter train --config recipes/toybox.toml train.steps=200 optimizer.learning_rate=3e-4
+  otter train --config runs/x/config.toml --resume")]
+    Train(Train),
+    /// Evaluate a model on a toybox evaluation set, by shots.
+    #[command(after_help = "Example:
+  otter eval --model runs/quickstart/model --data runs/quickstart/data")]
+    Eval(Eval),
+    /// Talk to a model about your images.
+    #[command(after_help = "Example:
+  otter chat --model runs/quickstart/model --image photo.jpg
+Inside:
+  /image FILE   show an image with the next question     /reset   forget the conversation     /quit")]
+    Chat(Chat),
+    /// Continue a prompt.
+    #[command(after_help = "Examples:
+  otter generate --model DIR --image a.png --prompt '<image>User:What is this? GPT:<answer>'
+  otter generate --model DIR --image a.png --prompt 'What is this?' --chat
+  otter generate --model DIR --image a.png --image b.png --json \\
+    --prompt '<image>User:What? GPT:<answer>A cup.<|endofchunk|><image>User:What? GPT:<answer>'")]
+    Generate(Generate),
+    /// Log-probability of an answer.
+    #[command(after_help = "Example:
+  otter score --model DIR --image a.png --prompt '<image>User:What is this? GPT:<answer>' --answer 'a cup<|endofchunk|>' --json")]
+    Score(Score),
+    /// Compare a checkpoint with tensors recorded from the original.
+    #[command(after_help = "Example:
+  otter parity --model tests/golden/llama/checkpoint --golden tests/golden/llama/forward.safetensors \\
+    --gradients tests/golden/llama/grads.safetensors")]
+    Parity(Parity),
+    /// Look at data.
+    #[command(subcommand)]
+    Data(Data),
+    /// Say what a checkpoint directory holds, and what is missing or odd.
+    #[command(after_help = "Example:
+  otter inspect tests/golden/llama/checkpoint --json")]
+    Inspect(Inspect),
+    /// Time training steps and greedy decoding of a model of given sizes with random weights.
+    #[command(after_help = "Example:
+  otter bench --preset mid --json")]
+    Bench(Bench),
+}
+
+/// Arguments of `quickstart`.
+#[derive(Debug, Args)]
+pub struct Quickstart {
+    /// Run directory.
+    #[arg(long, default_value = "runs/quickstart", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Seed of data and tuning.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Base model to start from (default: the one that ships with this project).
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+    /// Fraction of the usual data and steps, for a fast look (results then mean little).
+    #[arg(long, default_value_t = 1.0)]
+    pub scale: f64,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `toybox`.
+#[derive(Debug, Args)]
+pub struct Toybox {
+    /// Directory to write.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Seed of the world.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Side of the images in pixels (32 to 64).
+    #[arg(long, default_value_t = 32)]
+    pub image_size: usize,
+    /// Factor on the number of records.
+    #[arg(long, default_value_t = 1.0)]
+    pub scale: f64,
+    /// Print the manifest as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `pretrain-base`.
+#[derive(Debug, Args)]
+pub struct PretrainBase {
+    /// Directory to write.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Seed of weights and data.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Factor on the number of steps.
+    #[arg(long, default_value_t = 1.0)]
+    pub scale: f64,
+}
+
+/// Arguments of `train`.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// The run's description.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Go on from the newest complete checkpoint of the run directory.
+    #[arg(long)]
+    pub resume: bool,
+    /// Print the memory plan and stop.
+    #[arg(long)]
+    pub plan: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Overrides such as `train.steps=200`.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Checkpoint directory.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Toybox data directory.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Records of each task and shot count (default: all).
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How generated tokens see the media.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum DecodingChoice {
+    /// They keep attending the last image.
+    #[default]
+    Keep,
+    /// They see none: the original's cached decoding.
+    Reference,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+pub struct SamplingArguments {
+    /// Most new tokens.
+    #[arg(long, default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// Most tokens, prompt included; replaces --max-new-tokens.
+    #[arg(long, conflicts_with = "max_new_tokens")]
+    pub max_length: Option<usize>,
+    /// No end of the answer before this many new tokens.
+    #[arg(long, default_value_t = 0)]
+    pub min_new_tokens: usize,
+    /// No end of the answer before this many tokens, prompt included.
+    #[arg(long, default_value_t = 0)]
+    pub min_length: usize,
+    /// Take the most probable token (the default unless a sampling option is given).
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p"])]
+    pub greedy: bool,
+    /// Sample with this temperature.
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Sample among this many tokens (0: all).
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Sample among the fewest tokens with this total probability.
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Penalty on tokens that occurred before (1: none).
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// Never repeat a sequence of this many tokens (0: off).
+    #[arg(long, default_value_t = 0)]
+    pub no_repeat_ngram_size: usize,
+    /// End the answer at this text; may be given several times.
+    #[arg(long = "stop", value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// What generated tokens see of the images.
+    #[arg(long, value_enum, default_value_t)]
+    pub decoding: DecodingChoice,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub struct Chat {
+    /// Checkpoint directory.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Image for the first question; may be given several times.
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<PathBuf>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Checkpoint directory.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Image of the first, second, … <image>; for a video checkpoint and one <image>, the frames of the video.
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<PathBuf>,
+    /// The prompt as the model sees it, or with --chat a plain instruction.
+    #[arg(long, required_unless_present = "batch", conflicts_with = "batch")]
+    pub prompt: Option<String>,
+    /// Wrap the prompt in the Otter template, with one <image> per image in front.
+    #[arg(long)]
+    pub chat: bool,
+    /// Continue many prompts at once: one JSON object a line, {"prompt": "…", "images": ["a.png"]}.
+    #[arg(long, value_name = "FILE", conflicts_with = "images")]
+    pub batch: Option<PathBuf>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `score`.
+#[derive(Debug, Args)]
+pub struct Score {
+    /// Checkpoint directory.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Image of the first, second, … <image>.
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<PathBuf>,
+    /// The prompt as the model sees it.
+    #[arg(long)]
+    pub prompt: String,
+    /// The answer whose tokens are scored.
+    #[arg(long)]
+    pub answer: String,
+    /// Wrap the prompt in the Otter template.
+    #[arg(long)]
+    pub chat: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `parity`.
+#[derive(Debug, Args)]
+pub struct Parity {
+    /// Checkpoint directory.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Golden forward results.
+    #[arg(long, value_name = "FILE")]
+    pub golden: PathBuf,
+    /// Golden gradients.
+    #[arg(long, value_name = "FILE")]
+    pub gradients: Option<PathBuf>,
+    /// One scenario only.
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Option<String>,
+    /// Which parameters are trained: head, v0.1, or patterns separated by commas.
+    #[arg(long, default_value = "head")]
+    pub trainable: String,
+    /// Recompute decoder layers in the reverse pass.
+    #[arg(long)]
+    pub recompute: bool,
+    /// Largest absolute difference of vision features, Perceiver output, hidden states and loss.
+    #[arg(long, default_value_t = 1e-4)]
+    pub tolerance: f64,
+    /// Largest absolute difference of logits.
+    #[arg(long, default_value_t = 2e-4)]
+    pub logits_tolerance: f64,
+    /// Largest difference of a gradient, relative to the tensor's largest entry.
+    #[arg(long, default_value_t = 1e-3)]
+    pub gradient_tolerance: f64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Commands about data.
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// One sample as the model sees it.
+    #[command(after_help = "Example:
+  otter data show --config recipes/toybox.toml --index 3")]
+    Show(DataShow),
+}
+
+/// Arguments of `data show`.
+#[derive(Debug, Args)]
+pub struct DataShow {
+    /// A training configuration, or an original YAML data list together with --model.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Which sample, from 0.
+    #[arg(long)]
+    pub index: usize,
+    /// Checkpoint directory whose tokenizer is used (default: the configuration's model).
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Overrides such as `data.max_seq_len=512`.
+    #[arg(value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Checkpoint directory.
+    pub dir: PathBuf,
+    /// List every tensor.
+    #[arg(long)]
+    pub tensors: bool,
+    /// Which parameters count as trainable: head, v0.1, or patterns separated by commas.
+    #[arg(long, default_value = "head")]
+    pub trainable: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Sizes of a benchmark model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BenchPreset {
+    /// ViT-B/32-size tower, 12 layers of width 768.
+    #[default]
+    Mid,
+    /// The quickstart model.
+    Toybox,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Sizes of the model.
+    #[arg(long, value_enum, default_value_t)]
+    pub preset: BenchPreset,
+    /// What to time: train or decode (default: both).
+    #[arg(long, value_name = "WHAT")]
+    pub only: Option<String>,
+    /// Timed repetitions after one warm-up.
+    #[arg(long, default_value_t = 3)]
+    pub repeats: usize,
+    /// Sequences of a training batch.
+    #[arg(long, default_value_t = 4)]
+    pub batch: usize,
+    /// Tokens of a training sequence.
+    #[arg(long, default_value_t = 128)]
+    pub length: usize,
+    /// New tokens of a decode.
+    #[arg(long, default_value_t = 64)]
+    pub new_tokens: usize,
+    /// Recompute decoder layers in the reverse pass.
+    #[arg(long)]
+    pub recompute: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,165 @@
+//! `otter generate`: continue one prompt or a batch of them.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use otter_checkpoint::LoadedModel;
+use otter_model::VisionInput;
+use otter_model::generate::{Generated, PromptBatch};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::model;
+use crate::arguments::{Generate, SamplingArguments};
+use crate::output;
+
+/// One prompt of a batch file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PromptLine {
+    prompt: String,
+    #[serde(default)]
+    images: Vec<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Generate) -> Result<()> {
+    let model = model::load(&arguments.model)?;
+    let lines = match (&arguments.prompt, &arguments.batch) {
+        (Some(prompt), _) => vec![PromptLine { prompt: prompt.clone(), images: arguments.images.clone() }],
+        (None, Some(file)) => read_batch(file)?,
+        (None, None) => bail!("give --prompt or --batch"),
+    };
+    let answers = answer(&model, lines, arguments.chat, &arguments.sampling)?;
+    let single = arguments.batch.is_none();
+    for answer in &answers {
+        if arguments.json {
+            output::json(answer)?;
+        } else if single {
+            output::text(answer["text"].as_str().unwrap_or_default())?;
+        } else {
+            output::text(&answer["text"].to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Continues prompts together, padded on the left.
+fn answer(
+    model: &LoadedModel,
+    lines: Vec<PromptLine>,
+    chat: bool,
+    sampling: &SamplingArguments,
+) -> Result<Vec<Value>> {
+    let mut prompts = Vec::new();
+    let mut vision: Option<VisionInput> = None;
+    for (row, line) in lines.iter().enumerate() {
+        let text =
+            if chat { model::chat_prompt(&line.prompt, line.images.len()) } else { line.prompt.clone() };
+        let ids = model::prompt_ids(model, &text)?;
+        if ids.is_empty() {
+            bail!("prompt {} is empty", row + 1);
+        }
+        let own = model::vision_input(model, &line.images, &ids)
+            .with_context(|| format!("prompt {}", row + 1))
+            .map_err(
+                |error| if lines.len() == 1 { error.root_cause().to_string().into_message() } else { error },
+            )?;
+        vision = joined(vision, own, row, lines.len());
+        prompts.push(ids);
+    }
+    let pad = model.config.model.text.pad_token_id.unwrap_or(model.tokenizer.special().pad);
+    let batch = PromptBatch::new(&prompts, pad, model.tokenizer.special().image)?;
+    let options = model::generation_options(model, sampling, batch.text().length)?;
+    let mut texts: Vec<StreamedText> = prompts.iter().map(|_| StreamedText::new()).collect();
+    let generated =
+        model.otter.generate(&model.parameters, vision.as_ref(), &batch, &options, &mut |row, id| {
+            texts[row].push(model, id, &sampling.stop)
+        })?;
+    generated.iter().map(|g| to_json(model, g, &sampling.stop)).collect()
+}
+
+/// Turns a message into an error without its context.
+trait IntoMessage {
+    fn into_message(self) -> anyhow::Error;
+}
+
+impl IntoMessage for String {
+    fn into_message(self) -> anyhow::Error {
+        anyhow::Error::msg(self)
+    }
+}
+
+/// New ids of one answer, watched for stop strings.
+struct StreamedText {
+    ids: Vec<u32>,
+}
+
+impl StreamedText {
+    fn new() -> Self {
+        Self { ids: Vec::new() }
+    }
+
+    /// Takes a token; false when a stop string is complete.
+    fn push(&mut self, model: &LoadedModel, id: u32, stop: &[String]) -> bool {
+        self.ids.push(id);
+        if stop.is_empty() {
+            return true;
+        }
+        let text = model.tokenizer.decode(&self.ids, false).unwrap_or_default();
+        !model::cut_at_stop(&text, stop).1
+    }
+}
+
+fn to_json(model: &LoadedModel, generated: &Generated, stop: &[String]) -> Result<Value> {
+    let text = model.tokenizer.decode(&generated.token_ids, true)?;
+    let text = model::cut_at_stop(&text, stop).0.trim();
+    let finish_reason = generated.finish_reason.as_str();
+    Ok(json!({"token_ids": generated.token_ids, "text": text, "finish_reason": finish_reason}))
+}
+
+/// Appends the media of sequence `row` of `rows`.
+fn joined(
+    all: Option<VisionInput>,
+    own: Option<VisionInput>,
+    row: usize,
+    rows: usize,
+) -> Option<VisionInput> {
+    let Some(mut own) = own else { return all };
+    own.slots.resize(rows, Vec::new());
+    own.slots.swap(0, row);
+    let Some(mut all) = all else { return Some(own) };
+    let frames = all.pixels.shape()[0];
+    let items = all.media_frames.len();
+    let mut shape = all.pixels.shape().to_vec();
+    shape[0] += own.pixels.shape()[0];
+    let device = all.pixels.device();
+    let mut pixels = all.pixels.into_vec();
+    pixels.extend_from_slice(own.pixels.data());
+    all.pixels = otter_nn::Tensor::from_vec(pixels, &shape, device);
+    all.media_frames.extend(own.media_frames.iter().map(|r| r.start + frames..r.end + frames));
+    all.slots[row] = own.slots[row].iter().map(|item| item + items).collect();
+    Some(all)
+}
+
+fn read_batch(file: &Path) -> Result<Vec<PromptLine>> {
+    let name = file.display();
+    let reader =
+        std::io::BufReader::new(std::fs::File::open(file).with_context(|| format!("cannot open {name}"))?);
+    let mut lines = Vec::new();
+    for (number, line) in reader.lines().enumerate() {
+        let line = line.with_context(|| format!("cannot read {name}"))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let parsed = serde_json::from_str(&line).with_context(|| {
+            format!("{name}, line {}: expected {{\"prompt\": …, \"images\": […]}}", number + 1)
+        })?;
+        lines.push(parsed);
+    }
+    if lines.is_empty() {
+        bail!("{name} holds no prompt; it needs one JSON object a line");
+    }
+    Ok(lines)
+}

@@ -1,0 +1,53 @@
+//! The commands, one a file.
+
+mod bench;
+mod chat;
+mod data_show;
+mod generate;
+mod inspect;
+mod model;
+mod parity;
+mod score;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::arguments::{Arguments, Command, Data};
+
+/// Runs the command that the arguments name.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("cannot start the thread pool")?;
+    }
+    keep_large_buffers();
+    match arguments.command {
+        Command::Generate(arguments) => generate::run(&arguments)?,
+        Command::Score(arguments) => score::run(&arguments)?,
+        Command::Parity(arguments) => return parity::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments)?,
+        Command::Chat(arguments) => chat::run(&arguments)?,
+        Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
+        Command::Bench(arguments) => bench::run(&arguments)?,
+        Command::Quickstart(_)
+        | Command::Toybox(_)
+        | Command::PretrainBase(_)
+        | Command::Train(_)
+        | Command::Eval(_) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lets the allocator keep large freed buffers: every step asks for the same ones again, and handing them back to the
+/// system costs a page fault per 4 KiB each time.
+fn keep_large_buffers() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt only sets parameters of the allocator; it is called before any other thread of ours runs.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}

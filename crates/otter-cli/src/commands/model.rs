@@ -1,0 +1,150 @@
+//! What several commands share: loading a model, images, prompts and sampling options.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use otter_checkpoint::{LoadedModel, load_model};
+use otter_data::prompt::{self, InstructionFormat};
+use otter_data::{ImageTransform, load_image_file, preprocess};
+use otter_model::VisionInput;
+use otter_model::generate::{Decoding, GenerationOptions, Processors, Sampling};
+use otter_nn::{Device, Tensor};
+
+use crate::arguments::{DecodingChoice, SamplingArguments};
+
+/// Loads a model and prints its warnings.
+pub fn load(directory: &Path) -> Result<LoadedModel> {
+    let model = load_model(directory, Device::Cpu)?;
+    for warning in &model.report.warnings {
+        eprintln!("warning: {}: {warning}", directory.display());
+    }
+    Ok(model)
+}
+
+/// The prompt in the Otter template with one placeholder per media item.
+pub fn chat_prompt(question: &str, media: usize) -> String {
+    prompt::inference_prompt(InstructionFormat::Simple, media, question)
+}
+
+/// Token ids of a prompt, with the beginning-of-sequence token in front.
+pub fn prompt_ids(model: &LoadedModel, prompt: &str) -> Result<Vec<u32>> {
+    let mut ids: Vec<u32> = model.tokenizer.special().bos.into_iter().collect();
+    ids.extend(model.tokenizer.encode(prompt)?);
+    Ok(ids)
+}
+
+/// How many media items `images` are for a prompt with `placeholders` of them.
+///
+/// A checkpoint with frame embeddings reads several images under one placeholder as the frames of a video.
+pub fn media_frames(
+    model: &LoadedModel,
+    images: usize,
+    placeholders: usize,
+) -> Result<Vec<std::ops::Range<usize>>> {
+    let video = model.otter.config().perceiver.max_num_frames.is_some();
+    if video && placeholders == 1 && images > 1 {
+        return Ok(std::iter::once(0..images).collect());
+    }
+    if images == placeholders {
+        return Ok((0..images).map(|i| i..i + 1).collect());
+    }
+    let plural = |n: usize| if n == 1 { "" } else { "s" };
+    let hint = if images > placeholders {
+        "add an <image> for each, or pass fewer --image (--chat adds them for you)"
+    } else {
+        "pass one --image for each <image>, or remove the surplus placeholders"
+    };
+    bail!(
+        "the prompt has {placeholders} <image> placeholder{}, but {images} image{} {} given; {hint}",
+        plural(placeholders),
+        plural(images),
+        if images == 1 { "was" } else { "were" },
+    )
+}
+
+/// Pixels (images, 3, S, S) of image files, prepared as for inference.
+pub fn pixels(model: &LoadedModel, files: &[PathBuf]) -> Result<Tensor> {
+    let side = model.otter.config().vision.image_size;
+    let mut pixels = Vec::with_capacity(files.len() * 3 * side * side);
+    for file in files {
+        pixels.extend(preprocess(&load_image_file(file)?, side, ImageTransform::Clip));
+    }
+    Ok(Tensor::from_vec(pixels, &[files.len(), 3, side, side], Device::Cpu))
+}
+
+/// The vision input of one prompt; `None` without images.
+pub fn vision_input(model: &LoadedModel, files: &[PathBuf], ids: &[u32]) -> Result<Option<VisionInput>> {
+    let image = model.tokenizer.special().image;
+    let placeholders = ids.iter().filter(|&&id| id == image).count();
+    let media_frames = media_frames(model, files.len(), placeholders)?;
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let slots = vec![(0..media_frames.len()).collect()];
+    Ok(Some(VisionInput { pixels: pixels(model, files)?, media_frames, slots }))
+}
+
+/// Generation options from the command line, for prompts of `prompt_length` tokens.
+pub fn generation_options(
+    model: &LoadedModel,
+    arguments: &SamplingArguments,
+    prompt_length: usize,
+) -> Result<GenerationOptions> {
+    let sampled = arguments.temperature.is_some() || arguments.top_k.is_some() || arguments.top_p.is_some();
+    let temperature = arguments.temperature.unwrap_or(1.0);
+    if !(temperature.is_finite() && temperature >= 0.0) {
+        bail!("--temperature is {temperature}; it must be 0 (greedy) or a positive number");
+    }
+    let top_p = arguments.top_p.unwrap_or(1.0);
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        bail!("--top-p is {top_p}; it must be above 0 and at most 1");
+    }
+    if !(arguments.repetition_penalty.is_finite() && arguments.repetition_penalty > 0.0) {
+        bail!("--repetition-penalty is {}; it must be a positive number", arguments.repetition_penalty);
+    }
+    let max_new_tokens = match arguments.max_length {
+        None => arguments.max_new_tokens,
+        Some(limit) => limit.checked_sub(prompt_length).filter(|&new| new > 0).with_context(|| {
+            format!("--max-length {limit} leaves nothing after a prompt of {prompt_length} tokens")
+        })?,
+    };
+    let sampling = if sampled {
+        let top_k = arguments.top_k.unwrap_or(0);
+        Sampling::Random { temperature, top_k, top_p, seed: arguments.seed }
+    } else {
+        Sampling::Greedy
+    };
+    Ok(GenerationOptions {
+        max_new_tokens,
+        sampling,
+        processors: Processors {
+            repetition_penalty: arguments.repetition_penalty,
+            no_repeat_ngram_size: arguments.no_repeat_ngram_size,
+            min_length: arguments.min_length,
+            min_new_tokens: arguments.min_new_tokens,
+        },
+        stop_token: model.tokenizer.special().endofchunk,
+        decoding: match arguments.decoding {
+            DecodingChoice::Keep => Decoding::Keep,
+            DecodingChoice::Reference => Decoding::Reference,
+        },
+    })
+}
+
+/// `text` up to the first of the stop strings, and whether there was one.
+pub fn cut_at_stop<'a>(text: &'a str, stop: &[String]) -> (&'a str, bool) {
+    let first = stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min();
+    first.map_or((text, false), |at| (&text[..at], true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_stop_string_cuts() {
+        let stop = ["User".to_string(), "\n".to_string(), String::new()];
+        assert_eq!(cut_at_stop("a cup\nUser:", &stop), ("a cup", true));
+        assert_eq!(cut_at_stop("a cup", &stop), ("a cup", false));
+    }
+}
