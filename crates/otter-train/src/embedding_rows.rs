@@ -1,0 +1,79 @@
+//! Training only some rows of the token tables (spec: training, section 5). Gradients of the other rows are zeroed
+//! before clipping, so those rows never move: they have no moments and the tables are not decayed.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use otter_nn::{Gradients, Parameters};
+
+/// Which rows of which tables are trained.
+pub struct EmbeddingRowMask {
+    tables: Vec<Table>,
+    rows: HashSet<usize>,
+}
+
+struct Table {
+    range: Range<usize>,
+    width: usize,
+}
+
+impl EmbeddingRowMask {
+    /// Keeps the rows of the token ids in `rows` in those of `tables` that are trained.
+    pub fn new(parameters: &Parameters, gradients: &Gradients, tables: &[String], rows: &[u32]) -> Self {
+        let tables = parameters.iter().zip(gradients.ranges()).filter_map(|(parameter, range)| {
+            let masked = tables.contains(&parameter.name);
+            range.clone().filter(|_| masked).map(|range| Table { range, width: parameter.tensor.width() })
+        });
+        Self { tables: tables.collect(), rows: rows.iter().map(|&row| row as usize).collect() }
+    }
+
+    /// Zeroes the gradients of all other rows.
+    pub fn apply(&self, gradients: &mut Gradients) {
+        for table in &self.tables {
+            let values = &mut gradients.flat_mut()[table.range.clone()];
+            for (row, values) in values.chunks_exact_mut(table.width.max(1)).enumerate() {
+                if !self.rows.contains(&row) {
+                    values.fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optimizer::{AdamW, AdamWOptions};
+    use otter_nn::{Device, Init, ParameterSpecs};
+
+    #[test]
+    fn only_the_chosen_rows_move() {
+        let mut specs = ParameterSpecs::default();
+        specs.add("other", &[3, 2], Init::Ones);
+        specs.add("embed", &[3, 2], Init::Ones);
+        specs.add("frozen_head", &[3, 2], Init::Ones);
+        let mut parameters = Parameters::initialise(&specs, 0, Device::Cpu);
+        parameters.set_trainable(|name| name != "frozen_head");
+        let mut gradients = Gradients::new(&parameters);
+        gradients.flat_mut().fill(1.0);
+        let tables = ["embed".to_owned(), "frozen_head".to_owned()];
+        let mask = EmbeddingRowMask::new(&parameters, &gradients, &tables, &[1]);
+        mask.apply(&mut gradients);
+        assert_eq!(gradients.flat(), [1., 1., 1., 1., 1., 1., 0., 0., 1., 1., 0., 0.]);
+        AdamW::new(AdamWOptions::default(), &parameters, &gradients).step(
+            &mut parameters,
+            &gradients,
+            0.1,
+            1.0,
+        );
+        let moved = |name: &str| -> Vec<bool> {
+            parameters
+                .by_name(name)
+                .map(|p| p.tensor.data().iter().map(|&v| v != 1.0).collect())
+                .unwrap_or_default()
+        };
+        assert_eq!(moved("other"), [true; 6]);
+        assert_eq!(moved("embed"), [false, false, true, true, false, false]);
+        assert_eq!(moved("frozen_head"), [false; 6]);
+    }
+}

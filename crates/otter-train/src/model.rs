@@ -1,0 +1,118 @@
+//! What the trainer asks of a model and of its data.
+
+use std::path::Path;
+
+use otter_data::{Batch, DataReport, Loader, LoaderState};
+use otter_nn::{Gradients, IGNORE_INDEX, Parameters};
+
+pub use otter_nn::layers::cross_entropy::LossSum;
+
+use crate::error::Result;
+use crate::memory_plan::{BatchShape, PlanItem};
+
+/// A model that can be tuned. Parameters are kept beside it.
+pub trait TrainableModel: Sync {
+    /// Sum of the losses of a batch; adds the gradient of `factor` times that sum to `gradients`.
+    ///
+    /// # Errors
+    /// When the model refuses the batch.
+    fn forward_backward(
+        &self,
+        parameters: &Parameters,
+        batch: &Batch,
+        factor: f64,
+        recompute: bool,
+        gradients: &mut Gradients,
+    ) -> Result<LossSum>;
+
+    /// Sum of the losses of a batch.
+    ///
+    /// # Errors
+    /// When the model refuses the batch.
+    fn loss(&self, parameters: &Parameters, batch: &Batch) -> Result<LossSum>;
+
+    /// Names of the tables with one row a token, whose rows can be trained one by one.
+    fn token_tables(&self) -> Vec<String>;
+
+    /// Largest memory that forward and reverse pass of such a batch need beyond the weights.
+    fn activation_plan(&self, parameters: &Parameters, shape: &BatchShape, recompute: bool) -> Vec<PlanItem>;
+
+    /// Writes the model as the directory `directory`, which does not exist yet.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    fn save(&self, parameters: &Parameters, directory: &Path) -> Result<()>;
+
+    /// Reads back what [`TrainableModel::save`] wrote; which parameters are trained stays as it is.
+    ///
+    /// # Errors
+    /// When the directory does not hold this model.
+    fn restore(&self, parameters: &mut Parameters, directory: &Path) -> Result<()>;
+}
+
+/// Where batches come from.
+pub trait BatchSource: Send {
+    /// The next batch; `None` once at the end of each pass over the data.
+    ///
+    /// # Errors
+    /// When the data cannot be read.
+    fn next_batch(&mut self) -> Result<Option<Batch>>;
+
+    /// Enough to go on exactly after the batches given out so far.
+    fn state(&self) -> LoaderState;
+
+    /// What became of the samples so far.
+    fn report(&self) -> DataReport;
+}
+
+impl BatchSource for Loader {
+    fn next_batch(&mut self) -> Result<Option<Batch>> {
+        Ok(Loader::next_batch(self)?)
+    }
+
+    fn state(&self) -> LoaderState {
+        Loader::state(self)
+    }
+
+    fn report(&self) -> DataReport {
+        Loader::report(self).clone()
+    }
+}
+
+/// Predicted tokens of a row: the first label of a row is never one, because nothing comes before it.
+pub fn row_targets(batch: &Batch, row: usize) -> usize {
+    batch.label_row(row).iter().skip(1).filter(|&&label| label != IGNORE_INDEX).count()
+}
+
+/// Predicted tokens of a batch.
+pub fn batch_targets(batch: &Batch) -> usize {
+    (0..batch.batch).map(|row| row_targets(batch, row)).sum()
+}
+
+/// The sizes that decide about memory.
+pub fn batch_shape(batch: &Batch) -> BatchShape {
+    BatchShape {
+        batch: batch.batch,
+        length: batch.length,
+        frames: batch.frames(),
+        media: batch.media_frames.len(),
+        targets: batch_targets(batch),
+    }
+}
+
+/// One row of a batch as a batch of its own, media included.
+pub fn single_row(batch: &Batch, row: usize) -> Batch {
+    let range = row * batch.length..(row + 1) * batch.length;
+    Batch {
+        sample_ids: vec![batch.sample_ids[row].clone()],
+        groups: vec![batch.groups[row]],
+        texts: vec![batch.texts[row].clone()],
+        input_ids: batch.input_ids[range.clone()].to_vec(),
+        attention_mask: batch.attention_mask[range.clone()].to_vec(),
+        labels: batch.labels[range].to_vec(),
+        batch: 1,
+        media_slots: vec![batch.media_slots[row].clone()],
+        label_tokens: batch.label_row(row).iter().filter(|&&label| label != IGNORE_INDEX).count(),
+        ..batch.clone()
+    }
+}

@@ -1,0 +1,129 @@
+//! Otter as a trainable model: batches become its inputs, checkpoints its directory.
+
+use std::path::{Path, PathBuf};
+
+use otter_checkpoint::{CheckpointConfig, INPUT_TABLE, OUTPUT_TABLE, SaveOptions, load_model, save_model};
+use otter_data::Batch;
+use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
+use otter_nn::{Gradients, Parameters, Tensor};
+
+use crate::activation_plan::{TrainedParts, activation_plan};
+use crate::config::{Freeze, ModelSection};
+use crate::error::{Result, TrainError};
+use crate::memory_plan::{BatchShape, PlanItem};
+use crate::model::{LossSum, TrainableModel};
+
+/// An Otter with what is needed to feed and save it.
+pub struct TrainableOtter {
+    otter: Otter,
+    config: CheckpointConfig,
+    /// Directory whose tokenizer goes along with every checkpoint.
+    tokenizer_from: PathBuf,
+    media_token_id: u32,
+}
+
+impl TrainableOtter {
+    /// `media_token_id` is the id of `<image>`.
+    pub fn new(otter: Otter, config: CheckpointConfig, tokenizer_from: &Path, media_token_id: u32) -> Self {
+        Self { otter, config, tokenizer_from: tokenizer_from.to_path_buf(), media_token_id }
+    }
+
+    /// The layers.
+    pub fn otter(&self) -> &Otter {
+        &self.otter
+    }
+
+    /// Model inputs of a batch.
+    fn inputs(&self, parameters: &Parameters, batch: &Batch) -> (Option<VisionInput>, TextInput) {
+        let side = batch.image_size;
+        let vision = (!batch.media_frames.is_empty()).then(|| VisionInput {
+            pixels: Tensor::from_vec(
+                batch.pixels.clone(),
+                &[batch.frames(), 3, side, side],
+                parameters.device(),
+            ),
+            media_frames: batch.media_frames.clone(),
+            slots: batch.media_slots.clone(),
+        });
+        let text = TextInput {
+            ids: batch.input_ids.clone(),
+            attention_mask: batch.attention_mask.clone(),
+            batch: batch.batch,
+            length: batch.length,
+            media_token_id: self.media_token_id,
+        };
+        (vision, text)
+    }
+}
+
+/// The rule of a configuration.
+pub fn freeze_rule(section: &ModelSection) -> FreezeRule {
+    match section.freeze {
+        Freeze::Head => FreezeRule::Head,
+        Freeze::V01 => FreezeRule::V01,
+        Freeze::Patterns => FreezeRule::Patterns(section.trainable.clone()),
+    }
+}
+
+fn refused(batch: &Batch) -> impl FnOnce(otter_model::ModelError) -> TrainError {
+    let samples = batch.sample_ids.join(", ");
+    move |error| TrainError::Model(format!("{error} (samples {samples})"))
+}
+
+impl TrainableModel for TrainableOtter {
+    fn forward_backward(
+        &self,
+        parameters: &Parameters,
+        batch: &Batch,
+        factor: f64,
+        recompute: bool,
+        gradients: &mut Gradients,
+    ) -> Result<LossSum> {
+        let (vision, text) = self.inputs(parameters, batch);
+        let scale = LossScale::Factor(factor);
+        self.otter
+            .forward_backward(parameters, vision.as_ref(), &text, &batch.labels, scale, recompute, gradients)
+            .map_err(refused(batch))
+    }
+
+    fn loss(&self, parameters: &Parameters, batch: &Batch) -> Result<LossSum> {
+        let (vision, text) = self.inputs(parameters, batch);
+        self.otter.loss(parameters, vision.as_ref(), &text, &batch.labels).map_err(refused(batch))
+    }
+
+    fn token_tables(&self) -> Vec<String> {
+        vec![INPUT_TABLE.to_owned(), OUTPUT_TABLE.to_owned()]
+    }
+
+    fn activation_plan(&self, parameters: &Parameters, shape: &BatchShape, recompute: bool) -> Vec<PlanItem> {
+        let trained = |prefix: &str| parameters.iter().any(|p| p.trainable && p.name.starts_with(prefix));
+        let vision = trained("vision_encoder.");
+        let media_trained = (vision || trained("perceiver.")) && shape.media > 0;
+        let first_layer = self.otter.language().first_trained_layer(parameters, media_trained);
+        activation_plan(self.otter.config(), shape, TrainedParts { first_layer, vision }, recompute)
+    }
+
+    fn save(&self, parameters: &Parameters, directory: &Path) -> Result<()> {
+        let options = SaveOptions { tokenizer_from: Some(&self.tokenizer_from), ..SaveOptions::default() };
+        Ok(save_model(directory, &self.config, parameters, &options)?)
+    }
+
+    fn restore(&self, parameters: &mut Parameters, directory: &Path) -> Result<()> {
+        let loaded = load_model(directory, parameters.device())?;
+        for parameter in parameters.iter_mut() {
+            let Some(saved) = loaded.parameters.by_name(&parameter.name) else {
+                return Err(TrainError::checkpoint(
+                    directory,
+                    format!("there is no tensor `{}`", parameter.name),
+                ));
+            };
+            if saved.tensor.shape() != parameter.tensor.shape() {
+                let (found, expected) = (saved.tensor.shape(), parameter.tensor.shape());
+                let problem = format!("tensor `{}` is {found:?}; expected {expected:?}", parameter.name);
+                return Err(TrainError::checkpoint(directory, problem));
+            }
+            parameter.tensor = saved.tensor.clone();
+        }
+        Ok(())
+    }
+}

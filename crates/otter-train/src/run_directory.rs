@@ -1,0 +1,305 @@
+//! The directory of a run and its checkpoints.
+//!
+//! ```text
+//! <run_dir>/config.toml  metrics.jsonl  events.out.tfevents…  log.txt
+//!           checkpoints/step-000200/{model/…, trainer.safetensors, trainer.json}
+//! ```
+//! A checkpoint is written under a temporary name and renamed when it is complete, so what bears the name of a step
+//! can be resumed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use otter_checkpoint::atomic;
+use otter_data::LoaderState;
+use otter_nn::Parameters;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{SaveWeights, TrainConfig, differences};
+use crate::error::{Result, TrainError};
+use crate::model::TrainableModel;
+use crate::optimizer::AdamW;
+use crate::tensors_file::{self, TensorsFile};
+
+/// Layout of `trainer.json`; a later layout is refused.
+const FORMAT: u32 = 1;
+
+/// Everything but weights and moments that the next step depends on. Nothing else is random: the loader's state
+/// holds the seed and place of the data order, and the model has no dropout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerState {
+    /// Layout of this file.
+    pub format: u32,
+    /// Optimizer steps made.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Where the data stands.
+    pub loader: LoaderState,
+    /// Samples used so far.
+    pub samples_seen: u64,
+    /// Samples left out so far, by reason.
+    pub skipped: BTreeMap<String, u64>,
+    /// What the model folder holds.
+    pub save: SaveWeights,
+    /// Number of trained elements.
+    pub trained: u64,
+    /// The resolved configuration.
+    pub config: serde_json::Value,
+}
+
+impl TrainerState {
+    /// A state in the present layout.
+    pub fn new(
+        config: &TrainConfig,
+        step: u64,
+        total_steps: u64,
+        loader: LoaderState,
+        trained: u64,
+    ) -> Result<Self> {
+        Ok(Self {
+            format: FORMAT,
+            step,
+            total_steps,
+            loader,
+            samples_seen: 0,
+            skipped: BTreeMap::new(),
+            save: config.train.save,
+            trained,
+            config: config.to_json()?,
+        })
+    }
+}
+
+/// A checkpoint to resume from.
+#[derive(Debug, Clone)]
+pub struct Resumable {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its state.
+    pub state: TrainerState,
+}
+
+/// The directory of a run.
+#[derive(Debug, Clone)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+impl RunDirectory {
+    /// Opens the run directory, creating it where needed. With `resume`, gives the newest complete checkpoint of a
+    /// run with the same configuration; a run without any checkpoint begins anew. The resolved configuration is
+    /// written.
+    ///
+    /// # Errors
+    /// When there already is a run and `resume` is false, when the configuration changed, or when nothing can be
+    /// written.
+    pub fn open(config: &TrainConfig, resume: bool) -> Result<(Self, Option<Resumable>)> {
+        let run = Self { path: config.train.run_dir.clone() };
+        let checkpoints = run.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(TrainError::io(&checkpoints, "create"))?;
+        run.recover()?;
+        let newest = run.newest()?;
+        if !resume && (newest.is_some() || run.metrics().exists()) {
+            return Err(TrainError::checkpoint(
+                &run.path,
+                "this directory already holds a run; resume it, or give another train.run_dir",
+            ));
+        }
+        if let Some(found) = &newest {
+            let changed = differences(&found.state.config, &config.to_json()?);
+            if !changed.is_empty() {
+                return Err(TrainError::ChangedConfig {
+                    checkpoint: found.path.clone(),
+                    differences: changed.iter().map(|line| format!("\n  {line}")).collect(),
+                });
+            }
+        }
+        atomic::write_file(&run.path.join("config.toml"), config.to_toml()?.as_bytes())?;
+        Ok((run, newest))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `metrics.jsonl`
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// `log.txt`
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log.txt")
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Directory of the checkpoint after a step.
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.checkpoints().join(format!("step-{step:06}"))
+    }
+
+    /// Writes a checkpoint, then removes all but the newest `keep` (0 keeps all).
+    ///
+    /// # Errors
+    /// When something cannot be written; an older checkpoint of the same step is then unchanged.
+    pub fn save<M: TrainableModel>(
+        &self,
+        model: &M,
+        parameters: &Parameters,
+        optimizer: &AdamW,
+        state: &TrainerState,
+        keep: usize,
+    ) -> Result<PathBuf> {
+        let target = self.checkpoint(state.step);
+        let temporary = atomic::temporary_dir(&target)?;
+        let written = (|| {
+            let folder = temporary.join("model");
+            match state.save {
+                SaveWeights::Full => model.save(parameters, &folder)?,
+                SaveWeights::Trainable => save_trained(parameters, &folder)?,
+            }
+            let moments = optimizer.moments().flat_map(|(name, shape, first, second)| {
+                [
+                    (format!("first_moment.{name}"), shape, first),
+                    (format!("second_moment.{name}"), shape, second),
+                ]
+            });
+            tensors_file::write(&temporary.join("trainer.safetensors"), moments)?;
+            let path = temporary.join("trainer.json");
+            let text = serde_json::to_vec_pretty(state)
+                .map_err(|error| TrainError::checkpoint(&path, format!("cannot be written: {error}")))?;
+            fs::write(&path, text).map_err(TrainError::io(&path, "write"))?;
+            Ok(atomic::replace_dir(&temporary, &target)?)
+        })();
+        if let Err(error) = written {
+            let _ = fs::remove_dir_all(&temporary);
+            return Err(error);
+        }
+        self.remove_old(keep)?;
+        Ok(target)
+    }
+
+    /// Reads weights and moments of a checkpoint.
+    ///
+    /// # Errors
+    /// When it does not fit the model.
+    pub fn restore<M: TrainableModel>(
+        found: &Resumable,
+        model: &M,
+        parameters: &mut Parameters,
+        optimizer: &mut AdamW,
+    ) -> Result<()> {
+        let trained = parameters.trainable_count();
+        if found.state.trained != trained {
+            return Err(TrainError::checkpoint(
+                &found.path,
+                format!(
+                    "{} elements were trained, now {trained} are; restore model.freeze",
+                    found.state.trained
+                ),
+            ));
+        }
+        let folder = found.path.join("model");
+        match found.state.save {
+            SaveWeights::Full => model.restore(parameters, &folder)?,
+            SaveWeights::Trainable => restore_trained(parameters, &folder)?,
+        }
+        let mut file = TensorsFile::open(&found.path.join("trainer.safetensors"))?;
+        for (name, first, second) in optimizer.moments_mut() {
+            file.read_into(&format!("first_moment.{name}"), first)?;
+            file.read_into(&format!("second_moment.{name}"), second)?;
+        }
+        optimizer.set_steps(found.state.step);
+        Ok(())
+    }
+
+    /// Finishes or undoes what an interrupted save left.
+    fn recover(&self) -> Result<()> {
+        let folder = self.checkpoints();
+        for name in names(&folder)? {
+            let hidden = name.strip_prefix('.').filter(|rest| rest.starts_with("step-"));
+            if let Some(step) = hidden.and_then(|rest| rest.split('.').next()) {
+                atomic::recover(&folder.join(step))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps of the checkpoints, ascending.
+    fn steps(&self) -> Result<Vec<u64>> {
+        let names = names(&self.checkpoints())?;
+        let mut steps: Vec<u64> =
+            names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    fn newest(&self) -> Result<Option<Resumable>> {
+        for step in self.steps()?.into_iter().rev() {
+            let path = self.checkpoint(step);
+            let file = path.join("trainer.json");
+            // Without its state this was not written by a run.
+            let Ok(text) = fs::read(&file) else { continue };
+            let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| {
+                TrainError::checkpoint(&file, format!("damaged: {error}; remove {path:?}"))
+            })?;
+            if value["format"] != FORMAT {
+                return Err(TrainError::checkpoint(
+                    &file,
+                    format!("layout {} is not supported; expected {FORMAT}", value["format"]),
+                ));
+            }
+            let state: TrainerState = serde_json::from_value(value).map_err(|error| {
+                TrainError::checkpoint(&file, format!("damaged: {error}; remove {path:?}"))
+            })?;
+            return Ok(Some(Resumable { path, state }));
+        }
+        Ok(None)
+    }
+
+    fn remove_old(&self, keep: usize) -> Result<()> {
+        if keep == 0 {
+            return Ok(());
+        }
+        let steps = self.steps()?;
+        for &step in &steps[..steps.len().saturating_sub(keep)] {
+            let path = self.checkpoint(step);
+            fs::remove_dir_all(&path).map_err(TrainError::io(&path, "remove the old checkpoint"))?;
+        }
+        Ok(())
+    }
+}
+
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let listing = fs::read_dir(folder).map_err(TrainError::io(folder, "list"))?;
+    let mut names = Vec::new();
+    for item in listing {
+        let item = item.map_err(TrainError::io(folder, "list"))?;
+        names.extend(item.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+const TRAINED_FILE: &str = "trained.safetensors";
+
+fn save_trained(parameters: &Parameters, folder: &Path) -> Result<()> {
+    fs::create_dir(folder).map_err(TrainError::io(folder, "create"))?;
+    let trained = parameters.iter().filter(|parameter| parameter.trainable);
+    let tensors = trained.map(|p| (p.name.clone(), p.tensor.shape(), p.tensor.data()));
+    tensors_file::write(&folder.join(TRAINED_FILE), tensors)
+}
+
+fn restore_trained(parameters: &mut Parameters, folder: &Path) -> Result<()> {
+    let mut file = TensorsFile::open(&folder.join(TRAINED_FILE))?;
+    for parameter in parameters.iter_mut().filter(|parameter| parameter.trainable) {
+        file.read_into(&parameter.name, parameter.tensor.data_mut())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! A whole training run from its configuration: model, data, evaluation, run directory, loop.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use otter_checkpoint::{LoadedModel, load_model};
+use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Sampling, TextTokenizer};
+use otter_nn::{Device, Parameters};
+
+use crate::config::{EmbeddingRows, EvalSection, TrainConfig};
+use crate::error::{Result, TrainError};
+use crate::memory_plan;
+use crate::model::{LossSum, TrainableModel};
+use crate::otter_step::{TrainableOtter, freeze_rule};
+use crate::report::{Observer, TrainSummary};
+use crate::run_directory::RunDirectory;
+use crate::trainer::{self, Setup};
+
+/// Trains as the configuration says. With `resume`, goes on from the newest checkpoint in `train.run_dir`. Setting
+/// `interrupt` stops the run with a checkpoint of the last complete step.
+///
+/// # Errors
+/// What [`TrainError`] lists.
+pub fn train(
+    config: &TrainConfig,
+    resume: bool,
+    interrupt: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<TrainSummary> {
+    if config.train.threads == 0 {
+        return train_here(config, resume, interrupt, observer);
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.train.threads).build();
+    let pool = pool.map_err(|error| TrainError::config("train.threads", error.to_string()))?;
+    pool.install(|| train_here(config, resume, interrupt, observer))
+}
+
+fn train_here(
+    config: &TrainConfig,
+    resume: bool,
+    interrupt: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<TrainSummary> {
+    // Opened first: a changed configuration is refused before anything large is read.
+    let (run, found) = RunDirectory::open(config, resume)?;
+    let before_model = memory_plan::resident_bytes().unwrap_or(0);
+    let LoadedModel { otter, mut parameters, tokenizer, config: file, report } =
+        load_model(&config.model.init_from, Device::Cpu)?;
+    for warning in &report.warnings {
+        observer.message(warning);
+    }
+    let rule = freeze_rule(&config.model);
+    mark_trained(&rule, &otter, &mut parameters)?;
+    let image_size = otter.config().vision.image_size;
+    let embedding_rows = embedding_rows(&config.train.train_embedding_rows, &tokenizer)?;
+    let model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image);
+
+    let before_data = memory_plan::resident_bytes().unwrap_or(0);
+    let tokenizer = Arc::new(tokenizer);
+    let dataset = Arc::new(open_data("data", &config.data, image_size, &tokenizer)?);
+    observer.message(&format!("{} training samples", dataset.len()));
+    let total_steps = config.total_steps(dataset.len());
+    let held_out = match &config.eval {
+        Some(section) => {
+            let sequential = DataConfig { sampling: Some(Sampling::Sequential), ..section.data.clone() };
+            let dataset = open_data("eval.data", &sequential, image_size, &tokenizer)?;
+            observer.message(&format!("{} evaluation samples", dataset.len()));
+            Some((section, Arc::new(dataset)))
+        }
+        None => None,
+    };
+    let data_bytes = memory_plan::resident_bytes().unwrap_or(0).saturating_sub(before_data);
+
+    let options = LoaderOptions {
+        batch_size: config.train.batch_size,
+        workers: config.train.workers.max(1),
+        prefetch: config.train.prefetch,
+        drop_last: false,
+    };
+    let mut source = Loader::new(dataset, options, found.as_ref().map(|found| found.state.loader))?;
+    let mut evaluation = held_out.map(|(section, dataset)| {
+        let (model, workers) = (&model, config.train.workers.max(1));
+        move |parameters: &Parameters| evaluate(model, parameters, &dataset, section, workers)
+    });
+    let setup = Setup {
+        config,
+        model: &model,
+        parameters: &mut parameters,
+        source: &mut source,
+        total_steps,
+        embedding_rows,
+        run: &run,
+        resume: found.as_ref(),
+        evaluation: evaluation.as_mut().map(|evaluation| evaluation as &mut trainer::Evaluation<'_>),
+        interrupt,
+        process_bytes: before_model + data_bytes,
+    };
+    trainer::run(setup, observer)
+}
+
+/// Marks what the rule trains.
+fn mark_trained(
+    rule: &otter_model::FreezeRule,
+    otter: &otter_model::Otter,
+    parameters: &mut Parameters,
+) -> Result<()> {
+    if let otter_model::FreezeRule::Patterns(_) = rule {
+        let (_, specs) =
+            otter_model::Otter::new(otter.config()).map_err(|error| TrainError::Model(error.to_string()))?;
+        rule.check(&specs).map_err(|error| TrainError::config("model.trainable", error.to_string()))?;
+    }
+    parameters.set_trainable(|name| rule.is_trainable(otter.config(), name));
+    Ok(())
+}
+
+fn embedding_rows(rows: &EmbeddingRows, tokenizer: &TextTokenizer) -> Result<Option<Vec<u32>>> {
+    let EmbeddingRows::Tokens(tokens) = rows else { return Ok(None) };
+    let id = |token: &String| {
+        tokenizer.token_to_id(token).ok_or_else(|| {
+            TrainError::config(
+                "train.train_embedding_rows",
+                format!("the tokenizer has no token `{token}`; use a token like \"<answer>\""),
+            )
+        })
+    };
+    tokens.iter().map(id).collect::<Result<Vec<u32>>>().map(Some)
+}
+
+fn open_data(
+    key: &str,
+    config: &DataConfig,
+    image_size: usize,
+    tokenizer: &Arc<TextTokenizer>,
+) -> Result<Dataset> {
+    if config.image_size != image_size {
+        return Err(TrainError::config(
+            format!("{key}.image_size"),
+            format!(
+                "it is {}, but the model takes images of {image_size}; set it to that",
+                config.image_size
+            ),
+        ));
+    }
+    Ok(Dataset::open(config, Arc::clone(tokenizer))?)
+}
+
+/// Mean loss of the target tokens of held-out data.
+fn evaluate(
+    model: &TrainableOtter,
+    parameters: &Parameters,
+    dataset: &Arc<Dataset>,
+    section: &EvalSection,
+    workers: usize,
+) -> Result<Vec<(String, f64)>> {
+    let options = LoaderOptions { batch_size: section.batch_size, workers, ..LoaderOptions::default() };
+    let mut loader = Loader::new(Arc::clone(dataset), options, None)?;
+    let mut total = LossSum::default();
+    let mut batches = 0;
+    while section.max_batches.is_none_or(|most| batches < most) {
+        let Some(batch) = loader.next_batch()? else { break };
+        let loss = model.loss(parameters, &batch)?;
+        total.sum += loss.sum;
+        total.targets += loss.targets;
+        batches += 1;
+    }
+    Ok(vec![("loss".to_owned(), total.mean()), ("perplexity".to_owned(), total.mean().exp())])
+}

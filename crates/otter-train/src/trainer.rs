@@ -1,0 +1,461 @@
+//! The training loop (spec: training, section 2), the one place where data, model, optimizer, guards and records meet.
+//!
+//! One optimizer step: fetch the micro-batches, count their target tokens, run forward and reverse pass of each with
+//! that count as the divisor, check, mask embedding rows, clip, update. The state that a checkpoint keeps is taken
+//! before the micro-batches are fetched, so a step that is abandoned (interrupt, error) is simply made again.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use otter_data::{Batch, LoaderState};
+use otter_nn::{Gradients, Parameters};
+
+use crate::clip::{clip_factor, global_norm};
+use crate::config::{AccumulationLoss, TrainConfig};
+use crate::embedding_rows::EmbeddingRowMask;
+use crate::error::{Result, TrainError};
+use crate::guard::{self, GradientCoverage};
+use crate::memory_plan::{self, MemoryPlan};
+use crate::metrics::MetricsFile;
+use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets};
+use crate::optimizer::AdamW;
+use crate::report::{Observer, Outcome, StepReport, TrainSummary};
+use crate::run_directory::{Resumable, RunDirectory, TrainerState};
+use crate::schedule::Schedule;
+use crate::tensorboard::EventFile;
+
+/// Evaluates the parameters; gives named values.
+pub type Evaluation<'a> = dyn FnMut(&Parameters) -> Result<Vec<(String, f64)>> + Send + 'a;
+
+/// What a run is made of.
+pub struct Setup<'a, M> {
+    /// The resolved configuration.
+    pub config: &'a TrainConfig,
+    /// Layers.
+    pub model: &'a M,
+    /// Weights, with the trained ones marked.
+    pub parameters: &'a mut Parameters,
+    /// Training data, standing where the checkpoint left it.
+    pub source: &'a mut dyn BatchSource,
+    /// Optimizer steps of the whole run.
+    pub total_steps: u64,
+    /// Token ids whose rows of the token tables are trained; `None`: all.
+    pub embedding_rows: Option<Vec<u32>>,
+    /// Where to write.
+    pub run: &'a RunDirectory,
+    /// The checkpoint to go on from.
+    pub resume: Option<&'a Resumable>,
+    /// Evaluates, where there is held-out data.
+    pub evaluation: Option<&'a mut Evaluation<'a>>,
+    /// Set from outside to stop with a checkpoint.
+    pub interrupt: &'a AtomicBool,
+    /// Bytes that the process held before the weights were loaded.
+    pub process_bytes: u64,
+}
+
+/// Micro-batches of one step.
+struct Step {
+    batches: Vec<Batch>,
+    data_seconds: f64,
+}
+
+/// What forward and reverse passes of a step gave.
+struct StepLoss {
+    /// The loss that is reported.
+    loss: f64,
+    targets: usize,
+}
+
+/// Place and counts after the last complete step.
+#[derive(Clone)]
+struct Position {
+    step: u64,
+    samples_seen: u64,
+    loader: LoaderState,
+    skipped: BTreeMap<String, u64>,
+}
+
+struct Trainer<'a, M> {
+    setup: Setup<'a, M>,
+    observer: &'a mut dyn Observer,
+    gradients: Gradients,
+    optimizer: AdamW,
+    schedule: Schedule,
+    mask: Option<EmbeddingRowMask>,
+    coverage: GradientCoverage,
+    metrics: MetricsFile,
+    events: EventFile,
+    log: File,
+    position: Position,
+    /// Skipped samples before this process.
+    skipped_before: BTreeMap<String, u64>,
+    planned_bytes: u64,
+    last_loss: Option<f64>,
+    last_evaluation: (u64, Vec<(String, f64)>),
+    checkpoint: Option<(u64, PathBuf)>,
+}
+
+/// Runs the training loop to its end, to `train.stop_after`, or until interrupted.
+///
+/// # Errors
+/// What [`TrainError`] lists. After an error the newest checkpoint can be resumed.
+pub fn run<'a, M: TrainableModel>(
+    setup: Setup<'a, M>,
+    observer: &'a mut dyn Observer,
+) -> Result<TrainSummary> {
+    let mut trainer = Trainer::new(setup, observer)?;
+    let result = trainer.steps().and_then(|outcome| trainer.finish(outcome));
+    if let Err(error) = &result {
+        trainer.tell(&format!("stopped: {error}"));
+    }
+    result
+}
+
+impl<'a, M: TrainableModel> Trainer<'a, M> {
+    fn new(setup: Setup<'a, M>, observer: &'a mut dyn Observer) -> Result<Self> {
+        let config = setup.config;
+        if setup.parameters.trainable_count() == 0 {
+            return Err(TrainError::NothingTrainable(format!(
+                "model.freeze is {:?} {:?}; choose a rule or patterns that match parameter names",
+                config.model.freeze, config.model.trainable
+            )));
+        }
+        let gradients = Gradients::new(setup.parameters);
+        let mut optimizer = AdamW::new(config.adamw(), setup.parameters, &gradients);
+        if let Some(found) = setup.resume {
+            RunDirectory::restore(found, setup.model, setup.parameters, &mut optimizer)?;
+        }
+        let resumed_at = setup.resume.map(|found| found.state.step);
+        let position = Position {
+            step: resumed_at.unwrap_or(0),
+            samples_seen: setup.resume.map_or(0, |found| found.state.samples_seen),
+            loader: setup.source.state(),
+            skipped: setup.resume.map(|found| found.state.skipped.clone()).unwrap_or_default(),
+        };
+        let mask = setup.embedding_rows.as_ref().map(|rows| {
+            EmbeddingRowMask::new(setup.parameters, &gradients, &setup.model.token_tables(), rows)
+        });
+        let log_path = setup.run.log();
+        let log = OpenOptions::new().create(true).append(true).open(&log_path);
+        Ok(Self {
+            schedule: config.learning_rates(setup.total_steps),
+            metrics: MetricsFile::open(&setup.run.metrics(), resumed_at)?,
+            events: EventFile::create(setup.run.path(), resumed_at)?,
+            log: log.map_err(TrainError::io(&log_path, "open"))?,
+            skipped_before: position.skipped.clone(),
+            checkpoint: setup.resume.map(|found| (found.state.step, found.path.clone())),
+            coverage: GradientCoverage::new(),
+            planned_bytes: 0,
+            last_loss: None,
+            last_evaluation: (0, Vec::new()),
+            mask,
+            position,
+            gradients,
+            optimizer,
+            observer,
+            setup,
+        })
+    }
+
+    fn steps(&mut self) -> Result<Outcome> {
+        let (config, total) = (self.setup.config, self.setup.total_steps);
+        self.tell(&format!(
+            "{} of {} parameters are trained, {} of them decayed; steps {} to {total}",
+            self.setup.parameters.trainable_count(),
+            self.setup.parameters.total_count(),
+            self.optimizer.decayed().count(),
+            self.position.step + 1,
+        ));
+        let begun = (Instant::now(), self.position.step);
+        memory_plan::reset_peak();
+        while self.position.step < total {
+            if config.train.stop_after.is_some_and(|last| self.position.step >= last) {
+                return Ok(Outcome::StoppedEarly);
+            }
+            let started = Instant::now();
+            let Some(step) = self.fetch()? else { return Ok(Outcome::Interrupted) };
+            self.plan_memory(&step);
+            let Some(done) = self.forward_backward(&step)? else { return Ok(Outcome::Interrupted) };
+            let mut report = self.update(&step, &done)?;
+            report.data_seconds = step.data_seconds;
+            report.step_seconds = started.elapsed().as_secs_f64();
+            let per_step = begun.0.elapsed().as_secs_f64() / (report.step - begun.1) as f64;
+            report.remaining_seconds = per_step * (total - report.step) as f64;
+            drop(step);
+            self.record(&report)?;
+        }
+        Ok(Outcome::Completed)
+    }
+
+    /// The next micro-batches; `None` when interrupted meanwhile.
+    fn fetch(&mut self) -> Result<Option<Step>> {
+        let started = Instant::now();
+        let mut batches = Vec::with_capacity(self.setup.config.train.gradient_accumulation.min(1024));
+        let mut ends = 0;
+        while batches.len() < self.setup.config.train.gradient_accumulation {
+            if self.interrupted() {
+                return Ok(None);
+            }
+            match self.setup.source.next_batch()? {
+                Some(batch) if batch_targets(&batch) > 0 => {
+                    batches.push(batch);
+                    ends = 0;
+                }
+                // Nothing to learn from; an empty loss would be 0 / 0.
+                Some(batch) => {
+                    let count = self.skipped_before.entry("batch_without_targets".into()).or_default();
+                    *count += batch.batch as u64;
+                }
+                None => {
+                    ends += 1;
+                    if ends == 3 {
+                        let skipped = self.skipped();
+                        return Err(TrainError::NoTargets(format!("{skipped:?}")));
+                    }
+                }
+            }
+        }
+        Ok(Some(Step { batches, data_seconds: started.elapsed().as_secs_f64() }))
+    }
+
+    /// Prints the plan before the first step, and keeps the largest one.
+    fn plan_memory(&mut self, step: &Step) {
+        let setup = &self.setup;
+        let plan_of = |batch: &Batch| {
+            let shape = batch_shape(batch);
+            let recompute = setup.config.model.recompute;
+            let activations = setup.model.activation_plan(setup.parameters, &shape, recompute);
+            let parameters = &setup.parameters;
+            let (total, trained) = (parameters.total_count(), parameters.trainable_count());
+            MemoryPlan::new(total, trained, setup.process_bytes, activations)
+        };
+        let largest = step.batches.iter().map(plan_of).max_by_key(MemoryPlan::total);
+        let Some(plan) = largest else { return };
+        if self.planned_bytes == 0 {
+            self.write_log(&plan.to_string());
+            self.observer.memory_plan(&plan);
+        }
+        self.planned_bytes = self.planned_bytes.max(plan.total());
+    }
+
+    /// Adds the gradients of all micro-batches; `None` when interrupted meanwhile.
+    fn forward_backward(&mut self, step: &Step) -> Result<Option<StepLoss>> {
+        let config = self.setup.config;
+        let all_targets: usize = step.batches.iter().map(batch_targets).sum();
+        let number = self.position.step + 1;
+        self.gradients.clear();
+        let mut total = LossSum::default();
+        let mut sum_of_means = 0.0;
+        for batch in &step.batches {
+            if self.interrupted() {
+                return Ok(None);
+            }
+            let divisor = match config.train.accumulation_loss {
+                AccumulationLoss::Tokens => all_targets as f64,
+                AccumulationLoss::MicroBatches => (batch_targets(batch) * step.batches.len()) as f64,
+            };
+            let (model, parameters) = (self.setup.model, &*self.setup.parameters);
+            let recompute = config.model.recompute;
+            let loss =
+                model.forward_backward(parameters, batch, 1.0 / divisor, recompute, &mut self.gradients)?;
+            if !loss.sum.is_finite() {
+                return Err(guard::non_finite_loss(model, parameters, batch, number, loss.sum));
+            }
+            total.sum += loss.sum;
+            total.targets += loss.targets;
+            sum_of_means += loss.mean();
+        }
+        let loss = match config.train.accumulation_loss {
+            AccumulationLoss::Tokens => total.mean(),
+            AccumulationLoss::MicroBatches => sum_of_means / step.batches.len() as f64,
+        };
+        Ok(Some(StepLoss { loss, targets: total.targets }))
+    }
+
+    /// Guards, clipping and the optimizer; from here on the step counts.
+    fn update(&mut self, step: &Step, done: &StepLoss) -> Result<StepReport> {
+        let config = self.setup.config;
+        let number = self.position.step + 1;
+        let images = step.batches.iter().any(|batch| batch.media_slots.iter().any(|slots| !slots.is_empty()));
+        let missing = self.coverage.check(self.setup.parameters, &self.gradients, images);
+        if let Some(first) = missing.first() {
+            if config.train.require_gradients {
+                // A gradient that is not finite elsewhere is the more telling fault.
+                let (count, parameter) = (missing.len(), first.clone());
+                return Err(TrainError::NoGradient { step: number, count, parameter });
+            }
+            self.tell(&format!(
+                "step {number}: {} trained parameter(s) without gradient: {missing:?}",
+                missing.len()
+            ));
+        }
+        if let Some(mask) = &self.mask {
+            mask.apply(&mut self.gradients);
+        }
+        let norm = global_norm(self.gradients.flat());
+        if !norm.is_finite() {
+            let parameters = &*self.setup.parameters;
+            return Err(guard::non_finite_gradient(parameters, &self.gradients, &step.batches, number));
+        }
+        // After the check above: a gradient that is not finite is the more telling fault.
+        if let Some(first) = missing.first() {
+            let count = missing.len();
+            if config.train.require_gradients {
+                return Err(TrainError::NoGradient { step: number, count, parameter: first.clone() });
+            }
+            self.tell(&format!("step {number}: {count} trained parameter(s) without gradient: {missing:?}"));
+        }
+        let limit = config.optimizer.max_grad_norm;
+        let factor = if limit > 0.0 { clip_factor(norm, limit) } else { 1.0 };
+        let learning_rate = self.schedule.learning_rate(self.position.step);
+        self.optimizer.step(self.setup.parameters, &self.gradients, learning_rate, factor);
+
+        let samples: u64 = step.batches.iter().map(|batch| batch.batch as u64).sum();
+        let tokens =
+            step.batches.iter().flat_map(|batch| &batch.attention_mask).filter(|&&real| real).count();
+        self.position = Position {
+            step: number,
+            samples_seen: self.position.samples_seen + samples,
+            loader: self.setup.source.state(),
+            skipped: self.skipped(),
+        };
+        self.last_loss = Some(done.loss);
+        Ok(StepReport {
+            step: number,
+            total_steps: self.setup.total_steps,
+            epoch: self.position.loader.epoch,
+            loss: done.loss,
+            learning_rate,
+            gradient_norm: norm,
+            clipped: factor < 1.0,
+            samples,
+            tokens: tokens as u64,
+            target_tokens: done.targets as u64,
+            samples_seen: self.position.samples_seen,
+            samples_skipped: self.position.skipped.values().sum(),
+            peak_bytes: memory_plan::peak_bytes(),
+            ..StepReport::default()
+        })
+    }
+
+    /// Metrics, progress, evaluation and checkpoint after a step.
+    fn record(&mut self, report: &StepReport) -> Result<()> {
+        let (train, step) = (&self.setup.config.train, report.step);
+        let last = step == self.setup.total_steps;
+        self.observer.step(report);
+        if step.is_multiple_of(train.log_every) || last {
+            self.metrics.step(report)?;
+            self.events.scalars(
+                step,
+                &[
+                    ("train/loss", report.loss),
+                    ("train/learning_rate", report.learning_rate),
+                    ("train/gradient_norm", report.gradient_norm),
+                    ("train/samples_per_second", report.samples_per_second()),
+                ],
+            )?;
+        }
+        if train.eval_every > 0 && step.is_multiple_of(train.eval_every) && !last {
+            self.evaluate()?;
+        }
+        if train.checkpoint_every > 0 && step.is_multiple_of(train.checkpoint_every) {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> Result<()> {
+        let step = self.position.step;
+        let Some(evaluation) = &mut self.setup.evaluation else { return Ok(()) };
+        let values = evaluation(self.setup.parameters)?;
+        self.metrics.evaluation(step, &values)?;
+        let tags: Vec<(String, f64)> =
+            values.iter().map(|(name, value)| (format!("eval/{name}"), *value)).collect();
+        let tags: Vec<(&str, f64)> = tags.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
+        self.events.scalars(step, &tags)?;
+        self.observer.evaluation(step, &values);
+        self.last_evaluation = (step, values);
+        Ok(())
+    }
+
+    /// Writes the checkpoint of the last complete step, unless it is there already.
+    fn save(&mut self) -> Result<()> {
+        let (config, step) = (self.setup.config, self.position.step);
+        if self.checkpoint.as_ref().is_some_and(|(saved, _)| *saved == step) {
+            return Ok(());
+        }
+        let trained = self.setup.parameters.trainable_count();
+        let state = TrainerState {
+            samples_seen: self.position.samples_seen,
+            skipped: self.position.skipped.clone(),
+            ..TrainerState::new(config, step, self.setup.total_steps, self.position.loader, trained)?
+        };
+        let keep = config.train.keep_checkpoints;
+        let path =
+            self.setup.run.save(self.setup.model, self.setup.parameters, &self.optimizer, &state, keep)?;
+        self.observer.checkpoint(step, &path);
+        self.checkpoint = Some((step, path));
+        Ok(())
+    }
+
+    fn finish(&mut self, outcome: Outcome) -> Result<TrainSummary> {
+        let peak = memory_plan::peak_bytes();
+        if self.position.step > 0 {
+            // The checkpoint first: an evaluation can take long, and an interrupt must not wait for it.
+            self.save()?;
+            let made_steps = self.last_loss.is_some();
+            if made_steps && outcome != Outcome::Interrupted && self.last_evaluation.0 != self.position.step {
+                self.evaluate()?;
+            }
+        }
+        if self.planned_bytes > 0 {
+            self.tell(&memory_plan::compare(self.planned_bytes, peak));
+        }
+        if !self.coverage.pending().is_empty() {
+            self.tell(&format!(
+                "these parameters never received a gradient: {}",
+                self.coverage.pending().join(", ")
+            ));
+        }
+        let summary = TrainSummary {
+            outcome,
+            step: self.position.step,
+            loss: self.last_loss,
+            evaluation: self.last_evaluation.1.clone(),
+            checkpoint: self.checkpoint.as_ref().map(|(_, path)| path.clone()),
+            samples_seen: self.position.samples_seen,
+            skipped: self.position.skipped.clone(),
+            planned_bytes: self.planned_bytes,
+            peak_bytes: peak,
+        };
+        self.observer.finished(&summary);
+        Ok(summary)
+    }
+
+    /// Samples left out since the first step of the run.
+    fn skipped(&self) -> BTreeMap<String, u64> {
+        let mut all = self.skipped_before.clone();
+        for (reason, count) in self.setup.source.report().skipped {
+            *all.entry(reason).or_default() += count;
+        }
+        all
+    }
+
+    fn interrupted(&self) -> bool {
+        self.setup.interrupt.load(Ordering::Relaxed)
+    }
+
+    fn tell(&mut self, text: &str) {
+        self.write_log(text);
+        self.observer.message(text);
+    }
+
+    /// The log is a convenience; a failure to write it does not stop a run.
+    fn write_log(&mut self, text: &str) {
+        let _ = writeln!(self.log, "step {}: {text}", self.position.step);
+    }
+}
