@@ -1,0 +1,36 @@
+//! The toybox: a seeded synthetic visual world written as a MIMIC-IT data set.
+//!
+//! Pictures of a few coloured shapes come with five families of tasks: attributes, counting,
+//! relations, spotting the difference between two pictures, and fast binding, where a made-up
+//! word means a concept (a colour and a shape) only through the in-context examples of one prompt.
+//! Some words and some pairs of concepts never occur in training, so that binding can be measured
+//! on words that have no meaning but the one given in the prompt.
+//!
+//! Reading order: [`language`] (all words, phrasings and mixture ratios), [`scene`], [`render`],
+//! [`question`], [`binding`], [`held_out`], then [`vocabulary`] and [`write_toybox`].
+
+pub mod binding;
+mod dataset;
+mod error;
+pub mod held_out;
+pub mod language;
+mod options;
+pub mod patch_labels;
+pub mod question;
+pub mod render;
+pub mod scene;
+mod seeding;
+pub mod vocabulary;
+mod write;
+
+pub use binding::BindingEpisode;
+pub use error::ToyboxError;
+pub use held_out::MadeUpWord;
+pub use options::{FamilyCounts, ToyboxOptions};
+pub use patch_labels::{PatchLabel, patch_labels};
+pub use question::{Example, make_example};
+pub use render::render;
+pub use scene::{Colour, Concept, Object, Scene, Shape, Size};
+pub use seeding::random_stream;
+pub use vocabulary::Vocabulary;
+pub use write::{Progress, Summary, write_toybox};
