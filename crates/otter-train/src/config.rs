@@ -2,7 +2,6 @@
 //! `train.run_dir`, which is an output and relative to the working directory. The resolved configuration, with
 //! every default filled in and every path absolute, is written into the run directory and repeats the run.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use otter_data::DataConfig;
@@ -251,26 +250,6 @@ fn all_rows() -> EmbeddingRows {
     EmbeddingRows::Word(AllRows::All)
 }
 
-/// Keys that may differ between a checkpoint and the run that resumes it: length, logging and speed, and what is
-/// only measured. Everything under `eval.` too.
-const FREE_ON_RESUME: &[&str] = &[
-    "train.steps",
-    "train.epochs",
-    "train.stop_after",
-    "train.run_dir",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.save",
-    "train.log_every",
-    "train.threads",
-    "train.workers",
-    "train.prefetch",
-    "train.require_gradients",
-    "model.recompute",
-    "data.parquet_cache_mib",
-];
-
 impl TrainConfig {
     /// Reads a file and applies `key=value` overrides by dotted path (`train.steps=20`). Paths given as overrides
     /// are relative to the working directory.
@@ -305,14 +284,6 @@ impl TrainConfig {
     /// When a value cannot be written as TOML.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|error| TrainError::config("configuration", error.to_string()))
-    }
-
-    /// Flat `section.key` view, for comparison.
-    ///
-    /// # Errors
-    /// When a value cannot be written as JSON.
-    pub fn to_json(&self) -> Result<serde_json::Value> {
-        serde_json::to_value(self).map_err(|error| TrainError::config("configuration", error.to_string()))
     }
 
     /// Constants of the optimizer.
@@ -425,38 +396,6 @@ fn inherit_seed(table: &mut toml::Table) {
     }
 }
 
-/// Keys in which two configurations differ and that matter for an exact continuation, as lines
-/// `key: saved -> present`.
-pub fn differences(saved: &serde_json::Value, present: &serde_json::Value) -> Vec<String> {
-    let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
-    flatten("", saved, &mut old);
-    flatten("", present, &mut new);
-    let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let shown = |map: &BTreeMap<String, String>, key: &String| {
-        map.get(key).cloned().unwrap_or_else(|| "not set".to_owned())
-    };
-    keys.into_iter()
-        .filter(|key| !FREE_ON_RESUME.contains(&key.as_str()) && !key.starts_with("eval."))
-        .filter(|key| old.get(*key) != new.get(*key))
-        .map(|key| format!("{key}: {} -> {}", shown(&old, key), shown(&new, key)))
-        .collect()
-}
-
-fn flatten(prefix: &str, value: &serde_json::Value, out: &mut BTreeMap<String, String>) {
-    match value {
-        serde_json::Value::Object(map) => {
-            for (key, value) in map {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&path, value, out);
-            }
-        }
-        serde_json::Value::Null => {}
-        leaf => {
-            out.insert(prefix.to_owned(), leaf.to_string());
-        }
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -566,18 +505,5 @@ mod tests {
             assert!(found.contains(expected), "{given}: {found}");
         }
         assert!(message(&["schedule.warmup_steps=1", "schedule.warmup_ratio=0.1"]).contains("both given"));
-    }
-
-    #[test]
-    fn only_keys_that_change_the_result_count_as_differences() {
-        let base = parse(&[]).unwrap().to_json().unwrap();
-        let other = parse(&["train.steps=40", "train.log_every=5", "eval.batch_size=3"]).unwrap();
-        assert_eq!(differences(&base, &other.to_json().unwrap()), Vec::<String>::new());
-        let other = parse(&["optimizer.learning_rate=2e-5", "schedule.warmup_steps=3"]).unwrap();
-        let found = differences(&base, &other.to_json().unwrap());
-        assert_eq!(
-            found,
-            ["optimizer.learning_rate: 0.00001 -> 0.00002", "schedule.warmup_steps: not set -> 3"]
-        );
     }
 }

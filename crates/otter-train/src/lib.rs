@@ -9,6 +9,7 @@
 pub mod activation_plan;
 pub mod clip;
 pub mod config;
+mod config_differences;
 pub mod embedding_rows;
 mod error;
 pub mod guard;

@@ -16,7 +16,8 @@ use otter_data::LoaderState;
 use otter_nn::Parameters;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{SaveWeights, TrainConfig, differences};
+use crate::config::{SaveWeights, TrainConfig};
+use crate::config_differences::differences;
 use crate::error::{Result, TrainError};
 use crate::model::TrainableModel;
 use crate::optimizer::AdamW;
@@ -46,8 +47,8 @@ pub struct TrainerState {
     pub save: SaveWeights,
     /// Number of trained elements.
     pub trained: u64,
-    /// The resolved configuration.
-    pub config: serde_json::Value,
+    /// The resolved configuration as TOML.
+    pub config: String,
 }
 
 impl TrainerState {
@@ -68,7 +69,7 @@ impl TrainerState {
             skipped: BTreeMap::new(),
             save: config.train.save,
             trained,
-            config: config.to_json()?,
+            config: config.to_toml()?,
         })
     }
 }
@@ -109,7 +110,7 @@ impl RunDirectory {
             ));
         }
         if let Some(found) = &newest {
-            let changed = differences(&found.state.config, &config.to_json()?);
+            let changed = differences(&found.state.config, &config.to_toml()?)?;
             if !changed.is_empty() {
                 return Err(TrainError::ChangedConfig {
                     checkpoint: found.path.clone(),

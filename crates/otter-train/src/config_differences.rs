@@ -1,0 +1,95 @@
+//! In what two configurations differ, as far as it matters for continuing a run exactly.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Result, TrainError};
+
+/// Keys that may differ between a checkpoint and the run that resumes it: length, logging and speed, and what is
+/// only measured. Everything under `eval.` too.
+const FREE_ON_RESUME: &[&str] = &[
+    "train.steps",
+    "train.epochs",
+    "train.stop_after",
+    "train.run_dir",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.save",
+    "train.log_every",
+    "train.threads",
+    "train.workers",
+    "train.prefetch",
+    "train.require_gradients",
+    "model.recompute",
+    "data.parquet_cache_mib",
+];
+
+/// Keys in which two configurations, written as TOML, differ and that matter for an exact continuation, as lines
+/// `key: saved -> present`.
+///
+/// # Errors
+/// When one is not TOML.
+pub fn differences(saved: &str, present: &str) -> Result<Vec<String>> {
+    let (old, new) = (flat(saved)?, flat(present)?);
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let shown = |map: &BTreeMap<String, String>, key: &String| {
+        map.get(key).cloned().unwrap_or_else(|| "not set".to_owned())
+    };
+    Ok(keys
+        .into_iter()
+        .filter(|key| !FREE_ON_RESUME.contains(&key.as_str()) && !key.starts_with("eval."))
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| format!("{key}: {} -> {}", shown(&old, key), shown(&new, key)))
+        .collect())
+}
+
+/// Values by dotted key.
+fn flat(text: &str) -> Result<BTreeMap<String, String>> {
+    let table: toml::Table = toml::from_str(text)
+        .map_err(|error| TrainError::config("saved configuration", error.to_string().trim()))?;
+    let mut out = BTreeMap::new();
+    flatten("", &toml::Value::Table(table), &mut out);
+    Ok(out)
+}
+
+fn flatten(prefix: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(map) => {
+            for (key, value) in map {
+                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&path, value, out);
+            }
+        }
+        leaf => {
+            out.insert(prefix.to_owned(), leaf.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::TrainConfig;
+
+    const TEXT: &str = "[model]\ninit_from = '/m'\n[train]\nrun_dir = '/r'\nsteps = 20\n";
+
+    fn toml(overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        let config = TrainConfig::parse(TEXT, "run.toml", std::path::Path::new("/"), &overrides);
+        config.unwrap().to_toml().unwrap()
+    }
+
+    #[test]
+    fn only_keys_that_change_the_result_count_as_differences() {
+        let base = toml(&[]);
+        let found = |overrides: &[&str]| differences(&base, &toml(overrides)).unwrap();
+        let free = ["train.steps=40", "train.log_every=5", "eval.data.max_seq_len=3"];
+        assert_eq!(found(&free), Vec::<String>::new());
+        let changed = found(&["optimizer.learning_rate=2e-3", "schedule.warmup_steps=3"]);
+        assert_eq!(
+            changed,
+            ["optimizer.learning_rate: 0.00001 -> 0.002", "schedule.warmup_steps: not set -> 3"]
+        );
+    }
+}

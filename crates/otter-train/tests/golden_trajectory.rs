@@ -1,0 +1,195 @@
+//! Eight training steps of the original (tests/golden/llama/train.json), repeated from the same checkpoint on the same
+//! batches: learning rates, losses, gradient norms and final parameters must agree.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+
+use otter_checkpoint::{LoadedModel, Weights, load_model};
+use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
+use otter_nn::{Device, Gradients, Parameters, Tensor};
+use otter_train::clip::{clip_factor, global_norm};
+use otter_train::optimizer::{AdamW, AdamWOptions, DecayRule};
+use otter_train::schedule::{Schedule, ScheduleName};
+use safetensors::SafeTensors;
+
+const STEPS: u64 = 8;
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama")
+}
+
+fn numbers(value: &serde_json::Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+fn integers(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<i64>) {
+    let view = file.tensor(name).unwrap();
+    let values = view.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()));
+    (view.shape().to_vec(), values.collect())
+}
+
+fn floats(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let view = file.tensor(name).unwrap();
+    let values = view.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    (view.shape().to_vec(), values.collect())
+}
+
+/// Inputs and labels of a recorded step.
+fn inputs(file: &SafeTensors<'_>, step: u64, media_token_id: u32) -> (VisionInput, TextInput, Vec<i64>) {
+    // (batch, media, frames, 3, side, side)
+    let (shape, pixels) = floats(file, &format!("step{step}.vision_x"));
+    let (batch, media, frames) = (shape[0], shape[1], shape[2]);
+    let items = batch * media;
+    let vision = VisionInput {
+        pixels: Tensor::from_vec(pixels, &[items * frames, 3, shape[4], shape[5]], Device::Cpu),
+        media_frames: (0..items).map(|item| item * frames..(item + 1) * frames).collect(),
+        slots: (0..batch).map(|row| (row * media..(row + 1) * media).collect()).collect(),
+    };
+    let (shape, ids) = integers(file, &format!("step{step}.lang_x"));
+    let text = TextInput {
+        ids: ids.iter().map(|&id| id as u32).collect(),
+        attention_mask: integers(file, &format!("step{step}.attention_mask"))
+            .1
+            .iter()
+            .map(|&m| m == 1)
+            .collect(),
+        batch: shape[0],
+        length: shape[1],
+        media_token_id,
+    };
+    (vision, text, integers(file, &format!("step{step}.labels")).1)
+}
+
+struct Trajectory {
+    losses: Vec<f64>,
+    norms: Vec<f64>,
+    rates: Vec<f64>,
+    /// Largest absolute gradient of each element over all steps, after clipping.
+    largest_gradients: Gradients,
+    parameters: Parameters,
+    decayed: Vec<String>,
+}
+
+fn train(otter: &Otter, mut parameters: Parameters, media_token_id: u32, recompute: bool) -> Trajectory {
+    let bytes = std::fs::read(golden().join("train.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    parameters.set_trainable(|name| FreezeRule::Head.is_trainable(otter.config(), name));
+    let mut gradients = Gradients::new(&parameters);
+    let mut largest_gradients = gradients.clone();
+    let options = AdamWOptions { decay_rule: DecayRule::Reference, ..AdamWOptions::default() };
+    let mut optimizer = AdamW::new(options, &parameters, &gradients);
+    let schedule = Schedule { name: ScheduleName::Cosine, peak: 1e-3, warmup: 2.0, total: STEPS };
+    let (mut losses, mut norms, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    for step in 0..STEPS {
+        let (vision, text, labels) = inputs(&file, step, media_token_id);
+        gradients.clear();
+        let loss = otter
+            .forward_backward(
+                &parameters,
+                Some(&vision),
+                &text,
+                &labels,
+                LossScale::Mean,
+                recompute,
+                &mut gradients,
+            )
+            .unwrap();
+        let norm = global_norm(gradients.flat());
+        let factor = clip_factor(norm, 1.0);
+        for (largest, gradient) in largest_gradients.flat_mut().iter_mut().zip(gradients.flat()) {
+            *largest = largest.max(gradient.abs() * factor as f32);
+        }
+        let rate = schedule.learning_rate(step);
+        optimizer.step(&mut parameters, &gradients, rate, factor);
+        losses.push(loss.mean());
+        norms.push(norm);
+        rates.push(rate);
+    }
+    let decayed = optimizer.decayed().map(str::to_owned).collect();
+    Trajectory { losses, norms, rates, largest_gradients, parameters, decayed }
+}
+
+fn assert_close(what: &str, found: &[f64], expected: &[f64], relative: f64) {
+    assert_eq!(found.len(), expected.len());
+    for (step, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (found - expected).abs() / expected.abs();
+        assert!(error <= relative, "{what} of step {step}: {found}, the original {expected} ({error:.1e})");
+    }
+}
+
+#[test]
+fn eight_steps_follow_the_original() {
+    let LoadedModel { otter, parameters, tokenizer, .. } =
+        load_model(&golden().join("checkpoint"), Device::Cpu).unwrap();
+    let text = std::fs::read(golden().join("train.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let image = tokenizer.special().image;
+    let run = train(&otter, parameters.clone(), image, false);
+
+    // Equal; the JSON reader is off by one unit in the last place.
+    let rates = numbers(&expected["lr"]);
+    assert!(
+        run.rates.iter().zip(&rates).all(|(a, b)| (a - b).abs() <= 2.0 * f64::EPSILON * b),
+        "{:?}",
+        run.rates
+    );
+    assert_close("loss", &run.losses, &numbers(&expected["loss"]), 1e-3);
+    assert_close("gradient norm", &run.norms, &numbers(&expected["grad_norm"]), 1e-3);
+
+    let mut decayed: Vec<&str> =
+        expected["decayed_parameters"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+    let mut found: Vec<&str> = run.decayed.iter().map(String::as_str).collect();
+    decayed.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, decayed);
+
+    // Every trained parameter, by the sum of its absolute values.
+    let sums = expected["final_abs_sum"].as_object().unwrap();
+    assert_eq!(sums.len(), run.parameters.iter().filter(|p| p.trainable).count());
+    for (name, sum) in sums {
+        let values = run.parameters.by_name(name).unwrap().tensor.data();
+        let found: f64 = values.iter().map(|v| f64::from(v.abs())).sum();
+        let sum = sum.as_f64().unwrap();
+        assert!((found - sum).abs() <= 1e-4 * sum, "sum of {name}: {found}, the original {sum}");
+    }
+    final_parameters(&run);
+
+    // Recompute changes memory, not numbers.
+    let again = train(&otter, parameters, image, true);
+    assert_eq!(again.losses, run.losses);
+    assert_eq!(again.norms, run.norms);
+}
+
+/// The recorded parameters, element by element. AdamW divides by the size of the gradient, so an element whose gradient
+/// is only rounding noise moves by up to the learning rate in any direction; those may differ by a few of them.
+fn final_parameters(run: &Trajectory) {
+    let recorded = Weights::open_file(&golden().join("train.safetensors")).unwrap();
+    let picked: Vec<String> =
+        recorded.names().filter_map(|name| name.strip_prefix("final.")).map(str::to_owned).collect();
+    assert!(picked.len() > 5);
+    let (mut compared, mut noisy) = (0usize, 0usize);
+    let noise = 1e-6 * run.largest_gradients.flat().iter().copied().fold(0f32, f32::max);
+    for (parameter, range) in run.parameters.iter().zip(run.largest_gradients.ranges()) {
+        if !picked.contains(&parameter.name) {
+            continue;
+        }
+        let expected = recorded.read_f32(&format!("final.{}", parameter.name)).unwrap();
+        let gradients = &run.largest_gradients.flat()[range.clone().unwrap()];
+        let values = parameter.tensor.data();
+        for (i, ((found, expected), gradient)) in values.iter().zip(&expected).zip(gradients).enumerate() {
+            // Exactly zero gradients move nothing; tiny ones are noise.
+            let is_noise = *gradient > 0.0 && *gradient < noise;
+            let limit = if is_noise { 5e-3 } else { 1e-4 };
+            let error = (found - expected).abs();
+            assert!(
+                error <= limit,
+                "{}[{i}]: {found}, the original {expected}; gradient {gradient:e}",
+                parameter.name
+            );
+            compared += 1;
+            noisy += usize::from(is_noise);
+        }
+    }
+    assert!(noisy * 20 < compared, "{noisy} of {compared} elements were taken for noise");
+}

@@ -1,0 +1,135 @@
+//! A whole run of a small Otter on MIMIC-IT files: configuration, loader threads, checkpoints, exact resume, evaluation.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use otter_checkpoint::load_model;
+use otter_nn::Device;
+use otter_train::{Observer, Outcome, StepReport, TrainConfig, TrainSummary, train};
+
+fn golden(part: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(part)
+}
+
+fn config(run_dir: &Path, overrides: &[&str]) -> TrainConfig {
+    let data = golden("data/train_json.yaml");
+    let text = format!(
+        "[model]\ninit_from = {:?}\n[optimizer]\nlearning_rate = 1e-3\n[schedule]\nwarmup_steps = 1\n[train]\nsteps = 6\n\
+         batch_size = 2\ngradient_accumulation = 2\nrun_dir = {:?}\n[data]\nmimicit_yaml = {data:?}\nimage_size = 28\n\
+         max_seq_len = 256\nresample_frames = 3\nrecords_without_images = \"empty\"\non_bad_sample = \"skip\"\n\
+         [eval]\nbatch_size = 2\nmax_batches = 2\n[eval.data]\nmimicit_yaml = {data:?}\nimage_size = 28\n\
+         on_bad_sample = \"skip\"\nmax_seq_len = 256\nresample_frames = 3\n",
+        golden("llama/checkpoint"),
+        run_dir,
+    );
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    TrainConfig::parse(&text, "test", Path::new("/"), &overrides).unwrap()
+}
+
+#[derive(Default)]
+struct Watch {
+    steps: Vec<StepReport>,
+    messages: Vec<String>,
+    plan: String,
+}
+
+impl Observer for Watch {
+    fn message(&mut self, text: &str) {
+        self.messages.push(text.to_owned());
+    }
+    fn memory_plan(&mut self, plan: &otter_train::memory_plan::MemoryPlan) {
+        self.plan = plan.to_string();
+    }
+    fn step(&mut self, report: &StepReport) {
+        self.steps.push(report.clone());
+    }
+}
+
+fn go(config: &TrainConfig, resume: bool) -> (TrainSummary, Watch) {
+    let mut watch = Watch::default();
+    let summary = train(config, resume, &AtomicBool::new(false), &mut watch).unwrap();
+    (summary, watch)
+}
+
+fn bits(checkpoint: &Path) -> Vec<(String, Vec<u32>)> {
+    let loaded = load_model(&checkpoint.join("model"), Device::Cpu).unwrap();
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
+    loaded.parameters.iter().map(|p| (p.name.clone(), bits(p.tensor.data()))).collect()
+}
+
+#[test]
+fn a_run_resumes_bit_for_bit() {
+    let place = tempfile::tempdir().unwrap();
+    let (whole, seen) = go(&config(&place.path().join("whole"), &["train.threads=2"]), false);
+    assert_eq!((whole.outcome, whole.step), (Outcome::Completed, 6));
+    let parts = place.path().join("parts");
+    let (part, _) = go(&config(&parts, &["train.stop_after=3", "train.threads=2"]), false);
+    assert_eq!((part.outcome, part.step), (Outcome::StoppedEarly, 3));
+    // Another number of loader threads must not matter.
+    let (rest, again) = go(&config(&parts, &["train.threads=2", "train.workers=3"]), true);
+    assert_eq!(rest.samples_seen, whole.samples_seen);
+    for (a, b) in again.steps.iter().zip(&seen.steps[3..]) {
+        assert_eq!((a.step, a.loss, a.gradient_norm, a.epoch), (b.step, b.loss, b.gradient_norm, b.epoch));
+    }
+    let (expected, found) = (bits(&whole.checkpoint.unwrap()), bits(&rest.checkpoint.unwrap()));
+    assert!(expected == found, "final weights differ");
+    assert_eq!(whole.evaluation, rest.evaluation);
+    assert!(whole.evaluation[0].1.is_finite());
+    // Frozen weights are those of the start, trained ones are not.
+    let start = load_model(&golden("llama/checkpoint"), Device::Cpu).unwrap().parameters;
+    for (name, bits) in &found {
+        let before: Vec<u32> =
+            start.by_name(name).unwrap().tensor.data().iter().map(|v| v.to_bits()).collect();
+        let trained = ["perceiver", "gated_cross_attn_layer", "embed_tokens", "lm_head"];
+        assert_eq!(before != *bits, trained.iter().any(|part| name.contains(part)), "{name}");
+    }
+    assert!(seen.plan.contains("language activations"), "{}", seen.plan);
+    assert!(seen.messages.iter().any(|text| text.starts_with("memory: planned")), "{:?}", seen.messages);
+    println!("{}\n{}", seen.plan, seen.messages.join("\n"));
+    println!("{:?} {:?}", whole.skipped, seen.steps.iter().map(|step| step.loss).collect::<Vec<_>>());
+}
+
+#[test]
+fn masked_rows_and_patterns_reach_the_model() {
+    let place = tempfile::tempdir().unwrap();
+    let overrides = [
+        "train.steps=2",
+        "train.train_embedding_rows=[\"<answer>\"]",
+        "model.freeze=patterns",
+        "model.trainable=[\"embed_tokens\", \"gated_cross_attn_layer\"]",
+        "model.recompute=true",
+    ];
+    let (summary, _) = go(&config(&place.path().join("run"), &overrides), false);
+    let after = load_model(&summary.checkpoint.unwrap().join("model"), Device::Cpu).unwrap();
+    let before = load_model(&golden("llama/checkpoint"), Device::Cpu).unwrap();
+    let answer = after.tokenizer.special().answer as usize;
+    for (old, new) in before.parameters.iter().zip(after.parameters.iter()) {
+        let width = old.tensor.width();
+        let rows = old.tensor.data().chunks(width).zip(new.tensor.data().chunks(width));
+        let moved: Vec<usize> = rows.enumerate().filter(|(_, (a, b))| a != b).map(|(row, _)| row).collect();
+        if old.name.contains("embed_tokens") {
+            assert_eq!(moved, [answer]);
+        } else {
+            assert_eq!(!moved.is_empty(), old.name.contains("gated_cross_attn_layer"), "{}", old.name);
+        }
+    }
+}
+
+#[test]
+fn wrong_settings_are_explained() {
+    let place = tempfile::tempdir().unwrap();
+    for (number, (key, expected)) in [
+        ("data.image_size=32", "the model takes images of 28"),
+        ("train.train_embedding_rows=[\"<nothing>\"]", "no token `<nothing>`"),
+        ("model.init_from=/nowhere", "/nowhere"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let config = config(&place.path().join(number.to_string()), &[key]);
+        let error = train(&config, false, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
