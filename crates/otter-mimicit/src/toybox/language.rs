@@ -22,8 +22,14 @@ pub const NUMBER_NAMES: [&str; 4] = ["one", "two", "three", "four"];
 /// Yes and no.
 pub const YES_NO: [&str; 2] = ["yes", "no"];
 
-/// What can change between two pictures; the order is colour, shape, size, nothing.
-pub const CHANGES: [&str; 4] = ["the colour", "the shape", "the size", "nothing"];
+/// The answer when nothing differs between two pictures.
+pub const NOTHING: &str = "nothing";
+
+/// What can differ between two pictures; the values follow as `colour from red to blue`.
+pub const CHANGES: [&str; 3] = ["colour", "shape", "size"];
+
+/// The two pictures of a comparison.
+pub const ORDINALS: [&str; 2] = ["first", "second"];
 
 /// Relations between two objects with their inverses: left, right, above, below.
 pub const RELATIONS: [&str; 4] = ["left of", "right of", "above", "below"];
@@ -85,14 +91,12 @@ pub const FUNCTION_WORDS: &[&str] = &[
     "nothing",
     "and",
     "a",
-    "gone",
-    "missing",
-    "turned",
-    "became",
+    "first",
+    "second",
+    "more",
+    "has",
     "does",
     "show",
-    "second",
-    "first",
     "image",
     "assistant",
 ];
@@ -135,11 +139,11 @@ impl Family {
     /// Share of the training queries, in per cent of a total.
     pub fn share(self) -> usize {
         match self {
-            Self::Attribute => 22,
+            Self::Attribute => 36,
             Self::Counting => 8,
-            Self::Relation => 10,
-            Self::Difference => 10,
-            Self::Binding => 50,
+            Self::Relation => 8,
+            Self::Difference => 8,
+            Self::Binding => 40,
         }
     }
 }
@@ -170,10 +174,14 @@ pub enum QuestionKind {
     RelatedObject,
     /// Whether two objects stand in a given relation.
     RelationHolds,
-    /// Which attribute of an object differs between two pictures.
-    ChangedAttribute,
-    /// Which object of the first picture is missing in the second.
-    GoneObject,
+    /// Which attribute of an object differs between two pictures, and how.
+    Change,
+    /// Colour of the object in one of two pictures.
+    ColourInPicture,
+    /// Shape of the object in one of two pictures.
+    ShapeInPicture,
+    /// Which of two pictures has more objects.
+    MoreObjects,
     /// The made-up word for what the picture shows.
     BoundWord,
 }
@@ -186,7 +194,8 @@ pub struct KindTable {
     pub family: Family,
     /// Share inside the family, relative to the other kinds of the family.
     pub weight: usize,
-    /// Phrasings; `{colour}`, `{shape}`, `{shapes}`, `{relation}`, `{object}` and `{other}` are filled in.
+    /// Phrasings; `{colour}`, `{shape}`, `{shapes}`, `{relation}`, `{object}`, `{other}` and
+    /// `{ordinal}` are filled in.
     pub phrasings: &'static [&'static str],
 }
 
@@ -259,16 +268,28 @@ pub const KINDS: &[KindTable] = &[
         phrasings: &["is the {object} {relation} the {other} ?"],
     },
     KindTable {
-        kind: QuestionKind::ChangedAttribute,
+        kind: QuestionKind::Change,
         family: Family::Difference,
-        weight: 3,
+        weight: 9,
         phrasings: &["what is the difference between the pictures ?", "what changed between the pictures ?"],
     },
     KindTable {
-        kind: QuestionKind::GoneObject,
+        kind: QuestionKind::ColourInPicture,
         family: Family::Difference,
-        weight: 1,
-        phrasings: &["what is gone ?", "which object is missing ?"],
+        weight: 3,
+        phrasings: &["what colour is the object in the {ordinal} picture ?"],
+    },
+    KindTable {
+        kind: QuestionKind::ShapeInPicture,
+        family: Family::Difference,
+        weight: 3,
+        phrasings: &["what shape is the object in the {ordinal} picture ?"],
+    },
+    KindTable {
+        kind: QuestionKind::MoreObjects,
+        family: Family::Difference,
+        weight: 5,
+        phrasings: &["which picture has more objects ?"],
     },
     KindTable {
         kind: QuestionKind::BoundWord,
@@ -279,7 +300,7 @@ pub const KINDS: &[KindTable] = &[
 ];
 
 /// How many concepts a training episode of binding has; one entry is drawn per episode.
-pub const CONCEPTS_PER_EPISODE: &[usize] = &[2, 2, 3, 4];
+pub const CONCEPTS_PER_EPISODE: &[usize] = &[2, 2, 2, 2, 3, 3, 4];
 
 impl QuestionKind {
     /// The table of the kind.

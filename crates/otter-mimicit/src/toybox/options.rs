@@ -34,6 +34,18 @@ impl FamilyCounts {
         Self { attribute: count, counting: count, relation: count, difference: count, binding: count }
     }
 
+    /// The numbers times a factor, rounded up and at most [`MAX_QUERIES`].
+    pub fn scaled(self, factor: f64) -> Self {
+        let scale = |count: usize| ((count as f64 * factor).ceil() as usize).min(MAX_QUERIES);
+        Self {
+            attribute: scale(self.attribute),
+            counting: scale(self.counting),
+            relation: scale(self.relation),
+            difference: scale(self.difference),
+            binding: scale(self.binding),
+        }
+    }
+
     /// The number of one family.
     pub fn of(&self, family: Family) -> usize {
         match family {
@@ -130,6 +142,13 @@ mod tests {
     #[test]
     fn the_default_is_valid() {
         ToyboxOptions::default().validate().unwrap();
+    }
+
+    #[test]
+    fn scaling_rounds_up_and_is_bounded() {
+        assert_eq!(FamilyCounts::each(10).scaled(0.25), FamilyCounts::each(3));
+        assert_eq!(FamilyCounts::each(10).scaled(f64::INFINITY), FamilyCounts::each(MAX_QUERIES));
+        assert_eq!(FamilyCounts::each(10).scaled(-1.0), FamilyCounts::each(0));
     }
 
     proptest! {

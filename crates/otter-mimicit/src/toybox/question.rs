@@ -7,7 +7,8 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use super::binding::BindingEpisode;
 use super::held_out::MadeUpWord;
 use super::language::{
-    CHANGES, COLOUR_NAMES, NUMBER_NAMES, QuestionKind, RELATIONS, SHAPE_NAMES, SIZE_NAMES, YES_NO,
+    CHANGES, COLOUR_NAMES, NOTHING, NUMBER_NAMES, ORDINALS, QuestionKind, RELATIONS, SHAPE_NAMES, SIZE_NAMES,
+    YES_NO,
 };
 use super::scene::{Colour, Concept, MAX_OBJECTS, Object, Scene, Shape, Size, WORLD_SIDE, random_size};
 
@@ -33,6 +34,14 @@ pub struct Example {
     pub concepts: Vec<Concept>,
 }
 
+impl Example {
+    /// Whether the description is one object, so that the order of its words does not matter: it
+    /// can then be given to a language model as a sum of word vectors.
+    pub fn shows_one_object(&self) -> bool {
+        self.scenes.len() == 1 && self.scenes[0].objects.len() == 1
+    }
+}
+
 /// Makes a question. The answers of a kind are taken in turn as `rank` grows, so that any run of
 /// ranks is balanced; everything else is drawn from `random`. A [`QuestionKind::BoundWord`] alone
 /// names a concept by a training word that nothing has introduced.
@@ -46,8 +55,9 @@ pub fn make_example(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) ->
             counting(kind, rank, random)
         }
         QuestionKind::RelatedObject | QuestionKind::RelationHolds => relation(kind, rank, random),
-        QuestionKind::ChangedAttribute => changed_attribute(rank, random),
-        QuestionKind::GoneObject => gone_object(rank, random),
+        QuestionKind::Change => change(rank, random),
+        QuestionKind::ColourInPicture | QuestionKind::ShapeInPicture => in_one_of_two(kind, rank, random),
+        QuestionKind::MoreObjects => more_objects(rank, random),
         QuestionKind::BoundWord => {
             let words = MadeUpWord::list(false);
             let word = words[rank % words.len()];
@@ -219,8 +229,11 @@ fn relation(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example
     let mut scene = Scene::in_cells(&[asked, anchor], random);
     let relations = relations_of(&scene.objects[0], &scene.objects[1]);
     let number = relations.choose(random).copied().unwrap_or(0);
-    let description =
-        format!("{} {} {}", scene.objects[0].phrase(), RELATIONS[number], scene.objects[1].phrase());
+    // The words tell the relation in either direction; the inverse is the number with its last bit
+    // flipped.
+    let (near, told, far) =
+        if random.random_bool(0.5) { (0, RELATIONS[number], 1) } else { (1, RELATIONS[number ^ 1], 0) };
+    let description = format!("{} {told} {}", scene.objects[near].phrase(), scene.objects[far].phrase());
     if random.random_bool(0.5) {
         // Which of the two is drawn first must not tell which is asked for.
         scene.objects.swap(0, 1);
@@ -237,7 +250,6 @@ fn relation(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example
         let candidates = among(&asked.phrase(), distractors, random);
         example(kind, scene, phrase(kind, &blanks, random), asked.phrase(), candidates)
     } else {
-        // The inverse relation is the number with its last bit flipped.
         let claimed = RELATIONS[number ^ (rank % 2)];
         let (object, other) = (asked.phrase(), anchor.phrase());
         let blanks = [("{relation}", claimed), ("{object}", &*object), ("{other}", &*other)];
@@ -247,53 +259,80 @@ fn relation(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example
     made
 }
 
-fn changed_attribute(rank: usize, random: &mut ChaCha8Rng) -> Example {
-    let kind = QuestionKind::ChangedAttribute;
-    let (concept, size) = (Concept::random(random), random_size(random));
-    let before = Object::anywhere_fitting(concept, size, Size::Large, random);
-    let mut after = before;
-    let change = rank % CHANGES.len();
-    match change {
-        0 => after.colour = other_of(&Colour::ALL, before.colour, random),
-        1 => after.shape = other_of(&Shape::ALL, before.shape, random),
-        2 => after.size = before.size.other(),
-        _ => {}
-    }
-    let question = phrase(kind, &[], random);
-    let mut made = example(kind, Scene::single(before), question, CHANGES[change], owned(&CHANGES));
-    made.scenes.push(Scene::single(after));
-    made.description = format!("{} to {}", before.phrase(), after.phrase());
-    made
-}
-
-/// Two or three different objects, of which one is missing in the second picture.
-fn gone_object(rank: usize, random: &mut ChaCha8Rng) -> Example {
-    let kind = QuestionKind::GoneObject;
-    let gone = Concept::from_index(rank);
-    let mut concepts = vec![gone];
-    let count = random.random_range(2..=3);
-    while concepts.len() < count {
-        let concept = Concept::random(random);
-        if !concepts.contains(&concept) {
-            concepts.push(concept);
-        }
-    }
-    concepts.shuffle(random);
-    let before = Scene::in_cells(&concepts, random);
-    let mut after = before.clone();
-    after.objects.retain(|object| object.concept() != gone);
-    let mut distractors: Vec<String> =
-        concepts.iter().filter(|&&concept| concept != gone).map(|concept| concept.phrase()).collect();
-    distractors
-        .push(Concept { colour: other_of(&Colour::ALL, gone.colour, random), shape: gone.shape }.phrase());
-    distractors
-        .push(Concept { shape: other_of(&Shape::ALL, gone.shape, random), colour: gone.colour }.phrase());
-    let candidates = among(&gone.phrase(), distractors, random);
-    let description = format!("{} to {}", before.description(), after.description());
-    let mut made = example(kind, before, phrase(kind, &[], random), gone.phrase(), candidates);
+/// Makes a question about two pictures.
+fn comparison(
+    kind: QuestionKind,
+    [before, after]: [Scene; 2],
+    question: String,
+    answer: impl Into<String>,
+    candidates: Vec<String>,
+) -> Example {
+    let [first, second] = ORDINALS;
+    let description = format!("{first} {} {second} {}", before.description(), after.description());
+    let mut made = example(kind, before, question, answer, candidates);
     made.scenes.push(after);
     made.description = description;
     made
+}
+
+/// The same object in the same place, with another colour, shape or size, or as it was.
+fn change(rank: usize, random: &mut ChaCha8Rng) -> Example {
+    let (concept, size) = (Concept::random(random), random_size(random));
+    let before = Object::anywhere_fitting(concept, size, Size::Large, random);
+    let said = |attribute: usize, from: &str, to: &str| format!("{} from {from} to {to}", CHANGES[attribute]);
+    // One way in which each attribute can change.
+    let colour = other_of(&Colour::ALL, before.colour, random);
+    let shape = other_of(&Shape::ALL, before.shape, random);
+    let changes = [
+        (Object { colour, ..before }, said(0, before.colour.name(), colour.name())),
+        (Object { shape, ..before }, said(1, before.shape.name(), shape.name())),
+        (Object { size: size.other(), ..before }, said(2, size.name(), size.other().name())),
+        (before, NOTHING.to_string()),
+    ];
+    let (after, answer) = changes[rank % changes.len()].clone();
+    let distractors = changes.into_iter().map(|(_, answer)| answer).collect();
+    let candidates = among(&answer, distractors, random);
+    let scenes = [Scene::single(before), Scene::single(after)];
+    comparison(QuestionKind::Change, scenes, phrase(QuestionKind::Change, &[], random), answer, candidates)
+}
+
+/// Two pictures of one object each; the question is about one of them.
+fn in_one_of_two(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example {
+    let mut asked = Concept::random(random);
+    let by_colour = kind == QuestionKind::ColourInPicture;
+    if by_colour {
+        asked.colour = Colour::ALL[rank % Colour::ALL.len()];
+    } else {
+        asked.shape = Shape::ALL[rank % Shape::ALL.len()];
+    }
+    let place = random.random_range(0..2);
+    let mut concepts = [Concept::random(random); 2];
+    concepts[place] = asked;
+    let scenes = concepts.map(|concept| {
+        let size = random_size(random);
+        Scene::single(Object::anywhere(concept, size, random))
+    });
+    let question = phrase(kind, &[("{ordinal}", ORDINALS[place])], random);
+    if by_colour {
+        comparison(kind, scenes, question, asked.colour.name(), owned(&COLOUR_NAMES))
+    } else {
+        comparison(kind, scenes, question, asked.shape.name(), owned(&SHAPE_NAMES))
+    }
+}
+
+/// Two pictures with different numbers of objects.
+fn more_objects(rank: usize, random: &mut ChaCha8Rng) -> Example {
+    let kind = QuestionKind::MoreObjects;
+    let more = random.random_range(2..=MAX_OBJECTS);
+    let fewer = random.random_range(1..more);
+    let counts = if rank.is_multiple_of(2) { [more, fewer] } else { [fewer, more] };
+    let scenes = counts.map(|count| {
+        let concepts: Vec<Concept> = (0..count).map(|_| Concept::random(random)).collect();
+        Scene::in_cells(&concepts, random)
+    });
+    let candidates: Vec<String> = ORDINALS.iter().map(|ordinal| format!("the {ordinal}")).collect();
+    let answer = candidates[rank % 2].clone();
+    comparison(kind, scenes, phrase(kind, &[], random), answer, candidates)
 }
 
 #[cfg(test)]
@@ -331,7 +370,9 @@ mod tests {
             QuestionKind::CountColour,
             QuestionKind::CountShape,
             QuestionKind::RelationHolds,
-            QuestionKind::ChangedAttribute,
+            QuestionKind::ColourInPicture,
+            QuestionKind::ShapeInPicture,
+            QuestionKind::MoreObjects,
         ] {
             let mut counts: BTreeMap<String, usize> = BTreeMap::new();
             for made in some(kind, 240) {
@@ -382,9 +423,33 @@ mod tests {
             let true_ones = relations_of(asked[0], anchor[0]);
             assert!(true_ones.iter().any(|&number| made.question.contains(RELATIONS[number])), "{made:?}");
         }
-        for made in some(QuestionKind::GoneObject, 100) {
-            assert_eq!(made.scenes[0].objects.len(), made.scenes[1].objects.len() + 1);
-            assert!(made.scenes[1].objects.iter().all(|o| o.concept().phrase() != made.answer));
+        for made in some(QuestionKind::MoreObjects, 100) {
+            let first_has_more = made.scenes[0].objects.len() > made.scenes[1].objects.len();
+            assert_eq!(made.answer == "the first", first_has_more);
+            assert_ne!(made.scenes[0].objects.len(), made.scenes[1].objects.len());
+        }
+        for kind in [QuestionKind::ColourInPicture, QuestionKind::ShapeInPicture] {
+            for made in some(kind, 100) {
+                let place = usize::from(made.question.contains("second"));
+                assert!(made.scenes[place].objects[0].phrase().contains(&made.answer));
+            }
+        }
+        for made in some(QuestionKind::Change, 100) {
+            let (before, after) = (made.scenes[0].objects[0], made.scenes[1].objects[0]);
+            let said = match made.answer.split_once(" from ") {
+                None => before == after,
+                Some((_, values)) => values.split_once(" to ").is_some_and(|(from, to)| {
+                    let mut words: Vec<String> = before.phrase().split(' ').map(String::from).collect();
+                    let place = words.iter().position(|word| word == from);
+                    place.is_some_and(|place| {
+                        words[place] = to.to_string();
+                        words.join(" ") == after.phrase()
+                    })
+                }),
+            };
+            assert!(said && (before.x, before.y) == (after.x, after.y), "{made:?}");
+            assert_eq!(made.candidates.len(), 4);
+            assert!(made.candidates.contains(&NOTHING.to_string()));
         }
     }
 }
