@@ -17,22 +17,20 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file to append to it. Lines of steps after `resumed_at` are removed first: that part of the run is
-    /// made again.
+    /// Opens the file to append to it. Lines of steps after `steps_made` are removed first: that part of the run is made
+    /// again.
     ///
     /// # Errors
     /// When the file cannot be read or written.
-    pub fn open(path: &Path, resumed_at: Option<u64>) -> Result<Self> {
-        if let Some(last) = resumed_at
-            && path.exists()
-        {
+    pub fn open(path: &Path, steps_made: u64) -> Result<Self> {
+        if path.exists() {
             let file = File::open(path).map_err(TrainError::io(path, "open"))?;
             let mut kept = String::new();
             for line in BufReader::new(file).lines() {
                 let line = line.map_err(TrainError::io(path, "read"))?;
                 // A line cut off by a crash does not parse and is dropped too.
                 let step = serde_json::from_str::<Value>(&line).ok().and_then(|value| value["step"].as_u64());
-                if step.is_some_and(|step| step <= last) {
+                if step.is_some_and(|step| step <= steps_made) {
                     kept.push_str(&line);
                     kept.push('\n');
                 }
@@ -100,7 +98,7 @@ mod tests {
     fn lines_parse_and_resuming_removes_what_is_made_again() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("metrics.jsonl");
-        let mut metrics = MetricsFile::open(&path, None).unwrap();
+        let mut metrics = MetricsFile::open(&path, 0).unwrap();
         for step in 1..=3 {
             metrics.step(&report(step)).unwrap();
         }
@@ -108,7 +106,7 @@ mod tests {
         // As if the process had died while writing.
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\":").unwrap();
         drop(metrics);
-        let mut metrics = MetricsFile::open(&path, Some(2)).unwrap();
+        let mut metrics = MetricsFile::open(&path, 2).unwrap();
         metrics.step(&report(3)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -112,12 +112,12 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// A new event file in `directory`. For a resumed run, `resumed_at` tells the board to drop what an earlier
-    /// file says about later steps.
+    /// A new event file in `directory`. It begins with a mark that tells the board to drop what an earlier file says
+    /// about steps after `steps_made`.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn create(directory: &Path, resumed_at: Option<u64>) -> Result<Self> {
+    pub fn create(directory: &Path, steps_made: u64) -> Result<Self> {
         let seconds = now();
         let base = format!("events.out.tfevents.{}.otter.{}", seconds as u64, std::process::id());
         let mut path = directory.join(&base);
@@ -134,11 +134,9 @@ impl EventFile {
         };
         let mut events = Self { file, path };
         events.append(&event(seconds).bytes(3, b"brain.Event:2").0)?;
-        if let Some(step) = resumed_at {
-            // SessionLog { status: START }
-            let start = Message::default().integer(1, 1);
-            events.append(&event(seconds).integer(2, step + 1).bytes(7, &start.0).0)?;
-        }
+        // SessionLog { status: START }
+        let start = Message::default().integer(1, 1);
+        events.append(&event(seconds).integer(2, steps_made + 1).bytes(7, &start.0).0)?;
         Ok(events)
     }
 
@@ -257,10 +255,10 @@ mod tests {
     #[test]
     fn a_written_file_reads_back() {
         let place = tempfile::tempdir().unwrap();
-        let mut events = EventFile::create(place.path(), Some(300)).unwrap();
+        let mut events = EventFile::create(place.path(), 300).unwrap();
         events.scalars(301, &[("train/loss", 1.5), ("train/learning_rate", 1e-5)]).unwrap();
         events.scalars(302, &[("train/loss", f64::NAN)]).unwrap();
-        let second = EventFile::create(place.path(), None).unwrap();
+        let second = EventFile::create(place.path(), 0).unwrap();
         assert_ne!(second.path(), events.path());
 
         let records = records(&std::fs::read(events.path()).unwrap());

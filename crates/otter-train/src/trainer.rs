@@ -143,8 +143,8 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let log = OpenOptions::new().create(true).append(true).open(&log_path);
         Ok(Self {
             schedule: config.learning_rates(setup.total_steps),
-            metrics: MetricsFile::open(&setup.run.metrics(), resumed_at)?,
-            events: EventFile::create(setup.run.path(), resumed_at)?,
+            metrics: MetricsFile::open(&setup.run.metrics(), position.step)?,
+            events: EventFile::create(setup.run.path(), position.step)?,
             log: log.map_err(TrainError::io(&log_path, "open"))?,
             skipped_before: position.skipped.clone(),
             checkpoint: setup.resume.map(|found| (found.state.step, found.path.clone())),
