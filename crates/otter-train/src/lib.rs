@@ -5,6 +5,20 @@
 //!                                     │                              └► metrics.jsonl, TensorBoard, progress
 //!                                     └► RunDirectory: config.toml, checkpoints/step-…, exact resume
 //! ```
+//!
+//! ```no_run
+//! use otter_train::{TrainConfig, progress::Progress, train};
+//! use std::{path::Path, sync::atomic::AtomicBool};
+//!
+//! # fn main() -> otter_train::Result<()> {
+//! let config = TrainConfig::load(Path::new("run.toml"), &["train.steps=200".to_owned()])?;
+//! let interrupt = AtomicBool::new(false); // set it on Ctrl-C: the run stops with a checkpoint
+//! let mut progress = Progress::new(config.train.log_every);
+//! let summary = train(&config, false, &interrupt, &mut progress)?;
+//! println!("{:?} after step {}", summary.outcome, summary.step);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod activation_plan;
 pub mod clip;

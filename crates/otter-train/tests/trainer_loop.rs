@@ -398,6 +398,20 @@ fn a_crash_while_saving_leaves_the_checkpoint_before() {
 }
 
 #[test]
+fn a_run_that_died_before_its_first_checkpoint_begins_anew() {
+    let place = tempfile::tempdir().unwrap();
+    let config = config(place.path(), &["train.steps=3"]);
+    let mut run = Run::new();
+    run.go(&config, false, &NEVER).unwrap();
+    std::fs::remove_dir_all(place.path().join("checkpoints")).unwrap();
+    let mut again = Run::new();
+    again.go(&config, true, &NEVER).unwrap();
+    assert_eq!(again.bits(), run.bits());
+    let lines = std::fs::read_to_string(place.path().join("metrics.jsonl")).unwrap();
+    assert_eq!(lines.lines().filter(|line| line.contains("\"kind\":\"step\"")).count(), 3);
+}
+
+#[test]
 fn a_damaged_checkpoint_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let early = config(place.path(), &["train.stop_after=2"]);
