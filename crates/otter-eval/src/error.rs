@@ -18,7 +18,9 @@ pub enum EvaluationError {
         source: std::io::Error,
     },
     /// A folder holds no truth file.
-    #[error("{folder}: no file ends in `{suffix}`; an evaluation needs at least one, make the data set again")]
+    #[error(
+        "{folder}: no file ends in `{suffix}`; an evaluation needs at least one, make the data set again"
+    )]
     NoTruth {
         /// The folder.
         folder: PathBuf,
@@ -45,7 +47,7 @@ pub enum EvaluationError {
     },
     /// Queries of the truth without a sample.
     #[error(
-        "{count} queries of the truth have no sample, the first is '{id}' of {path}; \
+        "{count} queries of the truth have no sample with {shots} in-context examples, the first is '{id}' of {path}; \
          add its set to the data configuration or leave its truth file out"
     )]
     WithoutSample {
@@ -53,12 +55,14 @@ pub enum EvaluationError {
         count: usize,
         /// The first one.
         id: String,
+        /// In-context examples of the data set.
+        shots: usize,
         /// The truth file that names it.
         path: PathBuf,
     },
     /// Samples without truth.
     #[error(
-        "{count} samples have no truth, the first is '{id}'; \
+        "{count} samples have no truth for {shots} in-context examples, the first is '{id}'; \
          add its truth file ({files} read) or leave its set out of the data configuration"
     )]
     WithoutTruth {
@@ -66,6 +70,8 @@ pub enum EvaluationError {
         count: usize,
         /// The first one.
         id: String,
+        /// In-context examples of the data set.
+        shots: usize,
         /// Truth files that were read.
         files: usize,
     },

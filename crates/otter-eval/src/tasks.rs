@@ -1,8 +1,9 @@
 //! Truth files of an evaluation set, and their match with the samples of a data set.
 //!
-//! A truth file `<SET>_truth.json` is an object: query id to family, kind of question, right answer, candidates, number
-//! of in-context examples, concepts and whether the query is held out from training. Truth and samples must have the
-//! same ids: a query that is silently left out would change the measured accuracy.
+//! A truth file `<SET>_truth.json` is an object: query id to family, kind of question, right answer, candidates, the
+//! numbers of in-context examples it is asked with, concepts and what of it is held out from training. The same query
+//! is a sample of one data set per number of examples. Truth and samples must have the same ids: a query that is
+//! silently left out would change the measured accuracy.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -32,14 +33,33 @@ pub struct TruthRecord {
     pub answer: String,
     /// Answers that are scored against each other.
     pub candidates: Vec<String>,
-    /// In-context examples (of each concept, for binding).
-    pub shots: usize,
+    /// Place of the answer among the candidates.
+    pub answer_index: usize,
+    /// Numbers of in-context examples (of each concept, for binding) for which there is a sample.
+    pub shots: Vec<usize>,
     /// What the query is about; not used for scoring.
     #[serde(default)]
     pub concepts: Vec<String>,
-    /// Whether what it asks for never occurs in training.
+    /// What never occurs in training.
     #[serde(default)]
-    pub held_out: bool,
+    pub held_out: HeldOut,
+}
+
+/// What of a query never occurs in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOut {
+    /// Its made-up words.
+    pub words: bool,
+    /// Its pair of concepts.
+    pub concept_pair: bool,
+}
+
+impl HeldOut {
+    /// Whether anything is held out.
+    pub fn any(self) -> bool {
+        self.words || self.concept_pair
+    }
 }
 
 /// The truth of an evaluation set.
@@ -58,6 +78,8 @@ pub struct Task<'a> {
     pub id: String,
     /// Position in the data set.
     pub index: usize,
+    /// In-context examples of the data set.
+    pub shots: usize,
     /// Its truth.
     pub truth: &'a TruthRecord,
 }
@@ -107,10 +129,10 @@ impl Truth {
         let file = self.files.len();
         self.files.push(path.to_path_buf());
         for (id, value) in entries.0 {
-            let entry = |message| EvaluationError::TruthEntry { path: path.to_path_buf(), id: id.clone(), message };
-            let record = TruthRecord::deserialize(value).map_err(|error| {
-                entry(format!("{error}; make the data set again with this version"))
-            })?;
+            let entry =
+                |message| EvaluationError::TruthEntry { path: path.to_path_buf(), id: id.clone(), message };
+            let record = TruthRecord::deserialize(value)
+                .map_err(|error| entry(format!("{error}; make the data set again with this version")))?;
             record.check().map_err(entry)?;
             if let Some(&other) = self.origin.get(&id) {
                 let other = self.files[other].display();
@@ -142,20 +164,21 @@ impl Truth {
         self.records.is_empty()
     }
 
-    /// Pairs every sample of `dataset` with its truth, in the order of the data set.
+    /// Pairs every sample of the data set for `shots` in-context examples with its truth, in the order of the data set.
     ///
     /// # Errors
-    /// A sample without truth, a query without sample, or an id that is a sample twice.
-    pub fn tasks(&self, dataset: &Dataset) -> Result<Vec<Task<'_>>, EvaluationError> {
+    /// A sample without truth for this number of examples, a query without sample, or an id that is a sample twice.
+    pub fn tasks(&self, dataset: &Dataset, shots: usize) -> Result<Vec<Task<'_>>, EvaluationError> {
         let ids = (0..dataset.len()).map(|index| dataset.sample_id(index)).collect::<Result<Vec<_>, _>>()?;
-        self.match_ids(ids)
+        self.match_ids(ids, shots)
     }
 
-    fn match_ids(&self, ids: Vec<String>) -> Result<Vec<Task<'_>>, EvaluationError> {
-        let without_truth: Vec<&String> = ids.iter().filter(|id| !self.records.contains_key(*id)).collect();
+    fn match_ids(&self, ids: Vec<String>, shots: usize) -> Result<Vec<Task<'_>>, EvaluationError> {
+        let expected = |id: &String| self.records.get(id).is_some_and(|record| record.shots.contains(&shots));
+        let without_truth: Vec<&String> = ids.iter().filter(|id| !expected(id)).collect();
         if let Some(id) = without_truth.first() {
             let (count, id, files) = (without_truth.len(), (*id).clone(), self.files.len());
-            return Err(EvaluationError::WithoutTruth { count, id, files });
+            return Err(EvaluationError::WithoutTruth { count, id, shots, files });
         }
         let mut position: HashMap<&str, usize> = HashMap::with_capacity(ids.len());
         for (index, id) in ids.iter().enumerate() {
@@ -167,14 +190,15 @@ impl Truth {
             }
         }
         let without_sample: Vec<&String> =
-            self.records.keys().filter(|id| !position.contains_key(id.as_str())).collect();
+            self.records.keys().filter(|id| expected(id) && !position.contains_key(id.as_str())).collect();
         if let Some(&id) = without_sample.first() {
             let path = self.origin.get(id).map(|&file| self.files[file].clone()).unwrap_or_default();
-            return Err(EvaluationError::WithoutSample { count: without_sample.len(), id: id.clone(), path });
+            let (count, id) = (without_sample.len(), id.clone());
+            return Err(EvaluationError::WithoutSample { count, id, shots, path });
         }
         let tasks = ids.into_iter().enumerate().filter_map(|(index, id)| {
             let truth = self.records.get(&id)?;
-            Some(Task { id, index, truth })
+            Some(Task { id, index, shots, truth })
         });
         Ok(tasks.collect())
     }
@@ -196,6 +220,22 @@ impl TruthRecord {
         if !self.candidates.contains(&self.answer) {
             let candidates = self.candidates.join("', '");
             return Err(format!("the answer '{}' is not among the candidates '{candidates}'", self.answer));
+        }
+        match self.candidates.get(self.answer_index) {
+            Some(candidate) if *candidate == self.answer => {}
+            found => {
+                return Err(format!(
+                    "answer_index {} names {}, but the answer is '{}'; make the two agree",
+                    self.answer_index,
+                    found.map_or("no candidate".to_owned(), |candidate| format!("'{candidate}'")),
+                    self.answer
+                ));
+            }
+        }
+        if self.shots.is_empty() {
+            return Err(
+                "its list of shots is empty; list the numbers of in-context examples it is asked with".into(),
+            );
         }
         Ok(())
     }
@@ -236,8 +276,10 @@ mod tests {
     use super::*;
 
     const GOOD: &str = r#"{"a":{"family":"binding","kind":"bound_word","answer":"wugpim",
-        "candidates":["wugpim","daxlo"],"shots":2,"concepts":["red ring"],"held_out":true},
-        "b":{"family":"counting","kind":"count_all","answer":"two","candidates":["one","two"],"shots":0}}"#;
+        "candidates":["wugpim","daxlo"],"answer_index":0,"shots":[0,2],"concepts":["red ring"],
+        "held_out":{"words":true,"concept_pair":false}},
+        "b":{"family":"counting","kind":"count_all","answer":"two","candidates":["one","two"],"answer_index":1,
+        "shots":[0]}}"#;
 
     fn read(name: &str, text: &str) -> Result<Truth, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -250,9 +292,11 @@ mod tests {
     fn a_good_file_is_read_whole() {
         let truth = read("X_truth.json", GOOD).unwrap();
         assert_eq!(truth.len(), 2);
-        assert!(truth.get("a").unwrap().held_out && !truth.get("b").unwrap().held_out);
-        let tasks = truth.match_ids(vec!["b".into(), "a".into()]).unwrap();
+        assert!(truth.get("a").unwrap().held_out.any() && !truth.get("b").unwrap().held_out.any());
+        let tasks = truth.match_ids(vec!["b".into(), "a".into()], 0).unwrap();
         assert_eq!(tasks.iter().map(|t| (t.id.as_str(), t.index)).collect::<Vec<_>>(), [("b", 0), ("a", 1)]);
+        // Query b is not asked with two examples.
+        assert_eq!(truth.match_ids(vec!["a".into()], 2).unwrap().len(), 1);
     }
 
     #[test]
@@ -261,9 +305,15 @@ mod tests {
             ("[]", "an object of query ids"),
             ("{", "X_truth.json"),
             (&GOOD.replace("\"b\"", "\"a\""), "query 'a' is listed twice"),
-            (&GOOD.replace("\"shots\":0", "\"shots\":-1"), "query 'b': invalid value"),
-            (&GOOD.replace("\"shots\":0", "\"shot\":0"), "query 'b': unknown field `shot`"),
-            (&GOOD.replace(",\"shots\":0", ""), "query 'b': missing field `shots`"),
+            (&GOOD.replace("\"shots\":[0]", "\"shots\":[-1]"), "query 'b': invalid value"),
+            (&GOOD.replace("\"shots\":[0]", "\"shots\":[]"), "query 'b': its list of shots is empty"),
+            (&GOOD.replace("\"shots\":[0]", "\"shot\":0"), "query 'b': unknown field `shot`"),
+            (&GOOD.replace("\"answer_index\":1,", ""), "query 'b': missing field `answer_index`"),
+            (&GOOD.replace("\"answer_index\":1,", "\"answer_index\":0,"), "answer_index 0 names 'one'"),
+            (
+                &GOOD.replace("\"answer_index\":1,", "\"answer_index\":7,"),
+                "answer_index 7 names no candidate",
+            ),
             (&GOOD.replace("\"answer\":\"two\"", "\"answer\":\"six\""), "the answer 'six' is not among"),
             (&GOOD.replace("[\"one\",\"two\"]", "[\"two\"]"), "query 'b': it has 1 candidates"),
             (&GOOD.replace("[\"one\",\"two\"]", "[\"two\",\"two\"]"), "candidate 'two' is listed twice"),
@@ -279,10 +329,13 @@ mod tests {
     fn ids_must_match_both_ways() {
         let truth = read("X_truth.json", GOOD).unwrap();
         let error = |ids: &[&str]| {
-            truth.match_ids(ids.iter().map(|id| (*id).to_string()).collect()).unwrap_err().to_string()
+            truth.match_ids(ids.iter().map(|id| (*id).to_string()).collect(), 0).unwrap_err().to_string()
         };
         let found = error(&["a"]);
-        assert!(found.contains("1 queries") && found.contains("'b'") && found.contains("X_truth.json"), "{found}");
+        assert!(
+            found.contains("1 queries") && found.contains("'b'") && found.contains("X_truth.json"),
+            "{found}"
+        );
         let found = error(&["a", "b", "c", "d"]);
         assert!(found.contains("2 samples have no truth") && found.contains("'c'"), "{found}");
         let found = error(&["a", "b", "a"]);
@@ -309,7 +362,8 @@ mod tests {
             let path = folder.path().join("X_truth.json");
             std::fs::write(&path, &text).unwrap();
             let result = Truth::read(&[path]);
-            proptest::prop_assert!(result.is_err() || text.trim() == "{}");
+            let empty = text.trim() == "{}";
+            proptest::prop_assert!(result.is_err() || empty);
         }
     }
 }
