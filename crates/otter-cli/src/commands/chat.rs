@@ -31,15 +31,17 @@ pub fn run(arguments: &Chat) -> Result<()> {
         eprintln!("/image FILE shows an image with the next question, /reset forgets, /quit ends.");
     }
     let stdin = std::io::stdin();
-    let mut line = String::new();
+    let mut bytes = Vec::new();
     loop {
         if interactive {
             eprint!("you> ");
         }
-        line.clear();
-        if stdin.lock().read_line(&mut line)? == 0 {
+        bytes.clear();
+        if stdin.lock().read_until(b'\n', &mut bytes)? == 0 {
             return Ok(());
         }
+        // Bytes of another encoding become U+FFFD: a strange character must not end the conversation.
+        let line = String::from_utf8_lossy(&bytes);
         let text = line.trim();
         match text.split_once(char::is_whitespace).unwrap_or((text, "")) {
             ("", _) => {}
@@ -109,18 +111,28 @@ fn answer(
         return Err(error);
     }
     let rest = decoder.finish()?;
-    writeln!(stdout, "{rest}")?;
+    let stopped = model::cut_at_stop(&said, &sampling.stop).1;
+    writeln!(stdout, "{}", if stopped { "" } else { &rest })?;
     said.push_str(&rest);
-    let said = model::cut_at_stop(&said, &sampling.stop).0.trim().to_string();
+    // The answer can spell a placeholder in ordinary tokens; read again as text it would ask for an image.
+    let said = without_special_tokens(model::cut_at_stop(&said, &sampling.stop).0.trim());
     conversation.text = format!("{prompt}{said}{END_OF_CHUNK_TOKEN}");
     conversation.images = images;
     conversation.pending.clear();
     Ok(())
 }
 
-/// A question cannot smuggle in placeholders that no image belongs to.
-fn without_special_tokens(question: &str) -> String {
-    ["<image>", ANSWER_TOKEN, END_OF_CHUNK_TOKEN]
-        .iter()
-        .fold(question.to_string(), |q, token| q.replace(token, ""))
+/// Neither a question nor an answer can smuggle in placeholders that no image belongs to.
+fn without_special_tokens(text: &str) -> String {
+    let mut text = text.to_string();
+    // Again until nothing changes: removing one can put another together.
+    loop {
+        let before = text.len();
+        for token in ["<image>", ANSWER_TOKEN, END_OF_CHUNK_TOKEN] {
+            text = text.replace(token, "");
+        }
+        if text.len() == before {
+            return text;
+        }
+    }
 }

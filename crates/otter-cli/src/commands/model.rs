@@ -84,6 +84,9 @@ pub fn vision_input(model: &LoadedModel, files: &[PathBuf], ids: &[u32]) -> Resu
     Ok(Some(VisionInput { pixels: pixels(model, files)?, media_frames, slots }))
 }
 
+/// Most new tokens of an answer; room for all of them is set aside at the start.
+const MOST_NEW_TOKENS: usize = 1 << 16;
+
 /// Generation options from the command line, for prompts of `prompt_length` tokens.
 pub fn generation_options(
     model: &LoadedModel,
@@ -108,6 +111,9 @@ pub fn generation_options(
             format!("--max-length {limit} leaves nothing after a prompt of {prompt_length} tokens")
         })?,
     };
+    if max_new_tokens > MOST_NEW_TOKENS {
+        bail!("{max_new_tokens} new tokens are asked for; the limit is {MOST_NEW_TOKENS}");
+    }
     let sampling = if sampled {
         let top_k = arguments.top_k.unwrap_or(0);
         Sampling::Random { temperature, top_k, top_p, seed: arguments.seed }
