@@ -143,7 +143,25 @@ impl LanguageModel {
         recompute: bool,
         first: usize,
     ) -> (Tensor<T>, LanguageSaved<T>) {
-        let mut x = self.embed_tokens.forward(parameters, ids);
+        let x = self.embed_tokens.forward(parameters, ids);
+        self.forward_embedded(parameters, x, latents, context, recompute, first)
+    }
+
+    /// The input embedding.
+    pub fn embedding(&self) -> &Embedding {
+        &self.embed_tokens
+    }
+
+    /// As [`LanguageModel::forward_saved`], from embedded tokens x (rows, width).
+    pub fn forward_embedded<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        mut x: Tensor<T>,
+        latents: Option<&Tensor<T>>,
+        context: &Context<'_>,
+        recompute: bool,
+        first: usize,
+    ) -> (Tensor<T>, LanguageSaved<T>) {
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, layer) in self.layers.iter().enumerate() {
             if i >= first && recompute {
@@ -168,9 +186,27 @@ impl LanguageModel {
         (ids, latents): (&[u32], Option<&Tensor<T>>),
         context: &Context<'_>,
         d_hidden: &Tensor<T>,
-        mut d_latents: Option<&mut Tensor<T>>,
+        d_latents: Option<&mut Tensor<T>>,
         gradients: &mut Gradients<T>,
     ) {
+        let first = saved.first;
+        let dx = self.backward_embedded(parameters, saved, latents, context, d_hidden, d_latents, gradients);
+        if first == 0 {
+            self.embed_tokens.backward(ids, &dx, gradients);
+        }
+    }
+
+    /// As [`LanguageModel::backward`], ending at the input of the first layer that kept something: returns its gradient.
+    pub fn backward_embedded<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        saved: LanguageSaved<T>,
+        latents: Option<&Tensor<T>>,
+        context: &Context<'_>,
+        d_hidden: &Tensor<T>,
+        mut d_latents: Option<&mut Tensor<T>>,
+        gradients: &mut Gradients<T>,
+    ) -> Tensor<T> {
         let LanguageSaved { first, layers, last, norm } = saved;
         let mut dx = self.norm.backward(parameters, &last, &norm, d_hidden, gradients);
         for (layer, saved) in self.layers[first..].iter().zip(layers).rev() {
@@ -187,9 +223,7 @@ impl LanguageModel {
                 dx = block.backward(parameters, saved, latents, context.media_rows, dx, d_latents, gradients);
             }
         }
-        if first == 0 {
-            self.embed_tokens.backward(ids, &dx, gradients);
-        }
+        dx
     }
 
     /// The first layer whose reverse pass can reach a trained parameter; 0 also when the embedding is trained.

@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod model;
 mod parity;
+mod pretrain_base;
 mod score;
 
 use std::process::ExitCode;
@@ -32,11 +33,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
-        Command::Quickstart(_)
-        | Command::Toybox(_)
-        | Command::PretrainBase(_)
-        | Command::Train(_)
-        | Command::Eval(_) => {}
+        Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
+        Command::Quickstart(_) | Command::Toybox(_) | Command::Train(_) | Command::Eval(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
