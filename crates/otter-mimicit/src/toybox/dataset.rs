@@ -317,7 +317,7 @@ mod tests {
         for table in KINDS.iter().filter(|table| table.family == Family::Attribute) {
             let ranks: Vec<usize> =
                 plan.iter().filter(|(kind, _)| *kind == table.kind).map(|p| p.1).collect();
-            assert_eq!(ranks.len(), table.weight * 10);
+            assert_eq!(ranks.len(), table.weight * 300 / 20);
             assert_eq!(ranks, (0..ranks.len()).collect::<Vec<_>>());
         }
     }

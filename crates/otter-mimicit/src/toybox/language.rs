@@ -108,8 +108,10 @@ pub const PUNCTUATION: &[&str] = &[":", "?", ".", ",", "!", "'", "\"", "(", ")",
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
-    /// Colour, shape, size of an object.
+    /// Colour, shape, size of the only object.
     Attribute,
+    /// Colour or shape of one of several objects, picked out by its shape or colour.
+    Referring,
     /// How many.
     Counting,
     /// Left of, right of, above, below.
@@ -122,13 +124,20 @@ pub enum Family {
 
 impl Family {
     /// All families in the order of the files.
-    pub const ALL: [Self; 5] =
-        [Self::Attribute, Self::Counting, Self::Relation, Self::Difference, Self::Binding];
+    pub const ALL: [Self; 6] = [
+        Self::Attribute,
+        Self::Referring,
+        Self::Counting,
+        Self::Relation,
+        Self::Difference,
+        Self::Binding,
+    ];
 
     /// Data set code: prefix of file names and ids.
     pub fn code(self) -> &'static str {
         match self {
             Self::Attribute => "TOYATTR",
+            Self::Referring => "TOYREFER",
             Self::Counting => "TOYCOUNT",
             Self::Relation => "TOYREL",
             Self::Difference => "TOYDIFF",
@@ -139,7 +148,8 @@ impl Family {
     /// Share of the training queries, in per cent of a total.
     pub fn share(self) -> usize {
         match self {
-            Self::Attribute => 36,
+            Self::Attribute => 24,
+            Self::Referring => 12,
             Self::Counting => 8,
             Self::Relation => 8,
             Self::Difference => 8,
@@ -227,13 +237,13 @@ pub const KINDS: &[KindTable] = &[
     },
     KindTable {
         kind: QuestionKind::ColourOfShape,
-        family: Family::Attribute,
+        family: Family::Referring,
         weight: 5,
         phrasings: &["what colour is the {shape} ?"],
     },
     KindTable {
         kind: QuestionKind::ShapeOfColour,
-        family: Family::Attribute,
+        family: Family::Referring,
         weight: 5,
         phrasings: &["what shape is the {colour} object ?"],
     },

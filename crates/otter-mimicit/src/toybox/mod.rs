@@ -1,6 +1,6 @@
 //! The toybox: a seeded synthetic visual world written as a MIMIC-IT data set.
 //!
-//! Pictures of a few coloured shapes come with five families of tasks: attributes, counting,
+//! Pictures of a few coloured shapes come with six families of tasks: attributes, referring, counting,
 //! relations, spotting the difference between two pictures, and fast binding, where a made-up
 //! word means a concept (a colour and a shape) only through the in-context examples of one prompt.
 //! Some words and some pairs of concepts never occur in training, so that binding can be measured

@@ -13,6 +13,7 @@ pub const MAX_QUERIES: usize = 200_000;
 #[expect(missing_docs, reason = "the names of the families say it")]
 pub struct FamilyCounts {
     pub attribute: usize,
+    pub referring: usize,
     pub counting: usize,
     pub relation: usize,
     pub difference: usize,
@@ -23,15 +24,23 @@ impl FamilyCounts {
     /// A total split by the shares of [`Family::share`]; what rounding leaves goes to binding.
     pub fn from_total(total: usize) -> Self {
         let part = |family: Family| (total as u128 * family.share() as u128 / 100) as usize;
-        let [attribute, counting, relation, difference] =
-            [Family::Attribute, Family::Counting, Family::Relation, Family::Difference].map(part);
-        let binding = total - attribute - counting - relation - difference;
-        Self { attribute, counting, relation, difference, binding }
+        let [attribute, referring, counting, relation, difference] =
+            [Family::Attribute, Family::Referring, Family::Counting, Family::Relation, Family::Difference]
+                .map(part);
+        let binding = total - attribute - referring - counting - relation - difference;
+        Self { attribute, referring, counting, relation, difference, binding }
     }
 
     /// The same number for every family.
     pub fn each(count: usize) -> Self {
-        Self { attribute: count, counting: count, relation: count, difference: count, binding: count }
+        Self {
+            attribute: count,
+            referring: count,
+            counting: count,
+            relation: count,
+            difference: count,
+            binding: count,
+        }
     }
 
     /// The numbers times a factor, rounded up and at most [`MAX_QUERIES`].
@@ -39,6 +48,7 @@ impl FamilyCounts {
         let scale = |count: usize| ((count as f64 * factor).ceil() as usize).min(MAX_QUERIES);
         Self {
             attribute: scale(self.attribute),
+            referring: scale(self.referring),
             counting: scale(self.counting),
             relation: scale(self.relation),
             difference: scale(self.difference),
@@ -50,6 +60,7 @@ impl FamilyCounts {
     pub fn of(&self, family: Family) -> usize {
         match family {
             Family::Attribute => self.attribute,
+            Family::Referring => self.referring,
             Family::Counting => self.counting,
             Family::Relation => self.relation,
             Family::Difference => self.difference,
