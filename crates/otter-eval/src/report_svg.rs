@@ -125,7 +125,7 @@ pub(crate) fn shot_panel(label: &str, models: &[ModelResult]) -> String {
                 if frame.py(high) > frame.top + 14.0 { frame.py(high) - 6.0 } else { frame.py(low) + 15.0 };
             let _ = write!(
                 svg,
-                r#"<text class="value {class}" x="{x:.1}" y="{y:.1}" text-anchor="middle">{:.0} %</text>"#,
+                r#"<text class="value {class}" x="{x:.1}" y="{y:.1}" text-anchor="middle">{:.1} %</text>"#,
                 100.0 * accuracy
             );
         }

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use otter_data::{DataConfig, Dataset, Sample, SpecialTokens, TextTokenizer};
-use otter_eval::{Detail, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
+use otter_eval::{
+    Detail, EvaluationOptions, EvaluationRecord, Measure, ShotTable, Truth, evaluate, sample_card,
+};
 use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
@@ -184,6 +186,18 @@ fn compare(max_num_media: Option<usize>, batch_size: usize) {
     if max_num_media.is_none() {
         let items: usize = datasets.iter().map(|(_, d)| distinct_items(d)).sum();
         assert!(result.media_encoded < items, "{} of {items}", result.media_encoded);
+    }
+    for record in result.records.iter().step_by(9) {
+        let dataset = &datasets.iter().find(|(shots, _)| *shots == record.shots).unwrap().1;
+        let card = sample_card(dataset, record).unwrap();
+        assert_eq!(card.examples.len(), dataset.sample(record.index).unwrap().context_ids.len());
+        assert!(card.query.question.ends_with(['?', '.']) && card.query.answer.is_empty(), "{card:?}");
+        let pictures = card.examples.iter().chain([&card.query]).flat_map(|turn| &turn.images);
+        assert!(
+            pictures.clone().count() > record.shots && pictures.clone().all(|p| p.starts_with(b"\x89PNG"))
+        );
+        let other = EvaluationRecord { index: record.index + 1, ..record.clone() };
+        assert!(sample_card(dataset, &other).is_err());
     }
     let table = ShotTable::new(&result.records, Detail::Families);
     assert_eq!(table.shots, SHOTS);
