@@ -55,6 +55,14 @@ impl Run {
         lines.remove(0)
     }
 
+    /// Checks that the arguments were refused with a message that contains `part`.
+    #[track_caller]
+    pub fn usage(self, part: &str) {
+        assert_eq!(self.code, Some(2), "{self:#?}");
+        assert!(self.stderr.starts_with("error: "), "{self:#?}");
+        assert!(self.stderr.contains(part), "no '{part}' in: {}", self.stderr);
+    }
+
     /// The message of a run that must have failed in an orderly way and must contain all of `parts`.
     #[track_caller]
     pub fn error(self, parts: &[&str]) -> String {
