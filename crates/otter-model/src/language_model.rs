@@ -38,7 +38,7 @@ enum LayerSaved<T> {
     /// Layer input only: run again in the reverse pass.
     Input(Tensor<T>),
     /// Everything the reverse pass needs.
-    Whole(Option<CrossAttentionSaved<T>>, Box<LlamaLayerSaved<T>>),
+    Whole(Option<Box<CrossAttentionSaved<T>>>, Box<LlamaLayerSaved<T>>),
 }
 
 /// Kept for the reverse pass of the whole stack.
@@ -220,7 +220,7 @@ impl LanguageModel {
             dx = layer.decoder_layer.backward(parameters, *decoder, &context.rows, dx, gradients);
             if let (Some(block), Some(saved)) = (&layer.gated_cross_attn_layer, cross_attention) {
                 let d_latents = d_latents.as_deref_mut();
-                dx = block.backward(parameters, saved, latents, context.media_rows, dx, d_latents, gradients);
+                dx = block.backward(parameters, *saved, latents, context.media_rows, dx, d_latents, gradients);
             }
         }
         dx
@@ -305,7 +305,7 @@ impl WrappedLayer {
         let (x, cross_attention) = match &self.gated_cross_attn_layer {
             Some(block) => {
                 let (y, saved) = block.forward_saved(parameters, x, latents, context.media_rows);
-                (y, Some(saved))
+                (y, Some(Box::new(saved)))
             }
             None => (x, None),
         };

@@ -152,8 +152,8 @@ impl Otter {
         let hidden = self.language().forward_cached(parameters, &text.ids, &context, &mut cache);
         let mut hidden = last_rows(&hidden, text.batch);
         let mut visible = text.attention_mask.clone();
-        let mut length = text.length;
         for step in 0..options.max_new_tokens {
+            let length = text.length + step; // tokens in the cache
             let logits = self.language().logits(parameters, &hidden);
             let mut tokens = Vec::with_capacity(text.batch);
             let vocabulary = logits.width();
@@ -175,7 +175,6 @@ impl Otter {
                 media_rows: &media_rows,
             };
             hidden = self.language().forward_cached(parameters, &tokens, &context, &mut cache);
-            length += 1;
         }
         Ok(sequences.into_iter().map(|s| s.into_generated(text.length)).collect())
     }
