@@ -37,6 +37,7 @@ mod pickle;
 mod safetensors_file;
 mod save;
 mod sentencepiece;
+pub mod spelling;
 mod tensor;
 mod tokenizer;
 mod torch_file;
