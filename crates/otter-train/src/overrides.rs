@@ -1,5 +1,6 @@
 //! `key=value` overrides of a TOML configuration, and messages for unknown keys that name the nearest known one.
 
+use otter_checkpoint::spelling::edit_distance;
 use serde::de::DeserializeOwned;
 
 use crate::config::TrainConfig;
@@ -167,35 +168,9 @@ fn nearest(path: &str, expected: &[String]) -> String {
     candidates.min_by_key(cost).unwrap_or_default()
 }
 
-/// Number of insertions, deletions and replacements of characters that turn one text into the other.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edit_distances() {
-        for (a, b, distance) in
-            [("", "", 0), ("abc", "", 3), ("steps", "stepz", 1), ("kitten", "sitting", 3), ("ab", "ba", 2)]
-        {
-            assert_eq!(edit_distance(a, b), distance, "{a} {b}");
-            assert_eq!(edit_distance(b, a), distance, "{b} {a}");
-        }
-    }
 
     #[test]
     fn values_are_toml_or_text() {
