@@ -1,14 +1,18 @@
-//! `otter bench`: training steps and greedy decoding of a model of given sizes with random weights.
+//! `otter bench`: training steps and greedy decoding of a model of given sizes.
+//!
+//! Weights, pixels and tokens come from a formula that `bench/otter_torch.py` repeats, so that losses, gradient norms and
+//! generated tokens of the two can be compared: the same work is timed.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Device, Gradients, Init, ParameterSpecs, Parameters, Tensor};
+use otter_nn::{Device, Gradients, ParameterSpec, Parameters, Tensor};
 use otter_train::optimizer::{AdamW, AdamWOptions};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::arguments::{Bench, BenchPreset};
 use crate::output;
@@ -17,35 +21,13 @@ const IMAGE_TOKEN: u32 = 3;
 
 /// Runs the benchmark and prints a table or JSON.
 pub fn run(arguments: &Bench) -> Result<()> {
-    let config = match arguments.preset {
-        BenchPreset::Mid => mid_size(),
-        BenchPreset::Toybox => mid_size(),
-    };
-    let (otter, specs) = Otter::new(&config)?;
-    let mut parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
-    parameters.set_trainable(|name| FreezeRule::Head.is_trainable(&config, name));
-    let mut results = serde_json::Map::new();
-    results.insert("parameters".into(), json!(parameters.total_count()));
-    results.insert("trainable".into(), json!(parameters.trainable_count()));
-    results.insert("threads".into(), json!(rayon::current_num_threads()));
-    let wanted = |what: &str| arguments.only.as_deref().is_none_or(|o| o == what);
     if let Some(only) = &arguments.only
         && !["train", "decode"].contains(&only.as_str())
     {
         bail!("--only takes train or decode, not '{only}'");
     }
-    if wanted("train") {
-        let seconds = time_training(&otter, &mut parameters, arguments)?;
-        results.insert("train_step_seconds".into(), json!(seconds));
-    }
-    if wanted("decode") {
-        let seconds = time_decoding(&otter, &parameters, arguments)?;
-        results.insert("decode_seconds".into(), json!(seconds));
-        results.insert("decode_tokens".into(), json!(arguments.new_tokens));
-    }
-    if let Some(peak) = otter_train::memory_plan::peak_bytes() {
-        results.insert("peak_resident_bytes".into(), json!(peak));
-    }
+    // Inside the pool this thread works on the loops it starts; outside it would sleep while others do.
+    let results = rayon::scope(|_| measure(arguments))?;
     if arguments.json {
         return output::json(&results.into());
     }
@@ -53,6 +35,32 @@ pub fn run(arguments: &Bench) -> Result<()> {
         output::text(&format!("{name:24} {value}"))?;
     }
     Ok(())
+}
+
+fn measure(arguments: &Bench) -> Result<Map<String, Value>> {
+    let config = match arguments.preset {
+        BenchPreset::Mid => mid_size(),
+        BenchPreset::Toybox => otter_quickstart::base::config(),
+    };
+    let (otter, specs) = Otter::new(&config)?;
+    let mut parameters =
+        Parameters::build(&specs, Device::Cpu, |spec| Ok::<_, Infallible>(formula_value(spec)))?;
+    parameters.set_trainable(|name| FreezeRule::Head.is_trainable(&config, name));
+    let mut results = Map::new();
+    results.insert("parameters".into(), json!(parameters.total_count()));
+    results.insert("trainable".into(), json!(parameters.trainable_count()));
+    results.insert("threads".into(), json!(rayon::current_num_threads()));
+    let wanted = |what: &str| arguments.only.as_deref().is_none_or(|o| o == what);
+    if wanted("train") {
+        time_training(&otter, &mut parameters, arguments, &mut results)?;
+    }
+    if wanted("decode") {
+        time_decoding(&otter, &parameters, arguments, &mut results)?;
+    }
+    if let Some(peak) = otter_train::memory_plan::peak_bytes() {
+        results.insert("peak_resident_bytes".into(), json!(peak));
+    }
+    Ok(results)
 }
 
 /// A tower of ViT-B/32's size and a language model of 12 layers of 768, cross-attention every 4.
@@ -106,20 +114,55 @@ fn batch(otter: &Otter, arguments: &Bench) -> (VisionInput, TextInput, Vec<i64>)
 
 fn pixels(otter: &Otter, images: usize) -> Tensor {
     let side = otter.config().vision.image_size;
-    let mut specs = ParameterSpecs::default();
-    let id = specs.add("pixels", &[images, 3, side, side], Init::Normal(1.0));
-    Parameters::initialise(&specs, 2, Device::Cpu).get(id).clone()
+    let shape = [images, 3, side, side];
+    uniform("pixels", &shape, 0.0, 1.5)
 }
 
-fn time_training(otter: &Otter, parameters: &mut Parameters<f32>, arguments: &Bench) -> Result<Vec<f64>> {
+/// Starting value of one parameter: gates half open, so that the cross-attention counts; gains around 1.
+fn formula_value(spec: &ParameterSpec) -> Tensor {
+    let (name, shape) = (spec.name.as_str(), spec.shape.as_slice());
+    let (centre, amplitude) = if name.ends_with("_gate") {
+        (0.5, 0.0)
+    } else if shape.len() == 1 && name.ends_with(".weight") {
+        (1.0, 0.125)
+    } else if name.ends_with("latents") {
+        (0.0, 1.5)
+    } else if shape.len() > 1 {
+        (0.0, 0.03125)
+    } else {
+        (0.0, 0.015625)
+    };
+    uniform(name, shape, centre, amplitude)
+}
+
+/// `centre + amplitude * u` with u in [-1, 1) from a hash of the element's index and the name.
+fn uniform(name: &str, shape: &[usize], centre: f32, amplitude: f32) -> Tensor {
+    let seed = name.bytes().fold(0x811C_9DC5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let value = |index: usize| {
+        let mut x = (index as u32).wrapping_mul(0x9E37_79B1).wrapping_add(seed);
+        x = (x ^ (x >> 15)).wrapping_mul(0x85EB_CA77);
+        x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE3D);
+        x = (x ^ (x >> 16)) >> 8;
+        (x as f32 / 8_388_608.0 - 1.0) * amplitude + centre
+    };
+    let data = (0..shape.iter().product()).map(value).collect();
+    Tensor::from_vec(data, shape, Device::Cpu)
+}
+
+fn time_training(
+    otter: &Otter,
+    parameters: &mut Parameters<f32>,
+    arguments: &Bench,
+    results: &mut Map<String, Value>,
+) -> Result<()> {
     let (vision, text, labels) = batch(otter, arguments);
     let mut gradients = Gradients::new(parameters);
     let mut optimizer = AdamW::new(AdamWOptions::default(), parameters, &gradients);
-    let mut seconds = Vec::new();
+    let (mut seconds, mut losses, mut norms) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..=arguments.repeats {
         let start = Instant::now();
         gradients.clear();
-        otter.forward_backward(
+        let loss = otter.forward_backward(
             parameters,
             Some(&vision),
             &text,
@@ -131,11 +174,21 @@ fn time_training(otter: &Otter, parameters: &mut Parameters<f32>, arguments: &Be
         let norm = otter_train::clip::global_norm(gradients.flat());
         optimizer.step(parameters, &gradients, 1e-5, otter_train::clip::clip_factor(norm, 1.0));
         seconds.push(start.elapsed().as_secs_f64());
+        losses.push(loss.mean());
+        norms.push(norm);
     }
-    Ok(seconds.split_off(1))
+    results.insert("train_step_seconds".into(), json!(seconds[1..]));
+    results.insert("losses".into(), json!(losses));
+    results.insert("gradient_norms".into(), json!(norms));
+    Ok(())
 }
 
-fn time_decoding(otter: &Otter, parameters: &Parameters<f32>, arguments: &Bench) -> Result<Vec<f64>> {
+fn time_decoding(
+    otter: &Otter,
+    parameters: &Parameters<f32>,
+    arguments: &Bench,
+    results: &mut Map<String, Value>,
+) -> Result<()> {
     let vision = VisionInput { pixels: pixels(otter, 1), media_frames: vec![0..1], slots: vec![vec![0]] };
     let prompt: Vec<u32> = (0..64).map(|i| if i == 1 { IMAGE_TOKEN } else { 4 + i }).collect();
     let prompts = PromptBatch::new(&[prompt], 0, IMAGE_TOKEN)?;
@@ -147,10 +200,27 @@ fn time_decoding(otter: &Otter, parameters: &Parameters<f32>, arguments: &Bench)
         decoding: Decoding::Keep,
     };
     let mut seconds = Vec::new();
+    let mut tokens = Vec::new();
     for _ in 0..=arguments.repeats {
         let start = Instant::now();
-        otter.generate(parameters, Some(&vision), &prompts, &options, &mut |_, _| true)?;
+        let answers = otter.generate(parameters, Some(&vision), &prompts, &options, &mut |_, _| true)?;
         seconds.push(start.elapsed().as_secs_f64());
+        tokens = answers.into_iter().next().map(|answer| answer.token_ids).unwrap_or_default();
     }
-    Ok(seconds.split_off(1))
+    results.insert("decode_seconds".into(), json!(seconds[1..]));
+    results.insert("decode_tokens".into(), json!(arguments.new_tokens));
+    results.insert("generated".into(), json!(tokens));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `fill_uniform` of `bench/otter_torch.py` gives these.
+    #[test]
+    fn the_formula_is_that_of_the_other_side() {
+        let found = uniform("perceiver.latents", &[4], 0.0, 1.5);
+        assert_eq!(found.data(), [0.353_905_14, -0.015_925_527, 1.471_342_3, 0.737_682_76]);
+    }
 }
