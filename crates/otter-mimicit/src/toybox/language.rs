@@ -124,14 +124,8 @@ pub enum Family {
 
 impl Family {
     /// All families in the order of the files.
-    pub const ALL: [Self; 6] = [
-        Self::Attribute,
-        Self::Referring,
-        Self::Counting,
-        Self::Relation,
-        Self::Difference,
-        Self::Binding,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Attribute, Self::Referring, Self::Counting, Self::Relation, Self::Difference, Self::Binding];
 
     /// Data set code: prefix of file names and ids.
     pub fn code(self) -> &'static str {
