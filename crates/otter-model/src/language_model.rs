@@ -220,7 +220,8 @@ impl LanguageModel {
             dx = layer.decoder_layer.backward(parameters, *decoder, &context.rows, dx, gradients);
             if let (Some(block), Some(saved)) = (&layer.gated_cross_attn_layer, cross_attention) {
                 let d_latents = d_latents.as_deref_mut();
-                dx = block.backward(parameters, *saved, latents, context.media_rows, dx, d_latents, gradients);
+                dx =
+                    block.backward(parameters, *saved, latents, context.media_rows, dx, d_latents, gradients);
             }
         }
         dx
