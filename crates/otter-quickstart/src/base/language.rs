@@ -10,8 +10,8 @@ use otter_model::{ModelError, Otter};
 use otter_nn::{Device, Gradients, IGNORE_INDEX, MediaRows, Parameters, Tensor};
 use otter_train::clip::{clip_factor, global_norm};
 use otter_train::optimizer::{AdamW, AdamWOptions};
-use rand::rngs::ChaCha8Rng;
 use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
 
 use super::curriculum::{Curriculum, LAST_SOFT_RUNG, LAST_WORDS_RUNG, Part, Rungs, TextSample};
 

@@ -7,7 +7,9 @@ use otter_data::{ImageTransform, RgbImage, preprocess};
 use otter_mimicit::toybox::{PatchLabel, Scene, patch_labels, random_stream, render};
 use otter_model::clip::ClipVision;
 use otter_model::config::VisionConfig;
-use otter_nn::{CrossEntropy, Device, Gradients, IGNORE_INDEX, Init, LayerNorm, ParameterSpecs, Parameters, Tensor};
+use otter_nn::{
+    CrossEntropy, Device, Gradients, IGNORE_INDEX, Init, LayerNorm, ParameterSpecs, Parameters, Tensor,
+};
 use otter_train::clip::{clip_factor, global_norm};
 use otter_train::optimizer::{AdamW, AdamWOptions};
 use rayon::prelude::*;
@@ -114,7 +116,13 @@ impl VisionRecipe {
 }
 
 /// Draws pictures; each has its own random stream.
-fn pictures(config: &VisionConfig, recipe: &VisionRecipe, purpose: &str, step: u64, count: usize) -> Pictures {
+fn pictures(
+    config: &VisionConfig,
+    recipe: &VisionRecipe,
+    purpose: &str,
+    step: u64,
+    count: usize,
+) -> Pictures {
     let side = config.image_size;
     let drawn: Vec<(Vec<f32>, Vec<[i64; 5]>)> = (0..count as u64)
         .into_par_iter()
@@ -149,7 +157,8 @@ fn patch_classes(scene: &Scene, config: &VisionConfig) -> Vec<[i64; 5]> {
         .map(|label| match label {
             PatchLabel::Background => background,
             PatchLabel::Object { colour, shape, size } => {
-                let object = scene.objects.iter().rfind(|o| (o.colour, o.shape, o.size) == (colour, shape, size));
+                let object =
+                    scene.objects.iter().rfind(|o| (o.colour, o.shape, o.size) == (colour, shape, size));
                 let place = object.map_or((0.0, 0.0), |o| (o.x, o.y));
                 let quarter = |v: f32| ((v / 8.0) as i64).clamp(0, 3);
                 [colour as i64, shape as i64, size as i64, quarter(place.0), quarter(place.1)]
@@ -172,7 +181,8 @@ fn forward_backward(
     let (normed, statistics) = heads.norm.forward_saved(parameters, &features);
     let mut d_normed = normed.zeros_like();
     let mut total = 0.0;
-    for (((_, classes, weight), table), labels) in ATTRIBUTES.iter().zip(&heads.tables).zip(&pictures.labels) {
+    for (((_, classes, weight), table), labels) in ATTRIBUTES.iter().zip(&heads.tables).zip(&pictures.labels)
+    {
         let background = *classes as i64;
         let objects = labels.iter().filter(|&&l| l != background).count() as f64;
         let sum_of_weights = objects + BACKGROUND_WEIGHT * (labels.len() as f64 - objects);
