@@ -52,9 +52,8 @@ impl SharedSlice<f32> for MappedFloats {
 /// When a file is missing or damaged, a tensor is missing, unexpected or misshapen, or the tokenizer does not fit.
 pub fn load_model(directory: &Path, device: Device) -> Result<LoadedModel> {
     let checkpoint = Checkpoint::open(directory)?;
-    let (otter, specs) = Otter::new(&checkpoint.config.model).map_err(|error| {
-        CheckpointError::format(&directory.join("config.json"), error.to_string())
-    })?;
+    let (otter, specs) = Otter::new(&checkpoint.config.model)
+        .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
     let report = checkpoint.account(specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())))?;
     let parameters = Parameters::build(&specs, device, |spec| tensor(&checkpoint.weights, spec, device))?;
     let tokenizer = load_tokenizer(directory)?;

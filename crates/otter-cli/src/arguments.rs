@@ -1,4 +1,5 @@
 //! The command line, as clap reads it.
+#![allow(rustdoc::invalid_html_tags, reason = "the comments are help texts and are printed as they stand")]
 
 use std::path::PathBuf;
 

@@ -18,6 +18,17 @@ pub fn text(line: &str) -> Result<()> {
     }
 }
 
+/// An error with its causes; a cause that the text before already tells is left out.
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}
+
 /// A count with separators: 1,310,923,344.
 pub fn count(value: u64) -> String {
     let digits = value.to_string();

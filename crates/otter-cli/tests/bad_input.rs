@@ -171,7 +171,6 @@ fn configurations_are_checked() {
 
 /// A message says each thing once.
 #[test]
-#[ignore = "the binary prints causes again that the message already holds"]
 fn messages_do_not_repeat_themselves() {
     let copy = unchanged();
     copy.edit_json("config.json", |c| c["text_config"]["intermediate_size"] = json!(1_u64 << 40));

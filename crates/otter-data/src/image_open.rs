@@ -5,7 +5,8 @@
 //! that all but its darkest values are white: that is what Pillow 13 does and a model was trained
 //! on. Convert such images to 8 bits beforehand to keep their tones.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
@@ -20,7 +21,7 @@ pub const MAX_PIXELS: u64 = 200_000_000;
 pub const MAX_SIDE: u32 = 65_535;
 
 /// Largest encoded file that is read.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+const MAX_FILE_BYTES: u64 = 1 << 28;
 
 /// What to do with the orientation stored in EXIF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,15 +66,17 @@ impl RgbImage {
 
 /// Reads and decodes an image file, upright.
 pub fn load_image_file(path: &Path) -> Result<RgbImage> {
-    let size = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?.len();
     let name = path.display().to_string();
-    if size > MAX_FILE_BYTES {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    // Reads at most one byte too many: the size in the directory says nothing about devices and pipes.
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| DataError::io(path, error))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(DataError::Image {
             name,
-            message: format!("{size} bytes is more than the limit of {MAX_FILE_BYTES}"),
+            message: format!("more than the limit of {MAX_FILE_BYTES} bytes; no image is that large"),
         });
     }
-    let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
     open_image(&bytes, Orientation::Apply, &name)
 }
 

@@ -184,17 +184,29 @@ pub fn compare_forward(
     let mut handled: Vec<String> = Vec::new();
     for scenario in all.iter().filter(|s| only.is_none_or(|o| o == *s)) {
         let inputs = inputs(subject, path, golden, scenario)?;
-        let results = forward_results(subject, &inputs)
-            .map_err(|source| ParityError::Model { path: path.to_path_buf(), scenario: scenario.clone(), source })?;
+        let results = forward_results(subject, &inputs).map_err(|source| ParityError::Model {
+            path: path.to_path_buf(),
+            scenario: scenario.clone(),
+            source,
+        })?;
         handled.extend(INPUTS.iter().map(|name| format!("{scenario}.{name}")));
         for (name, values) in results {
             let key = format!("{scenario}.{name}");
             let Some(expected) = golden.get(&key) else { continue };
             let tolerance = if name == "logits" { tolerances.logits } else { tolerances.hidden };
-            let rows = expected.shape.len() >= 2 && expected.shape[..2] == [inputs.text.batch, inputs.text.length];
+            let rows =
+                expected.shape.len() >= 2 && expected.shape[..2] == [inputs.text.batch, inputs.text.length];
             let by_row = rows && !matches!(name.as_str(), "vision_features" | "perceiver_out");
             let mask = by_row.then_some(inputs.text.attention_mask.as_slice());
-            report.comparisons.push(compare(scenario, &name, &values, &expected.floats, mask, tolerance, false));
+            report.comparisons.push(compare(
+                scenario,
+                &name,
+                &values,
+                &expected.floats,
+                mask,
+                tolerance,
+                false,
+            ));
             handled.push(key);
         }
     }
@@ -202,8 +214,7 @@ pub fn compare_forward(
         only.is_none_or(|o| key.starts_with(&format!("{o}.")))
             || !all.iter().any(|s| key.starts_with(&format!("{s}.")))
     };
-    report.not_compared =
-        golden.keys().filter(|k| in_scope(k) && !handled.contains(k)).cloned().collect();
+    report.not_compared = golden.keys().filter(|k| in_scope(k) && !handled.contains(k)).cloned().collect();
     Ok(report)
 }
 

@@ -134,7 +134,7 @@ fn yaml_lists_name_files_that_exist() {
     for name in names {
         let text = std::fs::read_to_string(folder.path().join(format!("{name}.yaml"))).unwrap();
         let sets = text.lines().filter(|line| line.contains("mimicit_path")).count();
-        assert_eq!(sets, if name.starts_with("train") { 5 } else { 6 }, "{name}");
+        assert_eq!(sets, if name.starts_with("train") { 6 } else { 7 }, "{name}");
         for line in text.lines().filter(|line| line.contains("_path: ")) {
             let (_, path) = line.split_once(": ").unwrap();
             assert!(folder.path().join(path).exists(), "{path}");
@@ -279,7 +279,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let mut last = 0;
         let summary = write_toybox(folder.path(), &options, &mut |progress| last = progress.done).unwrap();
-        let expected = 5 * train + 4 * eval + 2 * eval.div_ceil(2) * 2;
+        let expected = 6 * train + 5 * eval + 2 * eval.div_ceil(2) * 2;
         prop_assert_eq!(summary.queries, expected);
         prop_assert_eq!(last > 0, expected > 0);
         prop_assert!(folder.path().join("eval.yaml").exists());

@@ -16,6 +16,33 @@ pub enum QuickstartError {
     /// Data that cannot be written.
     #[error(transparent)]
     Toybox(#[from] otter_mimicit::toybox::ToyboxError),
+    /// Training that failed.
+    #[error(transparent)]
+    Train(#[from] otter_train::TrainError),
+    /// Evaluation that failed.
+    #[error(transparent)]
+    Evaluation(#[from] otter_eval::EvaluationError),
+    /// Data that cannot be read.
+    #[error(transparent)]
+    Data(#[from] otter_data::DataError),
+    /// A summary that is no JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// A scale out of bounds.
+    #[error("the scale is {found}; it must be above 0 and at most 10")]
+    Scale {
+        /// The scale asked for.
+        found: f64,
+    },
+    /// The run was interrupted.
+    #[error("interrupted during: {stage}; checkpoints written so far are kept")]
+    Interrupted {
+        /// The stage that was under way.
+        stage: String,
+    },
+    /// A run without steps.
+    #[error("the tuning made no checkpoint; nothing can be evaluated")]
+    NoCheckpoint,
     /// A file that cannot be read or written.
     #[error("{path}: {source}")]
     Io {

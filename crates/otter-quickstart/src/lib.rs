@@ -1,6 +1,11 @@
 //! The toybox base model and the quickstart: data, tuning, evaluation and report in one run.
 
 pub mod base;
+mod embedded;
 mod error;
+mod quickstart;
+mod summary;
 
+pub use embedded::unpack as unpack_base;
 pub use error::QuickstartError;
+pub use quickstart::{QuickstartOptions, QuickstartResult, SHOTS, run};

@@ -189,7 +189,11 @@ fn time_decoding(
     arguments: &Bench,
     results: &mut Map<String, Value>,
 ) -> Result<()> {
-    let vision = VisionInput { pixels: pixels(otter, 1), media_frames: vec![0..1], slots: vec![vec![0]] };
+    let vision = VisionInput {
+        pixels: pixels(otter, 1),
+        media_frames: std::iter::once(0..1).collect(),
+        slots: vec![vec![0]],
+    };
     let prompt: Vec<u32> = (0..64).map(|i| if i == 1 { IMAGE_TOKEN } else { 4 + i }).collect();
     let prompts = PromptBatch::new(&[prompt], 0, IMAGE_TOKEN)?;
     let options = GenerationOptions {

@@ -54,7 +54,7 @@ pub fn run(arguments: &Chat) -> Result<()> {
             }
             _ => {
                 if let Err(error) = answer(&model, &mut conversation, text, &arguments.sampling) {
-                    eprintln!("error: {error:#}");
+                    eprintln!("error: {}", crate::output::chain(&error));
                 }
             }
         }

@@ -3,12 +3,17 @@
 mod bench;
 mod chat;
 mod data_show;
+mod eval;
 mod generate;
 mod inspect;
+mod interrupt;
 mod model;
 mod parity;
 mod pretrain_base;
+mod quickstart;
 mod score;
+mod toybox;
+mod train;
 
 use std::process::ExitCode;
 
@@ -34,7 +39,10 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
-        Command::Quickstart(_) | Command::Toybox(_) | Command::Train(_) | Command::Eval(_) => {}
+        Command::Quickstart(arguments) => quickstart::run(&arguments)?,
+        Command::Toybox(arguments) => toybox::run(&arguments)?,
+        Command::Train(arguments) => train::run(&arguments)?,
+        Command::Eval(arguments) => eval::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

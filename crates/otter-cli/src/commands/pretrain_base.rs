@@ -17,7 +17,7 @@ pub fn run(arguments: &PretrainBase) -> Result<()> {
     let scaled = |steps: u64| ((steps as f64 * arguments.scale) as u64).max(1);
     recipe.language.steps = scaled(recipe.language.steps);
     recipe.vision.steps = scaled(recipe.vision.steps);
-    let binding = base::pretrain(&arguments.out, &recipe, &mut |progress| match progress {
+    let binding = base::pretrain(&arguments.out, &recipe, &|progress| match progress {
         BaseProgress::Vision(p) => {
             let [colour, shape, size] = p.accuracy.map(|a| 100.0 * a);
             let left = p.seconds / p.step as f64 * (p.steps - p.step) as f64;

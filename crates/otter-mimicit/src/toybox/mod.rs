@@ -6,7 +6,7 @@
 //! Some words and some pairs of concepts never occur in training, so that binding can be measured
 //! on words that have no meaning but the one given in the prompt.
 //!
-//! Reading order: [`language`] (all words, phrasings and mixture ratios), [`scene`], [`render`],
+//! Reading order: [`language`] (all words, phrasings and mixture ratios), [`scene`], [`mod@render`],
 //! [`question`], [`binding`], [`held_out`], then [`vocabulary`] and [`write_toybox`].
 
 pub mod binding;

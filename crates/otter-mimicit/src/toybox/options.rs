@@ -43,7 +43,7 @@ impl FamilyCounts {
         }
     }
 
-    /// The numbers times a factor, rounded up and at most [`MAX_QUERIES`].
+    /// The numbers times a factor, rounded up and at most what [`ToyboxOptions::validate`] accepts.
     pub fn scaled(self, factor: f64) -> Self {
         let scale = |count: usize| ((count as f64 * factor).ceil() as usize).min(MAX_QUERIES);
         Self {

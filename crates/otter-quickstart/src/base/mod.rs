@@ -8,7 +8,7 @@ pub mod vision;
 
 use std::path::Path;
 
-use otter_checkpoint::{CheckpointConfig, SaveDtype, SaveOptions, save_model};
+use otter_checkpoint::{CheckpointConfig, SaveDtype, SaveOptions, atomic, save_model};
 use otter_mimicit::toybox::Vocabulary;
 use otter_model::Otter;
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
@@ -85,20 +85,24 @@ pub enum BaseProgress {
 pub fn pretrain(
     directory: &Path,
     recipe: &BaseRecipe,
-    progress: &mut dyn FnMut(BaseProgress),
+    progress: &(dyn Fn(BaseProgress) + Sync),
 ) -> Result<TextBinding, QuickstartError> {
     let config = config();
     let (_, specs) = Otter::new(&config)?;
-    let mut parameters = Parameters::<f32>::initialise(&specs, recipe.seed, Device::Cpu);
-    let tower = vision::pretrain(&config.vision, &recipe.vision, &mut |p| progress(BaseProgress::Vision(*p)));
-    take(&mut parameters, &tower, vision::TOWER);
-    let (layers, language) =
-        language::pretrain(&config, &recipe.language, &mut |p| progress(BaseProgress::Language(*p)))?;
-    let binding = language::evaluate_binding(&layers, &language, 400, 9);
-    take(&mut parameters, &language, "lang_encoder.");
-    let tokenizer = directory.with_extension("tokenizer");
+    // Before the work, so that a folder that cannot be written is known at once.
+    let tokenizer = atomic::temporary_dir(&directory.with_extension("tokenizer"))?;
     Vocabulary::new().write(&tokenizer)?;
-    let options = SaveOptions { tokenizer_from: Some(&tokenizer), dtype: SaveDtype::F16, ..SaveOptions::default() };
+    let (tower, language) = rayon::join(
+        || vision::pretrain(&config.vision, &recipe.vision, &mut |p| progress(BaseProgress::Vision(*p))),
+        || language::pretrain(&config, &recipe.language, &mut |p| progress(BaseProgress::Language(*p))),
+    );
+    let (layers, language) = language?;
+    let binding = language::evaluate_binding(&layers, &language, 400, 9);
+    let mut parameters = Parameters::<f32>::initialise(&specs, recipe.seed, Device::Cpu);
+    take(&mut parameters, &tower, vision::TOWER);
+    take(&mut parameters, &language, "lang_encoder.");
+    let options =
+        SaveOptions { tokenizer_from: Some(&tokenizer), dtype: SaveDtype::F16, ..SaveOptions::default() };
     let saved = save_model(directory, &CheckpointConfig::new(config), &parameters, &options);
     let removed = std::fs::remove_dir_all(&tokenizer);
     saved?;

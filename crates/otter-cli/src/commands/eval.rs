@@ -1,0 +1,69 @@
+//! `otter eval`: accuracy of a model on a toybox evaluation set by number of in-context examples.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use otter_data::{DataConfig, Dataset};
+use otter_eval::{Detail, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
+use serde_json::json;
+
+use super::model;
+use crate::arguments::Eval;
+use crate::output;
+
+/// Runs the command.
+pub fn run(arguments: &Eval) -> Result<()> {
+    let model = model::load(&arguments.model)?;
+    let truth = Truth::read_folder(&arguments.data.join("eval"))?;
+    let tokenizer = Arc::new(model.tokenizer.clone());
+    let mut datasets = Vec::new();
+    for (shots, list) in lists(arguments)? {
+        let config = DataConfig {
+            mimicit_yaml: Some(list),
+            image_size: model.otter.config().vision.image_size,
+            max_seq_len: model.otter.config().text.max_position_embeddings,
+            ..DataConfig::default()
+        };
+        datasets.push((shots, Dataset::open(&config, Arc::clone(&tokenizer))?));
+    }
+    let sets: Vec<(usize, &Dataset)> = datasets.iter().map(|(shots, dataset)| (*shots, dataset)).collect();
+    let options = EvaluationOptions { limit: arguments.limit, ..EvaluationOptions::default() };
+    let bar = indicatif::ProgressBar::no_length();
+    let evaluation = evaluate(&model.otter, &model.parameters, &sets, &truth, &options, &mut |progress| {
+        bar.set_length(progress.total as u64);
+        bar.set_position(progress.done as u64);
+    })?;
+    bar.finish_and_clear();
+    let table = ShotTable::new(&evaluation.records, Detail::Kinds);
+    if arguments.json {
+        return output::json(&json!({
+            "table": table.to_json(),
+            "records": evaluation.records,
+            "seconds": evaluation.seconds,
+        }));
+    }
+    output::text("right candidate chosen, 95 % interval, by number of in-context examples")?;
+    output::text(&table.to_text(Measure::Choice))?;
+    output::text("greedy answer equal to the right one")?;
+    output::text(&table.to_text(Measure::ExactMatch))
+}
+
+/// The evaluation lists of the folder with their numbers of shots.
+fn lists(arguments: &Eval) -> Result<Vec<(usize, std::path::PathBuf)>> {
+    let folder = arguments.data.display();
+    let entries = std::fs::read_dir(&arguments.data).with_context(|| format!("cannot read {folder}"))?;
+    let mut lists = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {folder}"))?.path();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let shots = name.strip_prefix("eval_").and_then(|n| n.strip_suffix("shot.yaml"));
+        if let Some(shots) = shots.and_then(|s| s.parse().ok()) {
+            lists.push((shots, path));
+        }
+    }
+    if lists.is_empty() {
+        bail!("{folder} has no eval_<shots>shot.yaml; make a toybox with `otter toybox --out {folder}`");
+    }
+    lists.sort();
+    Ok(lists)
+}

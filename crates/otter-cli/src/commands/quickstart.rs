@@ -1,0 +1,34 @@
+//! `otter quickstart`: from nothing to a tuned model and a report.
+
+use anyhow::Result;
+use otter_quickstart::QuickstartOptions;
+use otter_train::progress::Progress;
+
+use super::interrupt;
+use crate::arguments::Quickstart;
+use crate::output;
+
+/// Runs the command.
+pub fn run(arguments: &Quickstart) -> Result<()> {
+    let options = QuickstartOptions {
+        out: arguments.out.clone(),
+        seed: arguments.seed,
+        base: arguments.base.clone(),
+        scale: arguments.scale,
+    };
+    let flag = interrupt::flag()?;
+    let mut progress = Progress::new(50);
+    let result = otter_quickstart::run(&options, &flag, &mut progress, &mut |line| eprintln!("{line}"))?;
+    if arguments.json {
+        return output::json(&result.json);
+    }
+    output::text(&result.table)?;
+    output::text(&format!("report: {}", result.report.display()))?;
+    output::text(&format!("model:  {}", result.model.display()))?;
+    output::text(&format!(
+        "next:   otter chat --model {}\n        otter eval --model {} --data {}",
+        result.model.display(),
+        result.model.display(),
+        options.out.join("data").display()
+    ))
+}

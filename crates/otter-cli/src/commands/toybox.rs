@@ -1,0 +1,51 @@
+//! `otter toybox`: writes the synthetic world as a MIMIC-IT data set.
+
+use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use otter_mimicit::toybox::{ToyboxOptions, write_toybox};
+use serde_json::json;
+
+use crate::arguments::Toybox;
+use crate::output;
+
+/// Runs the command.
+pub fn run(arguments: &Toybox) -> Result<()> {
+    if !(arguments.scale > 0.0 && arguments.scale.is_finite()) {
+        bail!("--scale is {}; it must be a positive number", arguments.scale);
+    }
+    let defaults = ToyboxOptions::default();
+    let options = ToyboxOptions {
+        seed: arguments.seed,
+        image_size: u32::try_from(arguments.image_size).unwrap_or(u32::MAX),
+        train: defaults.train.scaled(arguments.scale),
+        eval: defaults.eval.scaled(arguments.scale),
+        ..defaults
+    };
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} {eta}") {
+        bar.set_style(style);
+    }
+    let summary = write_toybox(&arguments.out, &options, &mut |progress| {
+        bar.set_length(progress.total as u64);
+        bar.set_position(progress.done as u64);
+        bar.set_message(progress.file.to_string());
+    })?;
+    bar.finish_and_clear();
+    if arguments.json {
+        return output::json(&json!({"folder": arguments.out, "options": options, "summary": summary}));
+    }
+    output::text(&format!(
+        "{}: {} pictures, {} instructions, {} queries",
+        arguments.out.display(),
+        output::count(summary.images as u64),
+        output::count(summary.instructions as u64),
+        output::count(summary.queries as u64)
+    ))?;
+    for set in &summary.sets {
+        output::text(&format!(
+            "  {:<6} {:<14} {:>7} pictures {:>7} queries",
+            set.split, set.code, set.images, set.queries
+        ))?;
+    }
+    Ok(())
+}
