@@ -216,7 +216,7 @@ fn wrong_inputs_are_named() -> Result<(), ModelError> {
     assert!(matches!(error, Err(ModelError::TokenOutside { id: 11, position: 1, vocabulary: 11, .. })));
     let frames = VisionInput {
         pixels: Tensor::zeros(&[3, 3, 4, 4], Device::Cpu),
-        media_frames: vec![0..3],
+        media_frames: std::iter::once(0..3).collect(),
         slots: vec![vec![0]],
     };
     let text = TextInput::single(vec![1, IMAGE, 4], IMAGE);
