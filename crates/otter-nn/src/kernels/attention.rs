@@ -7,8 +7,8 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::matmul::{Layout, product};
-use super::{max_of, simd, sum_pairs};
-use crate::Real;
+use super::{max_of, sum_pairs};
+use crate::{Real, vectorised};
 
 /// Query rows handled together.
 pub const QUERY_TILE: usize = 64;
@@ -188,6 +188,84 @@ fn probabilities_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[b
     }
 }
 
+vectorised! {
+    /// [`softmax_row`] of the rows of a tile that starts at query row `row`.
+    fn softmax_tile<T: Real>(
+        scores: &mut [T],
+        keys: usize,
+        span: &Span,
+        row: usize,
+        visible: Option<&[bool]>,
+        log_sums: Option<&mut [T]>,
+    ) {
+        let mut log_sums = log_sums;
+        for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
+            let log_sum = softmax_row(scores, visible_keys(span, row + i), visible);
+            if let Some(sums) = &mut log_sums {
+                sums[i] = log_sum;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// [`probabilities_row`] of the rows of a tile that starts at query row `row`.
+    fn probabilities_tile<T: Real>(
+        scores: &mut [T],
+        keys: usize,
+        span: &Span,
+        row: usize,
+        visible: Option<&[bool]>,
+        log_sums: &[T],
+    ) {
+        for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
+            probabilities_row(scores, visible_keys(span, row + i), visible, log_sums[i]);
+        }
+    }
+}
+
+vectorised! {
+    /// Turns the gradients of a tile's probabilities `p` into those of its scores: p * (ds - rowsum(d_out * out)).
+    /// `first` is where the tile's first row lies in `d_out` and `out`.
+    fn score_gradients<T: Real>(
+        ds: &mut [T],
+        p: &[T],
+        keys: usize,
+        result: &ForwardResult<'_, T>,
+        first: usize,
+        size: usize,
+    ) {
+        for (i, (ds, p)) in ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate() {
+            let at = first + i * result.layout.row_stride;
+            let dot = sum_pairs(&result.d_out[at..at + size], &result.out[at..at + size], |a, b| a * b);
+            for (d, &p) in ds.iter_mut().zip(p) {
+                *d = p * (*d - dot);
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Scaled products of one query with keys that lie `stride` apart.
+    fn query_scores<T: Real>(scores: &mut [T], q: &[T], k: &[T], stride: usize, scale: T) {
+        for (key, score) in scores.iter_mut().enumerate() {
+            *score = sum_pairs(q, &k[key * stride..][..q.len()], |a, b| a * b) * scale;
+        }
+    }
+}
+
+vectorised! {
+    /// Sum of values that lie `stride` apart, weighted by `p`.
+    fn weighted_values<T: Real>(out: &mut [T], p: &[T], v: &[T], stride: usize) {
+        out.fill(T::ZERO);
+        for (key, &p) in p.iter().enumerate() {
+            for (o, &v) in out.iter_mut().zip(&v[key * stride..]) {
+                *o += p * v;
+            }
+        }
+    }
+}
+
 /// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sums`, if
 /// given, receives one value per (batch, head, row) with `rows_per_batch` rows, for [`backward`].
 pub fn forward<T: Real>(
@@ -270,15 +348,7 @@ fn forward_tile<T: Real>(
         return;
     }
     tile_scores(heads, inputs, span, (row, rows, keys, head, key_head), &mut scores);
-    simd(|| {
-        let mut log_sums = log_sums;
-        for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-            let log_sum = softmax_row(scores, visible_keys(span, row + i), visible_row(inputs, span));
-            if let Some(sums) = &mut log_sums {
-                sums[i] = log_sum;
-            }
-        }
-    });
+    softmax_tile(&mut scores, keys, span, row, visible_row(inputs, span), log_sums);
     let v = inputs.v_layout.head(span.key_batch, 0, key_head);
     let o = out_layout.head(span.batch, row, head);
     let sizes = (rows, keys, size);
@@ -300,24 +370,14 @@ fn one_query<T: Real>(
     let size = inputs.q_layout.head_size;
     let q = &inputs.q[inputs.q_layout.head(span.batch, row, head).offset..][..size];
     let out = &mut out[out_layout.head(span.batch, row, head).offset..][..size];
-    simd(|| {
-        let scale = T::from_f64(heads.scale);
-        for (key, score) in scores.iter_mut().enumerate() {
-            let k = &inputs.k[inputs.k_layout.head(span.key_batch, key, key_head).offset..][..size];
-            *score = sum_pairs(q, k, |a, b| a * b) * scale;
-        }
-        let log_sum = softmax_row(scores, visible_keys(span, row), visible_row(inputs, span));
-        if let Some(sums) = log_sums {
-            sums[0] = log_sum;
-        }
-        out.fill(T::ZERO);
-        for (key, &p) in scores.iter().enumerate() {
-            let v = &inputs.v[inputs.v_layout.head(span.key_batch, key, key_head).offset..][..size];
-            for (o, &v) in out.iter_mut().zip(v) {
-                *o += p * v;
-            }
-        }
-    });
+    let (k, v) = (
+        inputs.k_layout.head(span.key_batch, 0, key_head),
+        inputs.v_layout.head(span.key_batch, 0, key_head),
+    );
+    query_scores(scores, q, &inputs.k[k.offset..], k.row_stride, T::from_f64(heads.scale));
+    let keys = scores.len();
+    softmax_tile(scores, keys, span, row, visible_row(inputs, span), log_sums);
+    weighted_values(out, scores, &inputs.v[v.offset..], v.row_stride);
 }
 
 fn visible_row<'a, T>(inputs: &Inputs<'a, T>, span: &Span) -> Option<&'a [bool]> {
@@ -437,11 +497,7 @@ fn backward_tile<T: Real>(
     let log_sums =
         &result.log_sums[(span.batch * heads.heads + head) * result.rows_per_batch + row..][..rows];
     let visible = visible_row(inputs, span);
-    simd(|| {
-        for (i, p) in p.chunks_exact_mut(keys).enumerate() {
-            probabilities_row(p, visible_keys(span, row + i), visible, log_sums[i]);
-        }
-    });
+    probabilities_tile(&mut p, keys, span, row, visible, log_sums);
     let d_out = result.layout.head(span.batch, row, head);
     let tile_transposed = Layout::columns(keys);
     let dv = gradients.dv_layout.head(span.key_batch, 0, key_head);
@@ -451,15 +507,7 @@ fn backward_tile<T: Real>(
     let mut ds = vec![T::ZERO; rows * keys];
     let v = inputs.v_layout.head_transposed(span.key_batch, 0, key_head);
     product(&mut ds, tile, result.d_out, d_out, inputs.v, v, (rows, size, keys), T::ONE, false, single);
-    simd(|| {
-        for (i, (ds, p)) in ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate() {
-            let at = result.layout.head(span.batch, row + i, head).offset;
-            let dot = sum_pairs(&result.d_out[at..at + size], &result.out[at..at + size], |a, b| a * b);
-            for (d, &p) in ds.iter_mut().zip(p) {
-                *d = p * (*d - dot);
-            }
-        }
-    });
+    score_gradients(&mut ds, &p, keys, result, d_out.offset, size);
     let scale = T::from_f64(heads.scale);
     let q = inputs.q_layout.head(span.batch, row, head);
     let k = inputs.k_layout.head(span.key_batch, 0, key_head);

@@ -1,15 +1,84 @@
 //! Activations and additions.
 
 use super::for_row_blocks;
-use crate::Real;
+use crate::{Real, vectorised};
+
+vectorised! {
+    fn add_block<T: Real>(a: &mut [T], b: &[T]) {
+        for (x, &y) in a.iter_mut().zip(b) {
+            *x += y;
+        }
+    }
+}
+
+vectorised! {
+    fn add_scaled_block<T: Real>(a: &mut [T], b: &[T], factor: T) {
+        for (x, &y) in a.iter_mut().zip(b) {
+            *x += factor * y;
+        }
+    }
+}
+
+vectorised! {
+    fn scale_block<T: Real>(values: &mut [T], factor: T) {
+        values.iter_mut().for_each(|v| *v *= factor);
+    }
+}
+
+vectorised! {
+    fn dot_block<T: Real>(a: &[T], b: &[T]) -> T {
+        super::sum_pairs(a, b, |p, q| p * q)
+    }
+}
+
+vectorised! {
+    fn activate_block<A: Activation, T: Real>(out: &mut [T], x: &[T]) {
+        for (y, &v) in out.iter_mut().zip(x) {
+            *y = A::value(v);
+        }
+    }
+}
+
+vectorised! {
+    fn activate_backward_block<A: Activation, T: Real>(dy: &mut [T], x: &[T]) {
+        for (d, &v) in dy.iter_mut().zip(x) {
+            *d *= A::slope(v);
+        }
+    }
+}
+
+vectorised! {
+    fn silu_product_block<T: Real>(out: &mut [T], gate: &[T], up: &[T]) {
+        for ((y, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+            *y = g * g.sigmoid() * u;
+        }
+    }
+}
+
+vectorised! {
+    /// `d_gate` holds the product's gradient on entry.
+    fn silu_gate_gradient<T: Real>(d_gate: &mut [T], gate: &[T], up: &[T]) {
+        for ((d, &g), &u) in d_gate.iter_mut().zip(gate).zip(up) {
+            let s = g.sigmoid();
+            *d = *d * u * s * (T::ONE + g * (T::ONE - s));
+        }
+    }
+}
+
+vectorised! {
+    /// `d_up` holds the product's gradient on entry.
+    fn silu_up_gradient<T: Real>(d_up: &mut [T], gate: &[T]) {
+        for (d, &g) in d_up.iter_mut().zip(gate) {
+            *d *= g * g.sigmoid();
+        }
+    }
+}
 
 /// `a += b`.
 pub fn add_assign<T: Real>(a: &mut [T], b: &[T]) {
     assert_eq!(a.len(), b.len(), "lengths differ");
     for_row_blocks(a, 1, 1, |start, block| {
-        for (x, &y) in block.iter_mut().zip(&b[start..]) {
-            *x += y;
-        }
+        add_block(block, &b[start..]);
     });
 }
 
@@ -17,9 +86,7 @@ pub fn add_assign<T: Real>(a: &mut [T], b: &[T]) {
 pub fn add_scaled<T: Real>(a: &mut [T], b: &[T], factor: T) {
     assert_eq!(a.len(), b.len(), "lengths differ");
     for_row_blocks(a, 1, 1, |start, block| {
-        for (x, &y) in block.iter_mut().zip(&b[start..]) {
-            *x += factor * y;
-        }
+        add_scaled_block(block, &b[start..], factor);
     });
 }
 
@@ -34,15 +101,12 @@ pub fn sum_scaled<T: Real>(a: &[T], b: &[T], factor: T) -> Vec<T> {
 /// Sum of products, in blocks of fixed size so that the result does not depend on the number of threads.
 pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     assert_eq!(a.len(), b.len(), "lengths differ");
-    a.chunks(1 << 14)
-        .zip(b.chunks(1 << 14))
-        .map(|(x, y)| super::simd(|| super::sum_pairs(x, y, |p, q| p * q)))
-        .sum()
+    a.chunks(1 << 14).zip(b.chunks(1 << 14)).map(|(x, y)| dot_block(x, y)).sum()
 }
 
 /// `values *= factor`.
 pub fn scale<T: Real>(values: &mut [T], factor: T) {
-    for_row_blocks(values, 1, 1, |_, block| block.iter_mut().for_each(|v| *v *= factor));
+    for_row_blocks(values, 1, 1, |_, block| scale_block(block, factor));
 }
 
 /// Work of an activation relative to an addition, for the decision to go parallel.
@@ -94,9 +158,7 @@ impl Activation for QuickGelu {
 pub fn activate<A: Activation, T: Real>(x: &[T]) -> Vec<T> {
     let mut out = vec![T::ZERO; x.len()];
     for_row_blocks(&mut out, 1, ACTIVATION_WORK, |start, block| {
-        for (y, &v) in block.iter_mut().zip(&x[start..]) {
-            *y = A::value(v);
-        }
+        activate_block::<A, T>(block, &x[start..]);
     });
     out
 }
@@ -105,9 +167,7 @@ pub fn activate<A: Activation, T: Real>(x: &[T]) -> Vec<T> {
 pub fn activate_backward<A: Activation, T: Real>(dy: &mut [T], x: &[T]) {
     assert_eq!(dy.len(), x.len(), "lengths differ");
     for_row_blocks(dy, 1, ACTIVATION_WORK, |start, block| {
-        for (d, &v) in block.iter_mut().zip(&x[start..]) {
-            *d *= A::slope(v);
-        }
+        activate_backward_block::<A, T>(block, &x[start..]);
     });
 }
 
@@ -116,9 +176,7 @@ pub fn silu_product<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
     assert_eq!(gate.len(), up.len(), "lengths differ");
     let mut out = vec![T::ZERO; gate.len()];
     for_row_blocks(&mut out, 1, ACTIVATION_WORK, |start, block| {
-        for ((y, &g), &u) in block.iter_mut().zip(&gate[start..]).zip(&up[start..]) {
-            *y = g * g.sigmoid() * u;
-        }
+        silu_product_block(block, &gate[start..], &up[start..]);
     });
     out
 }
@@ -129,15 +187,10 @@ pub fn silu_product_backward<T: Real>(gate: &[T], up: &[T], d_up: &mut [T]) -> V
     assert_eq!(gate.len(), d_up.len(), "lengths differ");
     let mut d_gate = d_up.to_vec();
     for_row_blocks(&mut d_gate, 1, ACTIVATION_WORK, |start, block| {
-        for ((d, &g), &u) in block.iter_mut().zip(&gate[start..]).zip(&up[start..]) {
-            let s = g.sigmoid();
-            *d = *d * u * s * (T::ONE + g * (T::ONE - s));
-        }
+        silu_gate_gradient(block, &gate[start..], &up[start..]);
     });
     for_row_blocks(d_up, 1, ACTIVATION_WORK, |start, block| {
-        for (d, &g) in block.iter_mut().zip(&gate[start..]) {
-            *d *= g * g.sigmoid();
-        }
+        silu_up_gradient(block, &gate[start..]);
     });
     d_gate
 }

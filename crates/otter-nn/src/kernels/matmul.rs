@@ -2,8 +2,8 @@
 
 use gemm::Parallelism;
 
-use super::{for_row_blocks, sum_pairs};
-use crate::Real;
+use super::{LANES, fold_lanes, for_row_blocks, sum_pairs};
+use crate::{Real, vectorised};
 
 /// Rows up to which the product is a set of dot products bound by reading the weight once.
 const FEW_ROWS: usize = 3;
@@ -16,6 +16,64 @@ fn parallelism(products: usize) -> Parallelism {
     } else {
         Parallelism::Rayon(0)
     }
+}
+
+/// Weight rows multiplied at once: independent sums hide the latency of additions, separate streams that of memory.
+const WEIGHT_ROWS: usize = 4;
+
+vectorised! {
+    /// Dot products of `x` with consecutive rows of `w`, written or added to `out`.
+    fn dot_rows<T: Real>(out: &mut [T], x: &[T], w: &[T], accumulate: bool) {
+        let inner = x.len();
+        let put = |out: &mut T, value: T| *out = if accumulate { *out + value } else { value };
+        let (groups, rest) = out.as_chunks_mut::<WEIGHT_ROWS>();
+        let (w_groups, w_rest) = w.split_at(groups.len() * WEIGHT_ROWS * inner);
+        if inner > 0 {
+            for (group, w) in groups.iter_mut().zip(w_groups.chunks_exact(WEIGHT_ROWS * inner)) {
+                for (out, value) in group.iter_mut().zip(dot_four(x, w)) {
+                    put(out, value);
+                }
+            }
+        }
+        for (i, out) in rest.iter_mut().enumerate() {
+            put(out, sum_pairs(x, &w_rest[i * inner..][..inner], |p, q| p * q));
+        }
+    }
+}
+
+/// Dot products of `x` with four rows of `w`, each in the order of [`sum_pairs`].
+#[inline(always)]
+fn dot_four<T: Real>(x: &[T], w: &[T]) -> [T; WEIGHT_ROWS] {
+    let inner = x.len();
+    let (w0, w) = w.split_at(inner);
+    let (w1, w) = w.split_at(inner);
+    let (w2, w3) = w.split_at(inner);
+    let mut lanes = [[T::ZERO; LANES]; WEIGHT_ROWS];
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (w0, tail0) = w0.as_chunks::<LANES>();
+    let (w1, tail1) = w1.as_chunks::<LANES>();
+    let (w2, tail2) = w2.as_chunks::<LANES>();
+    let (w3, tail3) = w3.as_chunks::<LANES>();
+    for ((((x, w0), w1), w2), w3) in x.iter().zip(w0).zip(w1).zip(w2).zip(w3) {
+        for lane in 0..LANES {
+            lanes[0][lane] += x[lane] * w0[lane];
+        }
+        for lane in 0..LANES {
+            lanes[1][lane] += x[lane] * w1[lane];
+        }
+        for lane in 0..LANES {
+            lanes[2][lane] += x[lane] * w2[lane];
+        }
+        for lane in 0..LANES {
+            lanes[3][lane] += x[lane] * w3[lane];
+        }
+    }
+    for (lanes, tail) in lanes.iter_mut().zip([tail0, tail1, tail2, tail3]) {
+        for (lane, (&x, &w)) in lanes.iter_mut().zip(x_tail.iter().zip(tail)) {
+            *lane += x * w;
+        }
+    }
+    lanes.map(fold_lanes)
 }
 
 /// A matrix as pointer-free description: offset of its first element and strides in elements.
@@ -116,11 +174,7 @@ pub fn times_transposed<T: Real>(
         for row in 0..rows {
             let x = &x[row * inner..(row + 1) * inner];
             for_row_blocks(&mut y[row * outer..(row + 1) * outer], 1, inner, |first, block| {
-                for (i, out) in block.iter_mut().enumerate() {
-                    let w = &w[(first + i) * inner..(first + i + 1) * inner];
-                    let value = sum_pairs(x, w, |p, q| p * q);
-                    *out = if accumulate { *out + value } else { value };
-                }
+                dot_rows(block, x, &w[first * inner..], accumulate);
             });
         }
         return;
@@ -147,4 +201,28 @@ pub fn add_transposed_times<T: Real>(dw: &mut [T], dy: &[T], x: &[T], outer: usi
     let threads = parallelism(rows * inner * outer);
     let (a, b) = (Layout::columns(outer), Layout::rows(inner));
     product(dw, Layout::rows(inner), dy, a, x, b, sizes, T::ONE, true, threads);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One row, with and without whole groups of weight rows and lanes, against the definition.
+    #[test]
+    fn few_rows_are_dot_products() {
+        for (inner, outer) in [(1, 1), (15, 3), (16, 4), (37, 9), (64, 10)] {
+            let x: Vec<f32> = (0..2 * inner).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
+            let w: Vec<f32> = (0..inner * outer).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
+            for accumulate in [false, true] {
+                let mut y: Vec<f32> = (0..2 * outer).map(|i| i as f32).collect();
+                times_transposed(&mut y, &x, &w, inner, outer, accumulate);
+                for (i, &found) in y.iter().enumerate() {
+                    let (x, w) = (&x[i / outer * inner..][..inner], &w[i % outer * inner..][..inner]);
+                    let products: f32 = x.iter().zip(w).map(|(a, b)| a * b).sum();
+                    let expected = if accumulate { i as f32 + products } else { products };
+                    assert_eq!(found, expected, "inner {inner}, outer {outer}, element {i}");
+                }
+            }
+        }
+    }
 }

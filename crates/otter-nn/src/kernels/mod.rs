@@ -1,10 +1,11 @@
 //! Kernels on plain slices. Each is written once for every [`crate::Real`] and compiled for several instruction
-//! sets; the widest one the processor has is chosen at run time.
+//! sets by [`vectorised!`](crate::vectorised); the widest one the processor has is chosen at run time.
 
 pub mod attention;
 pub mod elementwise;
 pub mod matmul;
 pub mod norm;
+pub mod vectorised;
 
 use rayon::prelude::*;
 
@@ -44,7 +45,7 @@ pub fn for_row_blocks<T: Send>(
 /// Number of lanes partial sums are kept in, so that sums vectorise and do not depend on the instruction set.
 const LANES: usize = 16;
 
-/// Sum of `f` over paired elements, in a fixed order of [`LANES`] partial sums.
+/// Sum of `f` over paired elements, in a fixed order of `LANES` partial sums.
 #[inline(always)]
 pub fn sum_pairs<T: crate::Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [T::ZERO; LANES];
@@ -59,6 +60,12 @@ pub fn sum_pairs<T: crate::Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     for (lane, (&x, &y)) in a_tail.iter().zip(b_tail).enumerate() {
         lanes[lane] += f(x, y);
     }
+    fold_lanes(lanes)
+}
+
+/// Sum of the partial sums, halving them.
+#[inline(always)]
+fn fold_lanes<T: crate::Real>(mut lanes: [T; LANES]) -> T {
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {

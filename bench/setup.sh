@@ -1,0 +1,13 @@
+#!/bin/sh
+# Makes bench/.venv with PyTorch and transformers, the other side of compare.py.
+#
+# On Linux the default torch wheel brings several GB of CUDA packages that a CPU benchmark does not need. To avoid
+# them, point TORCH_INDEX at PyTorch's own CPU index: TORCH_INDEX=https://download.pytorch.org/whl/cpu bench/setup.sh
+set -eu
+cd "$(dirname "$0")"
+python3 -m venv .venv
+if [ -n "${TORCH_INDEX:-}" ]; then
+    .venv/bin/pip install --index-url "$TORCH_INDEX" torch
+fi
+.venv/bin/pip install -r requirements.txt
+.venv/bin/python -c 'import torch, transformers; print("torch", torch.__version__, "transformers", transformers.__version__)'
