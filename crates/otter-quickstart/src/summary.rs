@@ -42,6 +42,9 @@ pub struct Curves {
     pub samples: u64,
     sum: f64,
     count: u64,
+    /// Steps and samples of the phases before.
+    before: (u64, u64),
+    last: (u64, u64),
 }
 
 /// Steps averaged into one point of a curve.
@@ -52,13 +55,20 @@ impl Curves {
     pub fn add(&mut self, report: &StepReport) {
         self.sum += report.loss;
         self.count += 1;
-        self.samples = report.samples_seen;
+        self.last = (report.step, report.samples_seen);
+        self.samples = self.before.1 + report.samples_seen;
         if self.count == STEPS_A_POINT || report.step == report.total_steps {
-            let step = report.step as f64;
+            let step = (self.before.0 + report.step) as f64;
             self.loss.push((step, self.sum / self.count as f64));
             self.learning_rate.push((step, report.learning_rate));
             (self.sum, self.count) = (0.0, 0);
         }
+    }
+
+    /// Ends a phase: the next one's steps follow this one's.
+    pub fn end_phase(&mut self) {
+        self.before = (self.before.0 + self.last.0, self.before.1 + self.last.1);
+        self.last = (0, 0);
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::QuickstartError;
 use language::{LanguageProgress, LanguageRecipe, TextBinding};
 use vision::{VisionProgress, VisionRecipe};
 
-/// Sizes of the toybox Otter: about 1.3 million parameters.
+/// Sizes of the toybox Otter: about 1.4 million parameters.
 pub fn config() -> OtterConfig {
     OtterConfig {
         vision: VisionConfig {
