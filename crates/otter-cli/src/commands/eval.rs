@@ -13,11 +13,16 @@ use crate::output;
 
 /// Runs the command.
 pub fn run(arguments: &Eval) -> Result<()> {
+    if arguments.limit == Some(0) {
+        bail!("--limit is 0; give the number of records to evaluate, or leave it out for all");
+    }
+    // First, because a wrong folder is the likely mistake and a model may take long to load.
+    let lists = lists(arguments)?;
     let model = model::load(&arguments.model)?;
     let truth = Truth::read_folder(&arguments.data.join("eval"))?;
     let tokenizer = Arc::new(model.tokenizer.clone());
     let mut datasets = Vec::new();
-    for (shots, list) in lists(arguments)? {
+    for (shots, list) in lists {
         let config = DataConfig {
             mimicit_yaml: Some(list),
             image_size: model.otter.config().vision.image_size,

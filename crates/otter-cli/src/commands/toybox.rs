@@ -5,14 +5,19 @@ use indicatif::{ProgressBar, ProgressStyle};
 use otter_mimicit::toybox::{ToyboxOptions, write_toybox};
 use serde_json::json;
 
+use super::interrupt;
 use crate::arguments::Toybox;
 use crate::output;
 
+/// Largest `--scale`: about half a million training queries, within the bounds of every family.
+const LARGEST_SCALE: f64 = 40.0;
+
 /// Runs the command.
 pub fn run(arguments: &Toybox) -> Result<()> {
-    if !(arguments.scale > 0.0 && arguments.scale.is_finite()) {
-        bail!("--scale is {}; it must be a positive number", arguments.scale);
+    if !(arguments.scale > 0.0 && arguments.scale <= LARGEST_SCALE) {
+        bail!("--scale is {}; it must be above 0 and at most {LARGEST_SCALE}", arguments.scale);
     }
+    interrupt::keep_running_at_file_size_limit();
     let defaults = ToyboxOptions::default();
     let options = ToyboxOptions {
         seed: arguments.seed,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use otter_train::memory_plan::MemoryPlan;
 use otter_train::progress::Progress;
 use otter_train::{Observer, Outcome, TrainConfig};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::interrupt;
 use crate::arguments::Train;
@@ -45,7 +45,9 @@ pub fn run(arguments: &Train) -> Result<()> {
         output::text(&format!("next:  otter chat --model {}", model.display()))?;
     }
     if summary.outcome == Outcome::Interrupted {
-        output::text(&format!("go on: otter train --config {} --resume", arguments.config.display()))?;
+        // The saved configuration: the given one may have been changed by overrides.
+        let saved = config.train.run_dir.join("config.toml");
+        output::text(&format!("go on: otter train --config {} --resume", saved.display()))?;
     }
     Ok(())
 }
@@ -63,18 +65,26 @@ fn plan(arguments: &Train) -> Result<()> {
     result?;
     removed.with_context(|| format!("cannot remove {}", folder.display()))?;
     let plan = watcher.plan.context("the run ended before its memory plan")?;
-    output::text(plan.trim_end())
+    if arguments.json {
+        let items: Vec<Value> = plan
+            .items
+            .iter()
+            .map(|item| json!({"name": item.name, "bytes": item.bytes, "note": item.note}))
+            .collect();
+        return output::json(&json!({"items": items, "total_bytes": plan.total()}));
+    }
+    output::text(plan.to_string().trim_end())
 }
 
 /// Keeps the memory plan and stops the run.
 struct PlanOnly {
-    plan: Option<String>,
+    plan: Option<MemoryPlan>,
     stop: Arc<AtomicBool>,
 }
 
 impl Observer for PlanOnly {
     fn memory_plan(&mut self, plan: &MemoryPlan) {
-        self.plan = Some(plan.to_string());
+        self.plan = Some(plan.clone());
         self.stop.store(true, Ordering::Relaxed);
     }
 }
