@@ -10,6 +10,10 @@ use super::matmul::{Layout, product};
 use super::{max_of, sum_pairs};
 use crate::{Real, vectorised};
 
+/// Scores below which the heads are computed on one thread. A single query against a hundred keys is worth sharing: its
+/// keys and values come from memory.
+const PARALLEL_SCORES: usize = 1 << 9;
+
 /// Query rows handled together.
 pub const QUERY_TILE: usize = 64;
 
@@ -307,7 +311,7 @@ pub fn forward<T: Real>(
             log_sums.map(|s| &mut s[(span.batch * heads.heads + head) * rows_per_batch + row..][..rows]);
         forward_tile(&heads, &inputs, span, (row, rows, head), out, out_layout, log_sums);
     };
-    if tasks.len() == 1 || rayon::current_num_threads() == 1 || work(spans, heads.heads) < 1 << 13 {
+    if tasks.len() == 1 || rayon::current_num_threads() == 1 || work(spans, heads.heads) < PARALLEL_SCORES {
         tasks.iter().for_each(run);
     } else {
         tasks.par_iter().for_each(run);

@@ -1,6 +1,6 @@
 //! Activations and additions.
 
-use super::for_row_blocks;
+use super::{LANES, fold_lanes, for_row_blocks};
 use crate::{Real, vectorised};
 
 vectorised! {
@@ -109,6 +109,29 @@ pub fn scale<T: Real>(values: &mut [T], factor: T) {
     for_row_blocks(values, 1, 1, |_, block| scale_block(block, factor));
 }
 
+/// Sets all values to zero, on all threads: one alone does not fill the memory bus.
+pub fn clear<T: Real>(values: &mut [T]) {
+    for_row_blocks(values, 1, 1, |_, block| block.fill(T::ZERO));
+}
+
+vectorised! {
+    /// Sum of the squares in f64, in a fixed order that depends on the length only.
+    pub fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
+        let mut lanes = [0f64; LANES];
+        let (whole, rest) = values.as_chunks::<LANES>();
+        for chunk in whole {
+            for lane in 0..LANES {
+                let value = chunk[lane].to_f64();
+                lanes[lane] += value * value;
+            }
+        }
+        for (lane, value) in lanes.iter_mut().zip(rest) {
+            *lane += value.to_f64() * value.to_f64();
+        }
+        fold_lanes(lanes)
+    }
+}
+
 /// Work of an activation relative to an addition, for the decision to go parallel.
 const ACTIVATION_WORK: usize = 8;
 
@@ -193,4 +216,25 @@ pub fn silu_product_backward<T: Real>(gate: &[T], up: &[T], d_up: &mut [T]) -> V
         silu_up_gradient(block, &gate[start..]);
     });
     d_gate
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_are_summed_in_double_precision() {
+        let values: Vec<f32> = (0..1003).map(|i| i as f32 * 0.37 - 100.0).collect();
+        let plain: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+        assert!((sum_of_squares(&values) - plain).abs() < 1e-12 * plain);
+        assert!(sum_of_squares(&[f32::MAX; 40]).is_finite());
+        assert!(sum_of_squares(&[1.0, f32::NAN]).is_nan());
+    }
+
+    #[test]
+    fn clearing_reaches_every_element() {
+        let mut values = vec![1f32; 100_003];
+        clear(&mut values);
+        assert!(values.iter().all(|&v| v == 0.0));
+    }
 }

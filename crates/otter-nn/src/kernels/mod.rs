@@ -19,6 +19,9 @@ pub fn simd<R>(body: impl FnOnce() -> R) -> R {
 /// Work (in elements touched) below which a loop stays on one thread: waking the pool costs some microseconds.
 const PARALLEL_WORK: usize = 1 << 15;
 
+/// Blocks that rows are cut into for each thread, when they are large enough.
+const BLOCKS_PER_THREAD: usize = 8;
+
 /// Calls `body(first_row, rows)` on consecutive blocks of rows of `data`, in parallel when there is enough work.
 /// `work_per_element` weighs elements against simple ones (an addition is 1).
 pub fn for_row_blocks<T: Send>(
@@ -38,7 +41,10 @@ pub fn for_row_blocks<T: Send>(
         run(0, data);
         return;
     }
-    let block = rows.div_ceil(threads * 2).max(1);
+    // Small blocks, because a thread that had to be woken comes late; whole vectors of single elements.
+    let smallest = (PARALLEL_WORK / 2).div_ceil(width * work_per_element);
+    let block = rows.div_ceil(threads * BLOCKS_PER_THREAD).max(smallest);
+    let block = if width == 1 { block.next_multiple_of(LANES) } else { block };
     data.par_chunks_mut(block * width).enumerate().for_each(|(i, rows)| run(i * block, rows));
 }
 
