@@ -110,8 +110,7 @@ pub fn run(
     let base_model = load_model(&base_dir, Device::Cpu)?;
     let datasets = evaluation_sets(&data, &base_model)?;
     say("2/6 measuring the base model, which has never seen a picture together with text");
-    let base =
-        stages.time("evaluate base", || measure(&base_model, &datasets, &truth, options, Some(600)))?;
+    let base = stages.time("evaluate base", || measure(&base_model, &datasets, &truth))?;
     let counts = summary::Counts::new(&base_model, &FreezeRule::Head);
     drop(base_model);
 
@@ -127,10 +126,10 @@ pub fn run(
     say("5/6 evaluating both on held-out data with 0, 1, 2 and 4 examples");
     let model = out.join("model");
     let tuned_model = load_model(&checkpoint_model(&tuned_summary)?, Device::Cpu)?;
-    let tuned = stages.time("evaluate tuned", || measure(&tuned_model, &datasets, &truth, options, None))?;
+    let tuned = stages.time("evaluate tuned", || measure(&tuned_model, &datasets, &truth))?;
     drop(tuned_model);
     let twin_model = load_model(&checkpoint_model(&twin_summary)?, Device::Cpu)?;
-    let twin = stages.time("evaluate twin", || measure(&twin_model, &datasets, &truth, options, None))?;
+    let twin = stages.time("evaluate twin", || measure(&twin_model, &datasets, &truth))?;
     drop(twin_model);
     copy_directory(&checkpoint_model(&tuned_summary)?, &model)?;
 
@@ -215,12 +214,9 @@ fn measure(
     model: &LoadedModel,
     datasets: &[(usize, Dataset)],
     truth: &Truth,
-    options: &QuickstartOptions,
-    limit: Option<usize>,
 ) -> Result<Measured, QuickstartError> {
     let sets: Vec<(usize, &Dataset)> = datasets.iter().map(|(shots, dataset)| (*shots, dataset)).collect();
-    let limit = limit.map(|limit| ((limit as f64 * options.scale) as usize).max(40));
-    let settings = EvaluationOptions { batch_size: 64, limit, max_new_tokens: 8 };
+    let settings = EvaluationOptions { batch_size: 64, limit: None, max_new_tokens: 8 };
     let evaluation = evaluate(&model.otter, &model.parameters, &sets, truth, &settings, &mut |_| {})?;
     let table = ShotTable::new(&evaluation.records, Detail::Families);
     Ok(Measured { table, evaluation })

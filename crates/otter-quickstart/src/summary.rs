@@ -96,16 +96,16 @@ pub struct Results<'a> {
     pub model: PathBuf,
 }
 
-const NAMES: [&str; 3] = ["base", "tuned", "twin"];
+const NAMES: [&str; 3] = ["tuned", "twin", "base"];
 const DESCRIPTIONS: [&str; 3] = [
-    "before tuning: gates closed, pictures not seen",
     "tuned with in-context examples",
     "tuned on the same questions without in-context examples",
+    "before tuning: gates closed, pictures not seen",
 ];
 
 impl Results<'_> {
     fn measured(&self) -> [&Measured; 3] {
-        [&self.base, &self.tuned, &self.twin]
+        [&self.tuned, &self.twin, &self.base]
     }
 }
 
@@ -208,8 +208,8 @@ pub fn report(
                 table: m.table.clone(),
             })
             .collect(),
-        loss: vec![curve("tuned", 1, &tuned.loss), curve("twin", 2, &twin.loss)],
-        learning_rate: vec![curve("tuned", 1, &tuned.learning_rate), curve("twin", 2, &twin.learning_rate)],
+        loss: vec![curve("tuned", 0, &tuned.loss), curve("twin", 1, &twin.loss)],
+        learning_rate: vec![curve("tuned", 0, &tuned.learning_rate), curve("twin", 1, &twin.learning_rate)],
         samples_shown: sample_cards(results, datasets)?,
         caveats: vec![
             "The pictures and the language are synthetic and small; the architecture, the data format, the tuning and \
