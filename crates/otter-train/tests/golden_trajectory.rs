@@ -112,8 +112,10 @@ fn train(otter: &Otter, mut parameters: Parameters, media_token_id: u32, recompu
 
 fn assert_close(what: &str, found: &[f64], expected: &[f64], relative: f64) {
     assert_eq!(found.len(), expected.len());
-    for (step, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let error = (found - expected).abs() / expected.abs();
+    let errors: Vec<f64> = std::iter::zip(found, expected).map(|(f, e)| ((f - e) / e).abs()).collect();
+    println!("{what}: largest relative difference {:.1e}", errors.iter().copied().fold(0.0, f64::max));
+    for (step, error) in errors.into_iter().enumerate() {
+        let (found, expected) = (found[step], expected[step]);
         assert!(error <= relative, "{what} of step {step}: {found}, the original {expected} ({error:.1e})");
     }
 }
