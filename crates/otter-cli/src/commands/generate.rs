@@ -61,11 +61,8 @@ fn answer(
         if ids.is_empty() {
             bail!("prompt {} is empty", row + 1);
         }
-        let own = model::vision_input(model, &line.images, &ids)
-            .with_context(|| format!("prompt {}", row + 1))
-            .map_err(
-                |error| if lines.len() == 1 { error.root_cause().to_string().into_message() } else { error },
-            )?;
+        let own = model::vision_input(model, &line.images, &ids);
+        let own = if lines.len() == 1 { own? } else { own.with_context(|| format!("prompt {}", row + 1))? };
         vision = joined(vision, own, row, lines.len());
         prompts.push(ids);
     }
@@ -78,17 +75,6 @@ fn answer(
             texts[row].push(model, id, &sampling.stop)
         })?;
     generated.iter().map(|g| to_json(model, g, &sampling.stop)).collect()
-}
-
-/// Turns a message into an error without its context.
-trait IntoMessage {
-    fn into_message(self) -> anyhow::Error;
-}
-
-impl IntoMessage for String {
-    fn into_message(self) -> anyhow::Error {
-        anyhow::Error::msg(self)
-    }
 }
 
 /// New ids of one answer, watched for stop strings.
