@@ -64,9 +64,9 @@ fn the_summary_counts_what_the_files_hold() {
             "train" => read_json(&file("_train")),
             _ => read_json(&file("_0shot_train")),
         };
-        let counts =
-            [entries(&read_json(&file(""))), entries(&instructions["data"]), entries(&queries)];
-        for ((total, count), name) in totals.iter_mut().zip(counts).zip(["images", "instructions", "queries"]) {
+        let counts = [entries(&read_json(&file(""))), entries(&instructions["data"]), entries(&queries)];
+        for ((total, count), name) in totals.iter_mut().zip(counts).zip(["images", "instructions", "queries"])
+        {
             assert_eq!(set[name], count, "{name} of {split} {code}");
             *total += count;
         }
@@ -84,8 +84,14 @@ fn the_summary_counts_what_the_files_hold() {
     );
     let manifest = read_json(&folder.join("manifest.json"));
     assert_eq!((&manifest["options"], &manifest["summary"]), (&printed["options"], summary));
-    let lists =
-        ["train.yaml", "train_no_context.yaml", "eval.yaml", "eval_0shot.yaml", "eval_4shot.yaml", "README.md"];
+    let lists = [
+        "train.yaml",
+        "train_no_context.yaml",
+        "eval.yaml",
+        "eval_0shot.yaml",
+        "eval_4shot.yaml",
+        "README.md",
+    ];
     for name in lists {
         assert!(folder.join(name).is_file(), "{name}");
     }
@@ -109,7 +115,10 @@ fn the_seed_decides_every_byte() {
     }
     // The vocabulary is the base model's and must not follow the seed.
     assert!(changed.iter().all(|name| !name.starts_with("tokenizer")), "{changed:?}");
-    assert_eq!(one[Path::new("tokenizer/tokenizer.json")], std::fs::read(base().join("tokenizer.json")).unwrap());
+    assert_eq!(
+        one[Path::new("tokenizer/tokenizer.json")],
+        std::fs::read(base().join("tokenizer.json")).unwrap()
+    );
     // The same folder again with another seed leaves exactly the other files.
     make(&folder("one"), &["--scale", "0.002", "--seed", "6"]);
     assert!(files(&folder("one")) == other, "files of the run before remain");
@@ -151,9 +160,15 @@ fn evaluation_counts_what_it_records() {
     for record in records {
         let candidates = record["candidates"].as_array().unwrap();
         let score = |candidate: &Value| candidate["log_probability"].as_f64().unwrap();
-        assert!(candidates.len() >= 2 && candidates.iter().all(|candidate| score(candidate) <= 0.0), "{record}");
+        assert!(
+            candidates.len() >= 2 && candidates.iter().all(|candidate| score(candidate) <= 0.0),
+            "{record}"
+        );
         let choice = record["choice"].as_u64().unwrap() as usize;
-        assert!(candidates.iter().all(|candidate| score(candidate) <= score(&candidates[choice])), "{record}");
+        assert!(
+            candidates.iter().all(|candidate| score(candidate) <= score(&candidates[choice])),
+            "{record}"
+        );
         assert_eq!(record["correct"], record["answer"] == candidates[choice]["text"], "{record}");
         assert_eq!(record["exact_match"], record["answer"] == record["generated"], "{record}");
     }
@@ -175,7 +190,9 @@ fn evaluation_counts_what_it_records() {
             let choice = &cell["choice"];
             let accuracy = count("correct") as f64 / of_cell.len() as f64;
             assert_eq!(choice["accuracy"], accuracy);
-            assert!(choice["low"].as_f64().unwrap() <= accuracy && accuracy <= choice["high"].as_f64().unwrap());
+            assert!(
+                choice["low"].as_f64().unwrap() <= accuracy && accuracy <= choice["high"].as_f64().unwrap()
+            );
             all += of_cell.len();
         }
     }
