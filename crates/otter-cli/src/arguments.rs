@@ -100,7 +100,7 @@ pub struct Quickstart {
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
     /// Fraction of the usual data and steps, for a fast look (results then mean little).
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub scale: f64,
     /// Print the summary as JSON.
     #[arg(long)]
@@ -120,7 +120,7 @@ pub struct Toybox {
     #[arg(long, default_value_t = 32)]
     pub image_size: usize,
     /// Factor on the number of records.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub scale: f64,
     /// Print the manifest as JSON.
     #[arg(long)]
@@ -137,7 +137,7 @@ pub struct PretrainBase {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Factor on the number of steps.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub scale: f64,
 }
 
@@ -170,7 +170,7 @@ pub struct Eval {
     /// Toybox data directory.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    /// Records of each task and shot count (default: all).
+    /// Most queries in all, spread evenly over tasks and numbers of shots (default: all).
     #[arg(long)]
     pub limit: Option<usize>,
     /// Print JSON.

