@@ -2,7 +2,7 @@
 # Makes bench/.venv with PyTorch and transformers, the other side of compare.py.
 #
 # On Linux the default torch wheel brings several GB of CUDA packages that a CPU benchmark does not need. To avoid
-# them, point TORCH_INDEX at PyTorch's own CPU index: TORCH_INDEX=https://download.pytorch.org/whl/cpu bench/setup.sh
+# them, set TORCH_INDEX to the address of the CPU-only package index that PyTorch's installation page names.
 set -eu
 cd "$(dirname "$0")"
 python3 -m venv .venv

@@ -18,7 +18,7 @@ pub struct Arguments {
 }
 
 const EXAMPLES: &str = "Examples:
-  otter quickstart                                    make data, tune, evaluate, report: about 8 minutes on 2 cores
+  otter quickstart                                    make data, tune, evaluate, report: about 6 minutes on 2 cores
   otter chat --model runs/quickstart/model            talk to the result
   otter generate --model DIR --image cat.jpg --prompt 'What is this?' --chat
   otter inspect DIR                                   what is in a checkpoint, what is odd about it";

@@ -305,6 +305,6 @@ impl<T: Real> Gradients<T> {
 
     /// Sets all gradients to zero.
     pub fn clear(&mut self) {
-        self.flat.fill(T::ZERO);
+        crate::kernels::elementwise::clear(&mut self.flat);
     }
 }

@@ -1,38 +1,21 @@
 //! Clipping by the global norm, as `torch.nn.utils.clip_grad_norm_` does.
 
-use otter_nn::kernels::simd;
+use otter_nn::kernels::elementwise::sum_of_squares;
 use rayon::prelude::*;
 
 /// Elements whose squares are summed by one task. Fixed, so that the sum does not depend on the threads.
 const BLOCK: usize = 1 << 16;
-const LANES: usize = 8;
 
 /// Euclidean norm of all gradients, summed in f64 in a fixed order. NaN or infinite exactly when some gradient is:
 /// squares of finite f32 cannot overflow f64.
 pub fn global_norm(gradients: &[f32]) -> f64 {
-    let blocks: Vec<f64> = gradients.par_chunks(BLOCK).map(|block| simd(|| sum_of_squares(block))).collect();
+    let blocks: Vec<f64> = gradients.par_chunks(BLOCK).map(sum_of_squares).collect();
     blocks.iter().sum::<f64>().sqrt()
 }
 
 /// Factor that brings gradients of this norm down to `max_norm`; 1 when they are smaller.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     (max_norm / (norm + 1e-6)).min(1.0)
-}
-
-#[inline(always)]
-fn sum_of_squares(block: &[f32]) -> f64 {
-    let mut lanes = [0f64; LANES];
-    let (whole, rest) = block.as_chunks::<LANES>();
-    for values in whole {
-        for lane in 0..LANES {
-            let value = f64::from(values[lane]);
-            lanes[lane] += value * value;
-        }
-    }
-    for (lane, &value) in rest.iter().enumerate() {
-        lanes[lane] += f64::from(value) * f64::from(value);
-    }
-    lanes.iter().sum()
 }
 
 #[cfg(test)]
