@@ -71,7 +71,7 @@ fn a_quickstart_leaves_report_and_model() {
     let out = place.path().join("run");
     // As an earlier run would have left them.
     std::fs::create_dir_all(out.join("model")).unwrap();
-    for name in ["report.html", "summary.json", "model/old.txt"] {
+    for name in ["quickstart.txt", "report.html", "summary.json", "model/old.txt"] {
         std::fs::write(out.join(name), "old").unwrap();
     }
     let json = otter(&arguments!["quickstart", "--scale", SCALE, "--out", out, "--json"]).json();
@@ -171,4 +171,16 @@ fn a_base_that_is_no_model_is_named() {
     assert_eq!(run.code, Some(1), "{run:?}");
     let last = run.stderr.lines().last().unwrap();
     assert!(last.starts_with("error: ") && last.contains("images/config.json"), "{last}");
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_left_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let own = place.path().join("tuned");
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::write(own.join("config.toml"), "mine").unwrap();
+    let ended = otter(&arguments!["quickstart", "--scale", SCALE, "--out", place.path()]);
+    ended.error(&["tuned", "choose another --out"]);
+    assert_eq!(std::fs::read_to_string(own.join("config.toml")).unwrap(), "mine");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
 }

@@ -34,6 +34,12 @@ pub enum QuickstartError {
         /// The scale asked for.
         found: f64,
     },
+    /// Something else lies where results would go.
+    #[error("{path} exists and no quickstart made it; choose another --out so that nothing is overwritten")]
+    Occupied {
+        /// What would be replaced.
+        path: PathBuf,
+    },
     /// The run was interrupted.
     #[error("interrupted during: {stage}; checkpoints written so far are kept")]
     Interrupted {

@@ -97,7 +97,7 @@ pub fn run(
     let mut stages = Stages { list: Vec::new(), interrupt };
     let out = &options.out;
     let data = out.join("data");
-    std::fs::create_dir_all(out).map_err(|source| QuickstartError::Io { path: out.clone(), source })?;
+    claim(out)?;
 
     let base_dir = match &options.base {
         Some(directory) => directory.clone(),
@@ -152,6 +152,21 @@ pub fn run(
     let json = summary::json(&results);
     atomic::write_file(&out.join("summary.json"), serde_json::to_string_pretty(&json)?.as_bytes())?;
     Ok(QuickstartResult { table: summary::table(&results), json, model, report })
+}
+
+/// Marks the directory as a quickstart's, so that only a quickstart's own results are ever replaced.
+fn claim(out: &Path) -> Result<(), QuickstartError> {
+    const MARK: &str = "quickstart.txt";
+    let mark = out.join(MARK);
+    if mark.is_file() {
+        return Ok(());
+    }
+    let own = ["base", "data", "model", "tuned", "tuned-attributes", "twin", "twin-attributes"];
+    if let Some(name) = own.into_iter().find(|name| out.join(name).exists()) {
+        return Err(QuickstartError::Occupied { path: out.join(name) });
+    }
+    std::fs::create_dir_all(out).map_err(|source| QuickstartError::Io { path: out.to_path_buf(), source })?;
+    Ok(atomic::write_file(&mark, b"Made by `otter quickstart`; a further one here replaces its results.\n")?)
 }
 
 /// Times stages and stops between them on an interrupt.
