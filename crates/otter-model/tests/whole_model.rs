@@ -1,7 +1,7 @@
 //! The whole model in f64: gradients against finite differences, and equalities that must hold exactly.
 
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
-use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
+use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, ModelError, Otter, TextInput, VisionInput};
 use otter_nn::gradient_check::{check, random_parameters, random_tensor};
 use otter_nn::{Device, Gradients, ParameterSpecs, Parameters, Tensor};
@@ -182,11 +182,8 @@ fn cached_generation_equals_recomputing_the_sequence() -> Result<(), ModelError>
     };
     let prompts = [vec![1, IMAGE, 5, IMAGE, 7], vec![1, IMAGE, 9]];
     let options = GenerationOptions {
-        max_new_tokens: 6,
-        sampling: Sampling::Greedy,
         processors: Processors { min_new_tokens: 6, ..Processors::default() },
-        stop_token: 10,
-        decoding: Decoding::Keep,
+        ..GenerationOptions::greedy(6, 10)
     };
     let batch = PromptBatch::new(&prompts, 0, IMAGE)?;
     let answers = otter.generate(&parameters, Some(&vision), &batch, &options, &mut |_, _| true)?;

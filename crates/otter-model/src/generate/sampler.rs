@@ -22,59 +22,137 @@ pub enum Sampling {
     },
 }
 
-/// The choice for one sequence, with its own random stream.
-pub struct Sampler {
-    sampling: Sampling,
-    rng: ChaCha8Rng,
-}
-
-impl Sampler {
-    /// The sampler of sequence `row`.
-    pub fn new(sampling: &Sampling, row: usize) -> Self {
-        let seed = if let Sampling::Random { seed, .. } = sampling { *seed } else { 0 };
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(row as u64);
-        Self { sampling: sampling.clone(), rng }
+impl Sampling {
+    /// Whether chance decides. At temperature 0 it does not.
+    pub fn is_random(&self) -> bool {
+        matches!(self, Self::Random { temperature, .. } if *temperature > 0.0)
     }
 
-    /// Chooses a token from `scores` (changed in place). Ties and a NaN-only row go to the lowest id.
-    pub fn choose(&mut self, scores: &mut [f32]) -> u32 {
-        let Sampling::Random { temperature, top_k, top_p, .. } = self.sampling else {
-            return greedy(scores);
-        };
-        if temperature <= 0.0 {
-            return greedy(scores);
-        }
-        let mut candidates: Vec<(u32, f32)> = scores
+    /// The random stream with a number.
+    fn stream(&self, number: usize) -> ChaCha8Rng {
+        let seed = if let Self::Random { seed, .. } = self { *seed } else { 0 };
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(number as u64);
+        rng
+    }
+
+    /// Tokens that temperature, top-k and top-p leave, with their new scores, the most probable first; at least `keep`
+    /// of those whose score is finite.
+    fn warped(&self, scores: &[f32], keep: usize) -> Vec<(u32, f32)> {
+        let Self::Random { temperature, top_k, top_p, .. } = *self else { return Vec::new() };
+        let mut tokens: Vec<(u32, f32)> = scores
             .iter()
             .enumerate()
             .filter(|(_, s)| s.is_finite())
             .map(|(i, &s)| (i as u32, s / temperature))
             .collect();
-        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         if top_k > 0 {
-            candidates.truncate(top_k);
+            tokens.truncate(top_k.max(keep));
         }
-        let Some(&(first, max)) = candidates.first() else { return greedy(scores) };
-        let mut total: f64 = 0.0;
-        let mut weights: Vec<f64> = candidates.iter().map(|c| f64::from(c.1 - max).exp()).collect();
+        let weights = weights(&tokens);
         let whole: f64 = weights.iter().sum();
-        let keep = weights
-            .iter()
-            .position(|w| {
-                total += w;
-                total >= f64::from(top_p) * whole
-            })
-            .map_or(weights.len(), |last| last + 1);
-        weights.truncate(keep);
+        let mut total = 0.0;
+        let last = weights.iter().position(|weight| {
+            total += weight;
+            total >= f64::from(top_p) * whole
+        });
+        if let Some(last) = last {
+            tokens.truncate((last + 1).max(keep));
+        }
+        tokens
+    }
+}
+
+/// Probabilities up to a factor, given scores of which the first is the largest.
+fn weights(tokens: &[(u32, f32)]) -> Vec<f64> {
+    let largest = tokens.first().map_or(0.0, |token| token.1);
+    tokens.iter().map(|token| f64::from(token.1 - largest).exp()).collect()
+}
+
+/// The choice for one answer, with its own random stream.
+pub(super) struct Sampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+}
+
+impl Sampler {
+    /// The sampler of answer `number`.
+    pub(super) fn new(sampling: &Sampling, number: usize) -> Self {
+        Self { sampling: sampling.clone(), rng: sampling.stream(number) }
+    }
+
+    /// Chooses a token. Ties and a NaN-only row go to the lowest id.
+    pub(super) fn choose(&mut self, scores: &[f32]) -> u32 {
+        if !self.sampling.is_random() {
+            return greedy(scores);
+        }
+        let tokens = self.sampling.warped(scores, 1);
+        let Some(&(first, _)) = tokens.first() else { return greedy(scores) };
+        let weights = weights(&tokens);
         let target = unit(&mut self.rng) * weights.iter().sum::<f64>();
         let mut sum = 0.0;
-        let chosen = weights.iter().position(|w| {
-            sum += w;
+        let chosen = weights.iter().position(|weight| {
+            sum += weight;
             sum > target
         });
-        chosen.map_or(first, |index| candidates[index].0)
+        chosen.map_or(first, |index| tokens[index].0)
     }
+}
+
+/// The draws of one prompt's beams, with their own random stream.
+pub(super) struct BeamSampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+    keep: usize,
+}
+
+impl BeamSampler {
+    /// The sampler of prompt `number`; `None` when nothing is drawn.
+    pub(super) fn new(sampling: &Sampling, number: usize, stop_tokens: usize) -> Option<Self> {
+        let rng = sampling.stream(number);
+        // One more than the stop tokens, so that every beam can go on.
+        let keep = (1 + stop_tokens).max(2);
+        sampling.is_random().then(|| Self { sampling: sampling.clone(), rng, keep })
+    }
+
+    /// Applies temperature, top-k and top-p to the scores of one beam.
+    pub(super) fn warp(&self, scores: &mut [f32]) {
+        let kept = self.sampling.warped(scores, self.keep);
+        scores.fill(f32::NEG_INFINITY);
+        for (token, score) in kept {
+            scores[token as usize] = score;
+        }
+    }
+
+    /// Draws `count` different indices with probabilities proportional to the exponentials of `scores`, and orders them
+    /// by score, the largest first.
+    pub(super) fn draw(&mut self, scores: &[f32], count: usize) -> Vec<usize> {
+        // The largest of scores with Gumbel noise are a draw without replacement.
+        let noisy: Vec<f32> = scores
+            .iter()
+            .map(|&score| match score.is_finite() {
+                true => score - (-(1.0 - unit(&mut self.rng)).ln()).ln() as f32,
+                false => f32::NEG_INFINITY,
+            })
+            .collect();
+        let mut drawn = largest(&noisy, count);
+        drawn.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        drawn
+    }
+}
+
+/// Indices of the `count` largest of scores without NaN, the largest first, the lowest index first among equals.
+pub(super) fn largest(scores: &[f32], count: usize) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::with_capacity(count + 1);
+    for (index, &score) in scores.iter().enumerate() {
+        if best.len() == count && best.last().is_none_or(|&last| scores[last] >= score) {
+            continue;
+        }
+        best.insert(best.partition_point(|&other| scores[other] >= score), index);
+        best.truncate(count);
+    }
+    best
 }
 
 fn unit(rng: &mut ChaCha8Rng) -> f64 {
@@ -98,7 +176,7 @@ mod tests {
 
     fn draws(sampling: &Sampling, scores: &[f32], count: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(sampling, 0);
-        (0..count).map(|_| sampler.choose(&mut scores.to_vec())).collect()
+        (0..count).map(|_| sampler.choose(scores)).collect()
     }
 
     #[test]
