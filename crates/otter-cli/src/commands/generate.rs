@@ -46,11 +46,7 @@ pub fn run(arguments: &Generate) -> Result<()> {
 }
 
 /// Continues prompts together, padded on the left.
-fn answer(
-    model: &LoadedModel,
-    lines: Vec<PromptLine>,
-    arguments: &Generate,
-) -> Result<Vec<Value>> {
+fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> Result<Vec<Value>> {
     let (chat, sampling) = (arguments.chat, &arguments.sampling);
     let mut prompts = Vec::new();
     let mut vision: Option<VisionInput> = None;

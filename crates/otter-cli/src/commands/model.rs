@@ -7,9 +7,7 @@ use otter_checkpoint::{LoadedModel, load_model};
 use otter_data::prompt::{self, InstructionFormat};
 use otter_data::{ImageTransform, load_image_file, preprocess};
 use otter_model::VisionInput;
-use otter_model::generate::{
-    BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling,
-};
+use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 use otter_nn::{Device, Tensor};
 
 use crate::arguments::{BeamArguments, DecodingChoice, EarlyStoppingChoice, SamplingArguments};

@@ -2,7 +2,7 @@
 
 use otter_nn::Parameters;
 
-use super::decoder::Decoder;
+use super::continuations::Continuations;
 use super::sampler::Sampler;
 use super::{FinishReason, Generated, GenerationOptions, PromptBatch};
 use crate::ModelError;
@@ -37,8 +37,8 @@ impl Otter {
         let text = &prompts.text;
         let count = options.return_sequences;
         let new_tokens = options.max_new_tokens;
-        let (mut decoder, mut logits) =
-            Decoder::new((self, parameters), vision, prompts, options.decoding, new_tokens)?;
+        let (mut continuations, mut logits) =
+            Continuations::new((self, parameters), vision, prompts, options.decoding, new_tokens)?;
         let mut answers: Vec<Answer> = (0..text.batch * count)
             .map(|index| Answer {
                 ids: text.ids[index / count * text.length..][..text.length].to_vec(),
@@ -70,7 +70,7 @@ impl Otter {
             if open.is_empty() || generated + 1 == new_tokens {
                 break;
             }
-            logits = decoder.advance(&parents, &tokens);
+            logits = continuations.advance(&parents, &tokens);
         }
         Ok(answers.into_iter().map(|answer| answer.into_generated(text.length)).collect())
     }

@@ -5,7 +5,7 @@ use otter_nn::layers::cross_entropy::log_sum_exp;
 use otter_nn::{Parameters, Tensor};
 
 use super::beam_search::{BeamOptions, BeamSearch, Candidate};
-use super::decoder::Decoder;
+use super::continuations::Continuations;
 use super::sampler::{BeamSampler, largest};
 use super::{Generated, GenerationOptions, PromptBatch};
 use crate::ModelError;
@@ -44,8 +44,8 @@ impl Otter {
         }
         let text = &prompts.text;
         let new_tokens = options.max_new_tokens;
-        let (mut decoder, mut logits) =
-            Decoder::new((self, parameters), vision, prompts, options.decoding, new_tokens)?;
+        let (mut continuations, mut logits) =
+            Continuations::new((self, parameters), vision, prompts, options.decoding, new_tokens)?;
         let mut searches: Vec<Prompt> = text
             .ids
             .chunks(text.length)
@@ -72,7 +72,7 @@ impl Otter {
             if tokens.is_empty() || generated + 1 == new_tokens {
                 break;
             }
-            logits = decoder.advance(&parents, &tokens);
+            logits = continuations.advance(&parents, &tokens);
         }
         Ok(searches.into_iter().flat_map(|prompt| prompt.search.finish(options.return_sequences)).collect())
     }

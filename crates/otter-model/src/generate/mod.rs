@@ -11,18 +11,19 @@
 mod answers;
 mod beam_search;
 mod beams;
-mod decoder;
+mod continuations;
+
 mod processors;
 mod sampler;
 
-use otter_nn::{Parameters, Tensor};
 pub use beam_search::{BeamOptions, EarlyStopping};
+use otter_nn::{Parameters, Tensor};
 pub use processors::Processors;
 pub use sampler::Sampling;
 
 use crate::ModelError;
 use crate::otter::{Otter, TextInput, VisionInput};
-use decoder::Decoder;
+use continuations::Continuations;
 
 /// What generated tokens see of the media.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,7 +155,7 @@ impl Otter {
         vision: Option<&VisionInput>,
         prompts: &PromptBatch,
     ) -> Result<Tensor, ModelError> {
-        let (_, logits) = Decoder::new((self, parameters), vision, prompts, Decoding::Keep, 0)?;
+        let (_, logits) = Continuations::new((self, parameters), vision, prompts, Decoding::Keep, 0)?;
         Ok(logits)
     }
 }

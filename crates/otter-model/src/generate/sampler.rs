@@ -203,4 +203,54 @@ mod tests {
         let top_p = Sampling::Random { temperature: 1.0, top_k: 0, top_p: 0.5, seed: 3 };
         assert!(draws(&top_p, &[2.0, 1.0, 0.0], 200).iter().all(|&t| t == 0));
     }
+
+    #[test]
+    fn the_largest_come_in_order_and_the_first_of_equals_first() {
+        assert_eq!(largest(&[1.0, 3.0, 2.0, 3.0, 0.0], 3), [1, 3, 2]);
+        assert_eq!(largest(&[1.0, f32::NEG_INFINITY], 5), [0, 1]);
+        assert_eq!(largest(&[f32::NEG_INFINITY; 3], 2), [0, 1]);
+        assert!(largest(&[1.0], 0).is_empty());
+    }
+
+    fn beam_sampler(top_k: usize, top_p: f32) -> BeamSampler {
+        let sampling = Sampling::Random { temperature: 2.0, top_k, top_p, seed: 1 };
+        BeamSampler::new(&sampling, 0, 1).unwrap_or_else(|| unreachable!("the temperature is above 0"))
+    }
+
+    #[test]
+    fn a_beam_keeps_a_token_that_goes_on_besides_the_stop_token() {
+        let infinite = f32::NEG_INFINITY;
+        for (top_k, top_p, expected) in [
+            (1, 1.0, [infinite, 4.0, 2.0, infinite]),
+            (0, 0.01, [infinite, 4.0, 2.0, infinite]),
+            (3, 1.0, [1.0, 4.0, 2.0, infinite]),
+            (0, 1.0, [1.0, 4.0, 2.0, 0.5]),
+        ] {
+            let mut scores = [2.0, 8.0, 4.0, 1.0];
+            beam_sampler(top_k, top_p).warp(&mut scores);
+            assert_eq!(scores, expected, "{top_k} {top_p}");
+        }
+        assert!(BeamSampler::new(&Sampling::Greedy, 0, 1).is_none());
+    }
+
+    #[test]
+    fn draws_are_without_replacement_and_in_order() {
+        let probabilities = [0.5f64, 0.3, 0.2, 0.0];
+        let scores = probabilities.map(|p| p.ln() as f32);
+        let mut sampler = beam_sampler(0, 1.0);
+        let mut counts = [0; 4];
+        for _ in 0..20_000 {
+            let drawn = sampler.draw(&scores, 2);
+            assert!(drawn[0] < drawn[1], "the more probable first: {drawn:?}");
+            drawn.iter().for_each(|&index| counts[index] += 1);
+        }
+        for (index, p) in probabilities.into_iter().enumerate() {
+            let second = |(other, q): (usize, f64)| if other == index { 0.0 } else { q * p / (1.0 - q) };
+            let expected: f64 = p + probabilities.into_iter().enumerate().map(second).sum::<f64>();
+            let share = f64::from(counts[index]) / 20_000.0;
+            assert!((share - expected).abs() < 0.015, "{index}: {share} {expected}");
+        }
+        // When chance leaves too few, improbable ones fill up.
+        assert_eq!(sampler.draw(&scores, 4), [0, 1, 2, 3]);
+    }
 }

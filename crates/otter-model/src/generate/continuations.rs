@@ -12,7 +12,7 @@ use crate::llama::Rows;
 use crate::otter::{Otter, TextInput, VisionInput};
 
 /// Prompts and the rows that continue them.
-pub(super) struct Decoder<'a> {
+pub(super) struct Continuations<'a> {
     otter: &'a Otter,
     parameters: &'a Parameters<f32>,
     text: &'a TextInput,
@@ -29,7 +29,7 @@ struct Row {
     media_time: usize,
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> Continuations<'a> {
     /// Computes the prompts, with room for `new_tokens` more, and starts one row for each. Also returns the logits
     /// (rows, vocabulary) of the next tokens.
     pub(super) fn new(
