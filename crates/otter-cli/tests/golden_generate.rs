@@ -134,6 +134,13 @@ fn every_flamingo_prompt() {
     assert_eq!(single_prompts("flamingo"), 4 * RUNS.len());
 }
 
+/// Configurations without a cache: there the original's default sees the media at every step.
+#[test]
+fn every_mpt_prompt() {
+    assert_eq!(single_prompts("mpt7b-style"), 4 * RUNS.len());
+    assert_eq!(single_prompts("mpt1b-style"), 4 * RUNS.len());
+}
+
 /// Several images under one placeholder are the frames of a video.
 #[test]
 fn every_video_prompt() {
@@ -154,7 +161,7 @@ fn batch_file(directory: &Path, prompts: &[(&str, &Value)]) -> PathBuf {
 
 #[test]
 fn a_batch_is_padded_on_the_left() {
-    for case in ["llama", "flamingo"] {
+    for case in ["llama", "flamingo", "mpt7b-style", "mpt1b-style"] {
         let all = golden_json(&format!("{case}/generate.json"));
         let prompts = all["prompts"].as_array().unwrap();
         let batch = prompts.iter().find(|prompt| prompt["key"] == "batch").unwrap();
@@ -214,7 +221,9 @@ fn floats(value: &Value) -> Vec<f64> {
 /// The first token of any answer has the log-probability that the recorded logits after the prompt give it.
 #[test]
 fn scores_of_first_tokens() {
-    for (case, prompts) in [("llama", 4), ("video", 3)] {
+    for (case, prompts) in
+        [("llama", 4), ("video", 3), ("flamingo", 4), ("mpt7b-style", 4), ("mpt1b-style", 4)]
+    {
         let recorded = golden_json(&format!("{case}/generate.json"));
         let mut compared = 0;
         for prompt in recorded["prompts"].as_array().unwrap() {

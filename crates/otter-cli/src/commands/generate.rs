@@ -99,7 +99,7 @@ fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> 
 fn padding(model: &LoadedModel) -> u32 {
     let text = &model.config.model.text;
     let pad = model.tokenizer.special().pad;
-    if (pad as usize) < text.vocab_size { pad } else { text.pad_token_id.unwrap_or(0) }
+    if (pad as usize) < text.vocab_size() { pad } else { text.pad_token_id().unwrap_or(0) }
 }
 
 /// Ends a whole answer at the first stop string, as one that is watched token by token would have ended.

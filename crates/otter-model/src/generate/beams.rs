@@ -39,7 +39,7 @@ impl Otter {
         }
         options.check((found, "at most the number of beams"))?;
         let (found, expected) = (options.stop_tokens.len(), "fewer than the tokens of the vocabulary");
-        if found >= self.config().text.vocab_size {
+        if found >= self.config().text.vocab_size() {
             return Err(ModelError::GenerationOption { option: "number of stop tokens", found, expected });
         }
         let text = &prompts.text;

@@ -7,8 +7,8 @@ use otter_nn::{MediaRows, MediaTarget, Parameters, Tensor};
 
 use super::{Decoding, PromptBatch};
 use crate::ModelError;
+use crate::decoder::Rows;
 use crate::language_model::{Context, LanguageCache, causal_mask};
-use crate::llama::Rows;
 use crate::otter::{Otter, TextInput, VisionInput};
 
 /// Prompts and the rows that continue them.
@@ -41,6 +41,8 @@ impl<'a> Continuations<'a> {
     ) -> Result<(Self, Tensor), ModelError> {
         let text = &prompts.text;
         otter.check_text(text, vision)?;
+        // The last new token is never an input.
+        otter.check_length(text, new_tokens.saturating_sub(1))?;
         let vision = vision.filter(|_| text.shows_media());
         let latents = vision.map(|v| otter.encode_media(parameters, v, &mut |_, _| {})).transpose()?;
         let slots = vision.map(|v| v.slots.as_slice());
@@ -48,7 +50,7 @@ impl<'a> Continuations<'a> {
         let capacity = text.length + new_tokens;
         let mut cache =
             language.new_cache(parameters, otter.config(), latents.as_ref(), text.batch, capacity);
-        let positions = prompt_positions(text);
+        let positions = text.positions_without_padding(1);
         let mask = causal_mask(&text.attention_mask, 0);
         let media_rows = text.media_rows(slots);
         let rows = Rows { batch: text.batch, positions: &positions, mask: &mask };
@@ -130,19 +132,6 @@ impl<'a> Continuations<'a> {
         };
         MediaRows { targets: self.rows.iter().zip(tokens).zip(&items).map(target).collect(), items }
     }
-}
-
-/// Positions that do not count padding; padding itself stands at 1, as in the reference.
-fn prompt_positions(text: &TextInput) -> Vec<u32> {
-    let mut positions = Vec::with_capacity(text.ids.len());
-    for mask in text.attention_mask.chunks(text.length) {
-        let mut next = 0;
-        for &visible in mask {
-            positions.push(if visible { next } else { 1 });
-            next += u32::from(visible);
-        }
-    }
-    positions
 }
 
 fn last_rows(hidden: &Tensor, batch: usize) -> Tensor {
