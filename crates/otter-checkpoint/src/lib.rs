@@ -41,8 +41,10 @@ pub mod spelling;
 mod tensor;
 mod tokenizer;
 mod torch_file;
+mod torch_write;
 mod weights;
 mod zip_archive;
+mod zip_write;
 
 pub use checkpoint::{Checkpoint, INPUT_TABLE, OUTPUT_TABLE, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
@@ -53,4 +55,5 @@ pub use model::{LoadedModel, load_model, save_model};
 pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
 pub use tensor::{Dtype, Location, TensorEntry};
 pub use tokenizer::{load_sentencepiece_tokenizer, load_tokenizer};
+pub use torch_write::{TorchTensor, write_torch};
 pub use weights::{WeightForm, Weights};
