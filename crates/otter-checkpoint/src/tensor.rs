@@ -386,7 +386,13 @@ mod tests {
             map: map_file(&path).unwrap(),
             bytes: 0..bytes.len(),
         };
-        TensorEntry { dtype, shape: shape.to_vec(), strides: strides.to_vec(), rows: RowOrder::Stored, location }
+        TensorEntry {
+            dtype,
+            shape: shape.to_vec(),
+            strides: strides.to_vec(),
+            rows: RowOrder::Stored,
+            location,
+        }
     }
 
     #[test]

@@ -155,11 +155,16 @@ impl Collector<'_, '_> {
             let items = dict(self.pickle, root)
                 .ok_or_else(|| CheckpointError::format(&self.path, "the pickle holds no dict of tensors"))?;
             let is_model = |key: &Value<'_>| matches!(key, Value::Str(key) if MODEL_KEYS.contains(key));
-            let wrapped = items.iter().find(|(key, value)| is_model(key) && dict(self.pickle, *value).is_some());
+            let wrapped =
+                items.iter().find(|(key, value)| is_model(key) && dict(self.pickle, *value).is_some());
             let Some(&(name, inner)) = wrapped else { break };
             for (key, value) in items.iter().filter(|(key, _)| *key != name).take(MOST_NOTES) {
                 if let Value::Str(key) = key {
-                    notes.push(format!("`{}` of the trainer checkpoint{}", printable(key), self.beside(*value)));
+                    notes.push(format!(
+                        "`{}` of the trainer checkpoint{}",
+                        printable(key),
+                        self.beside(*value)
+                    ));
                 }
             }
             root = inner;

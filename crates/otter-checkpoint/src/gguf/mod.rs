@@ -181,7 +181,10 @@ impl GgufFile {
         let json = tokenizer::tokenizer_json(&self.path, &self.header()?)
             .map_err(|problem| CheckpointError::tokenizer(&self.path, problem))?;
         Tokenizer::from_bytes(json.to_string()).map_err(|error| {
-            CheckpointError::tokenizer(&self.path, format!("the tokenizer in the metadata is damaged: {error}"))
+            CheckpointError::tokenizer(
+                &self.path,
+                format!("the tokenizer in the metadata is damaged: {error}"),
+            )
         })?;
         Ok(json)
     }

@@ -155,7 +155,8 @@ impl Architecture {
         if !matches!(ending, "weight" | "bias") {
             return None;
         }
-        if let Some((_, reason)) = self.dropped.iter().find(|(pattern, _)| layer_of(pattern, stem).is_some()) {
+        if let Some((_, reason)) = self.dropped.iter().find(|(pattern, _)| layer_of(pattern, stem).is_some())
+        {
             return Some(Fate::Dropped(reason));
         }
         self.names.iter().find_map(|(own, other, moved)| {
@@ -191,15 +192,22 @@ mod tests {
         assert_eq!(LLAMA.fate("output_norm.weight"), parameter("model.norm.weight", Moved::No));
         assert!(matches!(LLAMA.fate("rope_freqs.weight"), Some(Fate::Dropped(_))));
         assert!(matches!(MPT.fate("output.weight"), Some(Fate::Dropped(_))));
-        for unknown in ["blk.1.ffn_gate_exps.weight", "blk.01.attn_q.weight", "blk..attn_q.weight", "output", "x"] {
+        for unknown in
+            ["blk.1.ffn_gate_exps.weight", "blk.01.attn_q.weight", "blk..attn_q.weight", "output", "x"]
+        {
             assert_eq!(LLAMA.fate(unknown), None, "{unknown}");
         }
     }
 
     #[test]
     fn falcon_has_two_kinds() {
-        let fate = |second| Architecture::find("falcon", second).and_then(|known| known.fate("blk.0.attn_norm.bias"));
-        assert_eq!(fate(false), Some(Fate::Parameter("transformer.h.0.input_layernorm.bias".to_owned(), Moved::No)));
+        let fate = |second| {
+            Architecture::find("falcon", second).and_then(|known| known.fate("blk.0.attn_norm.bias"))
+        };
+        assert_eq!(
+            fate(false),
+            Some(Fate::Parameter("transformer.h.0.input_layernorm.bias".to_owned(), Moved::No))
+        );
         assert_eq!(fate(true), Some(Fate::Parameter("transformer.h.0.ln_mlp.bias".to_owned(), Moved::No)));
         assert!(Architecture::find("llama", true).is_some() && Architecture::find("opt", false).is_none());
     }

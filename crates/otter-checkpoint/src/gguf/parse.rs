@@ -191,7 +191,8 @@ impl<'a> Header<'a> {
     }
 
     fn check_overlap(&self) -> Result<(), String> {
-        let mut order: Vec<&Claim<'_>> = self.tensors.iter().filter(|claim| !claim.bytes.is_empty()).collect();
+        let mut order: Vec<&Claim<'_>> =
+            self.tensors.iter().filter(|claim| !claim.bytes.is_empty()).collect();
         order.sort_by_key(|claim| claim.bytes.start);
         match order.windows(2).find(|pair| pair[0].bytes.end > pair[1].bytes.start) {
             Some(pair) => Err(format!(
@@ -293,7 +294,8 @@ impl<'a> Reader<'a> {
         let claimed = self.u64()?;
         let left = self.bytes.len() - self.at;
         let count = usize::try_from(claimed).ok().filter(|&count| count <= left);
-        let count = count.ok_or_else(|| format!("a list of {claimed} items, but only {left} bytes are left"))?;
+        let count =
+            count.ok_or_else(|| format!("a list of {claimed} items, but only {left} bytes are left"))?;
         let start = self.at;
         for _ in 0..count {
             match item {

@@ -97,7 +97,8 @@ fn q8_0(block: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
 
 /// The value of largest magnitude becomes -8; the other side reaches only to 7.
 fn q4_0(block: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
-    let largest = block.iter().fold(0.0f32, |kept, &value| if value.abs() > kept.abs() { value } else { kept });
+    let largest =
+        block.iter().fold(0.0f32, |kept, &value| if value.abs() > kept.abs() { value } else { kept });
     let scale = put_scale(largest / -8.0, out)?;
     let inverse = inverse(scale);
     let code = |value: f32| ((value * inverse).round().clamp(-8.0, 7.0) + 8.0) as u8;
@@ -239,7 +240,9 @@ mod tests {
             (state >> 40) as f32 / (1u64 << 24) as f32
         };
         let values: Vec<f32> = (0..65_536).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect();
-        for (format, limit) in [(BlockFormat::Q8_0, 0.007), (BlockFormat::Q4_0, 0.10), (BlockFormat::Q4K, 0.085)] {
+        for (format, limit) in
+            [(BlockFormat::Q8_0, 0.007), (BlockFormat::Q4_0, 0.10), (BlockFormat::Q4K, 0.085)]
+        {
             let back = there_and_back(format, &values);
             let square: f64 = values.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
             let error = (square / values.len() as f64).sqrt();

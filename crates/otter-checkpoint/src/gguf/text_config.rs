@@ -24,8 +24,12 @@ impl Sizes<'_, '_> {
         let key = self.key(name);
         match self.header.get(&key) {
             None => Ok(None),
-            Some(Meta::Int(found)) => usize::try_from(found).map(Some).map_err(|_| format!("`{key}` is {found}")),
-            Some(_) => Err(format!("`{key}` is not a whole number for the whole model; other forms are not supported")),
+            Some(Meta::Int(found)) => {
+                usize::try_from(found).map(Some).map_err(|_| format!("`{key}` is {found}"))
+            }
+            Some(_) => Err(format!(
+                "`{key}` is not a whole number for the whole model; other forms are not supported"
+            )),
         }
     }
 
@@ -81,7 +85,8 @@ impl Sizes<'_, '_> {
         map.insert("vocab_size".to_owned(), json!(self.vocabulary()?));
         for (key, from) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
             if let Some(Meta::Int(id)) = self.header.get(&format!("tokenizer.ggml.{from}_token_id")) {
-                let id = u32::try_from(id).map_err(|_| format!("`tokenizer.ggml.{from}_token_id` is {id}"))?;
+                let id =
+                    u32::try_from(id).map_err(|_| format!("`tokenizer.ggml.{from}_token_id` is {id}"))?;
                 map.insert(key.to_owned(), json!(id));
             }
         }
@@ -125,10 +130,13 @@ impl Sizes<'_, '_> {
         match kind {
             None | Some(Meta::Text("none")) => {}
             Some(Meta::Text("linear")) if self.rope_factors().is_none() => {
-                let factor = factor.ok_or_else(|| format!("`{}` is missing", self.key("rope.scaling.factor")))?;
+                let factor =
+                    factor.ok_or_else(|| format!("`{}` is missing", self.key("rope.scaling.factor")))?;
                 return Ok(Some(json!({ "type": "linear", "factor": factor })));
             }
-            Some(other) => return Err(format!("rotary scaling {other:?}; supported are none, linear and llama3")),
+            Some(other) => {
+                return Err(format!("rotary scaling {other:?}; supported are none, linear and llama3"));
+            }
         }
         let Some(found) = self.rope_factors() else { return Ok(None) };
         let found = found?;

@@ -107,9 +107,8 @@ impl<'h, 'a> Vocabulary<'h, 'a> {
 
     /// Through the bytes of a `tokenizer.model`, so that one piece of code knows sentencepiece.
     fn sentencepiece(&self, path: &Path) -> Result<Value, String> {
-        let added = |token: &&Token<'_>| {
-            matches!(token.kind, kind::CONTROL | kind::USER_DEFINED | kind::UNUSED)
-        };
+        let added =
+            |token: &&Token<'_>| matches!(token.kind, kind::CONTROL | kind::USER_DEFINED | kind::UNUSED);
         let base = self.tokens.len() - self.tokens.iter().rev().take_while(added).count();
         let mut model = Vec::new();
         for token in &self.tokens[..base] {
@@ -203,9 +202,7 @@ impl<'h, 'a> Vocabulary<'h, 'a> {
             Some(Meta::Text(name)) => name,
             Some(_) => return Err("`tokenizer.ggml.pre` is not a text".to_owned()),
         };
-        let split = |pattern: &str| {
-            json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false })
-        };
+        let split = |pattern: &str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
         match name {
             "gpt-2" | "mpt" | "olmo" => Ok((byte_level(true), false)),
             "llama-bpe" | "llama3" | "llama-v3" => {

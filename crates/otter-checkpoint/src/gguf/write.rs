@@ -71,7 +71,8 @@ pub fn write_gguf(
         let mut out = Output { file: BufWriter::with_capacity(1 << 18, file), path };
         out.put(&header)?;
         for (index, planned) in plan.iter().enumerate() {
-            let mut body = Body { planned, out: &mut out, waiting: Vec::new(), bytes: Vec::new(), written: 0 };
+            let mut body =
+                Body { planned, out: &mut out, waiting: Vec::new(), bytes: Vec::new(), written: 0 };
             elements(index, &mut |values| body.put(values))?;
             body.finish()?;
         }
@@ -85,7 +86,9 @@ pub fn write_gguf(
 /// As [`write_gguf`]; when the checkpoint's tokenizer is missing or damaged.
 pub fn save_gguf(path: &Path, checkpoint: &Checkpoint, options: &GgufOptions<'_>) -> Result<()> {
     let tokenizer = load_tokenizer(&checkpoint.path)?;
-    let json = tokenizer.to_json().map_err(|error| CheckpointError::tokenizer(&checkpoint.path, error.to_string()))?;
+    let json = tokenizer
+        .to_json()
+        .map_err(|error| CheckpointError::tokenizer(&checkpoint.path, error.to_string()))?;
     let model = &checkpoint.config.model;
     let tied = model.tie_word_embeddings.then(|| model.output_table());
     let names: Vec<&str> = checkpoint
@@ -310,7 +313,10 @@ impl Body<'_, '_> {
         }
         let Planned { name, shape, dtype, size } = self.planned;
         if !whole || self.written != *size {
-            let problem = format!("{} bytes were given for shape {shape:?} of {dtype}, which takes {size}", self.written);
+            let problem = format!(
+                "{} bytes were given for shape {shape:?} of {dtype}, which takes {size}",
+                self.written
+            );
             return Err(refusal(self.out.path, name, problem));
         }
         let padding = size.next_multiple_of(DEFAULT_ALIGNMENT) - size;
