@@ -97,7 +97,7 @@ impl CheckpointConfig {
         Self::parse(path, original)
     }
 
-    fn parse(path: &Path, original: Map<String, Value>) -> Result<Self> {
+    pub(crate) fn parse(path: &Path, original: Map<String, Value>) -> Result<Self> {
         let mut warnings = Vec::new();
         let top = Section { path, name: "", map: &original };
         // What kind of model this is comes first: another kind has other keys, which are not misspellings.
