@@ -10,10 +10,9 @@ pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
 }
 
 #[cfg(unix)]
-#[expect(clippy::useless_conversion, clippy::unnecessary_cast, reason = "the types differ between systems")]
 fn of_existing(folder: &Path) -> Option<u64> {
     let data = nix::sys::statvfs::statvfs(folder).ok()?;
-    u64::from(data.blocks_available() as u64).checked_mul(u64::from(data.fragment_size() as u64))
+    (data.blocks_available() as u64).checked_mul(data.fragment_size() as u64)
 }
 
 #[cfg(not(unix))]

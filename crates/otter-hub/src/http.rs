@@ -104,6 +104,8 @@ impl Client {
             .timeout_connect(silence)
             .timeout_per_read(silence)
             .timeout_per_write(silence);
+        // A hub on this machine is never behind the proxy that the environment names.
+        let config = if origin.is_this_machine() { config.proxy(None) } else { config };
         #[cfg(feature = "tls")]
         let config = match crate::tls::configuration(settings.certificates.as_deref())? {
             Ok(tls) => config.tls_config(tls),

@@ -48,6 +48,6 @@ pub use record::{RECORD_FILE, Record, RecordedFile};
 pub use remote_path::RemotePath;
 pub use repository::{Commit, ModelReference, RepositoryId, Revision};
 pub use resolve::resolve_model;
-pub use selection::{Selection, Skipped};
+pub use selection::{Division, Selection, Skipped};
 pub use settings::{Retry, Settings, Token};
 pub use source::RemoteFile;

@@ -56,16 +56,15 @@ impl fmt::Display for Skipped {
     }
 }
 
+/// Files to take, and files to leave with the reason.
+pub type Division = (Vec<RemoteFile>, Vec<(RemoteFile, Skipped)>);
+
 impl Selection {
     /// Divides files into those to take and those to leave.
     ///
     /// # Errors
     /// When nothing is left to take, or one of several quantised forms must be chosen.
-    pub fn divide(
-        &self,
-        id: &RepositoryId,
-        files: Vec<RemoteFile>,
-    ) -> Result<(Vec<RemoteFile>, Vec<(RemoteFile, Skipped)>)> {
+    pub fn divide(&self, id: &RepositoryId, files: Vec<RemoteFile>) -> Result<Division> {
         let total = files.len();
         let mut skipped = Vec::new();
         let mut kept = Vec::new();
@@ -204,10 +203,9 @@ fn is_second_copy(path: &RemotePath, names: &BTreeSet<String>) -> bool {
     if name.starts_with("pytorch_model") && (name.ends_with(".bin") || name.ends_with(".bin.index.json")) {
         return safetensors;
     }
-    if let Some(stem) = name.strip_suffix(".bin").or_else(|| name.strip_suffix(".pt")) {
-        if has(&format!("{stem}.safetensors")) {
-            return true;
-        }
+    let stem = name.strip_suffix(".bin").or_else(|| name.strip_suffix(".pt"));
+    if stem.is_some_and(|stem| has(&format!("{stem}.safetensors"))) {
+        return true;
     }
     if [".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end)) {
         return safetensors || pickle;

@@ -288,7 +288,7 @@ fn bytes_with_a_wrong_checksum_are_refused_and_removed() {
     ] {
         let hub = Hub::start(model_files());
         let place = Place::new(&hub);
-        hub.behave(|b| drop(b.corrupt.insert(name.to_string())));
+        hub.behave(|b| assert!(b.corrupt.insert(name.to_string())));
         place.error(&options(), &[ID, name, &found, &expected, "wrong checksum", "removed"]);
         assert_eq!(hub.requests(name).len(), 1, "a whole file is not tried again");
         let blobs = place.repository().join("blobs");
