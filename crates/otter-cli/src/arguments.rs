@@ -21,6 +21,7 @@ const EXAMPLES: &str = "Examples:
   otter quickstart                                    make data, tune, evaluate, report: about 6 minutes on 2 cores
   otter chat --model runs/quickstart/model            talk to the result
   otter generate --model DIR --image cat.jpg --prompt 'What is this?' --chat
+  otter pull org/name                                 bring a model from the hub
   otter inspect DIR                                   what is in a checkpoint, what is odd about it";
 
 /// The commands.
@@ -82,6 +83,17 @@ Inside:
     /// Look at data.
     #[command(subcommand)]
     Data(Data),
+    /// Bring a model from a hub or a mirror onto this machine; every command then takes its name.
+    #[command(after_help = "Examples:
+  otter pull luodian/OTTER-Image-MPT7B                 into the cache that Python's tools use too
+  otter pull luodian/OTTER-Image-MPT7B --revision v1.0 --out models/otter
+  otter pull org/name --dry-run                        list the files and their sizes
+  otter pull org/name --include '*.json' --include 'model-*.safetensors'
+Then:
+  otter inspect luodian/OTTER-Image-MPT7B
+Environment: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HTTPS_PROXY, SSL_CERT_FILE,
+and OTTER_MIRROR, a folder laid out as org/name/files.")]
+    Pull(Pull),
     /// Say what a checkpoint directory holds, and what is missing or odd.
     #[command(after_help = "Example:
   otter inspect tests/golden/llama/checkpoint --json")]
@@ -101,7 +113,7 @@ pub struct Quickstart {
     /// Seed of data and tuning.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Base model to start from (default: the one that ships with this project).
+    /// Base model to start from, a directory or org/name (default: the one that ships with this project).
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
     /// Fraction of the usual data and steps, for a fast look (results then mean little).
@@ -169,7 +181,7 @@ pub struct Train {
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Toybox data directory.
@@ -279,7 +291,7 @@ pub struct BeamArguments {
 /// Arguments of `chat`.
 #[derive(Debug, Args)]
 pub struct Chat {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Image for the first question; may be given several times.
@@ -293,7 +305,7 @@ pub struct Chat {
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Image of the first, second, … <image>; for a video checkpoint and one <image>, the frames of the video.
@@ -323,7 +335,7 @@ pub struct Generate {
 /// Arguments of `score`.
 #[derive(Debug, Args)]
 pub struct Score {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Image of the first, second, … <image>.
@@ -346,7 +358,7 @@ pub struct Score {
 /// Arguments of `parity`.
 #[derive(Debug, Args)]
 pub struct Parity {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Golden forward results.
@@ -407,10 +419,48 @@ pub struct DataShow {
     pub overrides: Vec<String>,
 }
 
+/// Arguments of `pull`.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// The model: org/name, or org/name@revision.
+    #[arg(value_name = "ORG/NAME")]
+    pub model: String,
+    /// Branch, tag or commit (default: main).
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// Put the files into this directory instead of the cache.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Take only files that match; may be given several times. `*` also matches `/`.
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Leave files that match; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Take the files from DIR/org/name instead of the hub.
+    #[arg(long, value_name = "DIR")]
+    pub mirror: Option<PathBuf>,
+    /// Use no network: succeed if the cache has the model.
+    #[arg(long)]
+    pub offline: bool,
+    /// Read files that are there already and compare them with their checksums.
+    #[arg(long)]
+    pub verify: bool,
+    /// List the files and sizes and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Files at a time.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub jobs: u8,
+    /// Print the record as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     pub dir: PathBuf,
     /// List every tensor.
     #[arg(long)]

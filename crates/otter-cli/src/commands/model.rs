@@ -10,11 +10,13 @@ use otter_model::VisionInput;
 use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 use otter_nn::{Device, Tensor};
 
+use super::hub::resolve_model;
 use crate::arguments::{BeamArguments, DecodingChoice, EarlyStoppingChoice, SamplingArguments};
 
-/// Loads a model and prints its warnings.
-pub fn load(directory: &Path) -> Result<LoadedModel> {
-    let model = load_model(directory, Device::Cpu)?;
+/// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
+pub fn load(model: &Path) -> Result<LoadedModel> {
+    let directory = resolve_model(model)?;
+    let model = load_model(&directory, Device::Cpu)?;
     for warning in &model.report.warnings {
         eprintln!("warning: {}: {warning}", directory.display());
     }
