@@ -1,7 +1,8 @@
 //! Falcon decoder layer (Almazrouei et al., arXiv 2311.16867), `spec/model.md` 7.4: fused projections with one key head, a
 //! few or one for each query head, rotary positions or ALiBi, attention and feed-forward side by side or in turn.
 //!
-//! Unlike in the original's own class, padding is not attended and a cache works.
+//! Unlike in the original's own class, padding is not attended and a cache works; and ALiBi is exact, where Transformers
+//! rounds it to bfloat16.
 
 use otter_nn::{LayerNorm, ParameterSpecs, SelfAttentionCore};
 

@@ -25,8 +25,7 @@ pub(crate) fn layer(specs: &mut ParameterSpecs, name: &str, config: &GptNeoxConf
     let attention = SelfAttention::new(specs, name, &projections, core, Some(rotary));
     let names = [format!("{name}.mlp.dense_h_to_4h"), format!("{name}.mlp.dense_4h_to_h")];
     let sizes = (width, config.intermediate_size);
-    let feed_forward =
-        PlainFeedForward::new(specs, (&names[0], &names[1]), sizes, true, config.hidden_act);
+    let feed_forward = PlainFeedForward::new(specs, (&names[0], &names[1]), sizes, true, config.hidden_act);
     let order = if config.use_parallel_residual {
         Order::ParallelTwoNorms(first, second)
     } else {

@@ -149,11 +149,9 @@ impl SelfAttention {
         positions: &[u32],
     ) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
         let (mut q, mut k, v) = match &self.projection {
-            Projection::Separate { q, k, v } => (
-                q.forward(parameters, normed),
-                k.forward(parameters, normed),
-                v.forward(parameters, normed),
-            ),
+            Projection::Separate { q, k, v } => {
+                (q.forward(parameters, normed), k.forward(parameters, normed), v.forward(parameters, normed))
+            }
             Projection::Fused(qkv) => self.split(&qkv.forward(parameters, normed)),
         };
         if let Some(rotary) = &self.rotary {

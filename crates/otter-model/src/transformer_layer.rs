@@ -40,11 +40,20 @@ pub struct TransformerLayerSaved<T> {
 
 /// What each [`Order`] keeps besides.
 enum Rest<T> {
-    PreNorm { middle: Tensor<T>, second: NormStatistics<T> },
+    PreNorm {
+        middle: Tensor<T>,
+        second: NormStatistics<T>,
+    },
     /// Sums before the norms.
-    PostNorm { attended: Tensor<T>, fed: Tensor<T>, second: NormStatistics<T> },
+    PostNorm {
+        attended: Tensor<T>,
+        fed: Tensor<T>,
+        second: NormStatistics<T>,
+    },
     Parallel,
-    ParallelTwoNorms { second: NormStatistics<T> },
+    ParallelTwoNorms {
+        second: NormStatistics<T>,
+    },
 }
 
 impl TransformerLayer {
@@ -153,14 +162,16 @@ impl TransformerLayer {
     ) -> Tensor<T> {
         let TransformerLayerSaved { x, attention, widened, first, rest } = saved;
         // Normalised rows are made again only where a weight that reads them is trained.
-        let feed_back = |normed: &dyn Fn() -> Tensor<T>, dy: &Tensor<T>, d: &mut Tensor<T>, g: &mut Gradients<T>| {
-            let normed = self.feed_forward.wants_input(g).then(normed);
-            self.feed_forward.backward(parameters, &widened, normed.as_ref(), dy, d, g);
-        };
-        let attend_back = |normed: &dyn Fn() -> Tensor<T>, dy: &Tensor<T>, d: &mut Tensor<T>, g: &mut Gradients<T>| {
-            let normed = self.attention.wants_input(g).then(normed);
-            self.attention.backward(parameters, &attention, normed.as_ref(), rows, dy, d, g);
-        };
+        let feed_back =
+            |normed: &dyn Fn() -> Tensor<T>, dy: &Tensor<T>, d: &mut Tensor<T>, g: &mut Gradients<T>| {
+                let normed = self.feed_forward.wants_input(g).then(normed);
+                self.feed_forward.backward(parameters, &widened, normed.as_ref(), dy, d, g);
+            };
+        let attend_back =
+            |normed: &dyn Fn() -> Tensor<T>, dy: &Tensor<T>, d: &mut Tensor<T>, g: &mut Gradients<T>| {
+                let normed = self.attention.wants_input(g).then(normed);
+                self.attention.backward(parameters, &attention, normed.as_ref(), rows, dy, d, g);
+            };
         match (&self.order, rest) {
             (Order::PreNorm(norm_1, norm_2), Rest::PreNorm { middle, second }) => {
                 let mut d = middle.zeros_like();

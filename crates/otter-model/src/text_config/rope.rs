@@ -80,7 +80,7 @@ impl RopeConfig {
     pub(super) fn validate(&self, head_size: usize, rotated: usize) -> Result<(), ConfigError> {
         positive("text.rope_theta", self.theta)?;
         if rotated > head_size || !rotated.is_multiple_of(2) {
-            return Err(ConfigError::OddHead { value: rotated });
+            return Err(ConfigError::OddHead { value: rotated, head: head_size });
         }
         let at_least = |name: &'static str, value: f64, smallest: f64| {
             if value.is_finite() && value >= smallest {
