@@ -50,13 +50,14 @@ pub(super) fn write(map: &mut Map<String, Value>, sizes: &GptNeoxConfig) {
 }
 
 /// What Transformers writes around the sizes.
-pub(super) fn template() -> Value {
+pub(super) fn template(class: &str, tied: bool) -> Value {
     json!({
         "_name_or_path": "",
-        "architectures": null,
+        "architectures": [class],
         "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
         "initializer_range": 0.02,
         "model_type": "gpt_neox",
+        "tie_word_embeddings": tied,
     })
 }

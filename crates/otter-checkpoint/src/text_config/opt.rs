@@ -55,15 +55,16 @@ pub(super) fn write(map: &mut Map<String, Value>, sizes: &OptConfig) {
 }
 
 /// What Transformers writes around the sizes.
-pub(super) fn template() -> Value {
+pub(super) fn template(class: &str, tied: bool) -> Value {
     json!({
         "_name_or_path": "",
-        "architectures": null,
+        "architectures": [class],
         "attention_dropout": 0.0,
         "dropout": 0.0,
         "init_std": 0.02,
         "layer_norm_elementwise_affine": true,
         "layerdrop": 0.0,
         "model_type": "opt",
+        "tie_word_embeddings": tied,
     })
 }

@@ -34,11 +34,9 @@ pub(super) fn rope(text: &Section<'_>, base: &str) -> Result<RopeConfig> {
             factor: required("factor")?,
             low_freq_factor: required("low_freq_factor")?,
             high_freq_factor: required("high_freq_factor")?,
-            original_max_position_embeddings: rope
-                .size("original_max_position_embeddings")?
-                .ok_or_else(|| {
-                    rope.wrong("original_max_position_embeddings", &"missing", "llama3 needs it")
-                })?,
+            original_max_position_embeddings: rope.size("original_max_position_embeddings")?.ok_or_else(
+                || rope.wrong("original_max_position_embeddings", &"missing", "llama3 needs it"),
+            )?,
         },
         other => {
             return Err(rope.wrong("rope_type", &other, "supported: default, linear, dynamic, llama3"));
