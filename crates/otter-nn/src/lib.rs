@@ -25,6 +25,7 @@ pub mod layers;
 mod parameters;
 mod real;
 mod tensor;
+mod weight;
 
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
 pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};
@@ -37,3 +38,4 @@ pub use layers::rotary::Rotary;
 pub use parameters::{Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters};
 pub use real::Real;
 pub use tensor::{Device, SharedSlice, Tensor};
+pub use weight::{Weight, WeightView};

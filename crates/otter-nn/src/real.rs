@@ -33,6 +33,8 @@ pub trait Real:
     const NEG_INFINITY: Self;
     /// Rounds from `f64`.
     fn from_f64(value: f64) -> Self;
+    /// Converts from `f32`, exactly.
+    fn from_f32(value: f32) -> Self;
     /// Widens to `f64`.
     fn to_f64(self) -> f64;
     /// e to the power of `self`.
@@ -110,6 +112,10 @@ impl Real for f32 {
         value as f32
     }
     #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
@@ -149,6 +155,10 @@ impl Real for f64 {
     const NEG_INFINITY: Self = f64::NEG_INFINITY;
     fn from_f64(value: f64) -> Self {
         value
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        f64::from(value)
     }
     fn to_f64(self) -> f64 {
         self

@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod half;
 pub mod matmul;
 pub mod norm;
 pub mod vectorised;
