@@ -7,6 +7,7 @@ use crate::error::{CheckpointError, Result};
 use crate::safetensors_file::{HeaderEntry, header_bytes};
 use crate::tensor::Dtype;
 use half::{bf16, f16};
+use otter_nn::WeightView;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -67,8 +68,8 @@ pub struct NamedTensor<'a> {
     pub name: String,
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// Elements in row-major order.
-    pub data: &'a [f32],
+    /// Elements in row-major order, widened while writing when they are half precision.
+    pub data: WeightView<'a, f32>,
 }
 
 /// How to save.
@@ -248,7 +249,7 @@ fn write_shard(path: &Path, target: &Path, tensors: &[NamedTensor<'_>], dtype: S
                         .for_each(|&value| buffer.extend_from_slice(&bf16::from_f32(value).to_le_bytes()));
                 }
                 SaveDtype::F16 => {
-                    narrow_to_f16(chunk, &mut buffer).map_err(|value| CheckpointError::Tensor {
+                    narrow_to_f16(&chunk, &mut buffer).map_err(|value| CheckpointError::Tensor {
                         path: target.to_path_buf(),
                         name: tensor.name.clone(),
                         problem: format!("the value {value} does not fit 16-bit floats; save as bf16 or f32"),

@@ -147,6 +147,28 @@ impl TensorEntry {
         usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
     }
 
+    /// File and byte range, when the bytes are exactly the row-major 16-bit floats, aligned for direct use.
+    pub fn mapped_half(&self) -> Option<(Arc<Mmap>, Range<usize>)> {
+        let bytes = &self.location.bytes;
+        let usable = self.is_half()
+            && self.is_contiguous()
+            && cfg!(target_endian = "little")
+            && (self.location.map.as_ptr() as usize + bytes.start).is_multiple_of(align_of::<f16>())
+            && bytes.len() == self.elements() * size_of::<f16>();
+        usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
+    }
+
+    /// Whether the elements are 16-bit floats.
+    pub fn is_half(&self) -> bool {
+        matches!(self.dtype, Dtype::F16 | Dtype::Bf16)
+    }
+
+    /// The bits of all elements in row-major order. Call on a tensor of 16-bit floats.
+    pub(crate) fn read_bits(&self) -> Vec<u16> {
+        debug_assert!(self.is_half(), "elements are {}", self.dtype);
+        self.gather(u16::from_le_bytes)
+    }
+
     /// All elements in row-major order as 32-bit floats; 64-bit floats are rounded, 16-bit ones widened.
     ///
     /// # Errors
@@ -165,7 +187,7 @@ impl TensorEntry {
         }
     }
 
-    fn gather<const SIZE: usize>(&self, convert: impl Fn([u8; SIZE]) -> f32) -> Vec<f32> {
+    fn gather<const SIZE: usize, T>(&self, convert: impl Fn([u8; SIZE]) -> T) -> Vec<T> {
         let bytes = &self.location.map[self.location.bytes.clone()];
         let (elements, _) = bytes.as_chunks::<SIZE>();
         let count = self.elements();

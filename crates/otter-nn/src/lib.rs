@@ -35,7 +35,9 @@ pub use layers::linear::Linear;
 pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
 pub use layers::norm::{LayerNorm, NormStatistics, RmsNorm};
 pub use layers::rotary::Rotary;
-pub use parameters::{Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters};
+pub use parameters::{
+    Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory,
+};
 pub use real::Real;
 pub use tensor::{Device, SharedSlice, Tensor};
 pub use weight::{Weight, WeightView};

@@ -235,6 +235,17 @@ impl<T: Real> Parameters<T> {
         self.list.iter().filter(|p| p.tensor.is_half()).map(|p| p.tensor.len() as u64).sum()
     }
 
+    /// What the values take.
+    pub fn memory(&self) -> WeightMemory {
+        let mut memory =
+            WeightMemory { half: self.half_count(), total: self.total_count(), ..Default::default() };
+        for parameter in &self.list {
+            let part = if parameter.tensor.is_shared() { &mut memory.mapped } else { &mut memory.owned };
+            *part += parameter.tensor.bytes();
+        }
+        memory
+    }
+
     /// Where the parameters live.
     pub fn device(&self) -> Device {
         self.device
@@ -248,6 +259,33 @@ impl<T: Real> Parameters<T> {
             .map(|p| Parameter { name: p.name.clone(), tensor: p.tensor.cast(), trainable: p.trainable })
             .collect();
         Parameters { list, by_name: self.by_name.clone(), device: self.device }
+    }
+}
+
+/// What the values of parameters take, in bytes, and how many are kept in 16 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightMemory {
+    /// In mapped files: pages that the system loads when they are read, and may drop again.
+    pub mapped: u64,
+    /// In memory of their own.
+    pub owned: u64,
+    /// Elements kept in half precision.
+    pub half: u64,
+    /// All elements.
+    pub total: u64,
+}
+
+impl std::fmt::Display for WeightMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        write!(
+            f,
+            "weights: {:.2} GiB read from the mapped file, {:.2} GiB copied to memory; {} of {} parameters in 16 bits",
+            gib(self.mapped),
+            gib(self.owned),
+            self.half,
+            self.total
+        )
     }
 }
 

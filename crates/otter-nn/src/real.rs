@@ -52,6 +52,11 @@ pub trait Real:
     /// Neither infinite nor NaN.
     fn is_finite(self) -> bool;
 
+    /// Dot products of the rows of `x` with the rows of `w`, all of `inner` elements: out (rows of w, rows of x).
+    fn dot_products(out: &mut [Self], x: &[Self], w: &[Self], inner: usize) {
+        crate::kernels::tile::dot_products(out, x, w, inner);
+    }
+
     /// Logistic function.
     #[inline(always)]
     fn sigmoid(self) -> Self {
@@ -146,6 +151,9 @@ impl Real for f32 {
     #[inline(always)]
     fn is_finite(self) -> bool {
         f32::is_finite(self)
+    }
+    fn dot_products(out: &mut [Self], x: &[Self], w: &[Self], inner: usize) {
+        crate::kernels::tile::dot_products_f32(out, x, w, inner);
     }
 }
 

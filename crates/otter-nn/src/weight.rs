@@ -179,6 +179,17 @@ impl<'a, T: Real> WeightView<'a, T> {
         }
     }
 
+    /// Consecutive parts of `size` elements (the last may be shorter); half-precision ones are widened part by part.
+    pub fn chunks(self, size: usize) -> impl Iterator<Item = Cow<'a, [T]>> {
+        (0..self.len()).step_by(size.max(1)).map(move |start| {
+            let count = size.min(self.len() - start);
+            match self {
+                Self::Full(data) => Cow::Borrowed(&data[start..start + count]),
+                half => Cow::Owned(half.split_at(start).1.split_at(count).0.to_vec()),
+            }
+        })
+    }
+
     fn to_vec(self) -> Vec<T> {
         let mut values = vec![T::ZERO; self.len()];
         self.read(0, &mut values);
@@ -189,6 +200,12 @@ impl<'a, T: Real> WeightView<'a, T> {
 impl<T> From<Tensor<T>> for Weight<T> {
     fn from(tensor: Tensor<T>) -> Self {
         Self::Full(tensor)
+    }
+}
+
+impl<'a, T> From<&'a Vec<T>> for WeightView<'a, T> {
+    fn from(data: &'a Vec<T>) -> Self {
+        Self::Full(data)
     }
 }
 
@@ -218,6 +235,8 @@ mod tests {
         head.read(1, &mut row);
         assert_eq!((head.len(), tail.len(), row), (3, 3, [-0.25, 3.0]));
         let values = weight.values().into_owned();
+        let parts: Vec<f32> = weight.view().chunks(4).flat_map(Cow::into_owned).collect();
+        assert_eq!(parts, values);
         assert_eq!(values[4], 65504.0);
         assert_eq!(weight.make_full().data(), values);
         assert_eq!((weight.bytes(), weight.is_half()), (24, false));

@@ -9,6 +9,8 @@ use crate::{Real, vectorised};
 
 /// Elements of a widened tile: 4 MiB of f32, which stay in the cache until the product has read them.
 const TILE: usize = 1 << 20;
+/// Weight rows widened at a time for dot products: they stay in the second-level cache.
+const GROUP: usize = 16;
 /// A tile has a multiple of this many rows where the matrix has them, for whole vectors in the product.
 const TILE_ROWS: usize = 16;
 
@@ -92,7 +94,8 @@ fn for_tiles<T: Real, W: Stored<T>>(
     }
 }
 
-/// `y (+)= x w^T` for many rows; see [`matmul::times_transposed`].
+/// `y (+)= x w^T` for more than a few rows, as dot products with groups of widened weight rows; see
+/// [`matmul::times_transposed`]. Bits do not depend on the number of rows.
 pub(super) fn times_transposed<T: Real, W: Stored<T>>(
     y: &mut [T],
     x: &[T],
@@ -101,12 +104,19 @@ pub(super) fn times_transposed<T: Real, W: Stored<T>>(
     outer: usize,
     accumulate: bool,
 ) {
-    let rows = y.len() / outer.max(1);
-    for_tiles(w, inner, outer, |first, count, tile| {
-        let (to, from) = (Layout::rows(outer).at(first), Layout::rows(inner));
-        let sizes = (rows, inner, count);
-        let threads = matmul::parallelism(rows * inner * count);
-        matmul::product(y, to, x, from, tile, Layout::columns(inner), sizes, T::ONE, accumulate, threads);
+    if outer == 0 || inner == 0 {
+        y.iter_mut().filter(|_| !accumulate).for_each(|y| *y = T::ZERO);
+        return;
+    }
+    let rows = y.len() / outer;
+    matmul::dot_products(y, inner, outer, accumulate, |block, first| {
+        let mut group = vec![T::ZERO; GROUP * inner];
+        let w = &w[first * inner..];
+        for (out, w) in block.chunks_mut(GROUP * rows).zip(w.chunks(GROUP * inner)) {
+            let group = &mut group[..out.len() / rows * inner];
+            widen_block(group, w);
+            T::dot_products(out, x, group, inner);
+        }
     });
 }
 

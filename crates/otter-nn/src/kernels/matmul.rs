@@ -9,6 +9,8 @@ use crate::{Real, WeightView, vectorised};
 
 /// Rows up to which the product is a set of dot products bound by reading the weight once.
 const FEW_ROWS: usize = 3;
+/// Rows up to which dot products with a weight in full precision are faster than packing it for the general product.
+const SOME_ROWS: usize = 32;
 /// Multiplications below which a product stays on one thread.
 const PARALLEL_PRODUCTS: usize = 1 << 18;
 
@@ -49,7 +51,7 @@ vectorised! {
 
 /// Dot product of `x` with a row of `w`, in a fixed order of `LANES` partial sums.
 #[inline(always)]
-fn dot_one<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> T {
+pub(super) fn dot_one<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> T {
     let mut lanes = [T::ZERO; LANES];
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (w, w_tail) = w.as_chunks::<LANES>();
@@ -66,7 +68,7 @@ fn dot_one<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> T {
 
 /// Dot products of `x` with four rows of `w`, each in the order of [`dot_one`].
 #[inline(always)]
-fn dot_four<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> [T; WEIGHT_ROWS] {
+pub(super) fn dot_four<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> [T; WEIGHT_ROWS] {
     let inner = x.len();
     let (w0, w) = w.split_at(inner);
     let (w1, w) = w.split_at(inner);
@@ -201,6 +203,12 @@ pub fn times_transposed<'a, T: Real>(
         };
     }
     let w = match w.into() {
+        WeightView::Full(w) if rows <= SOME_ROWS && inner > 0 => {
+            return dot_products(y, inner, outer, accumulate, |block, first| {
+                let count = block.len() / rows;
+                T::dot_products(block, x, &w[first * inner..(first + count) * inner], inner);
+            });
+        }
         WeightView::Full(w) => w,
         WeightView::F16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
         WeightView::Bf16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
@@ -227,16 +235,32 @@ fn few_rows<T: Real, W: Stored<T>>(
         });
         return;
     }
-    let mut products = vec![T::ZERO; rows * outer]; // (outer, rows)
-    for_row_blocks(&mut products, rows, inner, |first, block| {
+    dot_products(y, inner, outer, accumulate, |block, first| {
         let count = block.len() / rows;
         dot_rows(block, x, &w[first * inner..(first + count) * inner], inner, false);
     });
-    for (row, y) in y.chunks_exact_mut(outer).enumerate() {
-        for (y, products) in y.iter_mut().zip(products.chunks_exact(rows)) {
-            *y = if accumulate { *y + products[row] } else { products[row] };
+}
+
+/// Writes or adds products to y (rows, outer): `compute(block, first)` gives those with the weight rows from `first` on,
+/// (weight rows, rows), on all threads.
+pub(super) fn dot_products<T: Real>(
+    y: &mut [T],
+    inner: usize,
+    outer: usize,
+    accumulate: bool,
+    compute: impl Fn(&mut [T], usize) + Sync,
+) {
+    let rows = y.len() / outer.max(1);
+    let mut products = vec![T::ZERO; y.len()];
+    for_row_blocks(&mut products, rows, inner, |first, block| compute(block, first));
+    for_row_blocks(y, outer, 4, |first, block| {
+        for (row, y) in block.chunks_exact_mut(outer).enumerate() {
+            for (y, products) in y.iter_mut().zip(products.chunks_exact(rows)) {
+                let product = products[first + row];
+                *y = if accumulate { *y + product } else { product };
+            }
         }
-    }
+    });
 }
 
 /// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner): a linear layer's input gradient.
