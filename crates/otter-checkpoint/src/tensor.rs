@@ -212,6 +212,39 @@ impl TensorEntry {
         usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
     }
 
+    /// File and byte range, when the bytes are exactly the row-major 16-bit floats, aligned for direct use.
+    pub fn mapped_half(&self) -> Option<(Arc<Mmap>, Range<usize>)> {
+        let bytes = &self.location.bytes;
+        let usable = self.is_half()
+            && self.is_contiguous()
+            && cfg!(target_endian = "little")
+            && (self.location.map.as_ptr() as usize + bytes.start).is_multiple_of(align_of::<f16>())
+            && bytes.len() == self.elements() * size_of::<f16>();
+        usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
+    }
+
+    /// Whether the elements are 16-bit floats.
+    pub fn is_half(&self) -> bool {
+        matches!(self.dtype, Dtype::F16 | Dtype::Bf16)
+    }
+
+    /// The bits of all elements in row-major order. Call on a tensor of 16-bit floats.
+    pub(crate) fn read_bits(&self) -> Vec<u16> {
+        debug_assert!(self.is_half(), "elements are {}", self.dtype);
+        let (elements, _) = self.location.map[self.location.bytes.clone()].as_chunks::<2>();
+        let mut bits = Vec::with_capacity(self.elements());
+        if self.rows == RowOrder::Stored {
+            self.for_each_position(|position| bits.push(u16::from_le_bytes(elements[position])));
+        } else {
+            let length = self.elements() / self.shape[0].max(1);
+            for row in 0..self.shape[0] {
+                let row = &elements[self.rows.place(row) * length..][..length];
+                bits.extend(row.iter().map(|&element| u16::from_le_bytes(element)));
+            }
+        }
+        bits
+    }
+
     /// All elements in row-major order as 32-bit floats; 64-bit floats are rounded, 16-bit ones and blocks widened.
     ///
     /// # Errors
@@ -314,12 +347,21 @@ impl TensorEntry {
     /// Elements of a view with gaps, in row-major order.
     fn gather(&self) -> Vec<f32> {
         let bytes = &self.location.map[self.location.bytes.clone()];
-        let count = self.elements();
-        let mut values = vec![0.0; count];
+        let mut values = Vec::with_capacity(self.elements());
+        self.for_each_position(|position| {
+            let mut value = [0.0];
+            self.widen(bytes, position, &mut value);
+            values.extend(value);
+        });
+        values
+    }
+
+    /// Place in the file, in elements, of every element in row-major order.
+    fn for_each_position(&self, mut each: impl FnMut(usize)) {
         let mut index = vec![0; self.shape.len()];
         let mut position = 0;
-        for value in &mut values {
-            self.widen(bytes, position, std::slice::from_mut(value));
+        for _ in 0..self.elements() {
+            each(position);
             for axis in (0..index.len()).rev() {
                 index[axis] += 1;
                 position += self.strides[axis];
@@ -330,7 +372,6 @@ impl TensorEntry {
                 index[axis] = 0;
             }
         }
-        values
     }
 }
 

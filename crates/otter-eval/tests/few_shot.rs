@@ -99,7 +99,12 @@ fn model(vocabulary: usize, max_num_media: Option<usize>) -> (Otter, Parameters<
     for parameter in parameters.iter_mut() {
         // Closed gates would hide the images, small weights the differences between candidates.
         let gate = parameter.name.contains("gate") && parameter.tensor.len() == 1;
-        parameter.tensor.data_mut().iter_mut().for_each(|v| *v = if gate { 0.8 } else { *v * 6.0 });
+        parameter
+            .tensor
+            .make_full()
+            .data_mut()
+            .iter_mut()
+            .for_each(|v| *v = if gate { 0.8 } else { *v * 6.0 });
     }
     (otter, parameters)
 }

@@ -110,7 +110,7 @@ impl LanguageModel {
                 otter_nn::kernels::matmul::times_transposed(
                     out,
                     hidden.data(),
-                    table.data(),
+                    table.view(),
                     width,
                     vocabulary,
                     false,
