@@ -41,6 +41,7 @@ pub mod spelling;
 mod tensor;
 mod tokenizer;
 mod torch_file;
+mod transformers_module;
 mod weights;
 mod zip_archive;
 
@@ -53,4 +54,5 @@ pub use model::{LoadedModel, load_model, save_model};
 pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
 pub use tensor::{Dtype, Location, TensorEntry};
 pub use tokenizer::{load_sentencepiece_tokenizer, load_tokenizer};
+pub use transformers_module::write_transformers_module;
 pub use weights::{WeightForm, Weights};
