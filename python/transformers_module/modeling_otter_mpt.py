@@ -17,6 +17,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 def settings_of(config):
     """One view of the two families' configuration keys, with the original's defaults."""
     mosaic = config.model_type == "mosaic_gpt"
+    # The class of Transformers writes no keys that have its defaults, which are not MosaicML's.
+    short = (config.architectures or [None])[0] == "MptForCausalLM"
     own = config.to_dict()
     attention = own if mosaic else own.get("attn_config") or {}
     prefix = "attn_" if mosaic else ""
@@ -26,18 +28,16 @@ def settings_of(config):
         layers=config.n_layers,
         max_length=config.max_seq_len,
         vocabulary=config.vocab_size,
-        bias=not own.get("no_bias", not mosaic),
+        bias=not own.get("no_bias", short),
         ratio=own.get("mlp_ratio" if mosaic else "expansion_ratio") or 4,
-        alibi=attention.get("alibi", False),
+        alibi=attention.get("alibi", short),
         alibi_bias_max=attention.get("alibi_bias_max", 8),
         clip=attention.get(prefix + "clip_qkv"),
         qk_norm=bool(attention.get(prefix + "qk_ln")),
         scale=attention.get("softmax_scale"),
-        multi_query=attention.get("attn_type") == "multiquery_attention",
         attention_dropout=attention.get("attn_pdrop", 0.0),
         residual_dropout=own.get("resid_pdrop", 0.0),
         embedding_dropout=own.get("emb_pdrop", 0.0),
-        learned_positions=mosaic or own.get("learned_pos_emb", True),
         logit_scale=own.get("logit_scale"),
         rms_norm=not mosaic and str(own.get("norm_type", "")).endswith("rmsnorm"),
         norm_names=("ln_1", "ln_2", "ln_f") if mosaic else ("norm_1", "norm_2", "norm_f"),
@@ -45,6 +45,9 @@ def settings_of(config):
     )
     if attention.get("prefix_lm"):
         raise ValueError("text_config asks for prefix_lm, which no Otter has and this module does not compute")
+    kind = attention.get("attn_type", "multihead_attention")
+    key_heads = {"multihead_attention": settings.heads, "multiquery_attention": 1}
+    settings.key_heads = key_heads.get(kind) or attention["kv_n_heads"]
     settings.head_width = settings.width // settings.heads
     settings.scale = settings.scale or 1 / math.sqrt(settings.head_width)
     if settings.logit_scale == "inv_sqrt_d_model":
@@ -72,8 +75,7 @@ class Attention(nn.Module):
     def __init__(self, s, index):
         super().__init__()
         self.s, self.index = s, index
-        self.key_heads = 1 if s.multi_query else s.heads
-        self.key_width = self.key_heads * s.head_width
+        self.key_width = s.key_heads * s.head_width
         self.Wqkv = nn.Linear(s.width, s.width + 2 * self.key_width, bias=s.bias)
         self.out_proj = nn.Linear(s.width, s.width, bias=s.bias)
         if s.qk_norm:
@@ -89,10 +91,12 @@ class Attention(nn.Module):
         if s.qk_norm:
             q, k = self.q_ln(q), self.k_ln(k)
         q = q.view(batch, length, s.heads, s.head_width).transpose(1, 2)
-        k = k.view(batch, length, self.key_heads, s.head_width).transpose(1, 2)
-        v = v.view(batch, length, self.key_heads, s.head_width).transpose(1, 2)
+        k = k.view(batch, length, s.key_heads, s.head_width).transpose(1, 2)
+        v = v.view(batch, length, s.key_heads, s.head_width).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, self.index)
+        if s.key_heads != s.heads:
+            k, v = (part.repeat_interleave(s.heads // s.key_heads, dim=1) for part in (k, v))
         scores = (q @ k.transpose(-1, -2)).float() * s.scale + bias  # (batch, heads, length, keys)
         weights = scores.softmax(-1).to(v.dtype)
         weights = nn.functional.dropout(weights, s.attention_dropout, self.training)
@@ -129,7 +133,7 @@ class MptDecoder(nn.Module):
         s = self.s = settings_of(config)
         self.config = config
         self.wte = nn.Embedding(s.vocabulary, s.width)
-        if not s.alibi and s.learned_positions:
+        if not s.alibi:
             self.wpe = nn.Embedding(s.max_length, s.width)
         self.blocks = nn.ModuleList(Block(s, index) for index in range(s.layers))
         self.add_module(s.norm_names[2], norm(s, s.width))

@@ -57,7 +57,7 @@ pub fn write_transformers_module(directory: &Path) -> Result<()> {
     write_object(&directory.join("processor_config.json"), processor)?;
 
     if let Some(Value::Object(text)) = config.get_mut("text_config") {
-        let rows = json!(checkpoint.config.model.text.vocab_size);
+        let rows = json!(checkpoint.config.model.text.vocab_size());
         if text.get("vocab_size").is_some_and(|declared| *declared != rows) {
             text.insert("vocab_size".to_owned(), rows);
         }
