@@ -49,6 +49,7 @@ mod text_config;
 mod tokenizer;
 mod torch_file;
 mod torch_write;
+mod transformers_module;
 mod weights;
 mod zip_archive;
 mod zip_write;
@@ -68,4 +69,5 @@ pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_ch
 pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
 pub use tokenizer::{load_sentencepiece_tokenizer, load_tokenizer};
 pub use torch_write::{TorchTensor, write_torch};
+pub use transformers_module::write_transformers_module;
 pub use weights::{WeightForm, Weights};
