@@ -76,6 +76,8 @@ pub(crate) const GENERIC: &[&str] = &[
 pub(crate) const TOP: &[&str] = &[
     "cross_attention_config",
     "cross_attn_every_n_layers",
+    "endofchunk_token_id",
+    "image_token_id",
     "lora_config",
     "max_num_frames",
     "only_attend_previous",
@@ -90,8 +92,8 @@ pub(crate) const TOP: &[&str] = &[
     "vision_config",
 ];
 
-/// Keys of `text_config`.
-pub(crate) const TEXT: &[&str] = &[
+/// Keys of the `text_config` of a LLaMA.
+pub(crate) const LLAMA: &[&str] = &[
     "attention_bias",
     "attention_dropout",
     "head_dim",
@@ -107,9 +109,176 @@ pub(crate) const TEXT: &[&str] = &[
     "pretraining_tp",
     "quantization_config",
     "rms_norm_eps",
+    "rope_parameters",
     "rope_scaling",
     "rope_theta",
     "vocab_size",
+];
+
+/// Keys of the `text_config` of an MPT.
+pub(crate) const MPT: &[&str] = &[
+    "attn_config",
+    "d_model",
+    "emb_pdrop",
+    "embedding_fraction",
+    "expansion_ratio",
+    "hidden_size",
+    "init_config",
+    "init_device",
+    "layer_norm_epsilon",
+    "learned_pos_emb",
+    "logit_scale",
+    "max_seq_len",
+    "n_heads",
+    "n_layers",
+    "no_bias",
+    "norm_type",
+    "quantization_config",
+    "resid_pdrop",
+    "tokenizer_name",
+    "verbose",
+    "vocab_size",
+];
+
+/// Keys of an MPT's `attn_config`.
+pub(crate) const MPT_ATTENTION: &[&str] = &[
+    "alibi",
+    "alibi_bias_max",
+    "attn_impl",
+    "attn_pdrop",
+    "attn_type",
+    "attn_uses_sequence_id",
+    "clip_qkv",
+    "kv_n_heads",
+    "prefix_lm",
+    "qk_ln",
+    "softmax_scale",
+];
+
+/// Keys of the `text_config` of a MosaicGPT.
+pub(crate) const MOSAIC_GPT: &[&str] = &[
+    "alibi",
+    "alibi_bias_max",
+    "attn_clip_qkv",
+    "attn_impl",
+    "attn_pdrop",
+    "attn_qk_ln",
+    "attn_uses_sequence_id",
+    "d_model",
+    "emb_init_std",
+    "emb_init_uniform_lim",
+    "emb_pdrop",
+    "embedding_fraction",
+    "fan_mode",
+    "hidden_size",
+    "init_device",
+    "init_div_is_residual",
+    "init_gain",
+    "init_nonlinearity",
+    "init_std",
+    "logit_scale",
+    "low_precision_layernorm",
+    "max_seq_len",
+    "mlp_ratio",
+    "n_heads",
+    "n_layers",
+    "no_bias",
+    "param_init_fn",
+    "prefix_lm",
+    "quantization_config",
+    "resid_pdrop",
+    "softmax_scale",
+    "tokenizer_name",
+    "verbose",
+    "vocab_size",
+];
+
+/// Keys of the `text_config` of a GPT-NeoX.
+pub(crate) const GPT_NEOX: &[&str] = &[
+    "attention_bias",
+    "attention_dropout",
+    "classifier_dropout",
+    "hidden_act",
+    "hidden_dropout",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "partial_rotary_factor",
+    "quantization_config",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rotary_emb_base",
+    "rotary_pct",
+    "use_parallel_residual",
+    "vocab_size",
+];
+
+/// Keys of the `text_config` of an OPT.
+pub(crate) const OPT: &[&str] = &[
+    "_remove_final_layer_norm",
+    "activation_dropout",
+    "activation_function",
+    "attention_dropout",
+    "do_layer_norm_before",
+    "dropout",
+    "enable_bias",
+    "ffn_dim",
+    "hidden_size",
+    "init_std",
+    "layer_norm_elementwise_affine",
+    "layerdrop",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "quantization_config",
+    "vocab_size",
+    "word_embed_proj_dim",
+];
+
+/// Keys of the `text_config` of a Falcon, the older names of its own code included.
+pub(crate) const FALCON: &[&str] = &[
+    "activation",
+    "alibi",
+    "apply_residual_connection_post_layernorm",
+    "attention_dropout",
+    "bias",
+    "ffn_hidden_size",
+    "hidden_dropout",
+    "hidden_size",
+    "layer_norm_epsilon",
+    "max_position_embeddings",
+    "multi_query",
+    "n_embed",
+    "n_head",
+    "n_head_kv",
+    "n_layer",
+    "new_decoder_architecture",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_kv_heads",
+    "num_ln_in_parallel_attn",
+    "parallel_attn",
+    "quantization_config",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "vocab_size",
+];
+
+/// Keys of `rope_scaling` and `rope_parameters`.
+pub(crate) const ROPE: &[&str] = &[
+    "factor",
+    "high_freq_factor",
+    "low_freq_factor",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_theta",
+    "rope_type",
+    "type",
 ];
 
 /// Keys of `vision_config`.
@@ -149,7 +318,7 @@ mod tests {
 
     #[test]
     fn misspellings_find_their_key() {
-        let known = || TEXT.iter().chain(GENERIC).copied();
+        let known = || LLAMA.iter().chain(GENERIC).copied();
         assert_eq!(nearest("hiden_size", known()), "hidden_size");
         assert_eq!(nearest("num_atention_heads", known()), "num_attention_heads");
         assert_eq!(nearest("rms_norm_epsilon", known()), "rms_norm_eps");

@@ -64,7 +64,12 @@ Inside:
   otter generate --model DIR --image a.png --prompt '<image>User:What is this? GPT:<answer>'
   otter generate --model DIR --image a.png --prompt 'What is this?' --chat
   otter generate --model DIR --image a.png --image b.png --json \\
-    --prompt '<image>User:What? GPT:<answer>A cup.<|endofchunk|><image>User:What? GPT:<answer>'")]
+    --prompt '<image>User:What? GPT:<answer>A cup.<|endofchunk|><image>User:What? GPT:<answer>'
+  otter generate --model DIR --image a.png --prompt 'Describe it.' --chat --num-beams 3 --no-repeat-ngram-size 3
+  otter generate --model DIR --image a.png --prompt 'What is it?' --chat --num-beams 5 --length-penalty -2 \\
+    --early-stopping --num-return-sequences 5 --json
+  otter generate --model DIR --image a.png --prompt 'Tell a story.' --chat --temperature 0.8 --top-p 0.9 \\
+    --num-return-sequences 4 --bad-words ' cat'")]
     Generate(Generate),
     /// Log-probability of an answer.
     #[command(after_help = "Example:
@@ -196,8 +201,22 @@ pub enum DecodingChoice {
     /// They keep attending the last image.
     #[default]
     Keep,
-    /// They see none: the original's cached decoding.
+    /// As the original by default: with `use_cache: false` in the text configuration (MPT) they attend the last image,
+    /// otherwise (LLaMA) its cached decoding shows them none.
     Reference,
+    /// As the original when told to use its cache: they see none, whatever the checkpoint.
+    ReferenceUseCache,
+}
+
+/// When beam search ends, with the names that the original's options have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EarlyStoppingChoice {
+    /// When the best open beam, at its present length, scores no better than the worst finished answer.
+    False,
+    /// As soon as there are as many finished answers as beams.
+    True,
+    /// When no open beam can score better, however long it gets.
+    Never,
 }
 
 /// How tokens are chosen.
@@ -236,12 +255,37 @@ pub struct SamplingArguments {
     /// Never repeat a sequence of this many tokens (0: off).
     #[arg(long, default_value_t = 0)]
     pub no_repeat_ngram_size: usize,
+    /// Never complete this text; may be given several times. It is split into tokens as it stands, so that most
+    /// tokenizers tell 'cat' from ' cat'.
+    #[arg(long, value_name = "WORD")]
+    pub bad_words: Vec<String>,
+    /// Let the language model's end-of-sequence token end the answer too, not only <|endofchunk|>.
+    #[arg(long)]
+    pub stop_at_eos: bool,
     /// End the answer at this text; may be given several times.
     #[arg(long = "stop", value_name = "TEXT")]
     pub stop: Vec<String>,
     /// What generated tokens see of the images.
     #[arg(long, value_enum, default_value_t)]
     pub decoding: DecodingChoice,
+}
+
+/// How many answers, and how they are searched.
+#[derive(Debug, Args)]
+pub struct BeamArguments {
+    /// Beams of the search (1: none). With a sampling option, beam sampling.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub num_beams: usize,
+    /// Answers are ranked by the sum of their log-probabilities over their length to this power (default: 1): above 0
+    /// long answers gain, below 0 short ones.
+    #[arg(long, value_name = "POWER", allow_negative_numbers = true)]
+    pub length_penalty: Option<f64>,
+    /// When to end with as many finished answers as beams (default: false; without a value: true).
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "true", value_name = "WHEN")]
+    pub early_stopping: Option<EarlyStoppingChoice>,
+    /// Answers to each prompt: the best beams, or independent samples.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub num_return_sequences: usize,
 }
 
 /// Arguments of `chat`.
@@ -279,7 +323,11 @@ pub struct Generate {
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArguments,
-    /// Print JSON.
+    /// How many answers, and how they are searched.
+    #[command(flatten)]
+    pub beams: BeamArguments,
+    /// Print JSON, one object an answer: token_ids, text, finish_reason (stop, stop_string or length); with beams score;
+    /// with several answers sequence, and with --batch prompt (both from 0).
     #[arg(long)]
     pub json: bool,
 }

@@ -1,29 +1,37 @@
 //! The language model with gated cross-attention wrapped around its decoder layers (`spec/model.md` section 5): the
 //! block of layer i, present when `(i + 1) % every_n_layers == 0`, runs before the layer itself.
 
+use otter_nn::kernels::elementwise;
 use otter_nn::{
-    AttentionMask, CrossEntropy, Embedding, Gradients, Init, Linear, MediaRows, NormStatistics,
-    ParameterSpecs, Parameters, Real, RmsNorm, Tensor,
+    AttentionMask, CrossEntropy, Embedding, Gradients, Linear, MediaRows, ParameterSpecs, Parameters, Real,
+    Tensor,
 };
 
 use crate::config::OtterConfig;
+use crate::decoder::{DecoderLayer, DecoderSaved, Rows};
 use crate::gated_cross_attention::{CrossAttentionSaved, GatedCrossAttention, KeysAndValues};
-use crate::llama::{LayerCache, LlamaLayer, LlamaLayerSaved, Rows};
+use crate::layer_cache::LayerCache;
 use crate::otter::Trace;
+use crate::text_embedding::{INIT, TextEmbedding};
+use crate::text_output::{TextOutput, TextOutputSaved};
 
 /// Embedding, wrapped decoder layers, final norm, output table.
 #[derive(Clone, Debug)]
 pub struct LanguageModel {
-    embed_tokens: Embedding,
+    embedding: TextEmbedding,
     layers: Vec<WrappedLayer>,
-    norm: RmsNorm,
+    /// Name of the layers, without their index.
+    layer_names: String,
+    output: TextOutput,
     lm_head: Option<Linear>,
+    /// Factor on the logits, applied to the normalised hidden states.
+    logit_scale: f64,
 }
 
 #[derive(Clone, Debug)]
 struct WrappedLayer {
     gated_cross_attn_layer: Option<GatedCrossAttention>,
-    decoder_layer: LlamaLayer,
+    decoder_layer: DecoderLayer,
 }
 
 /// What text rows attend: masks and positions for the decoder, media for the cross-attention.
@@ -38,21 +46,22 @@ enum LayerSaved<T> {
     /// Layer input only: run again in the reverse pass.
     Input(Tensor<T>),
     /// Everything the reverse pass needs.
-    Whole(Option<Box<CrossAttentionSaved<T>>>, Box<LlamaLayerSaved<T>>),
+    Whole(Option<Box<CrossAttentionSaved<T>>>, Box<DecoderSaved<T>>),
 }
 
 /// Kept for the reverse pass of the whole stack.
 pub struct LanguageSaved<T> {
     first: usize,
     layers: Vec<LayerSaved<T>>,
-    last: Tensor<T>,
-    norm: NormStatistics<T>,
+    output: TextOutputSaved<T>,
 }
 
 /// Keys and values of all decoder layers, and the projected media of all cross-attention blocks.
 pub struct LanguageCache<T = f32> {
     layers: Vec<LayerCache<T>>,
     media: Vec<Option<KeysAndValues<T>>>,
+    batch: usize,
+    capacity: usize,
     len: usize,
 }
 
@@ -60,30 +69,33 @@ impl LanguageModel {
     /// Registers the language model under `<name>.` (`lang_encoder`).
     pub fn new(specs: &mut ParameterSpecs, name: &str, config: &OtterConfig) -> Self {
         let text = &config.text;
-        let sizes = (text.hidden_size, config.vision.hidden_size, config.perceiver.num_latents);
-        let init = Init::Normal(0.02);
-        let (rows, width) = (text.vocab_size, text.hidden_size);
-        let embed_tokens = Embedding::new(specs, &format!("{name}.model.embed_tokens"), rows, width, init);
-        let layers = (0..text.num_hidden_layers)
+        let names = text.names();
+        let sizes = (text.hidden_size(), config.vision.hidden_size, config.perceiver.num_latents);
+        let embedding = TextEmbedding::new(specs, name, text);
+        let layer_names = format!("{name}.{}", names.layers);
+        let layers = (0..text.num_hidden_layers())
             .map(|i| {
-                let layer = format!("{name}.model.layers.{i}");
+                let layer = format!("{layer_names}.{i}");
                 let gated_cross_attn_layer = config.cross_attention.has_block(i).then(|| {
                     let name = format!("{layer}.gated_cross_attn_layer");
                     GatedCrossAttention::new(specs, &name, sizes, &config.cross_attention)
                 });
-                let decoder_layer = LlamaLayer::new(specs, &format!("{layer}.decoder_layer"), text);
+                let decoder_layer = DecoderLayer::new(specs, &format!("{layer}.decoder_layer"), text);
                 WrappedLayer { gated_cross_attn_layer, decoder_layer }
             })
             .collect();
-        let norm = RmsNorm::new(specs, &format!("{name}.model.norm"), width, text.rms_norm_eps);
-        let lm_head = (!config.tie_word_embeddings)
-            .then(|| Linear::new(specs, &format!("{name}.lm_head"), width, rows, false, init));
-        Self { embed_tokens, layers, norm, lm_head }
+        let output = TextOutput::new(specs, name, text);
+        let lm_head = (!config.tie_word_embeddings).then(|| {
+            let name = format!("{name}.{}", names.output);
+            Linear::new(specs, &name, text.embedding_width(), text.vocab_size(), false, INIT)
+        });
+        let logit_scale = text.logit_scale();
+        Self { embedding, layers, layer_names, output, lm_head, logit_scale }
     }
 
     /// The output projection with its loss.
     pub fn cross_entropy(&self) -> CrossEntropy {
-        CrossEntropy::new(self.lm_head.as_ref().map_or(self.embed_tokens.weight(), Linear::weight))
+        CrossEntropy::new(self.lm_head.as_ref().map_or(self.embedding().weight(), Linear::weight))
     }
 
     /// Logits (rows, vocabulary) of normalised hidden states (rows, width).
@@ -91,14 +103,14 @@ impl LanguageModel {
         match &self.lm_head {
             Some(head) => head.forward(parameters, hidden),
             None => {
-                let table = parameters.get(self.embed_tokens.weight());
+                let table = parameters.get(self.embedding().weight());
                 let vocabulary = table.shape()[0];
                 let mut logits = Tensor::zeros(&[hidden.rows(), vocabulary], hidden.device());
                 let (out, width) = (logits.data_mut(), hidden.width());
                 otter_nn::kernels::matmul::times_transposed(
                     out,
                     hidden.data(),
-                    table.data(),
+                    table.view(),
                     width,
                     vocabulary,
                     false,
@@ -106,6 +118,19 @@ impl LanguageModel {
                 logits
             }
         }
+    }
+
+    /// Embedded tokens (rows, width).
+    fn embed<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32], rows: &Rows<'_>) -> Tensor<T> {
+        self.embedding.forward(parameters, ids, rows.positions)
+    }
+
+    /// Normalised hidden states times the factor on the logits.
+    fn scaled<T: Real>(&self, mut hidden: Tensor<T>) -> Tensor<T> {
+        if self.logit_scale != 1.0 {
+            elementwise::scale(hidden.data_mut(), T::from_f64(self.logit_scale));
+        }
+        hidden
     }
 
     /// Normalised hidden states (rows, width) of `ids`, reporting every intermediate result to `trace`.
@@ -117,7 +142,7 @@ impl LanguageModel {
         context: &Context<'_>,
         trace: &mut Trace<'_, T>,
     ) -> Tensor<T> {
-        let mut x = self.embed_tokens.forward(parameters, ids);
+        let mut x = self.embed(parameters, ids, &context.rows);
         for (i, layer) in self.layers.iter().enumerate() {
             if let Some(block) = &layer.gated_cross_attn_layer {
                 let media = latents.map(|latents| block.project_media(parameters, latents));
@@ -127,9 +152,9 @@ impl LanguageModel {
             x = layer.decoder_layer.forward_saved(parameters, x, &context.rows).0;
             trace(&format!("hidden.{i}"), &x);
         }
-        let hidden = self.norm.forward(parameters, &x);
+        let hidden = self.output.forward(parameters, x);
         trace("final_norm", &hidden);
-        hidden
+        self.scaled(hidden)
     }
 
     /// As [`LanguageModel::forward`], keeping what the reverse pass needs: everything, or with `recompute` one input a
@@ -143,13 +168,13 @@ impl LanguageModel {
         recompute: bool,
         first: usize,
     ) -> (Tensor<T>, LanguageSaved<T>) {
-        let x = self.embed_tokens.forward(parameters, ids);
+        let x = self.embed(parameters, ids, &context.rows);
         self.forward_embedded(parameters, x, latents, context, recompute, first)
     }
 
-    /// The input embedding.
+    /// The table of token embeddings.
     pub fn embedding(&self) -> &Embedding {
-        &self.embed_tokens
+        self.embedding.tokens()
     }
 
     /// As [`LanguageModel::forward_saved`], from embedded tokens x (rows, width).
@@ -173,8 +198,8 @@ impl LanguageModel {
             }
             x = y;
         }
-        let (hidden, norm) = self.norm.forward_saved(parameters, &x);
-        (hidden, LanguageSaved { first, layers, last: x, norm })
+        let (hidden, output) = self.output.forward_saved(parameters, x);
+        (self.scaled(hidden), LanguageSaved { first, layers, output })
     }
 
     /// Adds parameter gradients, given the gradient of the normalised hidden states, and the gradient of the latents to
@@ -192,7 +217,7 @@ impl LanguageModel {
         let first = saved.first;
         let dx = self.backward_embedded(parameters, saved, latents, context, d_hidden, d_latents, gradients);
         if first == 0 {
-            self.embed_tokens.backward(ids, &dx, gradients);
+            self.embedding.backward(parameters, ids, context.rows.positions, dx, gradients);
         }
     }
 
@@ -207,8 +232,9 @@ impl LanguageModel {
         mut d_latents: Option<&mut Tensor<T>>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        let LanguageSaved { first, layers, last, norm } = saved;
-        let mut dx = self.norm.backward(parameters, &last, &norm, d_hidden, gradients);
+        let LanguageSaved { first, layers, output } = saved;
+        let d_hidden = if self.logit_scale == 1.0 { d_hidden } else { &self.scaled(d_hidden.clone()) };
+        let mut dx = self.output.backward(parameters, &output, d_hidden, gradients);
         for (layer, saved) in self.layers[first..].iter().zip(layers).rev() {
             let (cross_attention, decoder) = match saved {
                 LayerSaved::Whole(cross_attention, decoder) => (cross_attention, decoder),
@@ -230,13 +256,13 @@ impl LanguageModel {
     /// The first layer whose reverse pass can reach a trained parameter; 0 also when the embedding is trained.
     /// `media_trained` says whether something behind the latents is trained.
     pub fn first_trained_layer<T: Real>(&self, parameters: &Parameters<T>, media_trained: bool) -> usize {
-        if parameters.is_trainable(self.embed_tokens.weight()) {
+        if self.embedding.parameters().any(|id| parameters.is_trainable(id)) {
             return 0;
         }
         let reaches = |i: usize| {
-            let part = format!(".model.layers.{i}.");
+            let layer = format!("{}.{i}.", self.layer_names);
             self.layers[i].gated_cross_attn_layer.is_some() && media_trained
-                || parameters.iter().any(|p| p.trainable && p.name.contains(&part))
+                || parameters.iter().any(|p| p.trainable && p.name.starts_with(&layer))
         };
         (0..self.layers.len()).find(|&i| reaches(i)).unwrap_or(self.layers.len())
     }
@@ -250,7 +276,8 @@ impl LanguageModel {
         batch: usize,
         capacity: usize,
     ) -> LanguageCache<T> {
-        let layers = self.layers.iter().map(|_| LayerCache::new(&config.text, batch, capacity)).collect();
+        let layers =
+            self.layers.iter().map(|_| LayerCache::new(config.text.key_width(), batch, capacity)).collect();
         let media = self
             .layers
             .iter()
@@ -259,7 +286,7 @@ impl LanguageModel {
                 Some(block.project_media(parameters, latents?))
             })
             .collect();
-        LanguageCache { layers, media, len: 0 }
+        LanguageCache { layers, media, batch, capacity, len: 0 }
     }
 
     /// Normalised hidden states of new rows that follow the cached ones.
@@ -270,7 +297,7 @@ impl LanguageModel {
         context: &Context<'_>,
         cache: &mut LanguageCache<T>,
     ) -> Tensor<T> {
-        let mut x = self.embed_tokens.forward(parameters, ids);
+        let mut x = self.embed(parameters, ids, &context.rows);
         let media = &cache.media;
         for ((layer, layer_cache), media) in self.layers.iter().zip(&mut cache.layers).zip(media) {
             if let Some(block) = &layer.gated_cross_attn_layer {
@@ -279,7 +306,7 @@ impl LanguageModel {
             x = layer.decoder_layer.forward_cached(parameters, x, &context.rows, layer_cache, cache.len);
         }
         cache.len += ids.len() / context.rows.batch;
-        self.norm.forward(parameters, &x)
+        self.scaled(self.output.forward(parameters, x))
     }
 }
 
@@ -292,6 +319,16 @@ impl<T: Real> LanguageCache<T> {
     /// Whether nothing was seen yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Makes sequence i what sequence `rows[i]` was; there may be more or fewer sequences afterwards. The media stay as
+    /// they are: they belong to no sequence. `shared` says how many leading tokens sequence i and `rows[i]` have in
+    /// common; they stay where they are unless the number of sequences grows.
+    pub fn reorder(&mut self, rows: &[usize], shared: usize) {
+        for layer in &mut self.layers {
+            layer.reorder(rows, (self.batch, self.capacity), shared..self.len);
+        }
+        self.batch = rows.len();
     }
 }
 

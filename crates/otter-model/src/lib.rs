@@ -9,16 +9,28 @@
 
 pub mod clip;
 pub mod config;
+pub mod decoder;
 mod error;
+mod falcon;
 mod feed_forward;
 pub mod freeze;
 pub mod gated_cross_attention;
 pub mod generate;
+mod gpt_neox;
 mod key_value_projection;
 pub mod language_model;
+pub mod layer_cache;
 pub mod llama;
+pub mod mpt;
+mod opt;
 pub mod otter;
 pub mod perceiver_resampler;
+mod plain_feed_forward;
+mod self_attention;
+pub mod text_config;
+mod text_embedding;
+mod text_output;
+pub mod transformer_layer;
 
 pub use error::ModelError;
 pub use freeze::FreezeRule;

@@ -26,6 +26,24 @@ vectorised! {
 }
 
 vectorised! {
+    fn clamp_block<T: Real>(values: &mut [T], limit: T) {
+        for v in values.iter_mut() {
+            *v = if *v > limit { limit } else if *v < -limit { -limit } else { *v };
+        }
+    }
+}
+
+vectorised! {
+    fn clamp_backward_block<T: Real>(dy: &mut [T], clamped: &[T], limit: T) {
+        for (d, &v) in dy.iter_mut().zip(clamped) {
+            if v >= limit || v <= -limit {
+                *d = T::ZERO;
+            }
+        }
+    }
+}
+
+vectorised! {
     fn dot_block<T: Real>(a: &[T], b: &[T]) -> T {
         super::sum_pairs(a, b, |p, q| p * q)
     }
@@ -109,6 +127,17 @@ pub fn scale<T: Real>(values: &mut [T], factor: T) {
     for_row_blocks(values, 1, 1, |_, block| scale_block(block, factor));
 }
 
+/// Limits all values to plus or minus `limit`; NaN stays.
+pub fn clamp<T: Real>(values: &mut [T], limit: T) {
+    for_row_blocks(values, 1, 1, |_, block| clamp_block(block, limit));
+}
+
+/// Turns the gradient of [`clamp`]'s output `clamped` into that of its input, in place: nothing passes at a limit.
+pub fn clamp_backward<T: Real>(dy: &mut [T], clamped: &[T], limit: T) {
+    assert_eq!(dy.len(), clamped.len(), "lengths differ");
+    for_row_blocks(dy, 1, 1, |start, block| clamp_backward_block(block, &clamped[start..], limit));
+}
+
 /// Sets all values to zero, on all threads: one alone does not fill the memory bus.
 pub fn clear<T: Real>(values: &mut [T]) {
     for_row_blocks(values, 1, 1, |_, block| block.fill(T::ZERO));
@@ -158,6 +187,47 @@ impl Activation for Gelu {
         let distribution = half * (T::ONE + (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf());
         let density = (-half * x * x).exp() * T::from_f64(0.398_942_280_401_432_7);
         distribution + x * density
+    }
+}
+
+/// GELU approximated with tanh: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+pub struct GeluTanh;
+
+/// The argument of the approximation's tanh, and its derivative.
+#[inline(always)]
+fn tanh_argument<T: Real>(x: T) -> (T, T) {
+    let factor = T::from_f64((2.0 / std::f64::consts::PI).sqrt());
+    let cubic = T::from_f64(0.044_715);
+    let square = x * x;
+    (factor * x * (T::ONE + cubic * square), factor * (T::ONE + T::from_f64(3.0) * cubic * square))
+}
+
+impl Activation for GeluTanh {
+    #[inline(always)]
+    fn value<T: Real>(x: T) -> T {
+        T::from_f64(0.5) * x * (T::ONE + tanh_argument(x).0.tanh())
+    }
+    #[inline(always)]
+    fn slope<T: Real>(x: T) -> T {
+        let (argument, slope) = tanh_argument(x);
+        let tanh = argument.tanh();
+        let half = T::from_f64(0.5);
+        half * (T::ONE + tanh) + half * x * (T::ONE - tanh * tanh) * slope
+    }
+}
+
+/// Rectifier: x where it is positive. The derivative at 0 is 0.
+pub struct Relu;
+
+impl Activation for Relu {
+    #[inline(always)]
+    fn value<T: Real>(x: T) -> T {
+        // NaN stays NaN.
+        if x < T::ZERO { T::ZERO } else { x }
+    }
+    #[inline(always)]
+    fn slope<T: Real>(x: T) -> T {
+        if x > T::ZERO { T::ONE } else { T::ZERO }
     }
 }
 
@@ -229,6 +299,27 @@ mod tests {
         assert!((sum_of_squares(&values) - plain).abs() < 1e-12 * plain);
         assert!(sum_of_squares(&[f32::MAX; 40]).is_finite());
         assert!(sum_of_squares(&[1.0, f32::NAN]).is_nan());
+    }
+
+    fn slopes_are_derivatives<A: Activation>() {
+        for i in -40..=40 {
+            let x = f64::from(i) * 0.13 + 0.01;
+            let numeric = (A::value(x + 1e-6) - A::value(x - 1e-6)) / 2e-6;
+            assert!((A::slope(x) - numeric).abs() < 1e-8, "{x}");
+        }
+    }
+
+    #[test]
+    fn activations_have_their_slopes_and_values() {
+        slopes_are_derivatives::<Gelu>();
+        slopes_are_derivatives::<GeluTanh>();
+        slopes_are_derivatives::<QuickGelu>();
+        slopes_are_derivatives::<Relu>();
+        // Values of PyTorch.
+        assert!((GeluTanh::value(1.5f64) - 1.399_571_576_980_232_8).abs() < 1e-14);
+        assert!((GeluTanh::value(-0.7f64) + 0.169_429_865_294_883_2).abs() < 1e-14);
+        assert_eq!((Relu::value(-2.0f32), Relu::value(2.0f32)), (0.0, 2.0));
+        assert!(Relu::value(f32::NAN).is_nan());
     }
 
     #[test]
