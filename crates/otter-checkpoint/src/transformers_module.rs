@@ -12,10 +12,7 @@ use std::path::Path;
 
 /// The Python files, by name.
 const FILES: [(&str, &str); 4] = [
-    (
-        "configuration_otter.py",
-        include_str!("../../../python/transformers_module/configuration_otter.py"),
-    ),
+    ("configuration_otter.py", include_str!("../../../python/transformers_module/configuration_otter.py")),
     ("modeling_otter.py", include_str!("../../../python/transformers_module/modeling_otter.py")),
     ("modeling_otter_mpt.py", include_str!("../../../python/transformers_module/modeling_otter_mpt.py")),
     ("processing_otter.py", include_str!("../../../python/transformers_module/processing_otter.py")),
