@@ -5,6 +5,7 @@ mod chat;
 mod data_show;
 mod eval;
 mod generate;
+pub(crate) mod init;
 mod inspect;
 mod interrupt;
 mod model;
@@ -34,6 +35,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Generate(arguments) => generate::run(&arguments)?,
         Command::Score(arguments) => score::run(&arguments)?,
         Command::Parity(arguments) => return parity::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments)?,
         Command::Inspect(arguments) => inspect::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
