@@ -31,6 +31,7 @@ mod config_keys;
 mod config_section;
 mod config_write;
 mod error;
+mod gguf;
 mod initialise;
 mod inspect;
 mod load_report;
@@ -47,18 +48,26 @@ mod tensor;
 mod text_config;
 mod tokenizer;
 mod torch_file;
+mod torch_write;
+mod transformers_module;
 mod weights;
 mod zip_archive;
+mod zip_write;
 
 pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
+pub use gguf::{
+    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, save_gguf, write_gguf,
+};
 pub use initialise::{Initialised, initialise_checkpoint};
 pub use inspect::{Inspection, Part, PartSummary, TensorSummary, inspect};
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
 pub use model::{LoadedModel, load_model, save_model};
 pub use named_models::{NAMED_MODELS, NamedModel};
 pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
-pub use tensor::{Dtype, Location, TensorEntry};
+pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
 pub use tokenizer::{load_sentencepiece_tokenizer, load_tokenizer};
+pub use torch_write::{TorchTensor, write_torch};
+pub use transformers_module::write_transformers_module;
 pub use weights::{WeightForm, Weights};

@@ -5,6 +5,7 @@
 //! always taken from the files and never assumed.
 
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufFile};
 use crate::sentencepiece::SentencePiece;
 use otter_data::{SpecialTokens, TextTokenizer};
 use serde_json::Value;
@@ -25,6 +26,9 @@ const DEFAULT_PAD: &str = "<PAD>";
 /// # Errors
 /// When there is no tokenizer, a file is damaged, or a special token is missing.
 pub fn load_tokenizer(directory: &Path) -> Result<TextTokenizer> {
+    if let Some(file) = gguf::file_of(directory) {
+        return GgufFile::open(&file)?.tokenizer();
+    }
     let declared = Declared::read(directory)?;
     let json = directory.join("tokenizer.json");
     let model = directory.join("tokenizer.model");

@@ -12,7 +12,7 @@ use otter_eval::{
 use otter_mimicit::toybox::language::Family;
 use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
-use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
+use otter_model::generate::{GenerationOptions, PromptBatch};
 use otter_model::{Otter, TextInput, VisionInput};
 use otter_nn::{Device, IGNORE_INDEX, Parameters, Tensor};
 
@@ -178,13 +178,7 @@ fn compare(max_num_media: Option<usize>, batch_size: usize) {
 
         let prompts =
             PromptBatch::new(&[sample.input_ids[..prompt].to_vec()], special.pad, special.image).unwrap();
-        let generation = GenerationOptions {
-            max_new_tokens: 5,
-            sampling: Sampling::Greedy,
-            processors: Processors::default(),
-            stop_token: special.endofchunk,
-            decoding: Decoding::Keep,
-        };
+        let generation = GenerationOptions::greedy(5, special.endofchunk);
         let slow =
             otter.generate(&parameters, vision.as_ref(), &prompts, &generation, &mut |_, _| true).unwrap();
         let mut tokens = slow[0].token_ids.clone();

@@ -34,7 +34,7 @@ pub use layers::gate::TanhGate;
 pub use layers::linear::Linear;
 pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
 pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
-pub use layers::rotary::Rotary;
+pub use layers::rotary::{Rotary, rotary_frequencies};
 pub use parameters::{
     Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory,
 };

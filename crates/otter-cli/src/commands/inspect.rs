@@ -5,12 +5,13 @@ use otter_checkpoint::{Checkpoint, Inspection};
 use otter_model::{FreezeRule, Otter};
 use serde_json::{Value, json};
 
+use super::hub::resolve_model;
 use crate::arguments::Inspect;
 use crate::output;
 
 /// Runs the command.
 pub fn run(arguments: &Inspect) -> Result<()> {
-    let checkpoint = Checkpoint::open(&arguments.dir)?;
+    let checkpoint = Checkpoint::open(&resolve_model(&arguments.dir)?)?;
     let (_, specs) = Otter::new(&checkpoint.config.model)?;
     let rule = FreezeRule::parse(&arguments.trainable);
     rule.check(&specs)?;
