@@ -40,6 +40,9 @@ mod sentencepiece;
 pub mod spelling;
 mod tensor;
 mod tokenizer;
+mod tokenizer_bpe;
+mod tokenizer_files;
+mod tokenizer_write;
 mod torch_file;
 mod weights;
 mod zip_archive;
@@ -52,5 +55,8 @@ pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
 pub use model::{LoadedModel, load_model, save_model};
 pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
 pub use tensor::{Dtype, Location, TensorEntry};
-pub use tokenizer::{load_sentencepiece_tokenizer, load_tokenizer};
+pub use tokenizer::{
+    LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
+};
+pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
 pub use weights::{WeightForm, Weights};

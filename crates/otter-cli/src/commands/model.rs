@@ -26,9 +26,9 @@ pub fn chat_prompt(question: &str, media: usize) -> String {
     prompt::inference_prompt(InstructionFormat::Simple, media, question)
 }
 
-/// Token ids of a prompt, with the beginning-of-sequence token in front.
+/// Token ids of a prompt, with what the tokenizer puts in front (LLaMA: the beginning-of-sequence token).
 pub fn prompt_ids(model: &LoadedModel, prompt: &str) -> Result<Vec<u32>> {
-    let mut ids: Vec<u32> = model.tokenizer.special().bos.into_iter().collect();
+    let mut ids = model.tokenizer.prompt_prefix().to_vec();
     ids.extend(model.tokenizer.encode(prompt)?);
     Ok(ids)
 }
