@@ -33,7 +33,10 @@ mod error;
 mod inspect;
 mod load_report;
 mod model;
+mod model_card;
 mod pickle;
+mod preprocessor;
+mod releases;
 mod safetensors_file;
 mod save;
 mod sentencepiece;
@@ -50,9 +53,15 @@ mod zip_archive;
 pub use checkpoint::{Checkpoint, INPUT_TABLE, OUTPUT_TABLE, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
-pub use inspect::{Inspection, Part, PartSummary, TensorSummary, inspect};
+pub use inspect::{
+    Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, Part, PartSummary, TensorSummary, TiedTables,
+    TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
+};
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
+pub use model_card::{ModelCard, TrainingFacts, today};
+pub use preprocessor::preprocessor_json;
 pub use model::{LoadedModel, load_model, save_model};
+pub use releases::{RELEASES, Release, ReleaseMatch};
 pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
 pub use tensor::{Dtype, Location, TensorEntry};
 pub use tokenizer::{
