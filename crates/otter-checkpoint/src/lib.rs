@@ -28,6 +28,7 @@ pub mod atomic;
 mod checkpoint;
 mod config_file;
 mod config_keys;
+mod config_section;
 mod config_write;
 mod error;
 mod inspect;
@@ -42,6 +43,7 @@ mod save;
 mod sentencepiece;
 pub mod spelling;
 mod tensor;
+mod text_config;
 mod tokenizer;
 mod tokenizer_bpe;
 mod tokenizer_files;
@@ -50,7 +52,7 @@ mod torch_file;
 mod weights;
 mod zip_archive;
 
-pub use checkpoint::{Checkpoint, INPUT_TABLE, OUTPUT_TABLE, TiePolicy};
+pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
 pub use inspect::{

@@ -369,6 +369,20 @@ fn releases_are_told_by_their_sizes() {
     assert_eq!((found.release.name, found.others.len()), ("OTTER-Video-LLaMA7B-DenseCaption", 0));
     assert_eq!(inspection.parts[0].dtypes[0].0.name(), "BF16");
 
+    for (config, name, others, total, head) in [
+        (OtterConfig::otter_mpt7b(), "OTTER-Image-MPT7B", 2, 8_131_301_392, 1_385_404_432),
+        (OtterConfig::otter_mpt1b(), "OTTER-MPT1B-RPJama-Init", 1, 2_558_642_224, 1_047_304_240),
+    ] {
+        let directory = place.path().join(name);
+        sparse_release(&directory, &CheckpointConfig::new(config), "F16");
+        let inspection = inspect(&directory).unwrap();
+        let counts = inspection.counts.unwrap();
+        assert_eq!((counts.total, counts.head), (total, head));
+        assert_eq!((inspection.total_parameters as u64, inspection.stored_trainable as u64), (total, head));
+        let found = inspection.release.unwrap();
+        assert_eq!((found.release.name, found.others.len()), (name, others), "{:?}", found.evidence);
+    }
+
     // The trained weights alone: "1.4 B of 8.2 B".
     let (_, specs) = Otter::new(&config.model).unwrap();
     let rule = otter_model::FreezeRule::Head;
