@@ -3,6 +3,7 @@
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::{Inspection, Kind, NonFinite, PartSummary, TokenOrder, scan};
+use otter_model::config::OtterConfig;
 use otter_model::{FreezeRule, Otter};
 use serde_json::{Value, json};
 
@@ -37,16 +38,15 @@ impl Counts {
             rule.check(&specs)?;
             return Ok(Self { total: specs.count(|_| true), trainable: rule.count(config, &specs) });
         }
-        Ok(Self {
-            total: inspection.total_parameters as u64,
-            trainable: inspection.stored_trainable as u64,
-        })
+        Ok(Self { total: inspection.total_parameters as u64, trainable: inspection.stored_trainable as u64 })
     }
 }
 
 fn scan_with_progress(arguments: &Inspect) -> Result<Vec<NonFinite>> {
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("scanning {wide_bar} {percent}% of {human_len} elements, {eta}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("scanning {wide_bar} {percent}% of {human_len} elements, {eta}")
+    {
         bar.set_style(style);
     }
     let found = scan(&arguments.dir, &mut |done, total| {
@@ -135,7 +135,9 @@ fn print_files(inspection: &Inspection) -> Result<()> {
 fn print_sizes(inspection: &Inspection) -> Result<()> {
     let facts = &inspection.facts;
     if let Some(language) = facts.language {
-        let known = |text: &str, value: Option<usize>| value.map(|value| format!(", {text} {value}")).unwrap_or_default();
+        let known = |text: &str, value: Option<usize>| {
+            value.map(|value| format!(", {text} {value}")).unwrap_or_default()
+        };
         let other = facts.model_type.as_deref().filter(|_| language == otter_checkpoint::Language::Other);
         let heads = facts.heads.map(|(heads, pairs)| format!(", {heads} heads ({pairs} key/value)"));
         line(
@@ -255,7 +257,7 @@ fn to_json(
         "weights": inspection.form.map(|form| form.to_string()),
         "files": inspection.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
         "file_sizes": files,
-        "config": inspection.config,
+        "config": inspection.config.as_ref().map(sizes),
         "config_problem": inspection.config_problem,
         "language_model": {
             "family": facts.language.map(|language| language.to_string()),
@@ -310,6 +312,18 @@ fn to_json(
             .map(|t| json!({"name": t.name, "dtype": t.dtype.name(), "shape": t.shape}))
             .collect();
         value["tensors"] = json!(tensors);
+    }
+    value
+}
+
+/// The sizes. Which language model they are of is said elsewhere, so its name does not stand around its own.
+fn sizes(config: &OtterConfig) -> Value {
+    let mut value = json!(config);
+    if let Some(text) = value["text"].as_object_mut()
+        && text.len() == 1
+        && let Some(own) = text.values_mut().next().map(Value::take)
+    {
+        value["text"] = own;
     }
     value
 }
