@@ -1,5 +1,7 @@
 //! `otter inspect`: what a checkpoint directory or weight file is and holds, and what is missing or odd.
 
+use std::path::Path;
+
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::{Inspection, Kind, NonFinite, PartSummary, TokenOrder, scan};
@@ -7,14 +9,16 @@ use otter_model::config::OtterConfig;
 use otter_model::{FreezeRule, Otter};
 use serde_json::{Value, json};
 
+use super::hub::resolve_model;
 use crate::arguments::Inspect;
 use crate::output;
 
 /// Runs the command.
 pub fn run(arguments: &Inspect) -> Result<()> {
-    let inspection = otter_checkpoint::inspect(&arguments.dir)?;
+    let path = resolve_model(&arguments.dir)?;
+    let inspection = otter_checkpoint::inspect(&path)?;
     let counts = Counts::of(&inspection, arguments)?;
-    let scanned = arguments.scan.then(|| scan_with_progress(arguments)).transpose()?;
+    let scanned = arguments.scan.then(|| scan_with_progress(&path)).transpose()?;
     if arguments.json {
         return output::json(&to_json(&inspection, counts, scanned.as_deref(), arguments));
     }
@@ -42,14 +46,14 @@ impl Counts {
     }
 }
 
-fn scan_with_progress(arguments: &Inspect) -> Result<Vec<NonFinite>> {
+fn scan_with_progress(path: &Path) -> Result<Vec<NonFinite>> {
     let bar = ProgressBar::new(0);
     if let Ok(style) =
         ProgressStyle::with_template("scanning {wide_bar} {percent}% of {human_len} elements, {eta}")
     {
         bar.set_style(style);
     }
-    let found = scan(&arguments.dir, &mut |done, total| {
+    let found = scan(path, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
