@@ -327,7 +327,7 @@ fn broken_weights_and_no_new_tokens_come_to_an_end() -> Result<(), ModelError> {
     let none = GenerationOptions::greedy(0, 6);
     assert_eq!(ids(&otter.generate_beams(&parameters, None, &batch, &none, &search)?), [&[0u32; 0]]);
     for parameter in parameters.iter_mut() {
-        parameter.tensor.data_mut().fill(f32::NAN);
+        parameter.tensor.make_full().data_mut().fill(f32::NAN);
     }
     for temperature in [0.0, 1.0] {
         let sampling = Sampling::Random { temperature, top_k: 0, top_p: 1.0, seed: 0 };

@@ -94,7 +94,7 @@ pub fn model_files() -> Files {
 
 impl Hub {
     pub fn start(files: Files) -> Self {
-        Self::start_with(files, "http", |stream, state| serve(stream, state))
+        Self::start_with(files, "http", serve::<TcpStream>)
     }
 
     /// A hub behind TLS with a certificate for `localhost` of the test root.
@@ -184,7 +184,7 @@ fn digits(kind: &Checksum, content: &[u8]) -> String {
     hasher.finish().digits().to_string()
 }
 
-fn serve(stream: impl Read + Write, state: &State) {
+fn serve<S: Read + Write>(stream: S, state: &State) {
     let mut stream = BufReader::new(stream);
     let Some(request) = read_request(&mut stream) else { return };
     state.requests.lock().unwrap().push(request.clone());
