@@ -4,7 +4,9 @@
 use crate::atomic;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
+use crate::model_card::{self, Described, ModelCard};
 use crate::narrow::narrow;
+use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::shards;
 use crate::tensor::Dtype;
@@ -82,11 +84,13 @@ pub struct SaveOptions<'a> {
     pub max_shard_bytes: u64,
     /// Element type.
     pub dtype: SaveDtype,
+    /// Becomes `README.md`, unless the directory has one already.
+    pub card: Option<ModelCard>,
 }
 
 impl Default for SaveOptions<'_> {
     fn default() -> Self {
-        Self { tokenizer_from: None, max_shard_bytes: DEFAULT_SHARD_BYTES, dtype: SaveDtype::F32 }
+        Self { tokenizer_from: None, max_shard_bytes: DEFAULT_SHARD_BYTES, dtype: SaveDtype::F32, card: None }
     }
 }
 
@@ -207,6 +211,7 @@ fn write_all(
     top["torch_dtype"] = json!(options.dtype.torch_name());
     write_json("config.json", &top)?;
     write_json("generation_config.json", &config.generation_json())?;
+    write_json(PREPROCESSOR_CONFIG, &preprocessor_json(config.model.vision.image_size))?;
     if let Some(source) = options.tokenizer_from {
         for name in TOKENIZER_FILES {
             let from = source.join(name);
@@ -218,6 +223,9 @@ fn write_all(
             }
         }
     }
+    let counts = entries.iter().map(|entry| (entry.name, entry.shape.iter().product())).collect();
+    let described = Described { config: &top, tensors: counts, dtype: options.dtype.torch_name() };
+    model_card::write(temporary, target, options.card.as_ref(), &described)?;
     let sizes: Vec<u64> = entries.iter().map(HeaderEntry::bytes).collect();
     let plan = shards::plan(&sizes, options.max_shard_bytes);
     let names = shards::file_names("model", "safetensors", plan.len());

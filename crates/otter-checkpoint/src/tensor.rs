@@ -286,6 +286,22 @@ impl TensorEntry {
         Ok(())
     }
 
+    /// One row of a matrix as 32-bit floats; `None` where there is no such row, or the elements are no floats.
+    pub(crate) fn row_f32(&self, row: usize) -> Option<Vec<f32>> {
+        let (&[rows, width], &[down, along]) = (&self.shape[..], &self.strides[..]) else { return None };
+        self.check_float("").ok().filter(|()| row < rows)?;
+        let bytes = &self.location.map[self.location.bytes.clone()];
+        let mut values = vec![0.0; width];
+        if along == 1 && down == width {
+            // A row that ends inside a block is not read.
+            self.dtype.bytes_of(width)?;
+            self.widen(bytes, self.rows.place(row) * width, &mut values);
+        } else {
+            values.chunks_mut(1).enumerate().for_each(|(at, value)| self.widen(bytes, row * down + at * along, value));
+        }
+        Some(values)
+    }
+
     fn check_float(&self, name: &str) -> Result<()> {
         match self.dtype {
             Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::Bf16 | Dtype::Block(_) => Ok(()),

@@ -94,9 +94,11 @@ Then:
 Environment: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HTTPS_PROXY, SSL_CERT_FILE,
 and OTTER_MIRROR, a folder laid out as org/name/files.")]
     Pull(Pull),
-    /// Say what a checkpoint directory holds, and what is missing or odd.
-    #[command(after_help = "Example:
-  otter inspect tests/golden/llama/checkpoint --json")]
+    /// Say what a checkpoint directory or weight file is and holds, and what is missing or odd.
+    #[command(after_help = "Examples:
+  otter inspect tests/golden/llama/checkpoint --json
+  otter inspect final_weights.pt
+  otter inspect OTTER-Image-MPT7B --scan")]
     Inspect(Inspect),
     /// Write a checkpoint of random values: the sizes of a published model, or of another checkpoint.
     #[command(after_help = "Examples:
@@ -510,7 +512,7 @@ pub struct Pull {
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Checkpoint directory, or org/name of a pulled model.
+    /// Checkpoint directory, org/name of a pulled model, or a single weight file (.safetensors, .bin, .pt, .gguf).
     pub dir: PathBuf,
     /// List every tensor.
     #[arg(long)]
@@ -518,6 +520,9 @@ pub struct Inspect {
     /// Which parameters count as trainable: head, v0.1, or patterns separated by commas.
     #[arg(long, default_value = "head")]
     pub trainable: String,
+    /// Read every element and report NaN and infinity.
+    #[arg(long)]
+    pub scan: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
