@@ -4,13 +4,13 @@
 use crate::atomic;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
-use crate::safetensors_file::{HeaderEntry, header_bytes};
+use crate::narrow::narrow;
+use crate::safetensors_file::{self, HeaderEntry};
+use crate::shards;
 use crate::tensor::Dtype;
-use half::{bf16, f16};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
 use std::path::Path;
 
 /// Files that make up a tokenizer and are copied as they are.
@@ -43,7 +43,7 @@ pub enum SaveDtype {
 }
 
 impl SaveDtype {
-    fn stored(self) -> Dtype {
+    pub(crate) fn stored(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
             Self::F16 => Dtype::F16,
@@ -51,7 +51,7 @@ impl SaveDtype {
         }
     }
 
-    fn torch_name(self) -> &'static str {
+    pub(crate) fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
             Self::F16 => "float16",
@@ -111,7 +111,7 @@ pub fn save_checkpoint<'a>(
 }
 
 /// Replacing removes what stands there, so that must be a checkpoint, or nothing.
-fn check_target(directory: &Path) -> Result<()> {
+pub(crate) fn check_target(directory: &Path) -> Result<()> {
     if !directory.exists() {
         return Ok(());
     }
@@ -166,7 +166,7 @@ fn write_all(
             .map_err(|source| CheckpointError::Json { path: temporary.join(name), source })?;
         text.push(b'\n');
         let path = temporary.join(name);
-        fs::write(&path, text).map_err(failed(&path, target))
+        fs::write(&path, text).map_err(CheckpointError::write(&path, target))
     };
     let mut top = config.to_json();
     top["torch_dtype"] = json!(options.dtype.torch_name());
@@ -179,100 +179,44 @@ fn write_all(
                 let to = temporary.join(name);
                 // Not `fs::copy`, which would carry read-only permissions along.
                 let bytes = fs::read(&from).map_err(CheckpointError::io(&from, "read"))?;
-                fs::write(&to, bytes).map_err(failed(&to, target))?;
+                fs::write(&to, bytes).map_err(CheckpointError::write(&to, target))?;
             }
         }
     }
-    let width = options.dtype.stored().size();
-    let shards = plan_shards(tensors, width, options.max_shard_bytes);
-    if let [only] = &shards[..] {
-        return write_shard(&temporary.join("model.safetensors"), target, only, options.dtype);
+    let width = options.dtype.stored().size() as u64;
+    let sizes: Vec<u64> = tensors.iter().map(|tensor| tensor.data.len() as u64 * width).collect();
+    let plan = shards::plan(&sizes, options.max_shard_bytes);
+    let names = shards::file_names("model", "safetensors", plan.len());
+    let mut places = Vec::with_capacity(tensors.len());
+    for (range, name) in plan.iter().zip(&names) {
+        let shard = &tensors[range.clone()];
+        write_shard(&temporary.join(name), target, shard, options.dtype)?;
+        places.extend(shard.iter().map(|tensor| (tensor.name.as_str(), name.as_str())));
     }
-    let mut weight_map = Map::new();
-    for (number, shard) in shards.iter().enumerate() {
-        let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
-        write_shard(&temporary.join(&name), target, shard, options.dtype)?;
-        for tensor in *shard {
-            weight_map.insert(tensor.name.clone(), json!(name));
-        }
+    if plan.len() == 1 {
+        return Ok(());
     }
-    let total: usize = tensors.iter().map(|tensor| tensor.data.len() * width).sum();
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let index = shards::index(places.into_iter(), sizes.iter().sum());
     write_json("model.safetensors.index.json", &index)
 }
 
-/// Consecutive tensors that fit a shard together. There is always at least one shard.
-fn plan_shards<'t, 'a>(
-    tensors: &'t [NamedTensor<'a>],
-    width: usize,
-    max_shard_bytes: u64,
-) -> Vec<&'t [NamedTensor<'a>]> {
-    let mut shards = Vec::new();
-    let (mut start, mut size) = (0, 0u64);
-    for (at, tensor) in tensors.iter().enumerate() {
-        let bytes = (tensor.data.len() * width) as u64;
-        if at > start && size + bytes > max_shard_bytes {
-            shards.push(&tensors[start..at]);
-            (start, size) = (at, 0);
-        }
-        size += bytes;
-    }
-    shards.push(&tensors[start..]);
-    shards
-}
-
 fn write_shard(path: &Path, target: &Path, tensors: &[NamedTensor<'_>], dtype: SaveDtype) -> Result<()> {
-    let width = dtype.stored().size();
+    let dtype = dtype.stored();
     let entries: Vec<HeaderEntry<'_>> = tensors
         .iter()
-        .map(|tensor| HeaderEntry {
-            name: &tensor.name,
-            shape: &tensor.shape,
-            bytes: tensor.data.len() * width,
-        })
+        .map(|tensor| HeaderEntry { name: &tensor.name, dtype, shape: &tensor.shape })
         .collect();
-    let header = header_bytes(dtype.stored(), &entries);
-    let mut file = File::create_new(path).map_err(failed(path, target))?;
-    file.write_all(&header).map_err(failed(path, target))?;
-    let mut buffer = Vec::with_capacity(CHUNK * width);
-    for tensor in tensors {
-        for chunk in tensor.data.chunks(CHUNK) {
+    let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
+    safetensors_file::write(path, target, &entries, &mut |at, out| {
+        for chunk in tensors[at].data.chunks(CHUNK) {
             buffer.clear();
-            match dtype {
-                SaveDtype::F32 => {
-                    chunk.iter().for_each(|value| buffer.extend_from_slice(&value.to_le_bytes()))
-                }
-                SaveDtype::Bf16 => {
-                    chunk
-                        .iter()
-                        .for_each(|&value| buffer.extend_from_slice(&bf16::from_f32(value).to_le_bytes()));
-                }
-                SaveDtype::F16 => {
-                    narrow_to_f16(chunk, &mut buffer).map_err(|value| CheckpointError::Tensor {
-                        path: target.to_path_buf(),
-                        name: tensor.name.clone(),
-                        problem: format!("the value {value} does not fit 16-bit floats; save as bf16 or f32"),
-                    })?
-                }
-            }
-            file.write_all(&buffer).map_err(failed(path, target))?;
+            narrow(chunk, dtype, &mut buffer).map_err(|error| CheckpointError::Tensor {
+                path: target.to_path_buf(),
+                name: tensors[at].name.clone(),
+                problem: error.problem(),
+            })?;
+            out.write_all(&buffer).map_err(CheckpointError::write(path, target))?;
         }
-    }
-    file.sync_all().map_err(failed(path, target))
-}
-
-fn narrow_to_f16(values: &[f32], buffer: &mut Vec<u8>) -> std::result::Result<(), f32> {
-    for &value in values {
-        let narrow = f16::from_f32(value);
-        if narrow.is_infinite() && value.is_finite() {
-            return Err(value);
-        }
-        buffer.extend_from_slice(&narrow.to_le_bytes());
-    }
-    Ok(())
-}
-
-fn failed(path: &Path, target: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
-    let (path, target) = (path.to_path_buf(), target.to_path_buf());
-    move |source| CheckpointError::Write { path, target, source }
+        Ok(())
+    })
 }

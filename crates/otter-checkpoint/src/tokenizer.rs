@@ -160,7 +160,8 @@ impl Base {
     fn match_prefix_space(&mut self, declared: &Declared) {
         use tokenizers::PreTokenizerWrapper::ByteLevel;
         let Some(ByteLevel(level)) = self.tokenizer.get_pre_tokenizer() else { return };
-        let Some(wanted) = declared.add_prefix_space.filter(|&wanted| wanted != level.add_prefix_space) else {
+        let Some(wanted) = declared.add_prefix_space.filter(|&wanted| wanted != level.add_prefix_space)
+        else {
             return;
         };
         let mut level = *level;
@@ -274,7 +275,8 @@ impl Base {
         let llama = declared.class.as_deref().is_some_and(|class| class.to_lowercase().contains("llama"));
         // LLaMA's class puts the begin token in front unless told otherwise; other classes do what the file says.
         if let Some(adds) = declared.add_begin.or(llama.then_some(true)) {
-            tokenizer = tokenizer.with_prompt_prefix(if adds { special.bos.into_iter().collect() } else { vec![] });
+            tokenizer =
+                tokenizer.with_prompt_prefix(if adds { special.bos.into_iter().collect() } else { vec![] });
         }
         let mut warnings = declared.warnings;
         warnings.extend(self.warnings);

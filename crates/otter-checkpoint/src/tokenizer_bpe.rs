@@ -21,9 +21,7 @@ pub(crate) fn tokenizer_json(directory: &Path, declared: &Declared) -> Result<Va
     let prefix = declared.add_prefix_space.unwrap_or(false);
     let class = declared.class.as_deref().unwrap_or_default();
     let normalizer = if class.starts_with("GPTNeoX") { json!({ "type": "NFC" }) } else { Value::Null };
-    let byte_level = |trim_offsets: bool| {
-        json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": trim_offsets, "use_regex": true })
-    };
+    let byte_level = |trim_offsets: bool| json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": trim_offsets, "use_regex": true });
     Ok(json!({
         "version": "1.0",
         "truncation": null,
@@ -101,12 +99,14 @@ fn read_merges(path: &Path, vocabulary: &Map<String, Value>) -> Result<Vec<(Stri
             let problem = format!("line {}, `{}`: {problem}", number + 1, line.escape_debug());
             CheckpointError::tokenizer(path, problem)
         };
-        let pair = line.split_once(' ').filter(|(left, right)| {
-            !left.is_empty() && !right.is_empty() && !right.contains(' ')
-        });
+        let pair = line
+            .split_once(' ')
+            .filter(|(left, right)| !left.is_empty() && !right.is_empty() && !right.contains(' '));
         let (left, right) = pair.ok_or_else(|| wrong("expected two tokens with one space between them"))?;
         if [left, right, &format!("{left}{right}")].iter().any(|&token| !vocabulary.contains_key(token)) {
-            return Err(wrong("a part or the whole is not in vocab.json; both files must be of one tokenizer"));
+            return Err(wrong(
+                "a part or the whole is not in vocab.json; both files must be of one tokenizer",
+            ));
         }
         merges.push((left.to_owned(), right.to_owned()));
     }

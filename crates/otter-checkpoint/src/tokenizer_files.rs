@@ -101,7 +101,8 @@ impl Declared {
             ("unk_token", &mut self.unknown),
             ("pad_token", &mut self.pad),
         ] {
-            let Some(found) = object.get(key).map(|token| token_text(path, key, token)).transpose()?.flatten()
+            let Some(found) =
+                object.get(key).map(|token| token_text(path, key, token)).transpose()?.flatten()
             else {
                 continue;
             };

@@ -93,8 +93,7 @@ pub fn write_tokenizer(source: &Path, target: &Path) -> Result<()> {
     let mut base = Base::open(source, &declared)?;
     let before = base.tokenizer.get_added_tokens_decoder();
     base.add_declared(&declared)?;
-    let complete =
-        base.form == TokenizerForm::Json && before == base.tokenizer.get_added_tokens_decoder();
+    let complete = base.form == TokenizerForm::Json && before == base.tokenizer.get_added_tokens_decoder();
     let files = if complete { Vec::new() } else { compose(source, &base, &declared, None)? };
     write_all(source, target, files)
 }
@@ -158,7 +157,8 @@ fn compose(source: &Path, base: &Base, declared: &Declared, pad: Option<&str>) -
         }
     }
     if declared.class.is_none() {
-        let class = if source.join(TOKENIZER_MODEL).is_file() { "LlamaTokenizer" } else { "PreTrainedTokenizerFast" };
+        let class =
+            if source.join(TOKENIZER_MODEL).is_file() { "LlamaTokenizer" } else { "PreTrainedTokenizerFast" };
         config.insert("tokenizer_class".to_owned(), json!(class));
     }
     files.push((TOKENIZER_CONFIG, text(&base.path, &Value::Object(config))?));
@@ -175,7 +175,9 @@ fn compose(source: &Path, base: &Base, declared: &Declared, pad: Option<&str>) -
     files.push((SPECIAL_TOKENS_MAP, text(&base.path, &Value::Object(map))?));
 
     // Only readers without tokenizer.json need it.
-    if base.form != TokenizerForm::Json || [ADDED_TOKENS, TOKENIZER_MODEL].iter().any(|name| source.join(name).is_file()) {
+    if base.form != TokenizerForm::Json
+        || [ADDED_TOKENS, TOKENIZER_MODEL].iter().any(|name| source.join(name).is_file())
+    {
         let vocabulary = base.tokenizer.get_vocab_size(false);
         let beyond = tokens.iter().filter(|(id, _)| *id as usize >= vocabulary);
         let added: Map<String, Value> =

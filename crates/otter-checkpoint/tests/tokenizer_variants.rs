@@ -27,8 +27,13 @@ fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-const FILES: [&str; 5] =
-    ["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
+const FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
 
 /// The tokenizer files of a golden folder, without those named.
 fn copy(folder: &str, without: &[&str]) -> TempDir {
@@ -72,7 +77,10 @@ fn recorded(cases: &[&str], runs: &[(&str, u32, u32)]) -> Vec<(String, Vec<u32>)
             for (row, text) in prompt["texts"].as_array().unwrap().iter().enumerate() {
                 let mask = ids(&prompt["attention_mask"][row]);
                 let row = ids(&prompt["input_ids"][row]).into_iter().zip(mask);
-                all.push((text.as_str().unwrap().to_owned(), row.filter(|r| r.1 == 1).map(|r| r.0).collect()));
+                all.push((
+                    text.as_str().unwrap().to_owned(),
+                    row.filter(|r| r.1 == 1).map(|r| r.0).collect(),
+                ));
             }
         }
     }
@@ -109,7 +117,10 @@ fn byte_level_files_and_slow_only_files_have_the_golden_ids() {
             assert_eq!(loaded.warnings, [""; 0]);
             let special = loaded.tokenizer.special();
             assert_eq!((special.bos, special.eos), (Some(0), Some(0)));
-            assert_eq!((special.endofchunk, special.image, special.answer, special.pad), (363, 364, 365, 366));
+            assert_eq!(
+                (special.endofchunk, special.image, special.answer, special.pad),
+                (363, 364, 365, 366)
+            );
             assert_eq!(loaded.tokenizer.vocab_size(), 367);
             // Nothing goes in front of a prompt, although training samples begin with BOS.
             assert_eq!(loaded.tokenizer.prompt_prefix(), [0; 0]);
@@ -228,12 +239,16 @@ fn small_files_of_every_age_are_read() {
         let config = config.as_object_mut().unwrap();
         config.remove("added_tokens_decoder");
         config.remove("legacy");
-        config.insert("bos_token".to_owned(), json!({ "__type": "AddedToken", "content": "<s>", "normalized": true }));
+        config.insert(
+            "bos_token".to_owned(),
+            json!({ "__type": "AddedToken", "content": "<s>", "normalized": true }),
+        );
     });
     same(&old);
     // The first conversions: empty texts.
     edit(&old, "tokenizer_config.json", |config| {
-        *config = json!({ "bos_token": "", "eos_token": "", "unk_token": "", "tokenizer_class": "LLaMATokenizer" });
+        *config =
+            json!({ "bos_token": "", "eos_token": "", "unk_token": "", "tokenizer_class": "LLaMATokenizer" });
     });
     fs::write(old.path().join("special_tokens_map.json"), "{}").unwrap();
     same(&old);
@@ -291,7 +306,8 @@ fn disagreeing_files_name_both_values() {
 /// Data must not be able to spell a placeholder, whatever the file's flag says.
 #[test]
 fn structural_tokens_are_special_whatever_the_flag_says() {
-    let place = copy("llama/checkpoint", &["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]);
+    let place =
+        copy("llama/checkpoint", &["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]);
     write(&place.path().join("tokenizer_config.json"), &json!({ "pad_token": "<PAD>" }));
     edit(&place, "tokenizer.json", |whole| {
         for token in whole["added_tokens"].as_array_mut().unwrap() {
@@ -318,8 +334,8 @@ fn sentencepiece_without_legacy_marks_the_first_segment_only() {
         (
             "<image>User: what is  the boat? GPT:<answer>a boat<|endofchunk|> the",
             vec![
-                385, 382, 338, 289, 369, 272, 302, 267, 334, 261, 266, 342, 279, 358, 334, 380, 371, 354, 369, 386,
-                337, 266, 342, 279, 384, 261,
+                385, 382, 338, 289, 369, 272, 302, 267, 334, 261, 266, 342, 279, 358, 334, 380, 371, 354,
+                369, 386, 337, 266, 342, 279, 384, 261,
             ],
         ),
     ] {
@@ -383,7 +399,8 @@ fn llama_3_files_work() {
     let (plain, with) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     llama3(plain.path());
     let done = add_special_tokens(plain.path(), with.path(), TokenOrder::Otter).unwrap();
-    let expected = ["<|endofchunk|>", "<image>", "<answer>", "<PAD>"].map(str::to_owned).into_iter().zip(269..);
+    let expected =
+        ["<|endofchunk|>", "<image>", "<answer>", "<PAD>"].map(str::to_owned).into_iter().zip(269..);
     assert_eq!(done.added, expected.collect::<Vec<_>>());
     let tokenizer = load_tokenizer(with.path()).unwrap();
     assert_eq!(tokenizer.prompt_prefix(), [266]);
@@ -479,8 +496,12 @@ fn an_answer_token_is_added_behind_those_of_openflamingo() {
     assert_eq!(done.added, [("<answer>".to_owned(), 387)]);
     assert_eq!(TokenOrder::of(&done.special), Some(TokenOrder::Flamingo));
     let map = read(&place.path().join("special_tokens_map.json"));
-    let list: Vec<&str> =
-        map["additional_special_tokens"].as_array().unwrap().iter().map(|t| t["content"].as_str().unwrap()).collect();
+    let list: Vec<&str> = map["additional_special_tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["content"].as_str().unwrap())
+        .collect();
     assert_eq!(list, ["<|endofchunk|>", "<image>", "<answer>"]);
     assert_eq!(read(&place.path().join("added_tokens.json"))["<answer>"], 387);
 }
@@ -491,7 +512,11 @@ fn complete_sets_are_written_as_they_are_and_others_completed() {
         let place = tempfile::tempdir().unwrap();
         write_tokenizer(&golden(folder), place.path()).unwrap();
         for name in FILES {
-            assert_eq!(fs::read(place.path().join(name)).ok(), fs::read(golden(folder).join(name)).ok(), "{name}");
+            assert_eq!(
+                fs::read(place.path().join(name)).ok(),
+                fs::read(golden(folder).join(name)).ok(),
+                "{name}"
+            );
         }
     }
     for source in [slow_only("data/tokenizer_mpt"), copy("llama/checkpoint", &["tokenizer.json"])] {
