@@ -8,11 +8,6 @@ use crate::load_report::LoadReport;
 use crate::weights::Weights;
 use std::path::{Path, PathBuf};
 
-/// Input embedding table of the language model.
-pub const INPUT_TABLE: &str = "lang_encoder.model.embed_tokens.weight";
-/// Output table of the language model.
-pub const OUTPUT_TABLE: &str = "lang_encoder.lm_head.weight";
-
 /// What to do when both tables are stored although `tie_word_embeddings` is absent or true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TiePolicy {
@@ -74,11 +69,13 @@ impl Checkpoint {
     /// As [`Checkpoint::account`], but a report in every case.
     pub fn report<'n>(&self, expected: impl IntoIterator<Item = (&'n str, &'n [usize])>) -> LoadReport {
         let mut report = LoadReport::compare(&self.weights, expected);
-        if self.config.model.tie_word_embeddings
-            && let Some(at) = report.unexpected.iter().position(|name| name == OUTPUT_TABLE)
+        let model = &self.config.model;
+        let output = model.output_table();
+        if model.tie_word_embeddings
+            && let Some(at) = report.unexpected.iter().position(|name| *name == output)
         {
             let name = report.unexpected.remove(at);
-            report.ignored.push((name, format!("tied to {INPUT_TABLE}")));
+            report.ignored.push((name, format!("tied to {}", model.input_table())));
         }
         let own = self.config.warnings.iter().filter(|warning| !report.warnings.contains(warning));
         let own: Vec<String> = own.cloned().collect();
@@ -89,9 +86,13 @@ impl Checkpoint {
     /// The original ties both tables whenever the top-level key is absent or true, even over tables that
     /// were trained apart.
     fn resolve_tie(&mut self, policy: TiePolicy) {
+        if self.config.model.text.must_be_tied() {
+            return;
+        }
         let declared = self.config.declared_tie;
         let Self { config, weights, .. } = self;
-        let stored = (weights.get(INPUT_TABLE).is_some(), weights.get(OUTPUT_TABLE).is_some());
+        let (input, output) = (config.model.input_table(), config.model.output_table());
+        let stored = (weights.get(&input).is_some(), weights.get(&output).is_some());
         if declared == Some(false) {
             config.model.tie_word_embeddings = false;
             return;
@@ -106,7 +107,7 @@ impl Checkpoint {
                 ));
             }
             ((true, true), TiePolicy::Reference) => {
-                weights.alias(INPUT_TABLE, OUTPUT_TABLE);
+                weights.alias(&input, &output);
                 config.model.tie_word_embeddings = true;
                 config.warnings.push(
                     "input and output tables are tied as in the original's loader, with the output table's values"
@@ -114,11 +115,11 @@ impl Checkpoint {
                 );
             }
             ((true, false), _) => {
-                weights.alias(OUTPUT_TABLE, INPUT_TABLE);
+                weights.alias(&output, &input);
                 config.model.tie_word_embeddings = true;
             }
             ((false, true), _) => {
-                weights.alias(INPUT_TABLE, OUTPUT_TABLE);
+                weights.alias(&input, &output);
                 config.model.tie_word_embeddings = true;
             }
             ((false, false), _) => {}
@@ -128,10 +129,12 @@ impl Checkpoint {
     /// Early releases resized the tables to the tokenizer when loading and left the old number in the file.
     fn resolve_vocabulary(&mut self) {
         let rows = |name: &str| self.weights.get(name).and_then(|entry| entry.shape.first().copied());
-        let (Some(input), Some(output)) = (rows(INPUT_TABLE), rows(OUTPUT_TABLE)) else { return };
-        let declared = self.config.model.text.vocab_size;
-        if input == output && input > declared {
-            self.config.model.text.vocab_size = input;
+        let model = &self.config.model;
+        let Some(input) = rows(&model.input_table()) else { return };
+        let alone = model.text.must_be_tied();
+        let declared = model.text.vocab_size();
+        if (alone || rows(&model.output_table()) == Some(input)) && input > declared {
+            self.config.model.text.set_vocab_size(input);
             self.config.warnings.push(format!(
                 "text_config.vocab_size is {declared}, but the tables have {input} rows; {input} is used"
             ));

@@ -3,9 +3,11 @@
 //! Known keys that do not change the model are tolerated, keys that would change it in a way that is not
 //! supported are errors, and so is every key that no writer is known to produce.
 
-use crate::config_keys::{CROSS_ATTENTION, GENERIC, PERCEIVER, TEXT, TOP, VISION, nearest};
+use crate::config_keys::{CROSS_ATTENTION, PERCEIVER, TOP, VISION};
+use crate::config_section::Section;
 use crate::error::{CheckpointError, Result};
-use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
+use crate::text_config::{TextKind, text_config};
+use otter_model::config::{CrossAttentionConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use serde_json::{Map, Value};
 use std::fs;
 use std::path::Path;
@@ -101,7 +103,7 @@ impl CheckpointConfig {
         // What kind of model this is comes first: another kind has other keys, which are not misspellings.
         let family = family(&top)?;
         let text = top.section("text_config")?;
-        require_llama(&text)?;
+        let kind = TextKind::of(&text)?;
         top.check_keys(TOP, true)?;
         for (key, advice) in [
             ("lora_config", "adapters are not supported; merge them into the weights first"),
@@ -109,7 +111,6 @@ impl CheckpointConfig {
         ] {
             top.must_be_absent(key, advice)?;
         }
-        text.check_keys(TEXT, true)?;
         let vision = top.section("vision_config")?;
         vision.check_keys(VISION, true)?;
         let declared_tie = top.flag("tie_word_embeddings")?;
@@ -117,8 +118,8 @@ impl CheckpointConfig {
             vision: vision_config(&vision, &mut warnings)?,
             perceiver: perceiver_config(&top)?,
             cross_attention: cross_attention_config(&top)?,
-            text: text_config(&text, &mut warnings)?,
-            tie_word_embeddings: false,
+            text: text_config(kind, &text, &mut warnings)?,
+            tie_word_embeddings: kind.is_tied(),
             train_vision_encoder: top.flag("train_vision_encoder")?.unwrap_or(false),
             train_lang_encoder: top.flag("train_lang_encoder")?.unwrap_or(false),
             train_full_model: top.flag("train_full_model")?.unwrap_or(false),
@@ -131,7 +132,7 @@ impl CheckpointConfig {
             );
         }
         model.validate().map_err(|source| CheckpointError::Sizes { path: path.to_path_buf(), source })?;
-        let use_cache = text.flag("use_cache")?.unwrap_or(true);
+        let use_cache = text.flag("use_cache")?.unwrap_or(kind.default_use_cache());
         Ok(Self { model, family, use_cache, declared_tie, warnings, original })
     }
 }
@@ -207,191 +208,11 @@ fn cross_attention_config(top: &Section<'_>) -> Result<CrossAttentionConfig> {
     Ok(config)
 }
 
-fn require_llama(text: &Section<'_>) -> Result<()> {
-    let architecture = text.first_architecture()?;
-    if let Some(other) = architecture.filter(|&name| name != "LlamaForCausalLM") {
-        return Err(text.wrong("architectures", &other, "only LlamaForCausalLM is supported"));
-    }
-    match (text.text("model_type")?, architecture) {
-        (Some("llama"), _) | (None, Some(_)) => {}
-        (Some(other), _) => return Err(text.wrong("model_type", &other, "only llama is supported")),
-        (None, None) => return Err(text.wrong("model_type", &"missing", "expected llama")),
-    }
-    Ok(())
-}
-
-fn text_config(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> {
-    text.must_equal("hidden_act", "silu")?;
-    for key in ["attention_bias", "mlp_bias"] {
-        if text.flag(key)? == Some(true) {
-            return Err(text.wrong(key, &true, "only layers without biases are supported"));
-        }
-    }
-    text.must_be_absent("rope_scaling", "only unscaled rotary positions (null) are supported")?;
-    text.must_be_absent("quantization_config", "quantized checkpoints are not supported")?;
-    text.warn_dropout("attention_dropout", warnings)?;
-    let default = LlamaConfig::llama_7b(32000);
-    let num_attention_heads = text.size("num_attention_heads")?.unwrap_or(default.num_attention_heads);
-    let config = LlamaConfig {
-        hidden_size: text.size("hidden_size")?.unwrap_or(default.hidden_size),
-        intermediate_size: text.size("intermediate_size")?.unwrap_or(default.intermediate_size),
-        num_hidden_layers: text.size("num_hidden_layers")?.unwrap_or(default.num_hidden_layers),
-        num_attention_heads,
-        num_key_value_heads: text.size("num_key_value_heads")?.unwrap_or(num_attention_heads),
-        vocab_size: text.size("vocab_size")?.unwrap_or(default.vocab_size),
-        rms_norm_eps: text.real("rms_norm_eps")?.unwrap_or(default.rms_norm_eps),
-        rope_theta: text.real("rope_theta")?.unwrap_or(default.rope_theta),
-        max_position_embeddings: text
-            .size("max_position_embeddings")?
-            .or(text.size("max_sequence_length")?)
-            .unwrap_or(default.max_position_embeddings),
-        bos_token_id: text.token("bos_token_id")?.unwrap_or(default.bos_token_id),
-        eos_token_id: text.token("eos_token_id")?.unwrap_or(default.eos_token_id),
-        pad_token_id: match text.map.get("pad_token_id") {
-            None => default.pad_token_id,
-            // Older files write -1 for "no pad token".
-            Some(value) if value.as_i64() == Some(-1) => None,
-            Some(_) => text.token("pad_token_id")?,
-        },
-    };
-    if let Some(head_dim) = text.size("head_dim")?
-        && head_dim != config.head_dim()
-    {
-        let expected = format!("expected hidden_size / num_attention_heads = {}", config.head_dim());
-        return Err(text.wrong("head_dim", &head_dim, &expected));
-    }
-    Ok(config)
-}
-
-/// One object of the file, with its place for messages.
-struct Section<'a> {
-    path: &'a Path,
-    name: &'static str,
-    map: &'a Map<String, Value>,
-}
-
-impl<'a> Section<'a> {
-    fn full_key(&self, key: &str) -> String {
-        let key: String = key.chars().take(100).collect();
-        if self.name.is_empty() { key } else { format!("{}.{key}", self.name) }
-    }
-
-    fn wrong(&self, key: &str, found: &dyn std::fmt::Display, expected: &str) -> CheckpointError {
-        let found: String = found.to_string().chars().take(200).collect();
-        CheckpointError::Key {
-            path: self.path.to_path_buf(),
-            key: self.full_key(key),
-            found,
-            expected: expected.to_owned(),
-        }
-    }
-
-    /// Every key must be one of `own` or, with `generic`, one of those that every object may carry.
-    fn check_keys(&self, own: &'static [&'static str], generic: bool) -> Result<()> {
-        let known = || own.iter().chain(if generic { GENERIC } else { &[] }).copied();
-        for key in self.map.keys() {
-            if !known().any(|name| name == key) {
-                return Err(CheckpointError::UnknownKey {
-                    path: self.path.to_path_buf(),
-                    key: self.full_key(key),
-                    nearest: self.full_key(nearest(key, known())),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The value, with null the same as absent.
-    fn value(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn section(&self, name: &'static str) -> Result<Section<'a>> {
-        self.optional_section(name)?.ok_or_else(|| self.wrong(name, &"missing", "expected an object"))
-    }
-
-    fn optional_section(&self, name: &'static str) -> Result<Option<Section<'a>>> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Section { path: self.path, name, map })),
-            Some(other) => Err(self.wrong(name, other, "expected an object")),
-        }
-    }
-
-    fn size(&self, key: &str) -> Result<Option<usize>> {
-        let parse = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
-        self.parsed(key, parse, "expected a whole number of at least 0")
-    }
-
-    fn token(&self, key: &str) -> Result<Option<u32>> {
-        let parse = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
-        self.parsed(key, parse, "expected a token id")
-    }
-
-    fn real(&self, key: &str) -> Result<Option<f64>> {
-        self.parsed(key, Value::as_f64, "expected a number")
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.parsed(key, Value::as_bool, "expected true or false")
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        match self.value(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wrong(key, other, "expected a text")),
-        }
-    }
-
-    fn parsed<T>(&self, key: &str, parse: impl Fn(&Value) -> Option<T>, expected: &str) -> Result<Option<T>> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        parse(value).map(Some).ok_or_else(|| self.wrong(key, value, expected))
-    }
-
-    /// `architectures` may be absent, null, a text or a list, of which the first counts.
-    fn first_architecture(&self) -> Result<Option<&'a str>> {
-        match self.value("architectures") {
-            None => Ok(None),
-            Some(Value::String(name)) => Ok(Some(name)),
-            Some(Value::Array(names)) if names.is_empty() => Ok(None),
-            Some(Value::Array(names)) if names[0].is_string() => Ok(names[0].as_str()),
-            Some(other) => Err(self.wrong("architectures", other, "expected a class name or a list of them")),
-        }
-    }
-
-    fn must_be_absent(&self, key: &str, advice: &str) -> Result<()> {
-        match self.value(key) {
-            None => Ok(()),
-            Some(value) => Err(self.wrong(key, value, advice)),
-        }
-    }
-
-    fn must_equal(&self, key: &str, expected: &str) -> Result<()> {
-        match self.text(key)? {
-            Some(found) if found != expected => {
-                Err(self.wrong(key, &found, &format!("only {expected} is supported")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn warn_dropout(&self, key: &str, warnings: &mut Vec<String>) -> Result<()> {
-        if let Some(rate) = self.real(key)?
-            && rate != 0.0
-        {
-            let key = self.full_key(key);
-            warnings
-                .push(format!("{key} is {rate}; no dropout is applied, neither in training nor otherwise"));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use otter_model::config::LlamaConfig;
     use serde_json::json;
 
     /// The smallest file of the first release: everything else is default.
@@ -426,7 +247,7 @@ mod tests {
     #[test]
     fn absent_keys_take_the_defaults_of_llama_7b() {
         let config = parse(first_release()).unwrap();
-        let expected = OtterConfig { text: LlamaConfig::llama_7b(32000), ..OtterConfig::otter_9b() };
+        let expected = OtterConfig { text: LlamaConfig::llama_7b(32000).into(), ..OtterConfig::otter_9b() };
         assert_eq!(config.model, expected);
         assert_eq!(config.family, ModelFamily::Otter);
         assert_eq!(config.declared_tie, Some(false));
@@ -487,9 +308,27 @@ mod tests {
             ("", "architectures", json!(["LlavaForConditionalGeneration"]), "OtterForConditionalGeneration"),
             ("", "model_type", json!("llava"), "otter, flamingo"),
             ("", "lora_config", json!({ "r": 16 }), "merge them"),
-            ("/text_config", "architectures", json!(["MPTForCausalLM"]), "only LlamaForCausalLM"),
-            ("/text_config", "model_type", json!("mpt"), "only llama"),
-            ("", "text_config", json!({ "model_type": "mpt", "attn_config": {} }), "only llama"),
+            ("/text_config", "architectures", json!(["BloomForCausalLM"]), "supported: LlamaForCausalLM"),
+            ("/text_config", "model_type", json!("bloom"), "supported: llama"),
+            (
+                "",
+                "text_config",
+                json!({ "model_type": "mpt", "attn_config": { "prefix_lm": true } }),
+                "causal",
+            ),
+            (
+                "",
+                "text_config",
+                json!({ "model_type": "mpt", "attn_config": { "alibbi": true } }),
+                "`attn_config.alibi`",
+            ),
+            (
+                "",
+                "text_config",
+                json!({ "model_type": "mpt", "norm_type": "batchnorm" }),
+                "low_precision_layernorm",
+            ),
+            ("", "text_config", json!({ "model_type": "mosaic_gpt", "hidden_size": 8 }), "d_model = 2048"),
             ("/text_config", "hidden_act", json!("gelu"), "only silu"),
             ("/text_config", "attention_bias", json!(true), "without biases"),
             ("/text_config", "rope_scaling", json!({ "type": "linear", "factor": 2.0 }), "unscaled"),

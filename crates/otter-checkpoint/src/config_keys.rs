@@ -90,8 +90,8 @@ pub(crate) const TOP: &[&str] = &[
     "vision_config",
 ];
 
-/// Keys of `text_config`.
-pub(crate) const TEXT: &[&str] = &[
+/// Keys of the `text_config` of a LLaMA.
+pub(crate) const LLAMA: &[&str] = &[
     "attention_bias",
     "attention_dropout",
     "head_dim",
@@ -109,6 +109,84 @@ pub(crate) const TEXT: &[&str] = &[
     "rms_norm_eps",
     "rope_scaling",
     "rope_theta",
+    "vocab_size",
+];
+
+/// Keys of the `text_config` of an MPT.
+pub(crate) const MPT: &[&str] = &[
+    "attn_config",
+    "d_model",
+    "emb_pdrop",
+    "embedding_fraction",
+    "expansion_ratio",
+    "hidden_size",
+    "init_config",
+    "init_device",
+    "layer_norm_epsilon",
+    "learned_pos_emb",
+    "logit_scale",
+    "max_seq_len",
+    "n_heads",
+    "n_layers",
+    "no_bias",
+    "norm_type",
+    "quantization_config",
+    "resid_pdrop",
+    "tokenizer_name",
+    "verbose",
+    "vocab_size",
+];
+
+/// Keys of an MPT's `attn_config`.
+pub(crate) const MPT_ATTENTION: &[&str] = &[
+    "alibi",
+    "alibi_bias_max",
+    "attn_impl",
+    "attn_pdrop",
+    "attn_type",
+    "attn_uses_sequence_id",
+    "clip_qkv",
+    "kv_n_heads",
+    "prefix_lm",
+    "qk_ln",
+    "softmax_scale",
+];
+
+/// Keys of the `text_config` of a MosaicGPT.
+pub(crate) const MOSAIC_GPT: &[&str] = &[
+    "alibi",
+    "alibi_bias_max",
+    "attn_clip_qkv",
+    "attn_impl",
+    "attn_pdrop",
+    "attn_qk_ln",
+    "attn_uses_sequence_id",
+    "d_model",
+    "emb_init_std",
+    "emb_init_uniform_lim",
+    "emb_pdrop",
+    "embedding_fraction",
+    "fan_mode",
+    "hidden_size",
+    "init_device",
+    "init_div_is_residual",
+    "init_gain",
+    "init_nonlinearity",
+    "init_std",
+    "logit_scale",
+    "low_precision_layernorm",
+    "max_seq_len",
+    "mlp_ratio",
+    "n_heads",
+    "n_layers",
+    "no_bias",
+    "param_init_fn",
+    "prefix_lm",
+    "quantization_config",
+    "resid_pdrop",
+    "softmax_scale",
+    "tokenizer_name",
+    "verbose",
     "vocab_size",
 ];
 
@@ -149,7 +227,7 @@ mod tests {
 
     #[test]
     fn misspellings_find_their_key() {
-        let known = || TEXT.iter().chain(GENERIC).copied();
+        let known = || LLAMA.iter().chain(GENERIC).copied();
         assert_eq!(nearest("hiden_size", known()), "hidden_size");
         assert_eq!(nearest("num_atention_heads", known()), "num_attention_heads");
         assert_eq!(nearest("rms_norm_epsilon", known()), "rms_norm_eps");

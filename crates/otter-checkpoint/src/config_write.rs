@@ -2,6 +2,7 @@
 //! keys in the order of the file that was loaded, and everything that file said but this project does not use.
 
 use crate::config_file::CheckpointConfig;
+use crate::text_config::{text_template, write_text_config};
 use otter_model::config::{CrossAttentionConfig, PerceiverConfig};
 use serde_json::{Map, Value, json};
 
@@ -32,20 +33,7 @@ impl CheckpointConfig {
             set(vision, "patch_size", json!(sizes.patch_size));
         }
         if let Some(Value::Object(text)) = top.get_mut("text_config") {
-            let sizes = &model.text;
-            set(text, "bos_token_id", json!(sizes.bos_token_id));
-            set(text, "eos_token_id", json!(sizes.eos_token_id));
-            set(text, "hidden_size", json!(sizes.hidden_size));
-            set(text, "intermediate_size", json!(sizes.intermediate_size));
-            set(text, "max_position_embeddings", json!(sizes.max_position_embeddings));
-            set(text, "num_attention_heads", json!(sizes.num_attention_heads));
-            set(text, "num_hidden_layers", json!(sizes.num_hidden_layers));
-            set(text, "num_key_value_heads", json!(sizes.num_key_value_heads));
-            set(text, "pad_token_id", json!(sizes.pad_token_id));
-            set(text, "rms_norm_eps", json!(sizes.rms_norm_eps));
-            set(text, "rope_theta", json!(sizes.rope_theta));
-            set(text, "use_cache", json!(self.use_cache));
-            set(text, "vocab_size", json!(sizes.vocab_size));
+            write_text_config(text, &model.text, self.use_cache);
         }
         Value::Object(top)
     }
@@ -54,9 +42,9 @@ impl CheckpointConfig {
     pub fn generation_json(&self) -> Value {
         json!({
             "_from_model_config": true,
-            "bos_token_id": self.model.text.bos_token_id,
-            "eos_token_id": self.model.text.eos_token_id,
-            "pad_token_id": self.model.text.pad_token_id,
+            "bos_token_id": self.model.text.bos_token_id(),
+            "eos_token_id": self.model.text.eos_token_id(),
+            "pad_token_id": self.model.text.pad_token_id(),
         })
     }
 
@@ -68,17 +56,7 @@ impl CheckpointConfig {
             "cross_attn_every_n_layers": null,
             "model_type": null,
             "only_attend_previous": true,
-            "text_config": {
-                "_name_or_path": "luodian/llama-7b-hf",
-                "architectures": ["LlamaForCausalLM"],
-                "attention_bias": false,
-                "hidden_act": "silu",
-                "initializer_range": 0.02,
-                "model_type": "llama",
-                "pretraining_tp": 1,
-                "rope_scaling": null,
-                "tie_word_embeddings": self.model.tie_word_embeddings,
-            },
+            "text_config": text_template(&self.model.text, self.model.tie_word_embeddings),
             "tie_word_embeddings": null,
             "torch_dtype": "float32",
             "transformers_version": null,
@@ -124,7 +102,7 @@ impl CheckpointConfig {
     }
 }
 
-fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
+pub(crate) fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
     map.insert(key.to_owned(), value);
 }
 
@@ -141,7 +119,7 @@ fn set_unless(map: &mut Map<String, Value>, key: &str, value: Value, default: Va
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use otter_model::config::OtterConfig;
+    use otter_model::config::{LlamaConfig, MptConfig, NormKind, OtterConfig};
 
     fn reread(config: &CheckpointConfig) -> CheckpointConfig {
         let place = tempfile::tempdir().unwrap();
@@ -162,12 +140,38 @@ mod tests {
         config.model.cross_attention.dim_head = 32;
         config.model.cross_attention.every_n_layers = 2;
         config.model.train_lang_encoder = true;
-        config.model.text.pad_token_id = None;
+        config.model.text = LlamaConfig { pad_token_id: None, ..LlamaConfig::llama_7b(32004) }.into();
         config.use_cache = false;
         let again = reread(&config);
         assert_eq!(again.model, config.model);
         assert!(!again.use_cache);
         assert_eq!(config.to_json()["perceiver_config"], json!({ "num_latents": 8, "max_num_media": 5 }));
+    }
+
+    #[test]
+    fn every_variant_of_mpt_reads_back() {
+        let unusual = MptConfig {
+            alibi: false,
+            clip_qkv: Some(6.0),
+            key_heads: 1,
+            no_bias: false,
+            norm: NormKind::Rms,
+            logit_scale: Some(0.5),
+            softmax_scale: Some(0.25),
+            embedding_fraction: 0.1,
+            pad_token_id: Some(1),
+            ..MptConfig::mpt_7b()
+        };
+        let grouped = MptConfig { key_heads: 8, ..MptConfig::mpt_30b() };
+        let mosaic = MptConfig { qk_ln: false, clip_qkv: Some(2.0), ..MptConfig::mpt_1b_redpajama() };
+        for text in [MptConfig::mpt_7b(), MptConfig::mpt_1b_redpajama(), unusual, grouped, mosaic] {
+            let model = OtterConfig { text: text.into(), ..OtterConfig::otter_mpt7b() };
+            let mut config = CheckpointConfig::new(model);
+            config.use_cache = false;
+            let again = reread(&config);
+            assert_eq!(again.model, config.model);
+            assert!(!again.use_cache);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a checkpoint directory holds, as data for a program to print.
 
-use crate::checkpoint::{Checkpoint, INPUT_TABLE, OUTPUT_TABLE};
+use crate::checkpoint::Checkpoint;
 use crate::config_file::ModelFamily;
 use crate::load_report::{LoadReport, reason_to_ignore};
 use crate::tensor::Dtype;
@@ -39,15 +39,15 @@ impl Part {
         Self::Other,
     ];
 
-    /// The part that a tensor of this name belongs to.
-    pub fn of(name: &str) -> Self {
+    /// The part that a tensor of this name belongs to, in a model of this configuration.
+    pub fn of(name: &str, config: &OtterConfig) -> Self {
         if name.starts_with("vision_encoder.") {
             Self::Vision
         } else if name.starts_with("perceiver.") {
             Self::Perceiver
         } else if name.contains(".gated_cross_attn_layer.") {
             Self::CrossAttention
-        } else if name == INPUT_TABLE || name == OUTPUT_TABLE {
+        } else if name == config.input_table() || name == config.output_table() {
             Self::Embeddings
         } else if name.starts_with("lang_encoder.") {
             Self::LanguageModel
@@ -140,11 +140,11 @@ pub fn inspect<'n>(
     let mut tensors = Vec::with_capacity(weights.len());
     for name in weights.names() {
         let Some(entry) = weights.get(name) else { continue };
-        let alias = tied && name == OUTPUT_TABLE;
+        let alias = tied && name == config.model.output_table();
         let reason = if alias { Some("tied to the input table") } else { reason_to_ignore(name) };
         tensors.push(TensorSummary {
             name: name.to_owned(),
-            part: Part::of(name),
+            part: Part::of(name, &config.model),
             dtype: entry.dtype,
             shape: entry.shape.clone(),
             elements: entry.elements(),

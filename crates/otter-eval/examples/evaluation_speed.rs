@@ -72,7 +72,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             num_attention_heads: 4,
             num_key_value_heads: 4,
             ..LlamaConfig::llama_7b(tokenizer.vocab_size())
-        },
+        }
+        .into(),
         tie_word_embeddings: false,
         train_vision_encoder: false,
         train_lang_encoder: false,

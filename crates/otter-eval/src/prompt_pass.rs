@@ -4,8 +4,8 @@
 //! continuation's keys join the cache behind it and are hidden from what is tried next; positions are counted on from
 //! the prompt, so the hidden keys leave no trace in the numbers.
 
+use otter_model::decoder::Rows;
 use otter_model::language_model::{Context, LanguageCache, causal_mask};
-use otter_model::llama::Rows;
 use otter_model::{ModelError, Otter};
 use otter_nn::layers::cross_entropy::log_sum_exp;
 use otter_nn::{IGNORE_INDEX, MediaRows, MediaTarget, Parameters, Tensor};
@@ -213,7 +213,7 @@ fn most_probable(logits: &[f32]) -> u32 {
 }
 
 fn check_tokens<R: AsRef<[u32]>>(otter: &Otter, rows: &[R]) -> Result<(), ModelError> {
-    let vocabulary = otter.config().text.vocab_size;
+    let vocabulary = otter.config().text.vocab_size();
     for (sequence, row) in rows.iter().enumerate() {
         if let Some(position) = row.as_ref().iter().position(|&id| id as usize >= vocabulary) {
             let id = row.as_ref()[position];

@@ -87,7 +87,8 @@ fn model(vocabulary: usize, max_num_media: Option<usize>) -> (Otter, Parameters<
             num_attention_heads: 4,
             num_key_value_heads: 2,
             ..LlamaConfig::llama_7b(vocabulary)
-        },
+        }
+        .into(),
         tie_word_embeddings: false,
         train_vision_encoder: false,
         train_lang_encoder: false,

@@ -231,7 +231,7 @@ impl ClipLayer {
             |part: &str| LayerNorm::new(specs, &format!("{name}.{part}"), width, true, config.layer_norm_eps);
         let (norm1, norm2) = (norm("layer_norm1"), norm("layer_norm2"));
         let heads = config.num_attention_heads;
-        let core = SelfAttentionCore { heads, key_heads: heads, head_size: config.head_dim() };
+        let core = SelfAttentionCore::new(heads, heads, config.head_dim());
         Self { norm1, q, k, v, out, norm2, fc1, fc2, core }
     }
 

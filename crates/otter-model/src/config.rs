@@ -1,16 +1,18 @@
 //! Sizes of every part of an Otter model: CLIP tower, Perceiver resampler, gated cross-attention,
-//! LLaMA language model. Plain data, checked by `validate` before anything is allocated from it.
+//! language model. Plain data, checked by `validate` before anything is allocated from it.
 //! Reading and writing `config.json` is the checkpoint crate's job.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::text_config::{LlamaConfig, MptConfig, MptStyle, NormKind, TextConfig};
+
 /// No width, head count or table in a real model comes near this; a larger number is a damaged file.
-const LARGEST_WIDTH: usize = 1 << 20;
+pub(crate) const LARGEST_WIDTH: usize = 1 << 20;
 /// Upper bound of layer counts.
-const LARGEST_DEPTH: usize = 4096;
+pub(crate) const LARGEST_DEPTH: usize = 4096;
 /// Upper bound of table lengths (vocabulary rows, positions, frames, media).
-const LARGEST_TABLE: usize = 1 << 24;
+pub(crate) const LARGEST_TABLE: usize = 1 << 24;
 /// Upper bound of all parameters together: 2^42, four hundred times the largest model supported.
 const LARGEST_MODEL: u128 = 1 << 42;
 
@@ -77,6 +79,11 @@ pub enum ConfigError {
         /// What was found.
         value: usize,
     },
+    /// The language model has one table for input and output.
+    #[error(
+        "tie_word_embeddings is false; MPT models have one table for input and output, so it must be true"
+    )]
+    MustBeTied,
     /// The sizes are fine one by one but not together.
     #[error("the sizes describe a model of {value} parameters; the largest accepted is {limit}")]
     TooManyParameters {
@@ -253,117 +260,6 @@ impl CrossAttentionConfig {
     }
 }
 
-/// LLaMA language model: RMS norms, rotary positions, SwiGLU, no biases, untied output table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LlamaConfig {
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Inner width of the feed-forward part.
-    pub intermediate_size: usize,
-    /// Number of decoder layers.
-    pub num_hidden_layers: usize,
-    /// Query heads per layer.
-    pub num_attention_heads: usize,
-    /// Key and value heads per layer; equal to the query heads in every published Otter.
-    pub num_key_value_heads: usize,
-    /// Rows of the input and output tables.
-    pub vocab_size: usize,
-    /// Epsilon of the RMS norms.
-    pub rms_norm_eps: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Longest sequence the model was trained for.
-    pub max_position_embeddings: usize,
-    /// Beginning-of-sequence token.
-    pub bos_token_id: u32,
-    /// End-of-sequence token of the language model (generation stops at the end-of-chunk token instead).
-    pub eos_token_id: u32,
-    /// Fills finished rows in generation; the tokenizer's own pad token may differ.
-    pub pad_token_id: Option<u32>,
-}
-
-impl LlamaConfig {
-    /// LLaMA 7B and Vicuna 7B.
-    pub fn llama_7b(vocab_size: usize) -> Self {
-        Self {
-            hidden_size: 4096,
-            intermediate_size: 11008,
-            num_hidden_layers: 32,
-            num_attention_heads: 32,
-            num_key_value_heads: 32,
-            vocab_size,
-            rms_norm_eps: 1e-6,
-            rope_theta: 10000.0,
-            max_position_embeddings: 2048,
-            bos_token_id: 1,
-            eos_token_id: 2,
-            pad_token_id: Some(0),
-        }
-    }
-
-    /// LLaMA-2 13B (chat).
-    pub fn llama2_13b(vocab_size: usize) -> Self {
-        Self {
-            hidden_size: 5120,
-            intermediate_size: 13824,
-            num_hidden_layers: 40,
-            num_attention_heads: 40,
-            num_key_value_heads: 40,
-            rms_norm_eps: 1e-5,
-            max_position_embeddings: 4096,
-            ..Self::llama_7b(vocab_size)
-        }
-    }
-
-    /// Vicuna 33B v1.3.
-    pub fn vicuna_33b(vocab_size: usize) -> Self {
-        Self {
-            hidden_size: 6656,
-            intermediate_size: 17920,
-            num_hidden_layers: 60,
-            num_attention_heads: 52,
-            num_key_value_heads: 52,
-            ..Self::llama_7b(vocab_size)
-        }
-    }
-
-    /// Width of one attention head.
-    pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads.max(1)
-    }
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        bounded("text.hidden_size", self.hidden_size, LARGEST_WIDTH)?;
-        bounded("text.intermediate_size", self.intermediate_size, LARGEST_WIDTH)?;
-        bounded("text.num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)?;
-        bounded("text.num_attention_heads", self.num_attention_heads, LARGEST_WIDTH)?;
-        bounded("text.num_key_value_heads", self.num_key_value_heads, LARGEST_WIDTH)?;
-        bounded("text.vocab_size", self.vocab_size, LARGEST_TABLE)?;
-        bounded("text.max_position_embeddings", self.max_position_embeddings, LARGEST_TABLE)?;
-        positive("text.rms_norm_eps", self.rms_norm_eps)?;
-        positive("text.rope_theta", self.rope_theta)?;
-        let heads = ("text.num_attention_heads", self.num_attention_heads);
-        divides(("text.hidden_size", self.hidden_size), heads)?;
-        divides(heads, ("text.num_key_value_heads", self.num_key_value_heads))?;
-        if !self.head_dim().is_multiple_of(2) {
-            return Err(ConfigError::OddHead { value: self.head_dim() });
-        }
-        let ids = [
-            ("text.bos_token_id", Some(self.bos_token_id)),
-            ("text.eos_token_id", Some(self.eos_token_id)),
-            ("text.pad_token_id", self.pad_token_id),
-        ];
-        for (name, id) in ids {
-            if let Some(value) = id
-                && value as usize >= self.vocab_size
-            {
-                return Err(ConfigError::TokenOutside { name, value, vocab_size: self.vocab_size });
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A whole Otter model and the rule that says which of its parts are trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OtterConfig {
@@ -374,8 +270,8 @@ pub struct OtterConfig {
     /// Gated cross-attention blocks.
     pub cross_attention: CrossAttentionConfig,
     /// Language model.
-    pub text: LlamaConfig,
-    /// Whether input and output tables are one tensor; false for every published LLaMA-based Otter.
+    pub text: TextConfig,
+    /// Whether input and output tables are one tensor; false for every published LLaMA-based Otter, always true for MPT.
     pub tie_word_embeddings: bool,
     /// Train the image tower too.
     pub train_vision_encoder: bool,
@@ -392,7 +288,7 @@ impl OtterConfig {
             vision: VisionConfig::clip_vit_l14(),
             perceiver: PerceiverConfig::default(),
             cross_attention: CrossAttentionConfig::default(),
-            text: LlamaConfig::llama_7b(32004),
+            text: LlamaConfig::llama_7b(32004).into(),
             tie_word_embeddings: false,
             train_vision_encoder: false,
             train_lang_encoder: false,
@@ -400,9 +296,38 @@ impl OtterConfig {
         }
     }
 
+    /// "Otter MPT-7B": CLIP ViT-L/14 with MPT 7B, whose padded table has room for the added tokens.
+    pub fn otter_mpt7b() -> Self {
+        Self { text: MptConfig::mpt_7b().into(), tie_word_embeddings: true, ..Self::otter_9b() }
+    }
+
+    /// "Otter MPT-1B": CLIP ViT-L/14 with MPT-1B RedPajama and cross-attention before every layer.
+    pub fn otter_mpt1b() -> Self {
+        let mut config = Self { text: MptConfig::mpt_1b_redpajama().into(), ..Self::otter_mpt7b() };
+        config.cross_attention.every_n_layers = 1;
+        config
+    }
+
+    /// "Otter MPT-30B".
+    pub fn otter_mpt30b() -> Self {
+        let mut config = Self { text: MptConfig::mpt_30b().into(), ..Self::otter_mpt7b() };
+        config.cross_attention.every_n_layers = 7;
+        config
+    }
+
+    /// State-dict key of the input embedding table.
+    pub fn input_table(&self) -> String {
+        format!("lang_encoder.{}.weight", self.text.names().embedding)
+    }
+
+    /// State-dict key of the output table, stored unless it is tied to the input table.
+    pub fn output_table(&self) -> String {
+        format!("lang_encoder.{}.weight", self.text.names().output)
+    }
+
     /// Indices of the decoder layers that carry a gated cross-attention block.
     pub fn cross_attention_layers(&self) -> Vec<usize> {
-        (0..self.text.num_hidden_layers).filter(|&layer| self.cross_attention.has_block(layer)).collect()
+        (0..self.text.num_hidden_layers()).filter(|&layer| self.cross_attention.has_block(layer)).collect()
     }
 
     /// Number of parameters the sizes describe; a tied table counts once. Call on validated sizes.
@@ -421,15 +346,13 @@ impl OtterConfig {
         let perceiver = v * (wide(self.perceiver.num_latents) + tables)
             + 2 * v
             + wide(self.perceiver.depth) * (6 * v + 4 * inner * v + 2 * wide(self.perceiver.ff_mult) * v * v);
-        let (d, di) = (wide(self.text.hidden_size), wide(self.text.intermediate_size));
+        let d = wide(self.text.hidden_size());
         let inner = wide(self.cross_attention.heads) * wide(self.cross_attention.dim_head);
         let block =
             2 + 4 * d + 2 * inner * d + 2 * inner * v + 2 * wide(self.cross_attention.ff_mult) * d * d;
-        let blocks = wide(self.text.num_hidden_layers / self.cross_attention.every_n_layers.max(1)) * block;
-        let key_value = wide(self.text.num_key_value_heads) * wide(self.text.head_dim());
-        let layers = wide(self.text.num_hidden_layers) * (2 * d * d + 2 * key_value * d + 3 * d * di + 2 * d);
-        let embeddings = wide(self.text.vocab_size) * d * if self.tie_word_embeddings { 1 } else { 2 };
-        vision + perceiver + blocks + layers + d + embeddings
+        let blocks = wide(self.text.num_hidden_layers() / self.cross_attention.every_n_layers.max(1)) * block;
+        let embeddings = wide(self.text.vocab_size()) * d * if self.tie_word_embeddings { 1 } else { 2 };
+        vision + perceiver + blocks + self.text.parameter_count() + embeddings
     }
 
     /// Checks that every size is possible and none is absurd.
@@ -441,6 +364,9 @@ impl OtterConfig {
         self.perceiver.validate()?;
         self.cross_attention.validate()?;
         self.text.validate()?;
+        if self.text.must_be_tied() && !self.tie_word_embeddings {
+            return Err(ConfigError::MustBeTied);
+        }
         let value = self.parameter_count();
         if value > LARGEST_MODEL {
             return Err(ConfigError::TooManyParameters { value, limit: LARGEST_MODEL });
@@ -449,7 +375,7 @@ impl OtterConfig {
     }
 }
 
-fn bounded(name: &'static str, value: usize, limit: usize) -> Result<(), ConfigError> {
+pub(crate) fn bounded(name: &'static str, value: usize, limit: usize) -> Result<(), ConfigError> {
     if value == 0 {
         return Err(ConfigError::Zero { name });
     }
@@ -459,11 +385,14 @@ fn bounded(name: &'static str, value: usize, limit: usize) -> Result<(), ConfigE
     Ok(())
 }
 
-fn positive(name: &'static str, value: f64) -> Result<(), ConfigError> {
+pub(crate) fn positive(name: &'static str, value: f64) -> Result<(), ConfigError> {
     if value.is_finite() && value > 0.0 { Ok(()) } else { Err(ConfigError::NotPositive { name, value }) }
 }
 
-fn divides(dividend: (&'static str, usize), divisor: (&'static str, usize)) -> Result<(), ConfigError> {
+pub(crate) fn divides(
+    dividend: (&'static str, usize),
+    divisor: (&'static str, usize),
+) -> Result<(), ConfigError> {
     if divisor.1 != 0 && dividend.1.is_multiple_of(divisor.1) {
         return Ok(());
     }
@@ -486,11 +415,11 @@ mod tests {
         assert_eq!(config.validate(), Ok(()));
         assert_eq!(config.parameter_count(), 8_220_463_120);
         assert_eq!(config.cross_attention_layers(), [3, 7, 11, 15, 19, 23, 27, 31]);
-        config.text = LlamaConfig::llama2_13b(32000);
+        config.text = LlamaConfig::llama2_13b(32000).into();
         config.cross_attention.every_n_layers = 8;
         assert_eq!(config.validate(), Ok(()));
         assert_eq!(config.parameter_count(), 14_462_198_794);
-        config.text = LlamaConfig::vicuna_33b(32000);
+        config.text = LlamaConfig::vicuna_33b(32000).into();
         config.cross_attention.every_n_layers = 4;
         assert_eq!(config.validate(), Ok(()));
         assert_eq!(config.parameter_count(), 38_329_786_910);
@@ -498,6 +427,10 @@ mod tests {
         let without = config.parameter_count();
         config.perceiver = frames;
         assert_eq!(config.parameter_count() - without, 63_150_080 - 63_019_008);
+        assert_eq!(OtterConfig::otter_mpt7b().parameter_count(), 8_131_301_392);
+        assert_eq!(OtterConfig::otter_mpt1b().parameter_count(), 2_558_642_224);
+        assert_eq!(OtterConfig::otter_mpt30b().parameter_count(), 32_840_154_124);
+        assert_eq!(OtterConfig::otter_mpt30b().cross_attention_layers(), [6, 13, 20, 27, 34, 41]);
     }
 
     #[test]
@@ -507,28 +440,36 @@ mod tests {
             change(&mut config);
             config.validate().map_err(|error| error.to_string())
         };
+        let llama = |change: fn(&mut LlamaConfig)| {
+            let mut text = LlamaConfig::llama_7b(32004);
+            change(&mut text);
+            let config = OtterConfig { text: text.into(), ..OtterConfig::otter_9b() };
+            config.validate().map_err(|error| error.to_string())
+        };
         let zero = check(|config| config.cross_attention.every_n_layers = 0);
         assert!(zero.is_err_and(|text| text.contains("cross_attention.every_n_layers is 0")));
-        let uneven = check(|config| config.text.num_attention_heads = 31);
+        let uneven = llama(|text| text.num_attention_heads = 31);
         assert!(uneven.is_err_and(|text| text.contains("text.num_attention_heads = 31 does not divide")));
         let odd = check(|config| config.vision.image_size = 225);
         assert!(odd.is_err_and(|text| text.contains("vision.image_size is 225")));
-        let absurd = check(|config| config.text.hidden_size = 1 << 40);
+        let absurd = llama(|text| text.hidden_size = 1 << 40);
         assert!(absurd.is_err_and(|text| text.contains("text.hidden_size")));
-        let together = check(|config| {
-            config.text.hidden_size = 1 << 20;
-            config.text.intermediate_size = 1 << 20;
+        let together = llama(|text| {
+            text.hidden_size = 1 << 20;
+            text.intermediate_size = 1 << 20;
         });
         assert!(together.is_err_and(|text| text.contains("parameters")));
-        let token = check(|config| config.text.bos_token_id = 32004);
+        let token = llama(|text| text.bos_token_id = 32004);
         assert!(token.is_err_and(|text| text.contains("only 32004 rows")));
-        let epsilon = check(|config| config.text.rms_norm_eps = f64::NAN);
+        let epsilon = llama(|text| text.rms_norm_eps = f64::NAN);
         assert!(epsilon.is_err_and(|text| text.contains("text.rms_norm_eps")));
-        let head = check(|config| {
-            config.text.hidden_size = 96;
-            config.text.num_attention_heads = 32;
-            config.text.num_key_value_heads = 32;
+        let head = llama(|text| {
+            text.hidden_size = 96;
+            text.num_attention_heads = 32;
+            text.num_key_value_heads = 32;
         });
         assert_eq!(head, Err(ConfigError::OddHead { value: 3 }.to_string()));
+        let untied = OtterConfig { tie_word_embeddings: false, ..OtterConfig::otter_mpt7b() };
+        assert_eq!(untied.validate(), Err(ConfigError::MustBeTied));
     }
 }

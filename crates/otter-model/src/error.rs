@@ -61,6 +61,19 @@ pub enum ModelError {
         /// The item.
         item: usize,
     },
+    /// More tokens than the table of learned positions has rows.
+    #[error(
+        "sequence {sequence} would have {tokens} tokens, but the language model has positions for {limit}; shorten the \
+         prompt or ask for fewer new tokens"
+    )]
+    TooLong {
+        /// Sequence of the batch.
+        sequence: usize,
+        /// Its tokens, new ones included.
+        tokens: usize,
+        /// Rows of the table.
+        limit: usize,
+    },
     /// Nothing to generate from.
     #[error("the prompt of sequence {sequence} has no token")]
     EmptyPrompt {

@@ -31,7 +31,8 @@ impl FreezeRule {
     /// Whether the parameter `name` is trained.
     pub fn is_trainable(&self, config: &OtterConfig, name: &str) -> bool {
         let bridge = name.contains("perceiver") || name.contains("gated_cross_attn_layer");
-        let embedding = name.ends_with("embed_tokens.weight");
+        let embedding = name == config.input_table();
+        let output = config.text.trains_output_table() && name == config.output_table();
         match self {
             Self::Head => {
                 config.train_full_model
@@ -39,7 +40,7 @@ impl FreezeRule {
                     || config.train_lang_encoder && name.starts_with("lang_encoder.")
                     || bridge
                     || embedding
-                    || name.ends_with("lm_head.weight")
+                    || output
             }
             Self::V01 => bridge || embedding,
             Self::Patterns(patterns) => patterns.iter().any(|pattern| matches(pattern, name)),
@@ -96,17 +97,28 @@ mod tests {
         let mut config = OtterConfig::otter_9b();
         assert_eq!(counts(&config, &FreezeRule::Head), Some((8_220_463_120, 1_441_011_728)));
         assert_eq!(counts(&config, &FreezeRule::V01), Some((8_220_463_120, 1_309_923_344)));
-        config.text = LlamaConfig::llama_7b(32000);
+        config.text = LlamaConfig::llama_7b(32000).into();
         assert_eq!(counts(&config, &FreezeRule::Head), Some((8_220_430_352, 1_440_978_960)));
-        config.text = LlamaConfig::vicuna_33b(32000);
+        config.text = LlamaConfig::vicuna_33b(32000).into();
         assert_eq!(counts(&config, &FreezeRule::Head), Some((38_329_786_910, 5_923_647_518)));
-        config.text = LlamaConfig::llama2_13b(32000);
+        config.text = LlamaConfig::llama2_13b(32000).into();
         config.cross_attention.every_n_layers = 8;
         assert_eq!(counts(&config, &FreezeRule::Head), Some((14_462_198_794, 1_470_834_698)));
         let perceiver = FreezeRule::parse("perceiver");
         assert_eq!(counts(&config, &perceiver).map(|c| c.1), Some(63_019_008));
         config.perceiver.max_num_frames = Some(128);
         assert_eq!(counts(&config, &perceiver).map(|c| c.1), Some(63_150_080));
+        for (config, expected) in [
+            (OtterConfig::otter_mpt7b(), (8_131_301_392, 1_385_404_432)),
+            (OtterConfig::otter_mpt1b(), (2_558_642_224, 1_047_304_240)),
+            (OtterConfig::otter_mpt30b(), (32_840_154_124, 2_941_270_028)),
+            (
+                OtterConfig { train_lang_encoder: true, ..OtterConfig::otter_mpt7b() },
+                (8_131_301_392, 7_828_121_616),
+            ),
+        ] {
+            assert_eq!(counts(&config, &FreezeRule::Head), Some(expected));
+        }
         let vision = FreezeRule::parse("vision_encoder.");
         assert_eq!(counts(&config, &vision).map(|c| c.1), Some(303_179_776));
     }

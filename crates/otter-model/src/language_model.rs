@@ -1,29 +1,40 @@
 //! The language model with gated cross-attention wrapped around its decoder layers (`spec/model.md` section 5): the
 //! block of layer i, present when `(i + 1) % every_n_layers == 0`, runs before the layer itself.
 
+use otter_nn::kernels::elementwise;
 use otter_nn::{
-    AttentionMask, CrossEntropy, Embedding, Gradients, Init, Linear, MediaRows, NormStatistics,
+    AttentionMask, CrossEntropy, Embedding, Gradients, Init, Linear, MediaRows, Norm, NormStatistics,
     ParameterSpecs, Parameters, Real, RmsNorm, Tensor,
 };
 
-use crate::config::OtterConfig;
+use crate::config::{OtterConfig, TextConfig};
+use crate::decoder::{DecoderLayer, DecoderSaved, Rows};
 use crate::gated_cross_attention::{CrossAttentionSaved, GatedCrossAttention, KeysAndValues};
-use crate::llama::{LayerCache, LlamaLayer, LlamaLayerSaved, Rows};
+use crate::layer_cache::LayerCache;
+use crate::mpt;
 use crate::otter::Trace;
 
 /// Embedding, wrapped decoder layers, final norm, output table.
 #[derive(Clone, Debug)]
 pub struct LanguageModel {
     embed_tokens: Embedding,
+    /// Learned positions, added to the embedding.
+    positions: Option<Embedding>,
     layers: Vec<WrappedLayer>,
-    norm: RmsNorm,
+    /// Name of the layers, without their index.
+    layer_names: String,
+    norm: Norm,
     lm_head: Option<Linear>,
+    /// Factor on the logits, applied to the normalised hidden states.
+    logit_scale: f64,
+    /// Share of the gradient that reaches the embeddings.
+    embedding_fraction: f64,
 }
 
 #[derive(Clone, Debug)]
 struct WrappedLayer {
     gated_cross_attn_layer: Option<GatedCrossAttention>,
-    decoder_layer: LlamaLayer,
+    decoder_layer: DecoderLayer,
 }
 
 /// What text rows attend: masks and positions for the decoder, media for the cross-attention.
@@ -38,7 +49,7 @@ enum LayerSaved<T> {
     /// Layer input only: run again in the reverse pass.
     Input(Tensor<T>),
     /// Everything the reverse pass needs.
-    Whole(Option<Box<CrossAttentionSaved<T>>>, Box<LlamaLayerSaved<T>>),
+    Whole(Option<Box<CrossAttentionSaved<T>>>, Box<DecoderSaved<T>>),
 }
 
 /// Kept for the reverse pass of the whole stack.
@@ -60,25 +71,43 @@ impl LanguageModel {
     /// Registers the language model under `<name>.` (`lang_encoder`).
     pub fn new(specs: &mut ParameterSpecs, name: &str, config: &OtterConfig) -> Self {
         let text = &config.text;
-        let sizes = (text.hidden_size, config.vision.hidden_size, config.perceiver.num_latents);
+        let names = text.names();
+        let (rows, width) = (text.vocab_size(), text.hidden_size());
+        let sizes = (width, config.vision.hidden_size, config.perceiver.num_latents);
         let init = Init::Normal(0.02);
-        let (rows, width) = (text.vocab_size, text.hidden_size);
-        let embed_tokens = Embedding::new(specs, &format!("{name}.model.embed_tokens"), rows, width, init);
-        let layers = (0..text.num_hidden_layers)
+        let embed_tokens = Embedding::new(specs, &format!("{name}.{}", names.embedding), rows, width, init);
+        let positions = text
+            .learned_positions()
+            .map(|rows| Embedding::new(specs, &format!("{name}.{}", names.positions), rows, width, init));
+        let layer_names = format!("{name}.{}", names.layers);
+        let layers = (0..text.num_hidden_layers())
             .map(|i| {
-                let layer = format!("{name}.model.layers.{i}");
+                let layer = format!("{layer_names}.{i}");
                 let gated_cross_attn_layer = config.cross_attention.has_block(i).then(|| {
                     let name = format!("{layer}.gated_cross_attn_layer");
                     GatedCrossAttention::new(specs, &name, sizes, &config.cross_attention)
                 });
-                let decoder_layer = LlamaLayer::new(specs, &format!("{layer}.decoder_layer"), text);
+                let decoder_layer = DecoderLayer::new(specs, &format!("{layer}.decoder_layer"), text);
                 WrappedLayer { gated_cross_attn_layer, decoder_layer }
             })
             .collect();
-        let norm = RmsNorm::new(specs, &format!("{name}.model.norm"), width, text.rms_norm_eps);
+        let norm_name = format!("{name}.{}", names.norm);
+        let norm = match text {
+            TextConfig::Llama(text) => Norm::Rms(RmsNorm::new(specs, &norm_name, width, text.rms_norm_eps)),
+            TextConfig::Mpt(text) => mpt::norm(specs, &norm_name, width, text),
+        };
         let lm_head = (!config.tie_word_embeddings)
-            .then(|| Linear::new(specs, &format!("{name}.lm_head"), width, rows, false, init));
-        Self { embed_tokens, layers, norm, lm_head }
+            .then(|| Linear::new(specs, &format!("{name}.{}", names.output), width, rows, false, init));
+        Self {
+            embed_tokens,
+            positions,
+            layers,
+            layer_names,
+            norm,
+            lm_head,
+            logit_scale: text.logit_scale(),
+            embedding_fraction: text.embedding_fraction(),
+        }
     }
 
     /// The output projection with its loss.
@@ -108,6 +137,23 @@ impl LanguageModel {
         }
     }
 
+    /// Embedded tokens (rows, width), with their positions where these are learned.
+    fn embed<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32], rows: &Rows<'_>) -> Tensor<T> {
+        let mut x = self.embed_tokens.forward(parameters, ids);
+        if let Some(positions) = &self.positions {
+            x.add_assign(&positions.forward(parameters, rows.positions));
+        }
+        x
+    }
+
+    /// The final norm, times the factor on the logits.
+    fn scaled<T: Real>(&self, mut hidden: Tensor<T>) -> Tensor<T> {
+        if self.logit_scale != 1.0 {
+            elementwise::scale(hidden.data_mut(), T::from_f64(self.logit_scale));
+        }
+        hidden
+    }
+
     /// Normalised hidden states (rows, width) of `ids`, reporting every intermediate result to `trace`.
     pub fn forward<T: Real>(
         &self,
@@ -117,7 +163,7 @@ impl LanguageModel {
         context: &Context<'_>,
         trace: &mut Trace<'_, T>,
     ) -> Tensor<T> {
-        let mut x = self.embed_tokens.forward(parameters, ids);
+        let mut x = self.embed(parameters, ids, &context.rows);
         for (i, layer) in self.layers.iter().enumerate() {
             if let Some(block) = &layer.gated_cross_attn_layer {
                 let media = latents.map(|latents| block.project_media(parameters, latents));
@@ -129,7 +175,7 @@ impl LanguageModel {
         }
         let hidden = self.norm.forward(parameters, &x);
         trace("final_norm", &hidden);
-        hidden
+        self.scaled(hidden)
     }
 
     /// As [`LanguageModel::forward`], keeping what the reverse pass needs: everything, or with `recompute` one input a
@@ -143,7 +189,7 @@ impl LanguageModel {
         recompute: bool,
         first: usize,
     ) -> (Tensor<T>, LanguageSaved<T>) {
-        let x = self.embed_tokens.forward(parameters, ids);
+        let x = self.embed(parameters, ids, &context.rows);
         self.forward_embedded(parameters, x, latents, context, recompute, first)
     }
 
@@ -174,7 +220,7 @@ impl LanguageModel {
             x = y;
         }
         let (hidden, norm) = self.norm.forward_saved(parameters, &x);
-        (hidden, LanguageSaved { first, layers, last: x, norm })
+        (self.scaled(hidden), LanguageSaved { first, layers, last: x, norm })
     }
 
     /// Adds parameter gradients, given the gradient of the normalised hidden states, and the gradient of the latents to
@@ -190,9 +236,16 @@ impl LanguageModel {
         gradients: &mut Gradients<T>,
     ) {
         let first = saved.first;
-        let dx = self.backward_embedded(parameters, saved, latents, context, d_hidden, d_latents, gradients);
+        let mut dx =
+            self.backward_embedded(parameters, saved, latents, context, d_hidden, d_latents, gradients);
         if first == 0 {
+            if self.embedding_fraction != 1.0 {
+                elementwise::scale(dx.data_mut(), T::from_f64(self.embedding_fraction));
+            }
             self.embed_tokens.backward(ids, &dx, gradients);
+            if let Some(positions) = &self.positions {
+                positions.backward(context.rows.positions, &dx, gradients);
+            }
         }
     }
 
@@ -208,6 +261,7 @@ impl LanguageModel {
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
         let LanguageSaved { first, layers, last, norm } = saved;
+        let d_hidden = if self.logit_scale == 1.0 { d_hidden } else { &self.scaled(d_hidden.clone()) };
         let mut dx = self.norm.backward(parameters, &last, &norm, d_hidden, gradients);
         for (layer, saved) in self.layers[first..].iter().zip(layers).rev() {
             let (cross_attention, decoder) = match saved {
@@ -230,13 +284,14 @@ impl LanguageModel {
     /// The first layer whose reverse pass can reach a trained parameter; 0 also when the embedding is trained.
     /// `media_trained` says whether something behind the latents is trained.
     pub fn first_trained_layer<T: Real>(&self, parameters: &Parameters<T>, media_trained: bool) -> usize {
-        if parameters.is_trainable(self.embed_tokens.weight()) {
+        let tables = [Some(&self.embed_tokens), self.positions.as_ref()];
+        if tables.into_iter().flatten().any(|table| parameters.is_trainable(table.weight())) {
             return 0;
         }
         let reaches = |i: usize| {
-            let part = format!(".model.layers.{i}.");
+            let layer = format!("{}.{i}.", self.layer_names);
             self.layers[i].gated_cross_attn_layer.is_some() && media_trained
-                || parameters.iter().any(|p| p.trainable && p.name.contains(&part))
+                || parameters.iter().any(|p| p.trainable && p.name.starts_with(&layer))
         };
         (0..self.layers.len()).find(|&i| reaches(i)).unwrap_or(self.layers.len())
     }
@@ -250,7 +305,8 @@ impl LanguageModel {
         batch: usize,
         capacity: usize,
     ) -> LanguageCache<T> {
-        let layers = self.layers.iter().map(|_| LayerCache::new(&config.text, batch, capacity)).collect();
+        let layers =
+            self.layers.iter().map(|_| LayerCache::new(config.text.key_width(), batch, capacity)).collect();
         let media = self
             .layers
             .iter()
@@ -270,7 +326,7 @@ impl LanguageModel {
         context: &Context<'_>,
         cache: &mut LanguageCache<T>,
     ) -> Tensor<T> {
-        let mut x = self.embed_tokens.forward(parameters, ids);
+        let mut x = self.embed(parameters, ids, &context.rows);
         let media = &cache.media;
         for ((layer, layer_cache), media) in self.layers.iter().zip(&mut cache.layers).zip(media) {
             if let Some(block) = &layer.gated_cross_attn_layer {
@@ -279,7 +335,7 @@ impl LanguageModel {
             x = layer.decoder_layer.forward_cached(parameters, x, &context.rows, layer_cache, cache.len);
         }
         cache.len += ids.len() / context.rows.batch;
-        self.norm.forward(parameters, &x)
+        self.scaled(self.norm.forward(parameters, &x))
     }
 }
 

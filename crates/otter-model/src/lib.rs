@@ -9,6 +9,7 @@
 
 pub mod clip;
 pub mod config;
+pub mod decoder;
 mod error;
 mod feed_forward;
 pub mod freeze;
@@ -16,9 +17,12 @@ pub mod gated_cross_attention;
 pub mod generate;
 mod key_value_projection;
 pub mod language_model;
+pub mod layer_cache;
 pub mod llama;
+pub mod mpt;
 pub mod otter;
 pub mod perceiver_resampler;
+pub mod text_config;
 
 pub use error::ModelError;
 pub use freeze::FreezeRule;

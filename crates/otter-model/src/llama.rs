@@ -4,11 +4,13 @@
 use otter_nn::kernels::elementwise::{silu_product, silu_product_backward};
 use otter_nn::layers::attention::{AttentionOutput, KeysValues};
 use otter_nn::{
-    AttentionMask, Gradients, Init, Linear, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm,
-    Rotary, SelfAttentionCore, Tensor,
+    Gradients, Init, Linear, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm, Rotary,
+    SelfAttentionCore, Tensor,
 };
 
 use crate::config::LlamaConfig;
+use crate::decoder::{Rows, add_backward, input_gradient};
+use crate::layer_cache::LayerCache;
 
 /// One decoder layer.
 #[derive(Clone, Debug)]
@@ -40,24 +42,6 @@ pub struct LlamaLayerSaved<T> {
     up: Tensor<T>,
 }
 
-/// Keys and values of one layer for all tokens seen so far: (batch, capacity, key heads * head size) each.
-#[derive(Clone, Debug)]
-pub struct LayerCache<T = f32> {
-    keys: Vec<T>,
-    values: Vec<T>,
-}
-
-/// Where the rows of a pass stand.
-#[derive(Clone, Debug)]
-pub struct Rows<'a> {
-    /// Sequences.
-    pub batch: usize,
-    /// Rotary position of every row (batch * length).
-    pub positions: &'a [u32],
-    /// Which keys each row may see.
-    pub mask: &'a AttentionMask,
-}
-
 impl LlamaLayer {
     /// Registers the layer under `<name>.`.
     pub fn new(specs: &mut ParameterSpecs, name: &str, config: &LlamaConfig) -> Self {
@@ -77,11 +61,7 @@ impl LlamaLayer {
         let mut norm =
             |part: &str| RmsNorm::new(specs, &format!("{name}.{part}"), width, config.rms_norm_eps);
         let (input_norm, post_attention_norm) = (norm("input_layernorm"), norm("post_attention_layernorm"));
-        let core = SelfAttentionCore {
-            heads: config.num_attention_heads,
-            key_heads: config.num_key_value_heads,
-            head_size,
-        };
+        let core = SelfAttentionCore::new(config.num_attention_heads, config.num_key_value_heads, head_size);
         let rotary = Rotary::new(head_size, config.rope_theta);
         Self { input_norm, q, k, v, o, post_attention_norm, gate, up, down, rotary, core }
     }
@@ -120,10 +100,7 @@ impl LlamaLayer {
     ) -> Tensor<T> {
         let normed = self.input_norm.forward(parameters, &x);
         let (q, k, v) = self.project(parameters, &normed, rows.positions);
-        let capacity = cache.keys.len() / (rows.batch * k.width());
-        cache.append(&k, &v, rows.batch, capacity, len);
-        let new = x.rows() / rows.batch;
-        let kv = KeysValues { keys: &cache.keys, values: &cache.values, len: len + new, capacity };
+        let kv = cache.append(&k, &v, rows.batch, len);
         let attended = self.core.forward(&q, rows.batch, kv, rows.mask);
         self.o.forward_add(parameters, &attended, &mut x);
         let normed = self.post_attention_norm.forward(parameters, &x);
@@ -201,136 +178,20 @@ fn product<T: Real>(gate: &Tensor<T>, up: &Tensor<T>) -> Tensor<T> {
     Tensor::from_vec(silu_product(gate.data(), up.data()), gate.shape(), gate.device())
 }
 
-/// Input gradient of a frozen layer.
-fn input_gradient<T: Real>(
-    layer: &Linear,
-    parameters: &Parameters<T>,
-    dy: &Tensor<T>,
-    shape: &[usize],
-    gradients: &mut Gradients<T>,
-) -> Tensor<T> {
-    let mut dx = Tensor::zeros(shape, dy.device());
-    layer.backward_into(parameters, &[], dy.data(), dx.data_mut(), false, gradients);
-    dx
-}
-
-/// Adds a layer's input gradient to `dx`; its input is there only when some weight is trained.
-fn add_backward<T: Real>(
-    layer: &Linear,
-    parameters: &Parameters<T>,
-    input: Option<&Tensor<T>>,
-    dy: &Tensor<T>,
-    dx: &mut Tensor<T>,
-    gradients: &mut Gradients<T>,
-) {
-    let input = input.map_or(&[][..], |x| x.data());
-    layer.backward_into(parameters, input, dy.data(), dx.data_mut(), true, gradients);
-}
-
-impl<T: Real> LayerCache<T> {
-    /// Room for `capacity` tokens of `batch` sequences.
-    pub fn new(config: &LlamaConfig, batch: usize, capacity: usize) -> Self {
-        let len = batch * capacity * config.num_key_value_heads * config.head_dim();
-        Self { keys: vec![T::ZERO; len], values: vec![T::ZERO; len] }
-    }
-
-    fn append(&mut self, k: &Tensor<T>, v: &Tensor<T>, batch: usize, capacity: usize, len: usize) {
-        let width = k.width();
-        let new = k.rows() / batch * width;
-        for b in 0..batch {
-            let at = (b * capacity + len) * width;
-            self.keys[at..at + new].copy_from_slice(&k.data()[b * new..][..new]);
-            self.values[at..at + new].copy_from_slice(&v.data()[b * new..][..new]);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use otter_nn::Gradients;
-    use otter_nn::gradient_check::{check, random_parameters, random_tensor};
+    use crate::decoder::tests::check_layer;
 
-    fn config() -> LlamaConfig {
-        LlamaConfig {
+    #[test]
+    fn layers_pass_every_check() {
+        let config = LlamaConfig {
             hidden_size: 8,
             intermediate_size: 12,
             num_attention_heads: 4,
             num_key_value_heads: 2,
             ..LlamaConfig::llama_7b(16)
-        }
-    }
-
-    #[test]
-    fn gradients_match_finite_differences() {
-        let mut specs = ParameterSpecs::default();
-        let layer = LlamaLayer::new(&mut specs, "l", &config());
-        let positions = [0, 1, 2, 0, 1, 2];
-        let visible = Some(vec![true, true, true, false, true, true]);
-        for mask in
-            [AttentionMask::Causal { offset: 0, visible: None }, AttentionMask::Causal { offset: 0, visible }]
-        {
-            let rows = Rows { batch: 2, positions: &positions, mask: &mask };
-            check(
-                &specs,
-                &[random_tensor("x", &[6, 8])],
-                |p, x| layer.forward_saved(p, x[0].clone(), &rows).0,
-                |p, x, dy, g| {
-                    let (_, saved) = layer.forward_saved(p, x[0].clone(), &rows);
-                    vec![layer.backward(p, saved, &rows, dy.clone(), g)]
-                },
-            );
-        }
-    }
-
-    #[test]
-    fn a_frozen_layer_gives_the_same_input_gradient() {
-        let mut specs = ParameterSpecs::default();
-        let layer = LlamaLayer::new(&mut specs, "l", &config());
-        let mask = AttentionMask::Causal { offset: 0, visible: None };
-        let rows = Rows { batch: 1, positions: &[0, 1, 2], mask: &mask };
-        let mut parameters = random_parameters(&specs);
-        let (x, dy) = (random_tensor("x", &[3, 8]), random_tensor("dy", &[3, 8]));
-        let run = |parameters: &Parameters<f64>| {
-            let mut gradients = Gradients::new(parameters);
-            let (_, saved) = layer.forward_saved(parameters, x.clone(), &rows);
-            layer.backward(parameters, saved, &rows, dy.clone(), &mut gradients).into_vec()
         };
-        let trained = run(&parameters);
-        parameters.set_trainable(|_| false);
-        assert_eq!(trained, run(&parameters));
-    }
-
-    #[test]
-    fn cached_rows_equal_the_whole_pass() {
-        let mut specs = ParameterSpecs::default();
-        let layer = LlamaLayer::new(&mut specs, "l", &config());
-        let parameters = random_parameters(&specs);
-        let x = random_tensor("x", &[2 * 5, 8]);
-        let positions = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4];
-        let mask = AttentionMask::Causal { offset: 0, visible: None };
-        let (whole, _) = layer.forward_saved(
-            &parameters,
-            x.clone(),
-            &Rows { batch: 2, positions: &positions, mask: &mask },
-        );
-        let mut cache = LayerCache::new(&config(), 2, 6);
-        let part = |range: std::ops::Range<usize>| {
-            let rows: Vec<f64> = (0..2)
-                .flat_map(|b| x.data()[(b * 5 + range.start) * 8..(b * 5 + range.end) * 8].to_vec())
-                .collect();
-            Tensor::from_vec(rows, &[2 * range.len(), 8], x.device())
-        };
-        for range in [0..3, 3..4, 4..5] {
-            let positions: Vec<u32> = (0..2).flat_map(|_| range.clone().map(|p| p as u32)).collect();
-            let mask = AttentionMask::Causal { offset: range.start, visible: None };
-            let rows = Rows { batch: 2, positions: &positions, mask: &mask };
-            let y = layer.forward_cached(&parameters, part(range.clone()), &rows, &mut cache, range.start);
-            for b in 0..2 {
-                let got = &y.data()[b * range.len() * 8..][..range.len() * 8];
-                let want = &whole.data()[(b * 5 + range.start) * 8..(b * 5 + range.end) * 8];
-                assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12));
-            }
-        }
+        check_layer(&config.into(), 8);
     }
 }

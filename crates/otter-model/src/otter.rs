@@ -7,9 +7,9 @@ use otter_nn::{Gradients, IGNORE_INDEX, MediaRows, ParameterSpecs, Parameters, R
 
 use crate::ModelError;
 use crate::clip::{ClipSaved, ClipVision};
-use crate::config::OtterConfig;
+use crate::config::{OtterConfig, TextConfig};
+use crate::decoder::Rows;
 use crate::language_model::{Context, LanguageModel, causal_mask};
-use crate::llama::Rows;
 use crate::perceiver_resampler::{PerceiverResampler, PerceiverSaved};
 
 /// Receives intermediate results by name (`xattn.3`, `hidden.3`, `final_norm`, …).
@@ -206,7 +206,7 @@ impl Otter {
     ) -> Result<Tensor<T>, ModelError> {
         self.check_text(text, vision)?;
         let latents = vision.map(|vision| self.encode_media(parameters, vision, trace)).transpose()?;
-        let plan = TextPlan::new(text, vision.map(|v| v.slots.as_slice()));
+        let plan = TextPlan::new(text, vision.map(|v| v.slots.as_slice()), &self.config.text);
         let context = plan.context(text);
         Ok(self.language.forward(parameters, &text.ids, latents.as_ref(), &context, trace))
     }
@@ -273,7 +273,7 @@ impl Otter {
         let media_trained = trained("perceiver.") || trained("vision_encoder.");
         let encoded = vision.map(|vision| self.encode_media_saved(parameters, vision)).transpose()?;
         let (latents, vision_saved) = encoded.unzip();
-        let plan = TextPlan::new(text, vision.map(|v| v.slots.as_slice()));
+        let plan = TextPlan::new(text, vision.map(|v| v.slots.as_slice()), &self.config.text);
         let context = plan.context(text);
         let first = self.language.first_trained_layer(parameters, media_trained && vision.is_some());
         let (hidden, saved) =
@@ -300,7 +300,7 @@ impl Otter {
         if labels.len() != expected {
             return Err(ModelError::Shape { what: "number of labels", found: labels.len(), expected });
         }
-        let vocabulary = self.config.text.vocab_size;
+        let vocabulary = self.config.text.vocab_size();
         let mut targets = vec![IGNORE_INDEX; labels.len()];
         for (index, &label) in labels.iter().enumerate() {
             if index % text.length == 0 || label == IGNORE_INDEX {
@@ -335,7 +335,8 @@ impl Otter {
             let (found, expected) = (vision.slots.len(), text.batch);
             return Err(ModelError::Shape { what: "sequences of the vision input", found, expected });
         }
-        let vocabulary = self.config.text.vocab_size;
+        self.check_length(text, 0)?;
+        let vocabulary = self.config.text.vocab_size();
         match text.ids.iter().position(|&id| id as usize >= vocabulary) {
             Some(index) => Err(ModelError::TokenOutside {
                 id: text.ids[index],
@@ -344,6 +345,16 @@ impl Otter {
                 vocabulary,
             }),
             None => Ok(()),
+        }
+    }
+
+    /// Whether every token, and `new` more in each sequence, has a row in the table of learned positions.
+    pub(crate) fn check_length(&self, text: &TextInput, new: usize) -> Result<(), ModelError> {
+        let Some(limit) = self.config.text.learned_positions() else { return Ok(()) };
+        let counts = text.attention_mask.chunks(text.length.max(1)).map(|m| m.iter().filter(|&&m| m).count());
+        match counts.map(|count| count + new).enumerate().find(|&(_, tokens)| tokens > limit) {
+            None => Ok(()),
+            Some((sequence, tokens)) => Err(ModelError::TooLong { sequence, tokens, limit }),
         }
     }
 
@@ -464,6 +475,19 @@ impl TextInput {
         self.ids.contains(&self.media_token_id)
     }
 
+    /// Position of every token, counting no padding; padding before a sequence stands at `padding`.
+    pub(crate) fn positions_without_padding(&self, padding: u32) -> Vec<u32> {
+        let mut positions = Vec::with_capacity(self.ids.len());
+        for mask in self.attention_mask.chunks(self.length.max(1)) {
+            let mut next = 0;
+            for &visible in mask {
+                positions.push(if visible { next } else { padding });
+                next += u32::from(visible);
+            }
+        }
+        positions
+    }
+
     /// What every row attends, given each sequence's media.
     pub fn media_rows(&self, slots: Option<&[Vec<usize>]>) -> MediaRows {
         let media_tokens: Vec<bool> = self.ids.iter().map(|&id| id == self.media_token_id).collect();
@@ -480,8 +504,12 @@ struct TextPlan {
 }
 
 impl TextPlan {
-    fn new(text: &TextInput, slots: Option<&[Vec<usize>]>) -> Self {
-        let positions = (0..text.batch).flat_map(|_| 0..text.length as u32).collect();
+    fn new(text: &TextInput, slots: Option<&[Vec<usize>]>, config: &TextConfig) -> Self {
+        let positions = if config.positions_skip_padding() {
+            text.positions_without_padding(0)
+        } else {
+            (0..text.batch).flat_map(|_| 0..text.length as u32).collect()
+        };
         let mask = causal_mask(&text.attention_mask, 0);
         Self { positions, mask, media_rows: text.media_rows(slots) }
     }

@@ -218,11 +218,7 @@ impl PerceiverLayer {
             to_kv: KeyValueProjection::new(specs, &format!("{name}.to_kv"), width, inner),
             to_out: Linear::new(specs, &format!("{name}.to_out"), inner, width, false, init),
             feed_forward: FeedForward::new(specs, &format!("{name}.feed_forward"), width, config.ff_mult),
-            core: SelfAttentionCore {
-                heads: config.heads,
-                key_heads: config.heads,
-                head_size: config.dim_head,
-            },
+            core: SelfAttentionCore::new(config.heads, config.heads, config.dim_head),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The whole model in f64: gradients against finite differences, and equalities that must hold exactly.
 
-use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
+use otter_model::config::{
+    CrossAttentionConfig, LlamaConfig, MptConfig, OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
+};
 use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
 use otter_model::{FreezeRule, LossScale, ModelError, Otter, TextInput, VisionInput};
 use otter_nn::gradient_check::{check, random_parameters, random_tensor};
@@ -37,12 +39,29 @@ fn config() -> OtterConfig {
             num_attention_heads: 2,
             num_key_value_heads: 1,
             ..LlamaConfig::llama_7b(11)
-        },
+        }
+        .into(),
         tie_word_embeddings: false,
         train_vision_encoder: true,
         train_lang_encoder: true,
         train_full_model: true,
     }
+}
+
+/// Language models other than the LLaMA of [`config`]: with everything that acts outside the decoder layers.
+fn other_language_models() -> Vec<TextConfig> {
+    let mpt = MptConfig {
+        d_model: 8,
+        n_heads: 2,
+        key_heads: 2,
+        n_layers: 2,
+        expansion_ratio: 1,
+        vocab_size: 11,
+        max_seq_len: 10,
+        ..MptConfig::mpt_7b()
+    };
+    let learned = MptConfig { alibi: false, logit_scale: Some(0.5), no_bias: false, ..mpt.clone() };
+    vec![mpt.into(), learned.into()]
 }
 
 fn model() -> Result<(Otter, ParameterSpecs), ModelError> {
@@ -77,11 +96,21 @@ fn batch() -> (VisionInput<f64>, TextInput, Vec<i64>) {
 #[test]
 fn every_gradient_matches_finite_differences() -> Result<(), ModelError> {
     let (otter, specs) = model()?;
+    check_gradients(&otter, &specs);
+    for text in other_language_models() {
+        let tie_word_embeddings = text.must_be_tied();
+        let (otter, specs) = Otter::new(&OtterConfig { text, tie_word_embeddings, ..config() })?;
+        check_gradients(&otter, &specs);
+    }
+    Ok(())
+}
+
+fn check_gradients(otter: &Otter, specs: &ParameterSpecs) {
     let (vision, text, labels) = batch();
     let scalar = |value: f64| Tensor::from_vec(vec![value], &[1], Device::Cpu);
     for recompute in [false, true] {
         check(
-            &specs,
+            specs,
             &[],
             |p, _| scalar(otter.loss(p, Some(&vision), &text, &labels).map_or(f64::NAN, |l| l.sum)),
             |p, _, dy, g| {
@@ -92,7 +121,6 @@ fn every_gradient_matches_finite_differences() -> Result<(), ModelError> {
             },
         );
     }
-    Ok(())
 }
 
 fn gradients_of(
@@ -173,7 +201,17 @@ fn a_batch_equals_its_sequences() -> Result<(), ModelError> {
 #[test]
 fn cached_generation_equals_recomputing_the_sequence() -> Result<(), ModelError> {
     let (otter, specs) = model()?;
-    let parameters = random_parameters(&specs).cast::<f32>();
+    check_cached_generation(&otter, &specs)?;
+    for text in other_language_models() {
+        let tie_word_embeddings = text.must_be_tied();
+        let (otter, specs) = Otter::new(&OtterConfig { text, tie_word_embeddings, ..config() })?;
+        check_cached_generation(&otter, &specs)?;
+    }
+    Ok(())
+}
+
+fn check_cached_generation(otter: &Otter, specs: &ParameterSpecs) -> Result<(), ModelError> {
+    let parameters = random_parameters(specs).cast::<f32>();
     let (vision, _, _) = batch();
     let vision = VisionInput {
         pixels: vision.pixels.cast::<f32>(),

@@ -32,7 +32,7 @@ pub use layers::embedding::Embedding;
 pub use layers::gate::TanhGate;
 pub use layers::linear::Linear;
 pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
-pub use layers::norm::{LayerNorm, NormStatistics, RmsNorm};
+pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
 pub use layers::rotary::Rotary;
 pub use parameters::{Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters};
 pub use real::Real;

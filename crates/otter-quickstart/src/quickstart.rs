@@ -217,7 +217,7 @@ fn evaluation_sets(data: &Path, model: &LoadedModel) -> Result<Vec<(usize, Datas
             let config = DataConfig {
                 mimicit_yaml: Some(data.join(format!("eval_{shots}shot.yaml"))),
                 image_size: model.otter.config().vision.image_size,
-                max_seq_len: model.otter.config().text.max_position_embeddings,
+                max_seq_len: model.otter.config().text.max_positions(),
                 ..DataConfig::default()
             };
             Ok((shots, Dataset::open(&config, Arc::clone(&tokenizer))?))
@@ -309,7 +309,7 @@ impl Run {
         start: &Path,
     ) -> Result<TrainConfig, QuickstartError> {
         let text = |path: &Path| toml_string(&path.display().to_string());
-        let limit = base::config().text.max_position_embeddings;
+        let limit = base::config().text.max_positions();
         let toml = format!(
             "[model]\ninit_from = {start}\nfreeze = \"head\"\n\n\
              [optimizer]\nlearning_rate = {rate:e}\nbetas = [0.9, 0.98]\nweight_decay = 0.05\n\n\

@@ -4,7 +4,7 @@
 //! width of the heads of gated cross-attention, in elements of 4 bytes:
 //!
 //! ```text
-//! decoder layer    rows (4 D + 2 K + 2 I + heads)         input, queries, keys, values, attended, middle, gate, up
+//! decoder layer    rows (4 D + 2 K + 2 I + heads)         LLaMA; `TextConfig::saved_elements_per_row` for each model
 //! cross-attention  rows (4 D + ff D + 2 E + heads) + 2 E latents     inputs and outputs of both branches, keys, values
 //! recompute        rows D a layer, and the above for one layer at a time
 //! resampler layer  latents (2 V + 2 E + ff V) + 2 E (patches + latents)
@@ -41,20 +41,20 @@ pub fn activation_plan(
     let (text, vision, cross) = (&config.text, &config.vision, &config.cross_attention);
     let wide = |value: usize| value as u64;
     let rows = wide(shape.batch) * wide(shape.length);
-    let (width, inner) = (wide(text.hidden_size), wide(text.intermediate_size));
-    let keys = wide(text.num_key_value_heads * text.head_dim());
+    let (width, inner) = (wide(text.hidden_size()), wide(text.feed_forward_width()));
     let cross_inner = wide(cross.inner_dim());
     let latents = wide(shape.media) * wide(config.perceiver.num_latents);
 
-    let decoder = rows * (4 * width + 2 * keys + 2 * inner + wide(text.num_attention_heads));
+    let decoder = rows * wide(text.saved_elements_per_row());
     let branch = if shape.media > 0 {
         rows * (width + 2 * cross_inner + wide(cross.heads)) + 2 * cross_inner * latents
     } else {
         0
     };
     let block = rows * (3 * width + wide(cross.ff_mult) * width) + branch;
-    let layers = wide(text.num_hidden_layers.saturating_sub(trained.first_layer));
-    let blocks = wide((trained.first_layer..text.num_hidden_layers).filter(|&i| cross.has_block(i)).count());
+    let layers = wide(text.num_hidden_layers().saturating_sub(trained.first_layer));
+    let blocks =
+        wide((trained.first_layer..text.num_hidden_layers()).filter(|&i| cross.has_block(i)).count());
     let (kept, how) = if recompute {
         let one = decoder + if blocks > 0 { block } else { 0 };
         (layers * rows * width + one, format!("inputs of {layers} layers, and one layer run again"))
@@ -83,8 +83,8 @@ pub fn activation_plan(
     let reverse_decoder = rows * (3 * inner + 8 * width);
     let reverse_block = rows * (2 * wide(cross.ff_mult) * width + 6 * width);
     let working = reverse_decoder.max(reverse_block).max(tower_working);
-    let chunk = (CHUNK_LOGITS / text.vocab_size.max(1)).clamp(16, 1024).min(shape.targets);
-    let logits = wide(chunk) * (wide(text.vocab_size) + 2 * width);
+    let chunk = (CHUNK_LOGITS / text.vocab_size().max(1)).clamp(16, 1024).min(shape.targets);
+    let logits = wide(chunk) * (wide(text.vocab_size()) + 2 * width);
 
     let size = format!("{} x {} tokens, {} images", shape.batch, shape.length, shape.frames);
     vec![

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use otter_checkpoint::{CheckpointConfig, INPUT_TABLE, OUTPUT_TABLE, SaveOptions, load_model, save_model};
+use otter_checkpoint::{CheckpointConfig, SaveOptions, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Gradients, Parameters, Tensor};
@@ -92,7 +92,8 @@ impl TrainableModel for TrainableOtter {
     }
 
     fn token_tables(&self) -> Vec<String> {
-        vec![INPUT_TABLE.to_owned(), OUTPUT_TABLE.to_owned()]
+        let config = self.otter.config();
+        vec![config.input_table(), config.output_table()]
     }
 
     fn activation_plan(&self, parameters: &Parameters, shape: &BatchShape, recompute: bool) -> Vec<PlanItem> {

@@ -15,8 +15,8 @@ use safetensors::SafeTensors;
 
 const STEPS: u64 = 8;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama")
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(case)
 }
 
 fn numbers(value: &serde_json::Value) -> Vec<f64> {
@@ -71,8 +71,14 @@ struct Trajectory {
     decayed: Vec<String>,
 }
 
-fn train(otter: &Otter, mut parameters: Parameters, media_token_id: u32, recompute: bool) -> Trajectory {
-    let bytes = std::fs::read(golden().join("train.safetensors")).unwrap();
+fn train(
+    case: &str,
+    otter: &Otter,
+    mut parameters: Parameters,
+    media_token_id: u32,
+    recompute: bool,
+) -> Trajectory {
+    let bytes = std::fs::read(golden(case).join("train.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     parameters.set_trainable(|name| FreezeRule::Head.is_trainable(otter.config(), name));
     let mut gradients = Gradients::new(&parameters);
@@ -122,12 +128,18 @@ fn assert_close(what: &str, found: &[f64], expected: &[f64], relative: f64) {
 
 #[test]
 fn eight_steps_follow_the_original() {
+    for case in ["llama", "video", "mpt7b-style", "mpt1b-style"] {
+        follows_the_original(case);
+    }
+}
+
+fn follows_the_original(case: &str) {
     let LoadedModel { otter, parameters, tokenizer, .. } =
-        load_model(&golden().join("checkpoint"), Device::Cpu).unwrap();
-    let text = std::fs::read(golden().join("train.json")).unwrap();
+        load_model(&golden(case).join("checkpoint"), Device::Cpu).unwrap();
+    let text = std::fs::read(golden(case).join("train.json")).unwrap();
     let expected: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let image = tokenizer.special().image;
-    let run = train(&otter, parameters.clone(), image, false);
+    let run = train(case, &otter, parameters.clone(), image, false);
 
     // Equal; the JSON reader is off by one unit in the last place.
     let rates = numbers(&expected["lr"]);
@@ -155,18 +167,18 @@ fn eight_steps_follow_the_original() {
         let sum = sum.as_f64().unwrap();
         assert!((found - sum).abs() <= 1e-4 * sum, "sum of {name}: {found}, the original {sum}");
     }
-    final_parameters(&run);
+    final_parameters(case, &run);
 
     // Recompute changes memory, not numbers.
-    let again = train(&otter, parameters, image, true);
+    let again = train(case, &otter, parameters, image, true);
     assert_eq!(again.losses, run.losses);
     assert_eq!(again.norms, run.norms);
 }
 
 /// The recorded parameters, element by element. AdamW divides by the size of the gradient, so an element whose gradient
 /// is only rounding noise moves by up to the learning rate in any direction; those may differ by a few of them.
-fn final_parameters(run: &Trajectory) {
-    let recorded = Weights::open_file(&golden().join("train.safetensors")).unwrap();
+fn final_parameters(case: &str, run: &Trajectory) {
+    let recorded = Weights::open_file(&golden(case).join("train.safetensors")).unwrap();
     let picked: Vec<String> =
         recorded.names().filter_map(|name| name.strip_prefix("final.")).map(str::to_owned).collect();
     assert!(picked.len() > 5);

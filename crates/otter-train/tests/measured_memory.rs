@@ -22,7 +22,8 @@ fn config() -> OtterConfig {
         num_attention_heads: 4,
         num_key_value_heads: 4,
         ..LlamaConfig::llama_7b(2000)
-    };
+    }
+    .into();
     config.vision = VisionConfig {
         hidden_size: 128,
         intermediate_size: 512,

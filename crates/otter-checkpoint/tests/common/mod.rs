@@ -58,11 +58,10 @@ pub fn parameters(config: &OtterConfig) -> Vec<(String, Vec<usize>)> {
     }
     add("perceiver.norm.weight".to_owned(), &[v]);
     add("perceiver.norm.bias".to_owned(), &[v]);
-    let d = config.text.hidden_size;
-    let di = config.text.intermediate_size;
-    let kv = config.text.num_key_value_heads * config.text.head_dim();
-    add("lang_encoder.model.embed_tokens.weight".to_owned(), &[config.text.vocab_size, d]);
-    for layer in 0..config.text.num_hidden_layers {
+    let (d, di) = (config.text.hidden_size(), config.text.feed_forward_width());
+    let kv = config.text.key_width();
+    add("lang_encoder.model.embed_tokens.weight".to_owned(), &[config.text.vocab_size(), d]);
+    for layer in 0..config.text.num_hidden_layers() {
         let prefix = format!("lang_encoder.model.layers.{layer}");
         if config.cross_attention.has_block(layer) {
             let prefix = format!("{prefix}.gated_cross_attn_layer");
@@ -91,7 +90,7 @@ pub fn parameters(config: &OtterConfig) -> Vec<(String, Vec<usize>)> {
     }
     add("lang_encoder.model.norm.weight".to_owned(), &[d]);
     if !config.tie_word_embeddings {
-        add("lang_encoder.lm_head.weight".to_owned(), &[config.text.vocab_size, d]);
+        add("lang_encoder.lm_head.weight".to_owned(), &[config.text.vocab_size(), d]);
     }
     list
 }

@@ -85,7 +85,8 @@ fn mid_size() -> OtterConfig {
             num_attention_heads: 12,
             num_key_value_heads: 12,
             ..LlamaConfig::llama_7b(32004)
-        },
+        }
+        .into(),
         tie_word_embeddings: false,
         train_vision_encoder: false,
         train_lang_encoder: false,
@@ -96,7 +97,7 @@ fn mid_size() -> OtterConfig {
 /// One image and some text a sequence; labels on the second half.
 fn batch(otter: &Otter, arguments: &Bench) -> (VisionInput, TextInput, Vec<i64>) {
     let (batch, length) = (arguments.batch, arguments.length);
-    let vocabulary = otter.config().text.vocab_size as u32;
+    let vocabulary = otter.config().text.vocab_size() as u32;
     let ids: Vec<u32> = (0..batch * length)
         .map(|i| if i % length == 1 { IMAGE_TOKEN } else { 4 + (i as u32 * 7919) % (vocabulary - 4) })
         .collect();

@@ -26,7 +26,7 @@ pub fn run(arguments: &Eval) -> Result<()> {
         let config = DataConfig {
             mimicit_yaml: Some(list),
             image_size: model.otter.config().vision.image_size,
-            max_seq_len: model.otter.config().text.max_position_embeddings,
+            max_seq_len: model.otter.config().text.max_positions(),
             ..DataConfig::default()
         };
         datasets.push((shots, Dataset::open(&config, Arc::clone(&tokenizer))?));

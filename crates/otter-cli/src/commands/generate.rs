@@ -66,7 +66,7 @@ fn answer(
         vision = joined(vision, own, row, lines.len());
         prompts.push(ids);
     }
-    let pad = model.config.model.text.pad_token_id.unwrap_or(model.tokenizer.special().pad);
+    let pad = model.config.model.text.pad_token_id().unwrap_or(model.tokenizer.special().pad);
     let batch = PromptBatch::new(&prompts, pad, model.tokenizer.special().image)?;
     let options = model::generation_options(model, sampling, batch.text().length)?;
     let mut texts: Vec<StreamedText> = prompts.iter().map(|_| StreamedText::new()).collect();

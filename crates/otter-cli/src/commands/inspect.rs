@@ -34,12 +34,13 @@ fn print(inspection: &Inspection, total: u64, trainable: u64, arguments: &Inspec
     line(
         "language model",
         format!(
-            "LLaMA, {} layers of {}, {} heads ({} key/value), vocabulary {}",
-            text.num_hidden_layers,
-            text.hidden_size,
-            text.num_attention_heads,
-            text.num_key_value_heads,
-            text.vocab_size
+            "{}, {} layers of {}, {} heads (keys of {}), vocabulary {}",
+            text.names().class,
+            text.num_hidden_layers(),
+            text.hidden_size(),
+            text.num_attention_heads(),
+            text.key_width(),
+            text.vocab_size()
         ),
     )?;
     line(

@@ -12,8 +12,8 @@ pub use processors::Processors;
 pub use sampler::Sampling;
 
 use crate::ModelError;
+use crate::decoder::Rows;
 use crate::language_model::{Context, causal_mask};
-use crate::llama::Rows;
 use crate::otter::{Otter, TextInput, VisionInput};
 use sampler::Sampler;
 
@@ -132,6 +132,8 @@ impl Otter {
     ) -> Result<Vec<Generated>, ModelError> {
         let text = &prompts.text;
         self.check_text(text, vision)?;
+        // The last new token is never an input.
+        self.check_length(text, options.max_new_tokens.saturating_sub(1))?;
         let vision = vision.filter(|_| text.shows_media());
         let latents = vision.map(|v| self.encode_media(parameters, v, &mut |_, _| {})).transpose()?;
         let slots = vision.map(|v| v.slots.as_slice());
@@ -142,7 +144,7 @@ impl Otter {
         let mut samplers: Vec<Sampler> =
             (0..text.batch).map(|row| Sampler::new(&options.sampling, row)).collect();
 
-        let positions = prompt_positions(text);
+        let positions = text.positions_without_padding(1);
         let mask = causal_mask(&text.attention_mask, 0);
         let media_rows = text.media_rows(slots);
         let context = Context {
@@ -195,7 +197,7 @@ impl Otter {
         let latents = vision.map(|v| self.encode_media(parameters, v, &mut |_, _| {})).transpose()?;
         let mut cache =
             self.language().new_cache(parameters, self.config(), latents.as_ref(), text.batch, text.length);
-        let positions = prompt_positions(text);
+        let positions = text.positions_without_padding(1);
         let mask = causal_mask(&text.attention_mask, 0);
         let media_rows = text.media_rows(vision.map(|v| v.slots.as_slice()));
         let rows = Rows { batch: text.batch, positions: &positions, mask: &mask };
@@ -250,19 +252,6 @@ fn start(text: &TextInput) -> Vec<Sequence> {
         finished: None,
     })
     .collect()
-}
-
-/// Positions that do not count padding; padding itself stands at 1, as in the reference.
-fn prompt_positions(text: &TextInput) -> Vec<u32> {
-    let mut positions = Vec::with_capacity(text.ids.len());
-    for mask in text.attention_mask.chunks(text.length) {
-        let mut next = 0;
-        for &visible in mask {
-            positions.push(if visible { next } else { 1 });
-            next += u32::from(visible);
-        }
-    }
-    positions
 }
 
 fn last_rows(hidden: &Tensor, batch: usize) -> Tensor {

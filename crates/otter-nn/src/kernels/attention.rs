@@ -83,13 +83,15 @@ pub struct Span {
 
 /// Sizes shared by the kernels of one attention.
 #[derive(Clone, Copy, Debug)]
-pub struct Heads {
+pub struct Heads<'a> {
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; query head h uses key head `h * key_heads / heads`.
     pub key_heads: usize,
     /// Factor on the scores.
     pub scale: f64,
+    /// ALiBi slope of every query head: adds `slope * (key - own position)` to the scaled scores.
+    pub slopes: Option<&'a [f64]>,
 }
 
 /// Queries, keys and values with their layouts.
@@ -250,6 +252,19 @@ vectorised! {
 }
 
 vectorised! {
+    /// Adds the ALiBi bias to the scores of a tile whose first row stands at key position `position`. Relative to each
+    /// row's own position, which the softmax cannot tell from any other origin, the numbers stay small.
+    fn add_slope<T: Real>(scores: &mut [T], keys: usize, slope: T, position: usize) {
+        for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
+            let own = T::from_f64((position + i) as f64);
+            for (key, score) in scores.iter_mut().enumerate() {
+                *score += slope * (T::from_f64(key as f64) - own);
+            }
+        }
+    }
+}
+
+vectorised! {
     /// Scaled products of one query with keys that lie `stride` apart.
     fn query_scores<T: Real>(scores: &mut [T], q: &[T], k: &[T], stride: usize, scale: T) {
         for (key, score) in scores.iter_mut().enumerate() {
@@ -273,7 +288,7 @@ vectorised! {
 /// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sums`, if
 /// given, receives one value per (batch, head, row) with `rows_per_batch` rows, for [`backward`].
 pub fn forward<T: Real>(
-    heads: Heads,
+    heads: Heads<'_>,
     inputs: Inputs<'_, T>,
     spans: &[Span],
     out: &mut [T],
@@ -323,7 +338,7 @@ fn work(spans: &[Span], heads: usize) -> usize {
     spans.iter().map(|s| s.rows * s.keys * heads).sum()
 }
 
-fn check<T>(heads: &Heads, inputs: &Inputs<'_, T>, spans: &[Span]) {
+fn check<T>(heads: &Heads<'_>, inputs: &Inputs<'_, T>, spans: &[Span]) {
     for span in spans {
         let q_end = inputs.q_layout.end(span.batch + 1, span.row + span.rows, heads.heads);
         assert!(q_end <= inputs.q.len(), "queries are too short");
@@ -335,7 +350,7 @@ fn check<T>(heads: &Heads, inputs: &Inputs<'_, T>, spans: &[Span]) {
 }
 
 fn forward_tile<T: Real>(
-    heads: &Heads,
+    heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,
     (row, rows, head): (usize, usize, usize),
@@ -362,7 +377,7 @@ fn forward_tile<T: Real>(
 /// A single query row, as in decoding: two passes over keys and values without packing.
 #[expect(clippy::too_many_arguments, reason = "the tile's coordinates and its outputs")]
 fn one_query<T: Real>(
-    heads: &Heads,
+    heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,
     (row, head, key_head): (usize, usize, usize),
@@ -380,6 +395,7 @@ fn one_query<T: Real>(
     );
     query_scores(scores, q, &inputs.k[k.offset..], k.row_stride, T::from_f64(heads.scale));
     let keys = scores.len();
+    add_bias(heads, span, row, head, keys, scores);
     softmax_tile(scores, keys, span, row, visible_row(inputs, span), log_sums);
     weighted_values(out, scores, &inputs.v[v.offset..], v.row_stride);
 }
@@ -389,7 +405,7 @@ fn visible_row<'a, T>(inputs: &Inputs<'a, T>, span: &Span) -> Option<&'a [bool]>
 }
 
 fn tile_scores<T: Real>(
-    heads: &Heads,
+    heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,
     (row, rows, keys, head, key_head): (usize, usize, usize, usize, usize),
@@ -400,6 +416,14 @@ fn tile_scores<T: Real>(
     let sizes = (rows, inputs.q_layout.head_size, keys);
     let scale = T::from_f64(heads.scale);
     product(scores, Layout::rows(keys), inputs.q, q, inputs.k, k, sizes, scale, false, Parallelism::None);
+    add_bias(heads, span, row, head, keys, scores);
+}
+
+/// The position bias of a tile that starts at query row `row`, if the attention has one.
+fn add_bias<T: Real>(heads: &Heads<'_>, span: &Span, row: usize, head: usize, keys: usize, scores: &mut [T]) {
+    if let Some(slopes) = heads.slopes {
+        add_slope(scores, keys, T::from_f64(slopes[head]), row + span.causal_offset.unwrap_or(0));
+    }
 }
 
 /// What the forward pass left for the reverse pass.
@@ -435,7 +459,7 @@ pub struct InputGradients<'a, T> {
 ///
 /// Tasks are (key head, key batch) pairs, so that several spans may share keys.
 pub fn backward<T: Real>(
-    heads: Heads,
+    heads: Heads<'_>,
     inputs: Inputs<'_, T>,
     spans: &[Span],
     result: ForwardResult<'_, T>,
@@ -485,7 +509,7 @@ pub fn backward<T: Real>(
 }
 
 fn backward_tile<T: Real>(
-    heads: &Heads,
+    heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,
     (row, rows, head, key_head): (usize, usize, usize, usize),

@@ -26,6 +26,24 @@ vectorised! {
 }
 
 vectorised! {
+    fn clamp_block<T: Real>(values: &mut [T], limit: T) {
+        for v in values.iter_mut() {
+            *v = if *v > limit { limit } else if *v < -limit { -limit } else { *v };
+        }
+    }
+}
+
+vectorised! {
+    fn clamp_backward_block<T: Real>(dy: &mut [T], clamped: &[T], limit: T) {
+        for (d, &v) in dy.iter_mut().zip(clamped) {
+            if v >= limit || v <= -limit {
+                *d = T::ZERO;
+            }
+        }
+    }
+}
+
+vectorised! {
     fn dot_block<T: Real>(a: &[T], b: &[T]) -> T {
         super::sum_pairs(a, b, |p, q| p * q)
     }
@@ -107,6 +125,17 @@ pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
 /// `values *= factor`.
 pub fn scale<T: Real>(values: &mut [T], factor: T) {
     for_row_blocks(values, 1, 1, |_, block| scale_block(block, factor));
+}
+
+/// Limits all values to plus or minus `limit`; NaN stays.
+pub fn clamp<T: Real>(values: &mut [T], limit: T) {
+    for_row_blocks(values, 1, 1, |_, block| clamp_block(block, limit));
+}
+
+/// Turns the gradient of [`clamp`]'s output `clamped` into that of its input, in place: nothing passes at a limit.
+pub fn clamp_backward<T: Real>(dy: &mut [T], clamped: &[T], limit: T) {
+    assert_eq!(dy.len(), clamped.len(), "lengths differ");
+    for_row_blocks(dy, 1, 1, |start, block| clamp_backward_block(block, &clamped[start..], limit));
 }
 
 /// Sets all values to zero, on all threads: one alone does not fill the memory bus.

@@ -39,8 +39,8 @@ impl<'a, T: Real> KeysValues<'a, T> {
     }
 }
 
-/// Head counts and scale of an attention.
-#[derive(Clone, Copy, Debug)]
+/// Head counts, scale and position bias of an attention.
+#[derive(Clone, Debug)]
 pub struct SelfAttentionCore {
     /// Query heads.
     pub heads: usize,
@@ -48,6 +48,10 @@ pub struct SelfAttentionCore {
     pub key_heads: usize,
     /// Features of one head.
     pub head_size: usize,
+    /// Factor on the products of queries and keys.
+    pub scale: f64,
+    /// ALiBi (Press et al., arXiv 2108.12409): a slope for every query head, by which keys fade with distance.
+    pub slopes: Option<Vec<f64>>,
 }
 
 /// Output of the attention and what its reverse pass needs.
@@ -70,8 +74,14 @@ pub struct AttentionGradients<T> {
 }
 
 impl SelfAttentionCore {
-    fn sizes(&self) -> Heads {
-        Heads { heads: self.heads, key_heads: self.key_heads, scale: 1.0 / (self.head_size as f64).sqrt() }
+    /// The usual attention: scores divided by the square root of the head size, no position bias.
+    pub fn new(heads: usize, key_heads: usize, head_size: usize) -> Self {
+        Self { heads, key_heads, head_size, scale: 1.0 / (head_size as f64).sqrt(), slopes: None }
+    }
+
+    fn sizes(&self) -> Heads<'_> {
+        let slopes = self.slopes.as_deref();
+        Heads { heads: self.heads, key_heads: self.key_heads, scale: self.scale, slopes }
     }
 
     fn spans<T>(&self, batch: usize, rows: usize, kv: &KeysValues<'_, T>, mask: &AttentionMask) -> Vec<Span> {
@@ -222,7 +232,8 @@ mod tests {
                     let weights: Vec<f64> = (0..kv.len)
                         .map(|j| {
                             let s: f64 = (0..size).map(|d| q.data()[at + d] * kv.keys[key(j, d)]).sum();
-                            if seen(j) { (s / (size as f64).sqrt()).exp() } else { 0.0 }
+                            let bias = core.slopes.as_ref().map_or(0.0, |s| s[h] * j as f64);
+                            if seen(j) { (s * core.scale + bias).exp() } else { 0.0 }
                         })
                         .collect();
                     let total: f64 = weights.iter().sum();
@@ -240,19 +251,21 @@ mod tests {
     #[test]
     fn forward_equals_the_definition_across_tile_borders() {
         for (rows, keys) in [(1, 5), (3, 3), (70, 70), (130, 130)] {
-            let core = SelfAttentionCore { heads: 4, key_heads: 2, head_size: 6 };
-            let q = random_tensor("q", &[2 * rows, 24]);
-            let (k, v) = (random_tensor("k", &[2 * keys, 12]), random_tensor("v", &[2 * keys, 12]));
-            let kv = KeysValues::exact(&k, &v, keys);
-            let mut all = masks(2, keys);
-            if rows < keys {
-                all.push(AttentionMask::Causal { offset: keys - rows, visible: None });
-            }
-            for mask in all {
-                let out = core.forward(&q, 2, kv, &mask);
-                let expected = plain(&core, &q, 2, kv, &mask);
-                for (a, b) in out.data().iter().zip(&expected) {
-                    assert!((a - b).abs() < 1e-12, "{a} {b} rows {rows} mask {mask:?}");
+            for slopes in [None, Some(vec![0.25, 0.5, 0.0625, 0.125])] {
+                let core = SelfAttentionCore { slopes, scale: 0.3, ..SelfAttentionCore::new(4, 2, 6) };
+                let q = random_tensor("q", &[2 * rows, 24]);
+                let (k, v) = (random_tensor("k", &[2 * keys, 12]), random_tensor("v", &[2 * keys, 12]));
+                let kv = KeysValues::exact(&k, &v, keys);
+                let mut all = masks(2, keys);
+                if rows < keys {
+                    all.push(AttentionMask::Causal { offset: keys - rows, visible: None });
+                }
+                for mask in all {
+                    let out = core.forward(&q, 2, kv, &mask);
+                    let expected = plain(&core, &q, 2, kv, &mask);
+                    for (a, b) in out.data().iter().zip(&expected) {
+                        assert!((a - b).abs() < 1e-12, "{a} {b} rows {rows} mask {mask:?}");
+                    }
                 }
             }
         }
@@ -261,7 +274,8 @@ mod tests {
     #[test]
     fn gradients_match_finite_differences() {
         for (rows, heads, key_heads) in [(4, 2, 2), (67, 4, 2)] {
-            let core = SelfAttentionCore { heads, key_heads, head_size: 4 };
+            let slopes = (heads == 4).then(|| vec![0.25, 0.5, 0.0625, 0.125]);
+            let core = SelfAttentionCore { slopes, ..SelfAttentionCore::new(heads, key_heads, 4) };
             for mask in masks(2, rows) {
                 check(
                     &ParameterSpecs::default(),

@@ -109,8 +109,9 @@ pub struct MediaAttentionOutput<T> {
 }
 
 impl MediaAttention {
-    fn sizes(&self) -> Heads {
-        Heads { heads: self.heads, key_heads: self.heads, scale: 1.0 / (self.head_size as f64).sqrt() }
+    fn sizes(&self) -> Heads<'static> {
+        let scale = 1.0 / (self.head_size as f64).sqrt();
+        Heads { heads: self.heads, key_heads: self.heads, scale, slopes: None }
     }
 
     fn inputs<'a, T: Real>(

@@ -117,6 +117,49 @@ impl RmsNorm {
     }
 }
 
+/// The norm of a language model whose configuration chooses the kind.
+#[derive(Clone, Debug)]
+pub enum Norm {
+    /// Mean and deviation.
+    Layer(LayerNorm),
+    /// Root mean square.
+    Rms(RmsNorm),
+}
+
+impl Norm {
+    /// Normalised rows.
+    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
+        self.forward_saved(parameters, x).0
+    }
+
+    /// Normalised rows and the statistics that [`Norm::backward`] needs.
+    pub fn forward_saved<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+    ) -> (Tensor<T>, NormStatistics<T>) {
+        match self {
+            Self::Layer(norm) => norm.forward_saved(parameters, x),
+            Self::Rms(norm) => norm.forward_saved(parameters, x),
+        }
+    }
+
+    /// Input gradient; adds the parameter gradients.
+    pub fn backward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+        saved: &NormStatistics<T>,
+        dy: &Tensor<T>,
+        gradients: &mut Gradients<T>,
+    ) -> Tensor<T> {
+        match self {
+            Self::Layer(norm) => norm.backward(parameters, x, saved, dy, gradients),
+            Self::Rms(norm) => norm.backward(parameters, x, saved, dy, gradients),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use otter_mimicit::toybox::random_stream;
 use otter_model::config::OtterConfig;
+use otter_model::decoder::Rows;
 use otter_model::language_model::{Context, causal_mask};
-use otter_model::llama::Rows;
 use otter_model::{ModelError, Otter};
 use otter_nn::{Device, Gradients, IGNORE_INDEX, MediaRows, Parameters, Tensor};
 use otter_train::clip::{clip_factor, global_norm};
@@ -174,11 +174,11 @@ impl LanguageRecipe {
 /// The model without cross-attention, all language parameters trained, at the scales the curriculum was found with.
 fn fresh(config: &OtterConfig, seed: u64) -> Result<(Otter, Parameters<f32>), ModelError> {
     let mut config = config.clone();
-    config.cross_attention.every_n_layers = config.text.num_hidden_layers + 1;
+    config.cross_attention.every_n_layers = config.text.num_hidden_layers() + 1;
     let (otter, specs) = Otter::new(&config)?;
     let mut parameters = Parameters::<f32>::initialise(&specs, seed, Device::Cpu);
     parameters.set_trainable(|name| name.starts_with("lang_encoder."));
-    let depth = (2.0 * config.text.num_hidden_layers as f64).sqrt();
+    let depth = (2.0 * config.text.num_hidden_layers() as f64).sqrt();
     for parameter in parameters.iter_mut().filter(|p| p.trainable) {
         let &[_, inner] = parameter.tensor.shape() else { continue };
         let mut std = 1.0 / (inner as f64).sqrt();

@@ -49,7 +49,8 @@ pub fn config() -> OtterConfig {
             num_key_value_heads: 4,
             max_position_embeddings: 512,
             ..LlamaConfig::llama_7b(Vocabulary::new().len())
-        },
+        }
+        .into(),
         tie_word_embeddings: false,
         train_vision_encoder: false,
         train_lang_encoder: false,

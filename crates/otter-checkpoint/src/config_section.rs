@@ -1,0 +1,135 @@
+//! One object of a `config.json`, read key by key with messages that name file, key, what was found and what is expected.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::config_keys::{GENERIC, nearest};
+use crate::error::{CheckpointError, Result};
+
+/// One object of the file, with its place for messages.
+pub(crate) struct Section<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) name: &'static str,
+    pub(crate) map: &'a Map<String, Value>,
+}
+
+impl<'a> Section<'a> {
+    /// The key with the section's name in front.
+    pub(crate) fn full_key(&self, key: &str) -> String {
+        let key: String = key.chars().take(100).collect();
+        if self.name.is_empty() { key } else { format!("{}.{key}", self.name) }
+    }
+
+    /// The value of `key` cannot be used.
+    pub(crate) fn wrong(&self, key: &str, found: &dyn std::fmt::Display, expected: &str) -> CheckpointError {
+        let found: String = found.to_string().chars().take(200).collect();
+        CheckpointError::Key {
+            path: self.path.to_path_buf(),
+            key: self.full_key(key),
+            found,
+            expected: expected.to_owned(),
+        }
+    }
+
+    /// Every key must be one of `own` or, with `generic`, one of those that every object may carry.
+    pub(crate) fn check_keys(&self, own: &'static [&'static str], generic: bool) -> Result<()> {
+        let known = || own.iter().chain(if generic { GENERIC } else { &[] }).copied();
+        for key in self.map.keys() {
+            if !known().any(|name| name == key) {
+                return Err(CheckpointError::UnknownKey {
+                    path: self.path.to_path_buf(),
+                    key: self.full_key(key),
+                    nearest: self.full_key(nearest(key, known())),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The value, with null the same as absent.
+    pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn section(&self, name: &'static str) -> Result<Section<'a>> {
+        self.optional_section(name)?.ok_or_else(|| self.wrong(name, &"missing", "expected an object"))
+    }
+
+    pub(crate) fn optional_section(&self, name: &'static str) -> Result<Option<Section<'a>>> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Section { path: self.path, name, map })),
+            Some(other) => Err(self.wrong(name, other, "expected an object")),
+        }
+    }
+
+    pub(crate) fn size(&self, key: &str) -> Result<Option<usize>> {
+        let parse = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+        self.parsed(key, parse, "expected a whole number of at least 0")
+    }
+
+    pub(crate) fn token(&self, key: &str) -> Result<Option<u32>> {
+        let parse = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+        self.parsed(key, parse, "expected a token id")
+    }
+
+    pub(crate) fn real(&self, key: &str) -> Result<Option<f64>> {
+        self.parsed(key, Value::as_f64, "expected a number")
+    }
+
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.parsed(key, Value::as_bool, "expected true or false")
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, other, "expected a text")),
+        }
+    }
+
+    fn parsed<T>(&self, key: &str, parse: impl Fn(&Value) -> Option<T>, expected: &str) -> Result<Option<T>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        parse(value).map(Some).ok_or_else(|| self.wrong(key, value, expected))
+    }
+
+    /// `architectures` may be absent, null, a text or a list, of which the first counts.
+    pub(crate) fn first_architecture(&self) -> Result<Option<&'a str>> {
+        match self.value("architectures") {
+            None => Ok(None),
+            Some(Value::String(name)) => Ok(Some(name)),
+            Some(Value::Array(names)) if names.is_empty() => Ok(None),
+            Some(Value::Array(names)) if names[0].is_string() => Ok(names[0].as_str()),
+            Some(other) => Err(self.wrong("architectures", other, "expected a class name or a list of them")),
+        }
+    }
+
+    pub(crate) fn must_be_absent(&self, key: &str, advice: &str) -> Result<()> {
+        match self.value(key) {
+            None => Ok(()),
+            Some(value) => Err(self.wrong(key, value, advice)),
+        }
+    }
+
+    pub(crate) fn must_equal(&self, key: &str, expected: &str) -> Result<()> {
+        match self.text(key)? {
+            Some(found) if found != expected => {
+                Err(self.wrong(key, &found, &format!("only {expected} is supported")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn warn_dropout(&self, key: &str, warnings: &mut Vec<String>) -> Result<()> {
+        if let Some(rate) = self.real(key)?
+            && rate != 0.0
+        {
+            let key = self.full_key(key);
+            warnings
+                .push(format!("{key} is {rate}; no dropout is applied, neither in training nor otherwise"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,373 @@
+//! `text_config` of a `config.json`: which language model it describes, read into and written from [`TextConfig`].
+
+use otter_model::config::{LlamaConfig, MptConfig, MptStyle, NormKind, TextConfig};
+use serde_json::{Map, Value, json};
+
+use crate::config_keys::{LLAMA, MOSAIC_GPT, MPT, MPT_ATTENTION};
+use crate::config_section::Section;
+use crate::config_write::set;
+use crate::error::Result;
+
+/// A language model that this project knows, by the name of its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TextKind {
+    /// `LlamaForCausalLM`.
+    Llama,
+    /// `MPTForCausalLM`, MosaicML's own class, which the original ships.
+    Mpt,
+    /// `MptForCausalLM`, the class of Transformers, with other defaults.
+    TransformersMpt,
+    /// `MosaicGPT`.
+    MosaicGpt,
+}
+
+/// Class, `model_type`, kind.
+const KINDS: &[(&str, &str, TextKind)] = &[
+    ("LlamaForCausalLM", "llama", TextKind::Llama),
+    ("MPTForCausalLM", "mpt", TextKind::Mpt),
+    ("MptForCausalLM", "mpt", TextKind::TransformersMpt),
+    ("MosaicGPT", "mosaic_gpt", TextKind::MosaicGpt),
+];
+
+impl TextKind {
+    /// The kind that `architectures` names, or else `model_type`.
+    pub(crate) fn of(text: &Section<'_>) -> Result<Self> {
+        let list = |name: fn(&(&'static str, &'static str, Self)) -> &'static str| {
+            let mut names: Vec<&str> = KINDS.iter().map(name).collect();
+            names.dedup();
+            format!("supported: {}", names.join(", "))
+        };
+        let model_type = text.text("model_type")?;
+        if let Some(class) = text.first_architecture()? {
+            let Some((_, own_type, kind)) = KINDS.iter().find(|(name, ..)| *name == class) else {
+                return Err(text.wrong("architectures", &class, &list(|kind| kind.0)));
+            };
+            return match model_type {
+                Some(other) if other != *own_type => {
+                    let expected = format!("{class} has the type {own_type}");
+                    Err(text.wrong("model_type", &other, &expected))
+                }
+                _ => Ok(*kind),
+            };
+        }
+        let found = model_type.unwrap_or("missing");
+        match KINDS.iter().find(|(_, name, _)| *name == found) {
+            Some((.., kind)) => Ok(*kind),
+            None => Err(text.wrong("model_type", &found, &list(|kind| kind.1))),
+        }
+    }
+
+    /// Whether the class has one table for input and output.
+    pub(crate) fn is_tied(self) -> bool {
+        self != Self::Llama
+    }
+
+    /// Whether the original decodes with a cache when the file does not say.
+    pub(crate) fn default_use_cache(self) -> bool {
+        matches!(self, Self::Llama)
+    }
+}
+
+/// Reads the sizes of a language model; every key is checked.
+pub(crate) fn text_config(
+    kind: TextKind,
+    text: &Section<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<TextConfig> {
+    match kind {
+        TextKind::Llama => text.check_keys(LLAMA, true)?,
+        TextKind::Mpt | TextKind::TransformersMpt => text.check_keys(MPT, true)?,
+        TextKind::MosaicGpt => text.check_keys(MOSAIC_GPT, true)?,
+    }
+    text.must_be_absent("quantization_config", "quantized checkpoints are not supported")?;
+    Ok(match kind {
+        TextKind::Llama => llama(text, warnings)?.into(),
+        TextKind::Mpt | TextKind::TransformersMpt => mpt(text, kind, warnings)?.into(),
+        TextKind::MosaicGpt => mosaic_gpt(text, warnings)?.into(),
+    })
+}
+
+fn llama(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> {
+    text.must_equal("hidden_act", "silu")?;
+    for key in ["attention_bias", "mlp_bias"] {
+        if text.flag(key)? == Some(true) {
+            return Err(text.wrong(key, &true, "only layers without biases are supported"));
+        }
+    }
+    text.must_be_absent("rope_scaling", "only unscaled rotary positions (null) are supported")?;
+    text.warn_dropout("attention_dropout", warnings)?;
+    let default = LlamaConfig::llama_7b(32000);
+    let num_attention_heads = text.size("num_attention_heads")?.unwrap_or(default.num_attention_heads);
+    let config = LlamaConfig {
+        hidden_size: text.size("hidden_size")?.unwrap_or(default.hidden_size),
+        intermediate_size: text.size("intermediate_size")?.unwrap_or(default.intermediate_size),
+        num_hidden_layers: text.size("num_hidden_layers")?.unwrap_or(default.num_hidden_layers),
+        num_attention_heads,
+        num_key_value_heads: text.size("num_key_value_heads")?.unwrap_or(num_attention_heads),
+        vocab_size: text.size("vocab_size")?.unwrap_or(default.vocab_size),
+        rms_norm_eps: text.real("rms_norm_eps")?.unwrap_or(default.rms_norm_eps),
+        rope_theta: text.real("rope_theta")?.unwrap_or(default.rope_theta),
+        max_position_embeddings: text
+            .size("max_position_embeddings")?
+            .or(text.size("max_sequence_length")?)
+            .unwrap_or(default.max_position_embeddings),
+        bos_token_id: text.token("bos_token_id")?.unwrap_or(default.bos_token_id),
+        eos_token_id: text.token("eos_token_id")?.unwrap_or(default.eos_token_id),
+        pad_token_id: pad_token(text, default.pad_token_id)?,
+    };
+    if let Some(head_dim) = text.size("head_dim")?
+        && head_dim != config.head_dim()
+    {
+        let expected = format!("expected hidden_size / num_attention_heads = {}", config.head_dim());
+        return Err(text.wrong("head_dim", &head_dim, &expected));
+    }
+    Ok(config)
+}
+
+fn pad_token(text: &Section<'_>, default: Option<u32>) -> Result<Option<u32>> {
+    match text.map.get("pad_token_id") {
+        None => Ok(default),
+        // Older files write -1 for "no pad token".
+        Some(value) if value.as_i64() == Some(-1) => Ok(None),
+        Some(_) => text.token("pad_token_id"),
+    }
+}
+
+/// Defaults are those of MosaicML's configuration class, or of Transformers'.
+fn mpt(text: &Section<'_>, kind: TextKind, warnings: &mut Vec<String>) -> Result<MptConfig> {
+    let transformers = kind == TextKind::TransformersMpt;
+    let norm = match text.text("norm_type")? {
+        None | Some("layernorm" | "low_precision_layernorm") => NormKind::Layer,
+        Some("rmsnorm" | "low_precision_rmsnorm") => NormKind::Rms,
+        Some(other) => {
+            let expected = "supported: layernorm, low_precision_layernorm, rmsnorm, low_precision_rmsnorm";
+            return Err(text.wrong("norm_type", &other, expected));
+        }
+    };
+    if let Some(epsilon) = text.real("layer_norm_epsilon")?
+        && epsilon != 1e-5
+    {
+        return Err(text.wrong("layer_norm_epsilon", &epsilon, "only 1e-5 is supported"));
+    }
+    let empty = Map::new();
+    let attention = text.optional_section("attn_config")?;
+    let attention =
+        attention.unwrap_or(Section { path: text.path, name: "text_config.attn_config", map: &empty });
+    attention.check_keys(MPT_ATTENTION, true)?;
+    refuse_other_masks(&attention, warnings)?;
+    let config = MptConfig {
+        style: MptStyle::Mpt,
+        expansion_ratio: text.size("expansion_ratio")?.unwrap_or(4),
+        alibi: attention.flag("alibi")?.unwrap_or(transformers),
+        alibi_bias_max: attention.real("alibi_bias_max")?.unwrap_or(8.0),
+        qk_ln: attention.flag("qk_ln")?.unwrap_or(false),
+        clip_qkv: attention.real("clip_qkv")?,
+        softmax_scale: attention.real("softmax_scale")?,
+        no_bias: text.flag("no_bias")?.unwrap_or(transformers),
+        norm,
+        ..mpt_sizes(text, warnings)?
+    };
+    let key_heads = match attention.text("attn_type")? {
+        None | Some("multihead_attention") => config.n_heads,
+        Some("multiquery_attention") => 1,
+        Some("grouped_query_attention") => match attention.size("kv_n_heads")? {
+            Some(heads) => heads,
+            None => {
+                return Err(attention.wrong("kv_n_heads", &"missing", "grouped_query_attention needs it"));
+            }
+        },
+        Some(other) => {
+            let expected = "supported: multihead_attention, multiquery_attention, grouped_query_attention";
+            return Err(attention.wrong("attn_type", &other, expected));
+        }
+    };
+    Ok(MptConfig { key_heads, ..config })
+}
+
+fn mosaic_gpt(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<MptConfig> {
+    refuse_other_masks(text, warnings)?;
+    Ok(MptConfig {
+        style: MptStyle::MosaicGpt,
+        expansion_ratio: text.size("mlp_ratio")?.unwrap_or(4),
+        alibi: text.flag("alibi")?.unwrap_or(false),
+        alibi_bias_max: text.real("alibi_bias_max")?.unwrap_or(8.0),
+        qk_ln: text.flag("attn_qk_ln")?.unwrap_or(false),
+        clip_qkv: text.real("attn_clip_qkv")?,
+        softmax_scale: text.real("softmax_scale")?,
+        no_bias: text.flag("no_bias")?.unwrap_or(false),
+        norm: NormKind::Layer,
+        ..mpt_sizes(text, warnings)?
+    })
+}
+
+/// What both generations of MPT call by the same names.
+fn mpt_sizes(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<MptConfig> {
+    for key in ["emb_pdrop", "resid_pdrop"] {
+        text.warn_dropout(key, warnings)?;
+    }
+    let n_heads = text.size("n_heads")?.unwrap_or(16);
+    let config = MptConfig {
+        d_model: text.size("d_model")?.unwrap_or(2048),
+        n_heads,
+        key_heads: n_heads,
+        n_layers: text.size("n_layers")?.unwrap_or(24),
+        max_seq_len: text.size("max_seq_len")?.unwrap_or(2048),
+        vocab_size: text.size("vocab_size")?.unwrap_or(50368),
+        embedding_fraction: text.real("embedding_fraction")?.unwrap_or(1.0),
+        bos_token_id: text.token("bos_token_id")?,
+        eos_token_id: text.token("eos_token_id")?,
+        pad_token_id: pad_token(text, None)?,
+        ..MptConfig::mpt_7b()
+    };
+    if let Some(width) = text.size("hidden_size")?
+        && width != config.d_model
+    {
+        let expected = format!("expected d_model = {}", config.d_model);
+        return Err(text.wrong("hidden_size", &width, &expected));
+    }
+    let logit_scale = match text.value("logit_scale") {
+        Some(Value::String(name)) if name == "inv_sqrt_d_model" => Some(1.0 / (config.d_model as f64).sqrt()),
+        Some(value) if !value.is_number() => {
+            return Err(text.wrong("logit_scale", value, "expected a number, inv_sqrt_d_model or null"));
+        }
+        _ => text.real("logit_scale")?,
+    };
+    Ok(MptConfig { logit_scale, ..config })
+}
+
+/// Attention that is not plainly causal is another model.
+fn refuse_other_masks(attention: &Section<'_>, warnings: &mut Vec<String>) -> Result<()> {
+    for key in ["prefix_lm", "attn_uses_sequence_id"] {
+        if attention.flag(key)? == Some(true) {
+            return Err(attention.wrong(key, &true, "only plain causal attention (false) is supported"));
+        }
+    }
+    attention.warn_dropout("attn_pdrop", warnings)
+}
+
+/// Sets the keys that describe the language model; other keys stay.
+pub(crate) fn write_text_config(map: &mut Map<String, Value>, text: &TextConfig, use_cache: bool) {
+    set(map, "bos_token_id", json!(text.bos_token_id()));
+    set(map, "eos_token_id", json!(text.eos_token_id()));
+    set(map, "pad_token_id", json!(text.pad_token_id()));
+    set(map, "use_cache", json!(use_cache));
+    set(map, "vocab_size", json!(text.vocab_size()));
+    set(map, "hidden_size", json!(text.hidden_size()));
+    match text {
+        TextConfig::Llama(sizes) => {
+            set(map, "intermediate_size", json!(sizes.intermediate_size));
+            set(map, "max_position_embeddings", json!(sizes.max_position_embeddings));
+            set(map, "num_attention_heads", json!(sizes.num_attention_heads));
+            set(map, "num_hidden_layers", json!(sizes.num_hidden_layers));
+            set(map, "num_key_value_heads", json!(sizes.num_key_value_heads));
+            set(map, "rms_norm_eps", json!(sizes.rms_norm_eps));
+            set(map, "rope_theta", json!(sizes.rope_theta));
+        }
+        TextConfig::Mpt(sizes) => {
+            set(map, "d_model", json!(sizes.d_model));
+            set(map, "n_heads", json!(sizes.n_heads));
+            set(map, "n_layers", json!(sizes.n_layers));
+            set(map, "max_seq_len", json!(sizes.max_seq_len));
+            set(map, "no_bias", json!(sizes.no_bias));
+            set(map, "logit_scale", json!(sizes.logit_scale));
+            set(map, "embedding_fraction", json!(sizes.embedding_fraction));
+            match sizes.style {
+                MptStyle::Mpt => write_mpt(map, sizes),
+                MptStyle::MosaicGpt => write_mosaic_gpt(map, sizes),
+            }
+        }
+    }
+}
+
+fn write_mpt(map: &mut Map<String, Value>, sizes: &MptConfig) {
+    set(map, "expansion_ratio", json!(sizes.expansion_ratio));
+    let kept = map.get("norm_type").and_then(Value::as_str);
+    if kept.is_none_or(|kept| kept.ends_with("rmsnorm") != (sizes.norm == NormKind::Rms)) {
+        let name = match sizes.norm {
+            NormKind::Layer => "low_precision_layernorm",
+            NormKind::Rms => "low_precision_rmsnorm",
+        };
+        set(map, "norm_type", json!(name));
+    }
+    if !map.get("attn_config").is_some_and(Value::is_object) {
+        set(map, "attn_config", json!({}));
+    }
+    let Some(Value::Object(attention)) = map.get_mut("attn_config") else { return };
+    set(attention, "alibi", json!(sizes.alibi));
+    set(attention, "alibi_bias_max", whole(sizes.alibi_bias_max));
+    set(attention, "qk_ln", json!(sizes.qk_ln));
+    set(attention, "clip_qkv", json!(sizes.clip_qkv));
+    set(attention, "softmax_scale", json!(sizes.softmax_scale));
+    let kind = match sizes.key_heads {
+        heads if heads == sizes.n_heads => "multihead_attention",
+        1 => "multiquery_attention",
+        heads => {
+            set(attention, "kv_n_heads", json!(heads));
+            "grouped_query_attention"
+        }
+    };
+    set(attention, "attn_type", json!(kind));
+}
+
+fn write_mosaic_gpt(map: &mut Map<String, Value>, sizes: &MptConfig) {
+    set(map, "mlp_ratio", json!(sizes.expansion_ratio));
+    set(map, "alibi", json!(sizes.alibi));
+    set(map, "alibi_bias_max", whole(sizes.alibi_bias_max));
+    set(map, "attn_qk_ln", json!(sizes.qk_ln));
+    set(map, "attn_clip_qkv", json!(sizes.clip_qkv));
+    set(map, "softmax_scale", json!(sizes.softmax_scale));
+}
+
+/// A number as the original writes it: whole ones without a fraction.
+fn whole(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e9 { json!(value as i64) } else { json!(value) }
+}
+
+/// What the original writes around the sizes of a new model.
+pub(crate) fn text_template(text: &TextConfig, tied: bool) -> Value {
+    let class = text.names().class;
+    match text {
+        TextConfig::Llama(_) => json!({
+            "_name_or_path": "luodian/llama-7b-hf",
+            "architectures": [class],
+            "attention_bias": false,
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "model_type": "llama",
+            "pretraining_tp": 1,
+            "rope_scaling": null,
+            "tie_word_embeddings": tied,
+        }),
+        TextConfig::Mpt(sizes) if sizes.style == MptStyle::Mpt => json!({
+            "_name_or_path": "",
+            "architectures": [class],
+            "attn_config": {
+                "attn_impl": "torch", "attn_pdrop": 0, "attn_uses_sequence_id": false, "prefix_lm": false,
+            },
+            "emb_pdrop": 0,
+            "init_device": "cpu",
+            "learned_pos_emb": true,
+            "model_type": "mpt",
+            "resid_pdrop": 0,
+            "tie_word_embeddings": true,
+            "tokenizer_name": "EleutherAI/gpt-neox-20b",
+            "verbose": 0,
+        }),
+        TextConfig::Mpt(_) => json!({
+            "_name_or_path": "",
+            "architectures": [class],
+            "attn_impl": "torch",
+            "attn_pdrop": 0,
+            "attn_uses_sequence_id": false,
+            "emb_pdrop": 0,
+            "init_device": "cpu",
+            "low_precision_layernorm": true,
+            "model_type": "mosaic_gpt",
+            "prefix_lm": false,
+            "resid_pdrop": 0,
+            "tie_word_embeddings": true,
+            "tokenizer_name": "EleutherAI/gpt-neox-20b",
+            "verbose": 0,
+        }),
+    }
+}

@@ -1,0 +1,39 @@
+//! Keys and values of one decoder layer for the tokens seen so far.
+
+use otter_nn::layers::attention::KeysValues;
+use otter_nn::{Real, Tensor};
+
+/// Keys and values of one layer for all tokens seen so far: (batch, capacity, key width) each.
+#[derive(Clone, Debug)]
+pub struct LayerCache<T = f32> {
+    keys: Vec<T>,
+    values: Vec<T>,
+}
+
+impl<T: Real> LayerCache<T> {
+    /// Room for `capacity` tokens of `batch` sequences with keys of `key_width` features.
+    pub fn new(key_width: usize, batch: usize, capacity: usize) -> Self {
+        let len = batch * capacity * key_width;
+        Self { keys: vec![T::ZERO; len], values: vec![T::ZERO; len] }
+    }
+
+    /// Takes the keys and values of new rows (batch * new, key width) that follow `len` cached ones; gives all of them.
+    pub(crate) fn append(
+        &mut self,
+        k: &Tensor<T>,
+        v: &Tensor<T>,
+        batch: usize,
+        len: usize,
+    ) -> KeysValues<'_, T> {
+        let width = k.width();
+        let capacity = self.keys.len() / (batch * width);
+        let rows = k.rows() / batch;
+        let new = rows * width;
+        for b in 0..batch {
+            let at = (b * capacity + len) * width;
+            self.keys[at..at + new].copy_from_slice(&k.data()[b * new..][..new]);
+            self.values[at..at + new].copy_from_slice(&v.data()[b * new..][..new]);
+        }
+        KeysValues { keys: &self.keys, values: &self.values, len: len + rows, capacity }
+    }
+}

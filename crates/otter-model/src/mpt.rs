@@ -1,0 +1,307 @@
+//! MPT decoder layer (MosaicML), `spec/model.md` 7.2 and 7.3: pre-norm attention with a fused projection and ALiBi, and a
+//! plain GELU feed-forward. `MosaicGPT`, its first generation, has other names.
+
+use otter_nn::kernels::elementwise::{Gelu, activate, activate_backward, clamp, clamp_backward};
+use otter_nn::layers::attention::{AttentionOutput, KeysValues};
+use otter_nn::{
+    Gradients, Init, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm,
+    SelfAttentionCore, Tensor,
+};
+
+use crate::config::{MptConfig, MptStyle, NormKind};
+use crate::decoder::{Rows, input_gradient};
+use crate::layer_cache::LayerCache;
+
+/// Epsilon of every norm of the family.
+const EPSILON: f64 = 1e-5;
+
+/// One decoder layer.
+#[derive(Clone, Debug)]
+pub struct MptLayer {
+    norm_1: Norm,
+    qkv: Linear,
+    query_norm: Option<Norm>,
+    key_norm: Option<Norm>,
+    out: Linear,
+    norm_2: Norm,
+    up: Linear,
+    down: Linear,
+    clip: Option<f64>,
+    key_width: usize,
+    core: SelfAttentionCore,
+}
+
+/// Kept for the reverse pass: nothing that a cheap pass over rows can make again.
+pub struct MptLayerSaved<T> {
+    x: Tensor<T>,
+    norm_1: NormStatistics<T>,
+    projected: Projected<T>,
+    attention: AttentionOutput<T>,
+    middle: Tensor<T>,
+    norm_2: NormStatistics<T>,
+    up: Tensor<T>,
+}
+
+/// Queries, keys and values.
+struct Projected<T> {
+    /// As the attention uses them.
+    q: Tensor<T>,
+    k: Tensor<T>,
+    v: Tensor<T>,
+    /// Queries and keys before their norm, with its statistics.
+    raw_q: Option<(Tensor<T>, NormStatistics<T>)>,
+    raw_k: Option<(Tensor<T>, NormStatistics<T>)>,
+}
+
+/// Registers a norm of the kind that the configuration names.
+pub(crate) fn norm(specs: &mut ParameterSpecs, name: &str, width: usize, config: &MptConfig) -> Norm {
+    match config.norm {
+        NormKind::Layer => Norm::Layer(LayerNorm::new(specs, name, width, !config.no_bias, EPSILON)),
+        NormKind::Rms => Norm::Rms(RmsNorm::new(specs, name, width, EPSILON)),
+    }
+}
+
+impl MptLayer {
+    /// Registers the layer under `<name>.`.
+    pub fn new(specs: &mut ParameterSpecs, name: &str, config: &MptConfig) -> Self {
+        let (norm_1, norm_2, up, down) = match config.style {
+            MptStyle::Mpt => ("norm_1", "norm_2", "ffn.up_proj", "ffn.down_proj"),
+            MptStyle::MosaicGpt => ("ln_1", "ln_2", "mlp.mlp_up", "mlp.mlp_down"),
+        };
+        let (width, key_width) = (config.d_model, config.key_width());
+        let inner = config.expansion_ratio * width;
+        let bias = !config.no_bias;
+        // Kaiming normal; outputs into the residual stream are divided by the root of their number.
+        let spread = |fan_in: usize| (2.0 / fan_in as f64).sqrt();
+        let residual = |fan_in: usize| spread(fan_in) / (2.0 * config.n_layers as f64).sqrt();
+        let mut linear = |part: &str, from: usize, to: usize, deviation: f64| {
+            Linear::new(specs, &format!("{name}.{part}"), from, to, bias, Init::Normal(deviation))
+        };
+        let qkv = linear("attn.Wqkv", width, width + 2 * key_width, spread(width));
+        let out = linear("attn.out_proj", width, width, residual(width));
+        let up = linear(up, width, inner, spread(width));
+        let down = linear(down, inner, width, residual(inner));
+        let norm_1 = norm(specs, &format!("{name}.{norm_1}"), width, config);
+        let norm_2 = norm(specs, &format!("{name}.{norm_2}"), width, config);
+        let (query_norm, key_norm) = if config.qk_ln {
+            let query = norm(specs, &format!("{name}.attn.q_ln"), width, config);
+            (Some(query), Some(norm(specs, &format!("{name}.attn.k_ln"), key_width, config)))
+        } else {
+            (None, None)
+        };
+        let mut core = SelfAttentionCore::new(config.n_heads, config.key_heads, config.head_dim());
+        core.scale = config.softmax_scale.unwrap_or(core.scale);
+        core.slopes = config.alibi.then(|| config.alibi_slopes());
+        Self {
+            norm_1,
+            qkv,
+            query_norm,
+            key_norm,
+            out,
+            norm_2,
+            up,
+            down,
+            clip: config.clip_qkv,
+            key_width,
+            core,
+        }
+    }
+
+    /// The layer on x (batch * length, width).
+    pub fn forward_saved<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: Tensor<T>,
+        rows: &Rows<'_>,
+    ) -> (Tensor<T>, MptLayerSaved<T>) {
+        let (normed, norm_1) = self.norm_1.forward_saved(parameters, &x);
+        let projected = self.project(parameters, &normed);
+        let kv = KeysValues::exact(&projected.k, &projected.v, x.rows() / rows.batch);
+        let attention = self.core.forward_saved(&projected.q, rows.batch, kv, rows.mask);
+        let mut middle = x.clone();
+        self.out.forward_add(parameters, &attention.out, &mut middle);
+        let (normed, norm_2) = self.norm_2.forward_saved(parameters, &middle);
+        let up = self.up.forward(parameters, &normed);
+        let mut y = middle.clone();
+        self.down.forward_add(parameters, &activated(&up), &mut y);
+        (y, MptLayerSaved { x, norm_1, projected, attention, middle, norm_2, up })
+    }
+
+    /// The layer on new rows (batch * new, width) that follow `len` cached ones; their keys and values join the cache.
+    pub fn forward_cached<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        mut x: Tensor<T>,
+        rows: &Rows<'_>,
+        cache: &mut LayerCache<T>,
+        len: usize,
+    ) -> Tensor<T> {
+        let normed = self.norm_1.forward(parameters, &x);
+        let Projected { q, k, v, .. } = self.project(parameters, &normed);
+        let kv = cache.append(&k, &v, rows.batch, len);
+        let attended = self.core.forward(&q, rows.batch, kv, rows.mask);
+        self.out.forward_add(parameters, &attended, &mut x);
+        let normed = self.norm_2.forward(parameters, &x);
+        let up = self.up.forward(parameters, &normed);
+        self.down.forward_add(parameters, &activated(&up), &mut x);
+        x
+    }
+
+    /// Gradient of x; adds parameter gradients of whatever is trained.
+    pub fn backward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        saved: MptLayerSaved<T>,
+        rows: &Rows<'_>,
+        dy: Tensor<T>,
+        gradients: &mut Gradients<T>,
+    ) -> Tensor<T> {
+        let MptLayerSaved { x, norm_1, projected, attention, middle, norm_2, up } = saved;
+        let mut d_up = if gradients.wants(self.down.weight()) {
+            self.down.backward(parameters, &activated(&up), &dy, gradients)
+        } else {
+            input_gradient(&self.down, parameters, &dy, up.shape(), gradients)
+        };
+        activate_backward::<Gelu, T>(d_up.data_mut(), up.data());
+        let mut d_middle =
+            through_norm(&self.norm_2, &self.up, parameters, &middle, &norm_2, &d_up, gradients);
+        d_middle.add_assign(&dy);
+        let d_attended = self.out.backward(parameters, &attention.out, &d_middle, gradients);
+        let kv = KeysValues::exact(&projected.k, &projected.v, x.rows() / rows.batch);
+        let d = self.core.backward(&projected.q, rows.batch, kv, rows.mask, &attention, &d_attended);
+        let d_qkv = self.projected_backward(parameters, &projected, d.dq, d.dk, d.dv, gradients);
+        let mut dx = through_norm(&self.norm_1, &self.qkv, parameters, &x, &norm_1, &d_qkv, gradients);
+        dx.add_assign(&d_middle);
+        dx
+    }
+
+    /// Queries, keys and values of normalised rows: one product, limited, split, normalised.
+    fn project<T: Real>(&self, parameters: &Parameters<T>, normed: &Tensor<T>) -> Projected<T> {
+        let mut qkv = self.qkv.forward(parameters, normed);
+        if let Some(limit) = self.clip {
+            clamp(qkv.data_mut(), T::from_f64(limit));
+        }
+        let width = qkv.width() - 2 * self.key_width;
+        let (q, k, v) = (
+            columns(&qkv, 0, width),
+            columns(&qkv, width, self.key_width),
+            columns(&qkv, width + self.key_width, self.key_width),
+        );
+        let normalised = |norm: &Option<Norm>, raw: Tensor<T>| match norm {
+            None => (raw, None),
+            Some(norm) => {
+                let (y, statistics) = norm.forward_saved(parameters, &raw);
+                (y, Some((raw, statistics)))
+            }
+        };
+        let (q, raw_q) = normalised(&self.query_norm, q);
+        let (k, raw_k) = normalised(&self.key_norm, k);
+        Projected { q, k, v, raw_q, raw_k }
+    }
+
+    /// Gradient of the fused projection's output.
+    fn projected_backward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        projected: &Projected<T>,
+        dq: Tensor<T>,
+        dk: Tensor<T>,
+        dv: Tensor<T>,
+        gradients: &mut Gradients<T>,
+    ) -> Tensor<T> {
+        let Projected { q, k, v, raw_q, raw_k } = projected;
+        let mut part =
+            |norm: &Option<Norm>, raw: &Option<(Tensor<T>, NormStatistics<T>)>, limited: &Tensor<T>, d| {
+                let (mut d, limited) = match (norm, raw) {
+                    (Some(norm), Some((raw, statistics))) => {
+                        (norm.backward(parameters, raw, statistics, &d, gradients), raw)
+                    }
+                    _ => (d, limited),
+                };
+                if let Some(limit) = self.clip {
+                    clamp_backward(d.data_mut(), limited.data(), T::from_f64(limit));
+                }
+                d
+            };
+        let dq = part(&self.query_norm, raw_q, q, dq);
+        let dk = part(&self.key_norm, raw_k, k, dk);
+        let dv = part(&None, &None, v, dv);
+        let (width, key_width) = (dq.width(), self.key_width);
+        let mut fused = Vec::with_capacity(dq.len() + dk.len() + dv.len());
+        let rows = dq.data().chunks_exact(width).zip(dk.data().chunks_exact(key_width));
+        for ((dq, dk), dv) in rows.zip(dv.data().chunks_exact(key_width)) {
+            fused.extend_from_slice(dq);
+            fused.extend_from_slice(dk);
+            fused.extend_from_slice(dv);
+        }
+        Tensor::from_vec(fused, &[dq.rows(), width + 2 * key_width], dq.device())
+    }
+}
+
+/// Gradient of x through `layer(norm(x))`. The normalised rows are made again only where the layer is trained.
+fn through_norm<T: Real>(
+    norm: &Norm,
+    layer: &Linear,
+    parameters: &Parameters<T>,
+    x: &Tensor<T>,
+    statistics: &NormStatistics<T>,
+    dy: &Tensor<T>,
+    gradients: &mut Gradients<T>,
+) -> Tensor<T> {
+    let d_normed = if gradients.wants(layer.weight()) {
+        layer.backward(parameters, &norm.forward(parameters, x), dy, gradients)
+    } else {
+        input_gradient(layer, parameters, dy, x.shape(), gradients)
+    };
+    norm.backward(parameters, x, statistics, &d_normed, gradients)
+}
+
+/// Columns `first..first + width` of every row.
+fn columns<T: Real>(x: &Tensor<T>, first: usize, width: usize) -> Tensor<T> {
+    let mut data = Vec::with_capacity(x.rows() * width);
+    for row in x.data().chunks_exact(x.width()) {
+        data.extend_from_slice(&row[first..first + width]);
+    }
+    Tensor::from_vec(data, &[x.rows(), width], x.device())
+}
+
+fn activated<T: Real>(up: &Tensor<T>) -> Tensor<T> {
+    Tensor::from_vec(activate::<Gelu, T>(up.data()), up.shape(), up.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::tests::check_layer;
+
+    fn config() -> MptConfig {
+        MptConfig {
+            d_model: 8,
+            n_heads: 4,
+            key_heads: 4,
+            n_layers: 2,
+            expansion_ratio: 2,
+            ..MptConfig::mpt_7b()
+        }
+    }
+
+    /// Every variant of the family: as published, with norms of queries and keys, with biases and learned positions, with
+    /// limited projections and one key head, with root-mean-square norms, in the names of the first generation.
+    fn variants() -> Vec<MptConfig> {
+        vec![
+            config(),
+            MptConfig { qk_ln: true, n_heads: 2, key_heads: 2, ..config() },
+            MptConfig { no_bias: false, alibi: false, qk_ln: true, softmax_scale: Some(0.4), ..config() },
+            MptConfig { clip_qkv: Some(0.6), key_heads: 1, qk_ln: true, ..config() },
+            MptConfig { clip_qkv: Some(0.6), norm: NormKind::Rms, ..config() },
+            MptConfig { style: MptStyle::MosaicGpt, qk_ln: true, ..config() },
+        ]
+    }
+
+    #[test]
+    fn layers_pass_every_check() {
+        for config in variants() {
+            check_layer(&config.into(), 8);
+        }
+    }
+}
