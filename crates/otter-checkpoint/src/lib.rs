@@ -49,8 +49,10 @@ mod tokenizer_bpe;
 mod tokenizer_files;
 mod tokenizer_write;
 mod torch_file;
+mod torch_write;
 mod weights;
 mod zip_archive;
+mod zip_write;
 
 pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
@@ -64,4 +66,5 @@ pub use tokenizer::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
 };
 pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
+pub use torch_write::{TorchTensor, write_torch};
 pub use weights::{WeightForm, Weights};

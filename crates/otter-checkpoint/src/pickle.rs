@@ -37,24 +37,36 @@ pub(crate) enum Global {
     Storage(Dtype),
 }
 
+/// PyTorch's storage classes and what they hold.
+const STORAGES: [(&str, Dtype); 10] = [
+    ("FloatStorage", Dtype::F32),
+    ("HalfStorage", Dtype::F16),
+    ("BFloat16Storage", Dtype::Bf16),
+    ("DoubleStorage", Dtype::F64),
+    ("LongStorage", Dtype::I64),
+    ("IntStorage", Dtype::I32),
+    ("ShortStorage", Dtype::I16),
+    ("CharStorage", Dtype::I8),
+    ("ByteStorage", Dtype::U8),
+    ("BoolStorage", Dtype::Bool),
+];
+
+/// The storage class in `torch` that holds elements of this type.
+pub(crate) fn storage_name(dtype: Dtype) -> &'static str {
+    STORAGES.iter().find(|(_, held)| *held == dtype).map_or("UntypedStorage", |(name, _)| name)
+}
+
 impl Global {
     fn named(module: &str, name: &str) -> Option<Self> {
-        Some(match (module, name) {
-            ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
-            ("collections", "OrderedDict") => Self::OrderedDict,
-            ("torch", "FloatStorage") => Self::Storage(Dtype::F32),
-            ("torch", "HalfStorage") => Self::Storage(Dtype::F16),
-            ("torch", "BFloat16Storage") => Self::Storage(Dtype::Bf16),
-            ("torch", "DoubleStorage") => Self::Storage(Dtype::F64),
-            ("torch", "LongStorage") => Self::Storage(Dtype::I64),
-            ("torch", "IntStorage") => Self::Storage(Dtype::I32),
-            ("torch", "ShortStorage") => Self::Storage(Dtype::I16),
-            ("torch", "CharStorage") => Self::Storage(Dtype::I8),
-            ("torch", "ByteStorage") => Self::Storage(Dtype::U8),
-            ("torch", "BoolStorage") => Self::Storage(Dtype::Bool),
-            _ => return None,
-        })
+        match (module, name) {
+            ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
+            ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
+            ("collections", "OrderedDict") => Some(Self::OrderedDict),
+            ("torch", name) => {
+                STORAGES.iter().find(|(class, _)| *class == name).map(|&(_, dtype)| Self::Storage(dtype))
+            }
+            _ => None,
+        }
     }
 }
 
