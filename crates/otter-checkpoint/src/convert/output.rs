@@ -5,6 +5,7 @@ use super::plan::PlannedTensor;
 use crate::error::{CheckpointError, Result};
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::shards;
+use crate::torch_write::{TorchTensor, write_torch};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
@@ -116,15 +117,19 @@ fn write_one(
     };
     match format {
         OutputFormat::Safetensors => {
-            let entry = |t: &PlannedTensor| (t.name.clone(), t.dtype, t.shape.clone());
-            let entries: Vec<_> = tensors.iter().map(entry).collect();
-            let entries: Vec<HeaderEntry<'_>> = entries
+            let entries: Vec<HeaderEntry<'_>> = tensors
                 .iter()
-                .map(|(name, dtype, shape)| HeaderEntry { name, dtype: *dtype, shape })
+                .map(|tensor| HeaderEntry { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
                 .collect();
             safetensors_file::write(path, target, &entries, &mut elements)
         }
-        OutputFormat::Torch => Err(CheckpointError::format(path, "PyTorch files cannot be written yet")),
+        OutputFormat::Torch => {
+            let entries: Vec<TorchTensor<'_>> = tensors
+                .iter()
+                .map(|tensor| TorchTensor { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
+                .collect();
+            write_torch(path, &entries, None, &mut elements)
+        }
     }
 }
 
