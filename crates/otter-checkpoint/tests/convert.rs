@@ -301,7 +301,7 @@ fn types_change_as_asked() {
     for (name, (_, shape, bytes)) in &original {
         let entry = halves.get(name).unwrap();
         assert_eq!(&entry.shape, shape);
-        let kept = ["norm", "gate", "feed_forward.0."].iter().any(|part| name.contains(part))
+        let kept = ["norm", "_gate", "feed_forward.0."].iter().any(|part| name.contains(part))
             && !name.contains("gate_proj");
         assert_eq!(entry.dtype, if kept { Dtype::F32 } else { Dtype::Bf16 }, "{name}");
         let floats: Vec<f32> =

@@ -222,11 +222,17 @@ impl Source {
     }
 }
 
-/// Weights of a directory in a standard form, or its only `.pt` file, or a file.
+/// File names of open_clip's own directories.
+const OPEN_CLIP_FILES: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
+
+/// Weights of a directory in a standard form, or open_clip's file there, or its only `.pt` file, or a file.
 fn open_weights(path: &Path) -> Result<Weights> {
     match Weights::open(path) {
         Err(CheckpointError::NoWeights { .. }) => {}
         other => return other,
+    }
+    if let Some(file) = OPEN_CLIP_FILES.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+        return Weights::open_file(&file);
     }
     let listing = fs::read_dir(path).map_err(CheckpointError::io(path, "list"))?;
     let mut found: Vec<PathBuf> = listing.filter_map(|item| Some(item.ok()?.path())).collect();
