@@ -4,7 +4,9 @@
 use crate::atomic;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
+use crate::model_card::{self, Described, ModelCard};
 use crate::narrow::narrow;
+use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::shards;
 use crate::tensor::Dtype;
@@ -80,11 +82,13 @@ pub struct SaveOptions<'a> {
     pub max_shard_bytes: u64,
     /// Element type.
     pub dtype: SaveDtype,
+    /// Becomes `README.md`, unless the directory has one already.
+    pub card: Option<ModelCard>,
 }
 
 impl Default for SaveOptions<'_> {
     fn default() -> Self {
-        Self { tokenizer_from: None, max_shard_bytes: DEFAULT_SHARD_BYTES, dtype: SaveDtype::F32 }
+        Self { tokenizer_from: None, max_shard_bytes: DEFAULT_SHARD_BYTES, dtype: SaveDtype::F32, card: None }
     }
 }
 
@@ -172,6 +176,7 @@ fn write_all(
     top["torch_dtype"] = json!(options.dtype.torch_name());
     write_json("config.json", &top)?;
     write_json("generation_config.json", &config.generation_json())?;
+    write_json(PREPROCESSOR_CONFIG, &preprocessor_json(config.model.vision.image_size))?;
     if let Some(source) = options.tokenizer_from {
         for name in TOKENIZER_FILES {
             let from = source.join(name);
@@ -183,6 +188,9 @@ fn write_all(
             }
         }
     }
+    let elements = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.data.len())).collect();
+    let described = Described { config: &top, tensors: elements, dtype: options.dtype.torch_name() };
+    model_card::write(temporary, target, options.card.as_ref(), &described)?;
     let width = options.dtype.stored().size() as u64;
     let sizes: Vec<u64> = tensors.iter().map(|tensor| tensor.data.len() as u64 * width).collect();
     let plan = shards::plan(&sizes, options.max_shard_bytes);

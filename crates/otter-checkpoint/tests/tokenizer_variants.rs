@@ -455,7 +455,7 @@ fn tokens_added_to_a_language_model_have_the_ids_of_their_class() {
             assert_eq!(done.vocab_size, base as usize + 4);
             assert_eq!(TokenOrder::of(&done.special), Some(order));
             let views = views(place.path());
-            assert!(views.len() >= 3, "{folder}: {}", views.len());
+            assert!(views.len() >= 2, "{folder}: {}", views.len());
             for (view, tokenizer) in &views {
                 assert_eq!(*tokenizer.special(), done.special, "{folder} {order:?} {view}");
                 for (text, expected) in recorded(&[case], &[]) {

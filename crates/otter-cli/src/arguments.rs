@@ -95,9 +95,11 @@ Inside:
     /// Look at data.
     #[command(subcommand)]
     Data(Data),
-    /// Say what a checkpoint directory holds, and what is missing or odd.
-    #[command(after_help = "Example:
-  otter inspect tests/golden/llama/checkpoint --json")]
+    /// Say what a checkpoint directory or weight file is and holds, and what is missing or odd.
+    #[command(after_help = "Examples:
+  otter inspect tests/golden/llama/checkpoint --json
+  otter inspect final_weights.pt
+  otter inspect OTTER-Image-MPT7B --scan")]
     Inspect(Inspect),
     /// Turn any checkpoint into an Otter directory, another form, or an OpenFlamingo file.
     #[command(after_help = CONVERT_EXAMPLES)]
@@ -383,7 +385,7 @@ pub struct DataShow {
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or a single weight file (.safetensors, .bin, .pt).
     pub dir: PathBuf,
     /// List every tensor.
     #[arg(long)]
@@ -391,6 +393,9 @@ pub struct Inspect {
     /// Which parameters count as trainable: head, v0.1, or patterns separated by commas.
     #[arg(long, default_value = "head")]
     pub trainable: String,
+    /// Read every element and report NaN and infinity.
+    #[arg(long)]
+    pub scan: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -12,6 +12,8 @@ use crate::config::{Freeze, ModelSection};
 use crate::error::{Result, TrainError};
 use crate::memory_plan::{BatchShape, PlanItem};
 use crate::model::{LossSum, TrainableModel};
+use crate::run_card;
+use crate::run_directory::TrainerState;
 
 /// An Otter with what is needed to feed and save it.
 pub struct TrainableOtter {
@@ -104,8 +106,12 @@ impl TrainableModel for TrainableOtter {
         activation_plan(self.otter.config(), shape, TrainedParts { first_layer, vision }, recompute)
     }
 
-    fn save(&self, parameters: &Parameters, directory: &Path) -> Result<()> {
-        let options = SaveOptions { tokenizer_from: Some(&self.tokenizer_from), ..SaveOptions::default() };
+    fn save(&self, parameters: &Parameters, directory: &Path, state: &TrainerState) -> Result<()> {
+        let options = SaveOptions {
+            tokenizer_from: Some(&self.tokenizer_from),
+            card: Some(run_card::card(state)?),
+            ..SaveOptions::default()
+        };
         Ok(save_model(directory, &self.config, parameters, &options)?)
     }
 

@@ -47,6 +47,9 @@ pub struct TrainerState {
     pub save: SaveWeights,
     /// Number of trained elements.
     pub trained: u64,
+    /// Loss of the last step, for the reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
     /// The resolved configuration as TOML.
     pub config: String,
 }
@@ -69,6 +72,7 @@ impl TrainerState {
             skipped: BTreeMap::new(),
             save: config.train.save,
             trained,
+            loss: None,
             config: config.to_toml()?,
         })
     }
@@ -163,7 +167,7 @@ impl RunDirectory {
         let written = (|| {
             let folder = temporary.join("model");
             match state.save {
-                SaveWeights::Full => model.save(parameters, &folder)?,
+                SaveWeights::Full => model.save(parameters, &folder, state)?,
                 SaveWeights::Trainable => save_trained(parameters, &folder)?,
             }
             let moments = optimizer.moments().flat_map(|(name, shape, first, second)| {

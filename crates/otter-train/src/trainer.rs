@@ -381,6 +381,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let state = TrainerState {
             samples_seen: self.position.samples_seen,
             skipped: self.position.skipped.clone(),
+            loss: self.last_loss,
             ..TrainerState::new(config, step, self.setup.total_steps, self.position.loader, trained)?
         };
         let keep = config.train.keep_checkpoints;

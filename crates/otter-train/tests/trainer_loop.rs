@@ -11,7 +11,7 @@ use otter_nn::{
 };
 use otter_train::memory_plan::{BatchShape, PlanItem};
 use otter_train::model::{BatchSource, LossSum, TrainableModel};
-use otter_train::run_directory::{Resumable, RunDirectory};
+use otter_train::run_directory::{Resumable, RunDirectory, TrainerState};
 use otter_train::trainer::{self, Setup};
 use otter_train::{Observer, Outcome, Result, StepReport, TrainConfig, TrainError, TrainSummary};
 
@@ -97,7 +97,7 @@ impl TrainableModel for Bigram {
         vec![PlanItem::new("activations", 4 * (shape.batch * shape.length * 6) as u64, "rows x width")]
     }
 
-    fn save(&self, parameters: &Parameters, directory: &Path) -> Result<()> {
+    fn save(&self, parameters: &Parameters, directory: &Path, _: &TrainerState) -> Result<()> {
         std::fs::create_dir(directory).unwrap();
         for parameter in parameters.iter() {
             let bytes: Vec<u8> = parameter.tensor.data().iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -21,6 +21,13 @@ pub fn load(directory: &Path) -> Result<LoadedModel> {
     Ok(model)
 }
 
+/// Prints what somebody should know before asking this model: that it was never tuned, or that tokens are swapped.
+pub fn warn_before_chat(directory: &Path) {
+    for warning in otter_checkpoint::warnings_before_chat(directory) {
+        eprintln!("warning: {}: {warning}", directory.display());
+    }
+}
+
 /// The prompt in the Otter template with one placeholder per media item.
 pub fn chat_prompt(question: &str, media: usize) -> String {
     prompt::inference_prompt(InstructionFormat::Simple, media, question)
