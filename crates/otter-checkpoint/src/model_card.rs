@@ -110,7 +110,11 @@ pub(crate) fn write(
         }
         None => return Ok(()),
     };
-    fs::write(&new, text).map_err(|source| CheckpointError::Write { path: new, target: target.to_path_buf(), source })
+    fs::write(&new, text).map_err(|source| CheckpointError::Write {
+        path: new,
+        target: target.to_path_buf(),
+        source,
+    })
 }
 
 impl ModelCard {
@@ -167,13 +171,19 @@ impl TrainingFacts {
         }
         row("data", self.data.join(", "));
         row("date", self.date.clone());
-        let _ = write!(text, "\nMade by:\n\n```sh\n{}\n```\n", one_line(&self.command).replace("```", "` ` `"));
+        let _ =
+            write!(text, "\nMade by:\n\n```sh\n{}\n```\n", one_line(&self.command).replace("```", "` ` `"));
     }
 }
 
 fn sizes(text: &mut String, described: &Described<'_>) {
     let total: usize = described.tensors.iter().map(|(_, elements)| elements).sum();
-    let _ = write!(text, "\n## Sizes\n\n{} parameters, stored as {}.\n\n", grouped(total as u64), described.dtype);
+    let _ = write!(
+        text,
+        "\n## Sizes\n\n{} parameters, stored as {}.\n\n",
+        grouped(total as u64),
+        described.dtype
+    );
     text.push_str("| part | parameters |\n|---|---:|\n");
     for part in Part::ALL {
         let own = described.tensors.iter().filter(|(name, _)| Part::of(name) == part);
@@ -192,7 +202,10 @@ fn sizes(text: &mut String, described: &Described<'_>) {
     fact("language model", language["model_type"].as_str().map(str::to_owned));
     fact("vocabulary", number(&language["vocab_size"]));
     fact("image side", number(&vision["image_size"]).map(|side| format!("{side} px")));
-    fact("cross-attention every", number(&config["cross_attn_every_n_layers"]).map(|n| format!("{n} layers")));
+    fact(
+        "cross-attention every",
+        number(&config["cross_attn_every_n_layers"]).map(|n| format!("{n} layers")),
+    );
     fact("frames of a video at most", number(&config["max_num_frames"]));
     let _ = write!(text, "\n{}.\n", facts.join(" · "));
 }
@@ -287,6 +300,9 @@ mod tests {
             assert!(!card("mit", no_id).front_matter().contains("base_model"), "{no_id}");
         }
         assert!(ModelCard::default().front_matter().contains("license: \"unknown\"\n"));
-        assert_eq!((grouped(12), grouped(1_000), grouped(8_220_463_120)), ("12".into(), "1,000".into(), "8,220,463,120".into()));
+        assert_eq!(
+            (grouped(12), grouped(1_000), grouped(8_220_463_120)),
+            ("12".into(), "1,000".into(), "8,220,463,120".into())
+        );
     }
 }

@@ -266,7 +266,8 @@ impl Release {
 
     /// Whether the path or `_name_or_path` is that of the release. A longer name of another release does not count.
     fn named_by(&self, candidate: &Candidate<'_>) -> bool {
-        let declared = candidate.config.and_then(|config| config.get("_name_or_path")).and_then(Value::as_str);
+        let declared =
+            candidate.config.and_then(|config| config.get("_name_or_path")).and_then(Value::as_str);
         let path = candidate.path.to_string_lossy();
         let parts = path.split(['/', '\\']).chain(declared.iter().flat_map(|name| name.split('/')));
         let own = self.name.to_lowercase();

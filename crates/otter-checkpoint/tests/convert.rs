@@ -125,6 +125,8 @@ fn open_flamingo_v1_becomes_what_the_original_made() {
         json(&golden(&format!("{V1}/base_lm/generation_config.json")))
     );
     assert_eq!(json(&out.join("conversion.json"))["special_tokens"]["<answer>"], 387);
+    assert_eq!(json(&out.join("preprocessor_config.json"))["crop_size"]["height"], 28);
+    assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("base_lm"));
 }
 
 #[test]

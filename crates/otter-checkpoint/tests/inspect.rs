@@ -5,8 +5,8 @@ mod common;
 
 use common::golden;
 use otter_checkpoint::{
-    CheckpointConfig, Inspection, Kind, Language, ModelCard, NamedTensor, Part, SaveDtype, SaveOptions, TokenOrder,
-    TrainingFacts, Weights, inspect, save_checkpoint, scan, warnings_before_chat,
+    CheckpointConfig, Inspection, Kind, Language, ModelCard, NamedTensor, Part, SaveDtype, SaveOptions,
+    TokenOrder, TrainingFacts, Weights, inspect, save_checkpoint, scan, warnings_before_chat,
 };
 use otter_model::Otter;
 use otter_model::config::OtterConfig;
@@ -99,7 +99,10 @@ fn every_golden_directory_and_file_says_what_it_is() {
         match kind {
             Kind::Model => assert!(perceiver > 0 && whole.is_none(), "{path}"),
             Kind::OpenFlamingo(_) => {
-                assert!(perceiver > 0 && whole.unwrap().contains("--base-lm LM_DIR --base-vision CLIP_DIR"), "{path}");
+                assert!(
+                    perceiver > 0 && whole.unwrap().contains("--base-lm LM_DIR --base-vision CLIP_DIR"),
+                    "{path}"
+                );
             }
             _ => assert!(perceiver == 0 && whole.is_none(), "{path}"),
         }
@@ -116,10 +119,17 @@ fn trainable_parameters_are_told_by_names() {
             .lines()
             .map(|line| {
                 let sizes = line.split_once('\t').unwrap().1.split(|c: char| !c.is_ascii_digit());
-                sizes.filter(|digits| !digits.is_empty()).map(|digits| digits.parse::<usize>().unwrap()).product::<usize>()
+                sizes
+                    .filter(|digits| !digits.is_empty())
+                    .map(|digits| digits.parse::<usize>().unwrap())
+                    .product::<usize>()
             })
             .sum();
-        assert_eq!(inspect(&golden(&format!("{case}/checkpoint"))).unwrap().stored_trainable, count, "{case}");
+        assert_eq!(
+            inspect(&golden(&format!("{case}/checkpoint"))).unwrap().stored_trainable,
+            count,
+            "{case}"
+        );
     }
 }
 
@@ -134,7 +144,11 @@ fn token_orders_are_compared_with_the_class() {
         let check = inspection.special_tokens.as_ref().unwrap();
         assert_eq!((check.special.answer, check.special.pad), (answer, pad));
         assert_eq!((check.order, check.matches_class()), (Some(order), Some(true)), "{case}");
-        assert!(check.notes[0].contains(&format!("would use <answer> {pad} and <PAD> {answer}")), "{:?}", check.notes);
+        assert!(
+            check.notes[0].contains(&format!("would use <answer> {pad} and <PAD> {answer}")),
+            "{:?}",
+            check.notes
+        );
         assert_eq!(inspection.warnings_before_chat(), [""; 0], "{case}");
     }
     // The table of MPT is padded to 384 rows.
@@ -150,7 +164,12 @@ fn token_orders_are_compared_with_the_class() {
     assert!(warnings[0].contains("<answer> is 387 and <PAD> is 386"), "{warnings:?}");
     assert!(warnings[0].contains("gives <answer> 386 and <PAD> 387"), "{warnings:?}");
     assert!(inspection.warnings.contains(&warnings[0]));
-    assert!(inspection.notes.iter().any(|note| note.contains("model_type is otter but architectures says Flamingo")));
+    assert!(
+        inspection
+            .notes
+            .iter()
+            .any(|note| note.contains("model_type is otter but architectures says Flamingo"))
+    );
     // Releases come without a tokenizer.
     fs::remove_file(swapped.path().join("tokenizer.json")).unwrap();
     fs::remove_file(swapped.path().join("tokenizer.model")).unwrap();
@@ -230,17 +249,26 @@ fn the_tie_trap_is_told_with_any_language_model() {
     });
     let found = tables(&apart);
     assert_eq!((found.declared, found.identical, found.trap), (None, Some(false), true));
-    assert!(inspect(apart.path()).unwrap().warnings.iter().any(|text| text.contains("tie_word_embeddings is absent")));
+    assert!(
+        inspect(apart.path())
+            .unwrap()
+            .warnings
+            .iter()
+            .any(|text| text.contains("tie_word_embeddings is absent"))
+    );
     // The same for a language model that cannot be loaded.
     edit(&apart, "config.json", |config| config["text_config"]["model_type"] = json!("bloom"));
-    edit(&apart, "config.json", |config| config["text_config"]["architectures"] = json!(["BloomForCausalLM"]));
+    edit(&apart, "config.json", |config| {
+        config["text_config"]["architectures"] = json!(["BloomForCausalLM"])
+    });
     let inspection = inspect(apart.path()).unwrap();
     assert!(inspection.tables.trap && inspection.config.is_none());
     assert!(inspection.config_problem.as_ref().unwrap().contains("BloomForCausalLM"));
     assert!(inspection.warnings.iter().any(|text| text.contains("would overwrite the input table")));
     assert_eq!(inspection.facts.model_type.as_deref(), Some("bloom"));
     let same = copy("llama/checkpoint", |tensors| {
-        let table = tensors.iter().find(|(name, ..)| name.ends_with("embed_tokens.weight")).unwrap().2.clone();
+        let table =
+            tensors.iter().find(|(name, ..)| name.ends_with("embed_tokens.weight")).unwrap().2.clone();
         tensors.iter_mut().find(|(name, ..)| name.ends_with("lm_head.weight")).unwrap().2 = table;
     });
     edit(&same, "config.json", |config| config["tie_word_embeddings"] = json!(true));
@@ -262,7 +290,12 @@ fn missing_shards_and_lone_files_are_told() {
     assert_eq!((missing.path.as_path(), missing.tensors > 0), (shard.as_path(), true));
     assert!(inspection.total_parameters < whole.total_parameters);
     let told = format!("{} tensors", missing.tensors);
-    assert!(inspection.warnings.iter().any(|text| text.contains("00002-of-00003.bin is missing") && text.contains(&told)));
+    assert!(
+        inspection
+            .warnings
+            .iter()
+            .any(|text| text.contains("00002-of-00003.bin is missing") && text.contains(&told))
+    );
     // An index may not lead out of the folder here either.
     edit(&place, "pytorch_model.bin.index.json", |index| {
         index["weight_map"]["perceiver.latents"] = json!("../secret.bin");
@@ -272,12 +305,22 @@ fn missing_shards_and_lone_files_are_told() {
     // A trainer's directory: the configuration, and of several files the newest.
     let run = copy("llama/checkpoint", |_| {});
     let kept = |name: &str| {
-        name.starts_with("perceiver.") || name.contains("gated_cross_attn_layer") || name.ends_with("embed_tokens.weight")
+        name.starts_with("perceiver.")
+            || name.contains("gated_cross_attn_layer")
+            || name.ends_with("embed_tokens.weight")
     };
     let trained: Tensors = Weights::open(&golden("llama/checkpoint"))
         .map(|weights| {
             let names = weights.names().filter(|name| kept(name));
-            names.map(|name| (name.to_owned(), weights.get(name).unwrap().shape.clone(), weights.read_f32(name).unwrap())).collect()
+            names
+                .map(|name| {
+                    (
+                        name.to_owned(),
+                        weights.get(name).unwrap().shape.clone(),
+                        weights.read_f32(name).unwrap(),
+                    )
+                })
+                .collect()
         })
         .unwrap();
     fs::remove_file(run.path().join("model.safetensors")).unwrap();
@@ -290,7 +333,10 @@ fn missing_shards_and_lone_files_are_told() {
     assert!(inspection.files[0].path.ends_with("checkpoint_steps_1000.pt"));
     assert!(inspection.notes.iter().any(|note| note.contains("also holds checkpoint_steps_900.pt")));
     let completion = inspection.completion().unwrap();
-    assert!(completion.starts_with("733 k of 990 k parameters") && completion.contains("--overlay"), "{completion}");
+    assert!(
+        completion.starts_with("733 k of 990 k parameters") && completion.contains("--overlay"),
+        "{completion}"
+    );
 
     // The directory of a run names the checkpoint inside it.
     let outer = tempfile::tempdir().unwrap();
@@ -314,7 +360,10 @@ fn a_scan_finds_what_is_not_finite() {
     let mut calls = 0;
     let found = scan(place.path(), &mut |_, _| calls += 1).unwrap();
     let [tensor] = &found[..] else { panic!("{found:?}") };
-    assert_eq!((tensor.name.as_str(), tensor.nan, tensor.infinite, tensor.first), ("perceiver.latents", 1, 2, 5));
+    assert_eq!(
+        (tensor.name.as_str(), tensor.nan, tensor.infinite, tensor.first),
+        ("perceiver.latents", 1, 2, 5)
+    );
     assert!(calls >= 185);
 }
 
@@ -390,7 +439,10 @@ fn releases_are_told_by_their_sizes() {
     for spec in specs.iter().filter(|spec| rule.is_trainable(&config.model, &spec.name)) {
         let start = end;
         end += 4 * spec.shape.iter().product::<usize>();
-        header.insert(spec.name.clone(), json!({ "dtype": "F32", "shape": spec.shape, "data_offsets": [start, end] }));
+        header.insert(
+            spec.name.clone(),
+            json!({ "dtype": "F32", "shape": spec.shape, "data_offsets": [start, end] }),
+        );
     }
     let header = Value::Object(header).to_string();
     let path = place.path().join("final_weights.pt");
@@ -402,7 +454,10 @@ fn releases_are_told_by_their_sizes() {
     // 5.76 GB, as published.
     assert_eq!(inspection.total_bytes, 4 * (1_441_011_728 + 131_072));
     let completion = inspection.completion().unwrap();
-    assert!(completion.starts_with("1.4 B of 8.2 B parameters; the rest from luodian/OTTER-9B-INIT"), "{completion}");
+    assert!(
+        completion.starts_with("1.4 B of 8.2 B parameters; the rest from luodian/OTTER-9B-INIT"),
+        "{completion}"
+    );
     assert!(completion.contains(&format!("--overlay {}", path.display())), "{completion}");
 }
 
@@ -433,19 +488,26 @@ fn saved_checkpoints_carry_a_card_and_a_preprocessor() {
     let weights = Weights::open(&source).unwrap();
     let values: Tensors = weights
         .names()
-        .map(|name| (name.to_owned(), weights.get(name).unwrap().shape.clone(), weights.read_f32(name).unwrap()))
+        .map(|name| {
+            (name.to_owned(), weights.get(name).unwrap().shape.clone(), weights.read_f32(name).unwrap())
+        })
         .collect();
     let place = tempfile::tempdir().unwrap();
     let target = place.path().join("my-otter");
     let save = |options: &SaveOptions<'_>| {
-        let tensors =
-            values.iter().map(|(name, shape, data)| NamedTensor { name: name.clone(), shape: shape.clone(), data });
+        let tensors = values.iter().map(|(name, shape, data)| NamedTensor {
+            name: name.clone(),
+            shape: shape.clone(),
+            data,
+        });
         save_checkpoint(&target, &config, tensors, options).unwrap();
     };
-    let without = SaveOptions { tokenizer_from: Some(&source), dtype: SaveDtype::Bf16, ..SaveOptions::default() };
+    let without =
+        SaveOptions { tokenizer_from: Some(&source), dtype: SaveDtype::Bf16, ..SaveOptions::default() };
     save(&without);
     assert!(!target.join("README.md").exists());
-    let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(target.join(name)).unwrap()).unwrap() };
+    let read =
+        |name: &str| -> Value { serde_json::from_slice(&fs::read(target.join(name)).unwrap()).unwrap() };
     let processor = read("preprocessor_config.json");
     assert_eq!(processor["size"], json!({ "shortest_edge": 28 }));
     assert_eq!(processor["crop_size"], json!({ "height": 28, "width": 28 }));

@@ -42,6 +42,8 @@ pub use source::{Source, SourceKind};
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
+use crate::model_card::{self, Described, ModelCard};
+use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::save::{DEFAULT_SHARD_BYTES, SaveDtype, TOKENIZER_FILES, check_target};
 use crate::tokenizer_write::TokenOrder;
 use output::{CARRIED, carry, write_file, write_json, write_shards};
@@ -193,33 +195,7 @@ fn fill(
     let target = &options.out;
     let mut plan = planning::plan(options, Some(temporary))?;
     dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
-    let mut other = Vec::new();
-    if let Some(config) = &mut plan.config {
-        if config.contains_key("torch_dtype") || !config.contains_key("dtype") {
-            config.insert("torch_dtype".to_owned(), json!(dtype::torch_name(&plan.tensors)));
-        } else {
-            config.insert("dtype".to_owned(), json!(dtype::torch_name(&plan.tensors)));
-        }
-        write_json(&temporary.join("config.json"), target, &Value::Object(config.clone()))?;
-        other.push("config.json".to_owned());
-    }
-    match &plan.tokenizer {
-        Tokenizer::Written => {
-            other.extend(
-                TOKENIZER_FILES.iter().filter(|name| temporary.join(name).is_file()).map(|n| (*n).to_owned()),
-            );
-        }
-        Tokenizer::From(directory) => other.extend(carry(TOKENIZER_FILES, directory, temporary, target)?),
-    }
-    for directory in &plan.carry_from {
-        other.extend(carry(CARRIED, directory, temporary, target)?);
-    }
-    if let Some(generation) = plan.generation_config()
-        && !temporary.join("generation_config.json").exists()
-    {
-        write_json(&temporary.join("generation_config.json"), target, &generation)?;
-        other.push("generation_config.json".to_owned());
-    }
+    let other = small_files(temporary, target, &mut plan)?;
     let (format, largest) = (options.format, options.max_shard_bytes);
     let weights = write_shards(temporary, target, &plan.tensors, format, largest, progress)?;
     if plan.verify {
@@ -229,6 +205,51 @@ fn fill(
     let report = report(options, plan, weights, other);
     write_json(&temporary.join("conversion.json"), target, &report.record())?;
     Ok(report)
+}
+
+/// Everything beside the weights; returns the names.
+fn small_files(temporary: &Path, target: &Path, plan: &mut Plan) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let dtype = dtype::torch_name(&plan.tensors);
+    if let Some(config) = &mut plan.config {
+        // Since transformers 4.56 the key is `dtype`.
+        let newer = config.contains_key("dtype") && !config.contains_key("torch_dtype");
+        config.insert(if newer { "dtype" } else { "torch_dtype" }.to_owned(), json!(dtype));
+        write_json(&temporary.join("config.json"), target, &Value::Object(config.clone()))?;
+        names.push("config.json".to_owned());
+    }
+    match &plan.tokenizer {
+        Tokenizer::Written => {
+            let written = TOKENIZER_FILES.iter().filter(|name| temporary.join(name).is_file());
+            names.extend(written.map(|name| (*name).to_owned()));
+        }
+        Tokenizer::From(directory) => names.extend(carry(TOKENIZER_FILES, directory, temporary, target)?),
+    }
+    for directory in &plan.carry_from {
+        names.extend(carry(CARRIED, directory, temporary, target)?);
+    }
+    if let Some(directory) = &plan.card_from {
+        names.extend(carry(&["README.md"], directory, temporary, target)?);
+    }
+    let Some(config) = plan.config.clone().filter(|_| plan.verify) else { return Ok(names) };
+    let mut add = |name: &str, value: Option<Value>| match value {
+        Some(value) if !temporary.join(name).exists() => {
+            names.push(name.to_owned());
+            write_json(&temporary.join(name), target, &value)
+        }
+        _ => Ok(()),
+    };
+    add("generation_config.json", plan.generation_config())?;
+    let image = config.get("vision_config").and_then(|vision| vision.get("image_size")?.as_u64());
+    add(PREPROCESSOR_CONFIG, image.and_then(|size| usize::try_from(size).ok()).map(preprocessor_json))?;
+    if !temporary.join("README.md").exists() {
+        let tensors = plan.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.elements())).collect();
+        let described = Described { config: &Value::Object(config), tensors, dtype };
+        let card = ModelCard { base_model: Some(plan.base_name.clone()), ..ModelCard::default() };
+        model_card::write(temporary, target, Some(&card), &described)?;
+        names.push("README.md".to_owned());
+    }
+    Ok(names)
 }
 
 fn report(options: &ConvertOptions, plan: Plan, weights: Vec<String>, other: Vec<String>) -> ConvertReport {

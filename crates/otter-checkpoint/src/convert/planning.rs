@@ -2,7 +2,7 @@
 
 use super::assemble::{AssembleOptions, Assembly, assemble};
 use super::bridge::Bridge;
-use super::language::Language;
+use super::language::{Language, folder_name};
 use super::plan::PlannedTensor;
 use super::report::{Created, Dropped};
 use super::source::{Source, SourceKind};
@@ -35,6 +35,10 @@ pub(super) struct Plan {
     pub tokenizer: Tokenizer,
     /// Directories whose small files are carried along, the first that has one wins.
     pub carry_from: Vec<PathBuf>,
+    /// Directory whose model card still describes the result.
+    pub card_from: Option<PathBuf>,
+    /// What a new card says the model was made from.
+    pub base_name: String,
     /// Whether the result must load as an Otter.
     pub verify: bool,
     pub token_order: Option<TokenOrder>,
@@ -58,6 +62,8 @@ impl Plan {
             config,
             tokenizer: Tokenizer::From(source.path.clone()),
             carry_from: vec![source.path.clone()],
+            card_from: None,
+            base_name: folder_name(&source.path),
             verify: false,
             token_order: None,
             special_tokens: Vec::new(),
@@ -178,6 +184,7 @@ fn copies(source: &Source) -> Vec<PlannedTensor> {
 fn re_encode(source: &Source) -> Result<Plan> {
     let mut plan = Plan::of(source, "the same tensors, written anew", copies(source), source.config.clone());
     plan.verify = source.kind == SourceKind::Otter;
+    plan.card_from = Some(source.path.clone());
     if source.kind == SourceKind::Adapted {
         plan.warnings.push(
             "the LoRA adapters are kept as they are; merge them with --merge-lora to run the model"
@@ -342,6 +349,7 @@ fn whole(
     };
     let mut plan = Plan::of(source, conversion, tensors, Some(config));
     plan.tokenizer = Tokenizer::Written;
+    plan.base_name = folder_name(&lm_path);
     plan.carry_from = vec![lm_path, vision_path];
     plan.verify = true;
     plan.token_order =

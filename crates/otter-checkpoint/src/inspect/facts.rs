@@ -34,7 +34,9 @@ impl Language {
             "mosaic_gpt" | "MosaicGPT" => Self::MosaicGpt,
             "gpt_neox" | "GPTNeoXForCausalLM" => Self::GptNeoX,
             "opt" | "OPTForCausalLM" => Self::Opt,
-            "falcon" | "RefinedWebModel" | "RefinedWeb" | "RWForCausalLM" | "FalconForCausalLM" => Self::Falcon,
+            "falcon" | "RefinedWebModel" | "RefinedWeb" | "RWForCausalLM" | "FalconForCausalLM" => {
+                Self::Falcon
+            }
             _ => Self::Other,
         }
     }

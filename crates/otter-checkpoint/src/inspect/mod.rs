@@ -178,7 +178,9 @@ impl Inspection {
 
     /// Whether the checkpoint bears the name of an untrained release.
     fn named_untrained(&self) -> bool {
-        let named = |found: &ReleaseMatch| found.release.untrained && found.evidence.iter().any(|text| text == "its name");
+        let named = |found: &ReleaseMatch| {
+            found.release.untrained && found.evidence.iter().any(|text| text == "its name")
+        };
         self.release.as_ref().is_some_and(named)
     }
 }
@@ -186,7 +188,8 @@ impl Inspection {
 /// [`Inspection::warnings_before_chat`] of a directory, with nothing computed that it does not need. What cannot be read
 /// gives no warning: loading the model will say so.
 pub fn warnings_before_chat(directory: &Path) -> Vec<String> {
-    Source::open(directory).map_or_else(|_| Vec::new(), |source| examine(directory, source, false).warnings_before_chat())
+    Source::open(directory)
+        .map_or_else(|_| Vec::new(), |source| examine(directory, source, false).warnings_before_chat())
 }
 
 /// Looks a checkpoint directory or a weight file over.
@@ -250,8 +253,10 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
     }
     let special_tokens = tokens::check(directory, family, &facts);
     let special = special_tokens.as_ref().ok().map(|check| check.special);
-    let signs =
-        TrainingSigns::of(source.tensors.iter().map(|(name, entry)| (name.as_str(), entry)), special.as_ref());
+    let signs = TrainingSigns::of(
+        source.tensors.iter().map(|(name, entry)| (name.as_str(), entry)),
+        special.as_ref(),
+    );
     if let Ok(check) = &special_tokens {
         warnings.extend(check.warnings.iter().cloned());
         notes.extend(check.notes.iter().cloned());
@@ -328,7 +333,8 @@ fn architecture(config: &Map<String, Value>) -> Option<&str> {
 /// Writers mix the two: the released OTTER-Image-MPT7B is an Otter under the name of the other class.
 fn classes_differ(config: &Map<String, Value>) -> Option<String> {
     let (kind, class) = (config.get("model_type")?.as_str()?, architecture(config)?);
-    let differs = kind == "otter" && class.starts_with("Flamingo") || kind == "flamingo" && class.starts_with("Otter");
+    let differs =
+        kind == "otter" && class.starts_with("Flamingo") || kind == "flamingo" && class.starts_with("Otter");
     differs.then(|| format!("model_type is {kind} but architectures says {class}; model_type counts"))
 }
 
@@ -368,7 +374,11 @@ fn part_sums(tensors: &[TensorSummary]) -> Vec<PartSummary> {
     Part::ALL.into_iter().map(sum).filter(|part| part.tensors > 0).collect()
 }
 
-fn tied_tables(config: Option<&Map<String, Value>>, tensors: &[(String, TensorEntry)], otter: bool) -> TiedTables {
+fn tied_tables(
+    config: Option<&Map<String, Value>>,
+    tensors: &[(String, TensorEntry)],
+    otter: bool,
+) -> TiedTables {
     let declared = config.and_then(|config| config.get("tie_word_embeddings")).and_then(Value::as_bool);
     let table = |test: &dyn Fn(&str) -> bool| {
         tensors.iter().find(|(name, _)| test(&plain_name(name))).map(|(_, entry)| entry)

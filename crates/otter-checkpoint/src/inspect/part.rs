@@ -123,12 +123,18 @@ mod tests {
             ("lang_encoder.lm_head.weight", Part::Embeddings),
             ("model.decoder.embed_positions.weight", Part::LanguageModel),
             ("lang_encoder.transformer.h.0.decoder_layer.mlp.dense_h_to_4h.weight", Part::LanguageModel),
-            ("_fsdp_wrapped_module.lang_encoder._checkpoint_wrapped_module.model.norm.weight", Part::LanguageModel),
+            (
+                "_fsdp_wrapped_module.lang_encoder._checkpoint_wrapped_module.model.norm.weight",
+                Part::LanguageModel,
+            ),
             ("optimizer.step", Part::Other),
         ] {
             assert_eq!(Part::of(name), part, "{name}");
         }
-        assert_eq!(layer_of("lang_encoder.transformer.blocks.12.norm_1.weight"), Some(("lang_encoder.transformer.blocks.", 12)));
+        assert_eq!(
+            layer_of("lang_encoder.transformer.blocks.12.norm_1.weight"),
+            Some(("lang_encoder.transformer.blocks.", 12))
+        );
         assert_eq!(layer_of("transformer.h.3.x"), Some(("transformer.h.", 3)));
         assert_eq!(layer_of("lang_encoder.model.norm.weight"), None);
     }

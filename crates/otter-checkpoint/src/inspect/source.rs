@@ -113,7 +113,10 @@ impl Source {
                 let others: Vec<String> = found.iter().map(|path| file_name(path)).collect();
                 if !others.is_empty() {
                     let newest = file_name(&newest);
-                    self.notes.push(format!("{newest} is looked at; the directory also holds {}", others.join(", ")));
+                    self.notes.push(format!(
+                        "{newest} is looked at; the directory also holds {}",
+                        others.join(", ")
+                    ));
                 }
                 Ok(())
             }
@@ -136,10 +139,13 @@ impl Source {
         let mut shards: BTreeMap<&str, usize> = BTreeMap::new();
         for shard in value["weight_map"].as_object().into_iter().flat_map(Map::values) {
             // The loader refuses any other name; so nothing outside the folder is touched here.
-            let plain = |name: &&str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
-            let shard = shard.as_str().filter(plain).ok_or_else(|| {
-                CheckpointError::format(&path, "a shard must be a file of the same folder")
-            })?;
+            let plain = |name: &&str| {
+                !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])
+            };
+            let shard = shard
+                .as_str()
+                .filter(plain)
+                .ok_or_else(|| CheckpointError::format(&path, "a shard must be a file of the same folder"))?;
             *shards.entry(shard).or_default() += 1;
         }
         self.form = Some(*form);

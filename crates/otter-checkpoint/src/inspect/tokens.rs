@@ -38,7 +38,11 @@ impl TokenCheck {
 ///
 /// # Errors
 /// Why there is no usable tokenizer, and what the original would look for.
-pub(super) fn check(directory: &Path, family: Option<ModelFamily>, facts: &Facts) -> Result<TokenCheck, String> {
+pub(super) fn check(
+    directory: &Path,
+    family: Option<ModelFamily>,
+    facts: &Facts,
+) -> Result<TokenCheck, String> {
     let loaded = read_tokenizer(directory).map_err(|error| match without_tokenizer(facts) {
         Some(expected) => format!("{error}. {expected}"),
         None => error.to_string(),
@@ -67,7 +71,9 @@ pub(super) fn check(directory: &Path, family: Option<ModelFamily>, facts: &Facts
             ));
         }
     } else {
-        notes.push(format!("<image> {image}, <answer> {answer} and padding {pad} follow neither class's order"));
+        notes.push(format!(
+            "<image> {image}, <answer> {answer} and padding {pad} follow neither class's order"
+        ));
     }
     if let Some(rows) = facts.rows {
         if rows < vocab_size {

@@ -62,7 +62,8 @@ impl TrainingSigns {
             if reason_to_ignore(&name).is_some() {
                 continue;
             }
-            if name.ends_with(".gated_cross_attn_layer.attn_gate") || name.ends_with(".gated_cross_attn_layer.ff_gate")
+            if name.ends_with(".gated_cross_attn_layer.attn_gate")
+                || name.ends_with(".gated_cross_attn_layer.ff_gate")
             {
                 for_each(entry, &mut |value| {
                     signs.gates += 1;
@@ -93,7 +94,9 @@ fn answer_row(table: &TensorEntry, special: &SpecialTokens) -> Option<String> {
     others.sort_unstable();
     others.dedup();
     let equal = others.into_iter().find(|&id| {
-        id != own_id && row(table, id).is_some_and(|other| other.iter().zip(&own).all(|(a, b)| a.to_bits() == b.to_bits()))
+        id != own_id
+            && row(table, id)
+                .is_some_and(|other| other.iter().zip(&own).all(|(a, b)| a.to_bits() == b.to_bits()))
     });
     if let Some(id) = equal {
         return Some(format!("equal to row {id}"));
@@ -105,9 +108,12 @@ fn answer_row(table: &TensorEntry, special: &SpecialTokens) -> Option<String> {
         .filter(|length| *length > 0.0)
         .fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), length| (low.min(length), high.max(length)));
     let own = length(&own);
-    (own < shortest * FAR_SHORTER && shortest.is_finite() || own > longest * FAR_LONGER && longest > 0.0).then(|| {
-        format!("its length is {own:.3}, while rows of ordinary tokens have {shortest:.3} to {longest:.3}")
-    })
+    (own < shortest * FAR_SHORTER && shortest.is_finite() || own > longest * FAR_LONGER && longest > 0.0)
+        .then(|| {
+            format!(
+                "its length is {own:.3}, while rows of ordinary tokens have {shortest:.3} to {longest:.3}"
+            )
+        })
 }
 
 fn length(row: &[f32]) -> f64 {
