@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 /// No configuration is longer.
-const LONGEST_CONFIG: u64 = 16 << 20;
+pub(crate) const LONGEST_CONFIG: u64 = 16 << 20;
 
 /// Class of the original that a checkpoint belongs to. Both compute the same thing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,6 +30,7 @@ mod config_file;
 mod config_keys;
 mod config_section;
 mod config_write;
+pub mod convert;
 mod error;
 mod gguf;
 mod initialise;

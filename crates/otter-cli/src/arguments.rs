@@ -24,6 +24,24 @@ const EXAMPLES: &str = "Examples:
   otter pull org/name                                 bring a model from the hub
   otter inspect DIR                                   what is in a checkpoint, what is odd about it";
 
+const CONVERT_EXAMPLES: &str = "What SOURCE is, is told from its tensors. Every tensor is written, or dropped with a reason, or an error names it.
+
+Another form of the same model:
+  otter convert DIR --out DIR16 --dtype bf16 --keep-f32 norms,gates
+  otter convert DIR --out DIR1 --shard-size 100GB          one file
+  otter convert DIR --out DIRBIN --format bin              what torch.load opens
+OpenFlamingo v1 or v2 (the trained part) to an Otter, and back:
+  otter convert checkpoint.pt --base-lm mpt-7b --base-vision clip-vit-large-patch14 --out DIR
+  otter convert DIR --to openflamingo --out checkpoint.pt
+A plain language model to an Otter that is to be trained:
+  otter convert --inject llama-2-7b --base-vision clip-vit-large-patch14 --cross-attn-every 4 --out DIR
+  otter convert --inject mpt-7b-instruct --base-vision CLIP --overlay checkpoint.pt --out DIR
+A partial checkpoint over its base, adapters, deltas, optimiser state:
+  otter convert BASE --overlay final_weights.pt --out DIR
+  otter convert DIR --merge-lora --out MERGED
+  otter convert llama-7b --delta vicuna-7b-delta --out vicuna-7b
+  otter convert checkpoint_steps_2000.pt --out weights.safetensors";
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -106,6 +124,9 @@ and OTTER_MIRROR, a folder laid out as org/name/files.")]
   otter init --like otter-mpt7b --dtype f16 --out DIR --tokenizer OTTER-Image-MPT7B
   otter init --like runs/quickstart/model --out DIR --seed 3")]
     Init(Init),
+    /// Turn any checkpoint into an Otter directory, another form, or an OpenFlamingo file.
+    #[command(after_help = CONVERT_EXAMPLES)]
+    Convert(Box<Convert>),
     /// Time training steps and greedy decoding of a model of given sizes with random weights.
     #[command(after_help = "Example:
   otter bench --preset mid --json")]
@@ -524,6 +545,140 @@ pub struct Inspect {
     #[arg(long)]
     pub scan: bool,
     /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `convert` makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ConvertTo {
+    /// An Otter directory, or the source in another form.
+    #[default]
+    Otter,
+    /// The trained part under OpenFlamingo's names (v2).
+    Openflamingo,
+}
+
+/// Element type of floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeChoice {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats of IEEE 754; a value they cannot hold is an error.
+    F16,
+    /// 16-bit floats with the range of 32-bit ones.
+    Bf16,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum FormatChoice {
+    /// model.safetensors and shards.
+    #[default]
+    Safetensors,
+    /// pytorch_model.bin and shards.
+    Bin,
+}
+
+/// Order of the tokens that are added to a tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokenOrderChoice {
+    /// <|endofchunk|>, <image>, <answer>, <PAD>: the Otter class.
+    Otter,
+    /// <|endofchunk|>, <image>, <PAD>, <answer>: OpenFlamingo and the Flamingo class.
+    Flamingo,
+}
+
+/// How new rows of the tables begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum NewRowsChoice {
+    /// Normal, with the configuration's initializer_range (0.02 where it says nothing).
+    #[default]
+    Normal,
+    /// The mean of the rows of the base.
+    Mean,
+}
+
+/// Tensors that stay 32-bit floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeepChoice {
+    /// Layer norms and RMS norms.
+    Norms,
+    /// The gates of the cross-attention.
+    Gates,
+}
+
+/// Arguments of `convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// Checkpoint directory or weight file.
+    #[arg(required_unless_present = "inject", conflicts_with = "inject")]
+    pub source: Option<PathBuf>,
+    /// Directory to write, or one file ending in .safetensors, .bin or .pt.
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    /// What to make.
+    #[arg(long, value_enum, default_value_t)]
+    pub to: ConvertTo,
+    /// Put this plain language model into an Otter, with fresh parts between unless --overlay gives them.
+    #[arg(long, value_name = "LM_DIR")]
+    pub inject: Option<PathBuf>,
+    /// The whole Otter that a partial SOURCE completes.
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+    /// Language model that an OpenFlamingo checkpoint was trained on (a plain one, or an Otter).
+    #[arg(long, value_name = "DIR")]
+    pub base_lm: Option<PathBuf>,
+    /// CLIP model: a Hugging Face directory, an open_clip file or directory, or an Otter.
+    #[arg(long, value_name = "PATH")]
+    pub base_vision: Option<PathBuf>,
+    /// Partial checkpoint to put over SOURCE.
+    #[arg(long, value_name = "FILE")]
+    pub overlay: Option<PathBuf>,
+    /// Difference to add to SOURCE, as Vicuna was published.
+    #[arg(long, value_name = "DIR")]
+    pub delta: Option<PathBuf>,
+    /// Merge LoRA adapters into their matrices.
+    #[arg(long)]
+    pub merge_lora: bool,
+    /// Directory of the tokenizer (default: that of the language model).
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// Order of the added tokens; a model must be used with the order it was trained with (default: flamingo for an
+    /// OpenFlamingo checkpoint, otter otherwise).
+    #[arg(long, value_enum)]
+    pub token_order: Option<TokenOrderChoice>,
+    /// Gated cross-attention before every N-th layer (default: as the source has it, else 4).
+    #[arg(long, value_name = "N")]
+    pub cross_attn_every: Option<usize>,
+    /// Frame embeddings of a fresh resampler, for video.
+    #[arg(long, value_name = "N")]
+    pub max_num_frames: Option<usize>,
+    /// How rows of the tables begin that no source holds.
+    #[arg(long, value_enum, default_value_t)]
+    pub new_rows: NewRowsChoice,
+    /// Seed of everything that is drawn.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Element type of all floats (default: each as it is).
+    #[arg(long, value_enum)]
+    pub dtype: Option<DtypeChoice>,
+    /// With --dtype: kinds that stay 32-bit floats.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "KINDS")]
+    pub keep_f32: Vec<KeepChoice>,
+    /// How the weights of a directory are stored.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: FormatChoice,
+    /// Largest weight file, e.g. 5GB, 500MB, 2GiB.
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = crate::commands::convert::parse_size)]
+    pub shard_size: u64,
+    /// OpenFlamingo: put `module.` in front of every name.
+    #[arg(long)]
+    pub module_prefix: bool,
+    /// OpenFlamingo: keep this many rows of the embedding tables (it wants as many as its tokenizer has entries).
+    #[arg(long, value_name = "N")]
+    pub embedding_rows: Option<usize>,
+    /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
 }

@@ -32,6 +32,7 @@ pub fn run(arguments: &Init) -> Result<()> {
             InitDtype::F16 => SaveDtype::F16,
             InitDtype::Bf16 => SaveDtype::Bf16,
         },
+        card: None,
     };
     let style = ProgressStyle::with_template("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());

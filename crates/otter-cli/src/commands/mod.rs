@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+pub(crate) mod convert;
 mod data_show;
 mod eval;
 mod generate;
@@ -39,6 +40,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Parity(arguments) => return parity::run(&arguments),
         Command::Init(arguments) => init::run(&arguments)?,
         Command::Inspect(arguments) => inspect::run(&arguments)?,
+        Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
