@@ -100,7 +100,7 @@ fn check(python: &Path, script: &str, place: &Path, arguments: &[PathBuf]) {
 fn save(case: &str, target: &Path, dtype: SaveDtype, max_shard_bytes: u64) {
     let source = golden(case).join("checkpoint");
     let model = load_model(&source, Device::Cpu).unwrap();
-    let options = SaveOptions { tokenizer_from: Some(&source), max_shard_bytes, dtype };
+    let options = SaveOptions { tokenizer_from: Some(&source), max_shard_bytes, dtype, card: None };
     save_model(target, &model.config, &model.parameters, &options).unwrap();
 }
 
