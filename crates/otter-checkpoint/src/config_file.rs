@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 /// No configuration is longer.
-const LONGEST_CONFIG: u64 = 16 << 20;
+pub(crate) const LONGEST_CONFIG: u64 = 16 << 20;
 
 /// Class of the original that a checkpoint belongs to. Both compute the same thing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl CheckpointConfig {
         Self::parse(path, original)
     }
 
-    fn parse(path: &Path, original: Map<String, Value>) -> Result<Self> {
+    pub(crate) fn parse(path: &Path, original: Map<String, Value>) -> Result<Self> {
         let mut warnings = Vec::new();
         let top = Section { path, name: "", map: &original };
         // What kind of model this is comes first: another kind has other keys, which are not misspellings.

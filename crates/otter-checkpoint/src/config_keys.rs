@@ -76,6 +76,8 @@ pub(crate) const GENERIC: &[&str] = &[
 pub(crate) const TOP: &[&str] = &[
     "cross_attention_config",
     "cross_attn_every_n_layers",
+    "endofchunk_token_id",
+    "image_token_id",
     "lora_config",
     "max_num_frames",
     "only_attend_previous",

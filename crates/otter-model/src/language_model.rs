@@ -60,6 +60,8 @@ pub struct LanguageSaved<T> {
 pub struct LanguageCache<T = f32> {
     layers: Vec<LayerCache<T>>,
     media: Vec<Option<KeysAndValues<T>>>,
+    batch: usize,
+    capacity: usize,
     len: usize,
 }
 
@@ -108,7 +110,7 @@ impl LanguageModel {
                 otter_nn::kernels::matmul::times_transposed(
                     out,
                     hidden.data(),
-                    table.data(),
+                    table.view(),
                     width,
                     vocabulary,
                     false,
@@ -284,7 +286,7 @@ impl LanguageModel {
                 Some(block.project_media(parameters, latents?))
             })
             .collect();
-        LanguageCache { layers, media, len: 0 }
+        LanguageCache { layers, media, batch, capacity, len: 0 }
     }
 
     /// Normalised hidden states of new rows that follow the cached ones.
@@ -317,6 +319,16 @@ impl<T: Real> LanguageCache<T> {
     /// Whether nothing was seen yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Makes sequence i what sequence `rows[i]` was; there may be more or fewer sequences afterwards. The media stay as
+    /// they are: they belong to no sequence. `shared` says how many leading tokens sequence i and `rows[i]` have in
+    /// common; they stay where they are unless the number of sequences grows.
+    pub fn reorder(&mut self, rows: &[usize], shared: usize) {
+        for layer in &mut self.layers {
+            layer.reorder(rows, (self.batch, self.capacity), shared..self.len);
+        }
+        self.batch = rows.len();
     }
 }
 
