@@ -66,13 +66,16 @@ fn make_environment() -> Result<PathBuf, String> {
 }
 
 /// The interpreter; `None`, with a line that says so, where the test is to be skipped.
+#[expect(
+    clippy::explicit_write,
+    reason = "the test runner keeps back what `eprintln!` prints in tests that pass"
+)]
 fn python(test: &str) -> Option<&'static Path> {
     static ENVIRONMENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match ENVIRONMENT.get_or_init(make_environment) {
         Ok(python) => Some(python),
         Err(reason) => {
             assert!(std::env::var_os("OTTER_REQUIRE_PYTHON").is_none(), "no Python for {test}: {reason}");
-            // Not through `eprintln!`, which the test runner keeps back for tests that pass.
             writeln!(std::io::stderr(), "SKIPPED {test}: no Python environment: {reason}").unwrap();
             None
         }
