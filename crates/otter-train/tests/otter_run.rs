@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use otter_checkpoint::load_model;
+use otter_checkpoint::{SaveDtype, SaveOptions, load_model, save_model};
 use otter_nn::Device;
 use otter_train::{Observer, Outcome, StepReport, TrainConfig, TrainSummary, train};
 
@@ -132,5 +132,43 @@ fn wrong_settings_are_explained() {
         let config = config(&place.path().join(number.to_string()), &[key]);
         let error = train(&config, false, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// Frozen parts of a half-precision checkpoint stay so, trained ones are widened, and a resumed run keeps both.
+#[test]
+fn a_half_precision_base_is_trained() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base");
+    let source = golden("llama/checkpoint");
+    let model = load_model(&source, Device::Cpu).unwrap();
+    let options =
+        SaveOptions { tokenizer_from: Some(&source), dtype: SaveDtype::F16, ..SaveOptions::default() };
+    save_model(&base, &model.config, &model.parameters, &options).unwrap();
+    let mut expected = load_model(&base, Device::Cpu).unwrap();
+    let rule = otter_model::FreezeRule::Head;
+    let widened = expected.parameters.set_trainable(|name| rule.is_trainable(&expected.config.model, name));
+    let (total, half) = (expected.parameters.total_count(), expected.parameters.half_count());
+    assert!(widened > 0 && half > 0);
+
+    let init = format!("model.init_from={:?}", base.to_str().unwrap());
+    let run = |name: &str, more: &[&str], resume: bool| {
+        let overrides = [&[init.as_str(), "train.steps=4"], more].concat();
+        go(&config(&place.path().join(name), &overrides), resume)
+    };
+    let (whole, seen) = run("whole", &[], false);
+    let weights = format!("{} parameters x 4 bytes and {half} frozen ones x 2 bytes", total - half);
+    assert!(seen.plan.contains(&weights), "{}", seen.plan);
+    let message = format!("{widened} trained parameters are widened from 16 to 32 bits");
+    assert!(seen.messages.contains(&message), "{:?}", seen.messages);
+    assert!(seen.steps.iter().all(|step| step.loss.is_finite()));
+    run("parts", &["train.stop_after=2"], false);
+    let (rest, resumed) = run("parts", &[], true);
+    assert!(resumed.plan.contains(&weights), "{}", resumed.plan);
+    let (a, b) = (bits(&whole.checkpoint.unwrap()), bits(&rest.checkpoint.unwrap()));
+    assert!(a == b, "final weights differ");
+    for ((name, bits), before) in a.iter().zip(expected.parameters.iter()) {
+        let same = before.tensor.values().iter().map(|v| v.to_bits()).eq(bits.iter().copied());
+        assert_eq!(same, !before.trainable, "{name}");
     }
 }
