@@ -37,16 +37,15 @@ impl Counts {
             rule.check(&specs)?;
             return Ok(Self { total: specs.count(|_| true), trainable: rule.count(config, &specs) });
         }
-        Ok(Self {
-            total: inspection.total_parameters as u64,
-            trainable: inspection.stored_trainable as u64,
-        })
+        Ok(Self { total: inspection.total_parameters as u64, trainable: inspection.stored_trainable as u64 })
     }
 }
 
 fn scan_with_progress(arguments: &Inspect) -> Result<Vec<NonFinite>> {
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("scanning {wide_bar} {percent}% of {human_len} elements, {eta}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("scanning {wide_bar} {percent}% of {human_len} elements, {eta}")
+    {
         bar.set_style(style);
     }
     let found = scan(&arguments.dir, &mut |done, total| {
@@ -135,7 +134,9 @@ fn print_files(inspection: &Inspection) -> Result<()> {
 fn print_sizes(inspection: &Inspection) -> Result<()> {
     let facts = &inspection.facts;
     if let Some(language) = facts.language {
-        let known = |text: &str, value: Option<usize>| value.map(|value| format!(", {text} {value}")).unwrap_or_default();
+        let known = |text: &str, value: Option<usize>| {
+            value.map(|value| format!(", {text} {value}")).unwrap_or_default()
+        };
         let other = facts.model_type.as_deref().filter(|_| language == otter_checkpoint::Language::Other);
         let heads = facts.heads.map(|(heads, pairs)| format!(", {heads} heads ({pairs} key/value)"));
         line(
