@@ -11,6 +11,8 @@ impl CheckpointConfig {
     /// [`CheckpointConfig::model`].
     pub fn to_json(&self) -> Value {
         let mut top = if self.original.is_empty() { self.template() } else { self.original.clone() };
+        // It names Python files beside the loaded file, which a new directory does not have.
+        top.shift_remove("auto_map");
         let model = &self.model;
         set(&mut top, "model_type", json!(self.family.model_type()));
         set(&mut top, "cross_attn_every_n_layers", json!(model.cross_attention.every_n_layers));

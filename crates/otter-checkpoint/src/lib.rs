@@ -32,10 +32,13 @@ mod config_section;
 mod config_write;
 pub mod convert;
 mod error;
+mod gguf;
+mod initialise;
 mod inspect;
 mod load_report;
 mod model;
 mod model_card;
+mod named_models;
 mod narrow;
 mod pickle;
 mod preprocessor;
@@ -53,6 +56,7 @@ mod tokenizer_files;
 mod tokenizer_write;
 mod torch_file;
 mod torch_write;
+mod transformers_module;
 mod weights;
 mod zip_archive;
 mod zip_write;
@@ -60,6 +64,10 @@ mod zip_write;
 pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
+pub use gguf::{
+    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, save_gguf, write_gguf,
+};
+pub use initialise::{Initialised, initialise_checkpoint};
 pub use inspect::{
     Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, Part, PartSummary, TensorSummary,
     TiedTables, TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
@@ -67,13 +75,15 @@ pub use inspect::{
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
 pub use model::{LoadedModel, load_model, save_model};
 pub use model_card::{ModelCard, TrainingFacts, today};
+pub use named_models::{NAMED_MODELS, NamedModel};
 pub use preprocessor::preprocessor_json;
 pub use releases::{RELEASES, Release, ReleaseMatch};
 pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
-pub use tensor::{Dtype, Location, TensorEntry};
+pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
 pub use tokenizer::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
 };
 pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
 pub use torch_write::{TorchTensor, write_torch};
+pub use transformers_module::write_transformers_module;
 pub use weights::{WeightForm, Weights};

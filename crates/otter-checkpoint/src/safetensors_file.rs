@@ -3,7 +3,9 @@
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
-use crate::tensor::{Dtype, LARGEST_RANK, Location, TensorEntry, checked_elements, row_major_strides};
+use crate::tensor::{
+    Dtype, LARGEST_RANK, Location, RowOrder, TensorEntry, checked_elements, row_major_strides,
+};
 use memmap2::Mmap;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -77,7 +79,7 @@ pub(crate) fn read(path: &Path, map: &Arc<Mmap>) -> Result<Vec<(String, TensorEn
             bytes: base + begin..base + end,
         };
         let strides = row_major_strides(&shape);
-        entries.push((name, TensorEntry { dtype, shape, strides, location }));
+        entries.push((name, TensorEntry { dtype, shape, strides, rows: RowOrder::Stored, location }));
     }
     check_overlap(path, &entries)?;
     Ok(entries)
@@ -104,7 +106,7 @@ pub(crate) struct HeaderEntry<'a> {
 }
 
 impl HeaderEntry<'_> {
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.shape.iter().product::<usize>() as u64 * self.dtype.size() as u64
     }
 }

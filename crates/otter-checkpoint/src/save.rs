@@ -10,9 +10,11 @@ use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::shards;
 use crate::tensor::Dtype;
+use otter_nn::WeightView;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 /// Files that make up a tokenizer and are copied as they are.
@@ -69,8 +71,8 @@ pub struct NamedTensor<'a> {
     pub name: String,
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// Elements in row-major order.
-    pub data: &'a [f32],
+    /// Elements in row-major order, widened while writing when they are half precision.
+    pub data: WeightView<'a, f32>,
 }
 
 /// How to save.
@@ -104,15 +106,47 @@ pub fn save_checkpoint<'a>(
 ) -> Result<()> {
     let tensors: Vec<NamedTensor<'a>> = tensors.into_iter().collect();
     check(directory, &tensors)?;
+    let dtype = options.dtype.stored();
+    let entries: Vec<HeaderEntry<'_>> = tensors
+        .iter()
+        .map(|tensor| HeaderEntry { name: &tensor.name, dtype, shape: &tensor.shape })
+        .collect();
+    let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
+    write_checkpoint(directory, config, &entries, options, &mut |at, out| {
+        for chunk in tensors[at].data.chunks(CHUNK) {
+            buffer.clear();
+            narrow(&chunk, dtype, &mut buffer).map_err(|error| CheckpointError::Tensor {
+                path: directory.to_path_buf(),
+                name: tensors[at].name.clone(),
+                problem: error.problem(),
+            })?;
+            out.write_all(&buffer).map_err(CheckpointError::write(directory, directory))?;
+        }
+        Ok(())
+    })
+}
+
+/// As [`save_checkpoint`], for tensors that are made while they are written: `elements(i, out)` writes the little-endian
+/// elements of entry `i`.
+pub(crate) fn write_checkpoint(
+    directory: &Path,
+    config: &CheckpointConfig,
+    entries: &[HeaderEntry<'_>],
+    options: &SaveOptions<'_>,
+    elements: Elements<'_>,
+) -> Result<()> {
     check_target(directory)?;
     let temporary = atomic::temporary_dir(directory)?;
-    let written = write_all(&temporary, directory, config, &tensors, options)
+    let written = write_all(&temporary, directory, config, entries, options, elements)
         .and_then(|()| atomic::replace_dir(&temporary, directory));
     if written.is_err() {
         let _ = fs::remove_dir_all(&temporary);
     }
     written
 }
+
+/// Writes the elements of the tensor with this number.
+pub(crate) type Elements<'a> = &'a mut dyn FnMut(usize, &mut dyn Write) -> Result<()>;
 
 /// Replacing removes what stands there, so that must be a checkpoint, or nothing.
 pub(crate) fn check_target(directory: &Path) -> Result<()> {
@@ -162,8 +196,9 @@ fn write_all(
     temporary: &Path,
     target: &Path,
     config: &CheckpointConfig,
-    tensors: &[NamedTensor<'_>],
+    entries: &[HeaderEntry<'_>],
     options: &SaveOptions<'_>,
+    elements: Elements<'_>,
 ) -> Result<()> {
     let write_json = |name: &str, value: &Value| {
         let mut text = serde_json::to_vec_pretty(value)
@@ -188,43 +223,22 @@ fn write_all(
             }
         }
     }
-    let elements = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.data.len())).collect();
-    let described = Described { config: &top, tensors: elements, dtype: options.dtype.torch_name() };
+    let counts = entries.iter().map(|entry| (entry.name, entry.shape.iter().product())).collect();
+    let described = Described { config: &top, tensors: counts, dtype: options.dtype.torch_name() };
     model_card::write(temporary, target, options.card.as_ref(), &described)?;
-    let width = options.dtype.stored().size() as u64;
-    let sizes: Vec<u64> = tensors.iter().map(|tensor| tensor.data.len() as u64 * width).collect();
+    let sizes: Vec<u64> = entries.iter().map(HeaderEntry::bytes).collect();
     let plan = shards::plan(&sizes, options.max_shard_bytes);
     let names = shards::file_names("model", "safetensors", plan.len());
-    let mut places = Vec::with_capacity(tensors.len());
+    let mut places = Vec::with_capacity(entries.len());
     for (range, name) in plan.iter().zip(&names) {
-        let shard = &tensors[range.clone()];
-        write_shard(&temporary.join(name), target, shard, options.dtype)?;
-        places.extend(shard.iter().map(|tensor| (tensor.name.as_str(), name.as_str())));
+        let (shard, first) = (&entries[range.clone()], range.start);
+        let path = temporary.join(name);
+        safetensors_file::write(&path, target, shard, &mut |at, out| elements(first + at, out))?;
+        places.extend(shard.iter().map(|entry| (entry.name, name.as_str())));
     }
     if plan.len() == 1 {
         return Ok(());
     }
     let index = shards::index(places.into_iter(), sizes.iter().sum());
     write_json("model.safetensors.index.json", &index)
-}
-
-fn write_shard(path: &Path, target: &Path, tensors: &[NamedTensor<'_>], dtype: SaveDtype) -> Result<()> {
-    let dtype = dtype.stored();
-    let entries: Vec<HeaderEntry<'_>> = tensors
-        .iter()
-        .map(|tensor| HeaderEntry { name: &tensor.name, dtype, shape: &tensor.shape })
-        .collect();
-    let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
-    safetensors_file::write(path, target, &entries, &mut |at, out| {
-        for chunk in tensors[at].data.chunks(CHUNK) {
-            buffer.clear();
-            narrow(chunk, dtype, &mut buffer).map_err(|error| CheckpointError::Tensor {
-                path: target.to_path_buf(),
-                name: tensors[at].name.clone(),
-                problem: error.problem(),
-            })?;
-            out.write_all(&buffer).map_err(CheckpointError::write(path, target))?;
-        }
-        Ok(())
-    })
 }

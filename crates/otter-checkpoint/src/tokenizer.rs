@@ -5,6 +5,7 @@
 //! always taken from the files and never assumed.
 
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufFile};
 use crate::sentencepiece::SentencePiece;
 use crate::tokenizer_bpe::{self, MERGES, VOCABULARY};
 use crate::tokenizer_files::{Declared, read_bounded};
@@ -35,6 +36,8 @@ pub enum TokenizerForm {
     SentencePiece,
     /// `vocab.json` and `merges.txt`.
     VocabularyAndMerges,
+    /// The metadata of a GGUF file.
+    Gguf,
 }
 
 impl fmt::Display for TokenizerForm {
@@ -43,6 +46,7 @@ impl fmt::Display for TokenizerForm {
             Self::Json => TOKENIZER_JSON,
             Self::SentencePiece => TOKENIZER_MODEL,
             Self::VocabularyAndMerges => "vocab.json and merges.txt",
+            Self::Gguf => "GGUF metadata",
         })
     }
 }
@@ -71,6 +75,10 @@ pub fn load_tokenizer(directory: &Path) -> Result<TextTokenizer> {
 /// # Errors
 /// As [`load_tokenizer`].
 pub fn read_tokenizer(directory: &Path) -> Result<LoadedTokenizer> {
+    if let Some(file) = gguf::file_of(directory) {
+        let tokenizer = GgufFile::open(&file)?.tokenizer()?;
+        return Ok(LoadedTokenizer { tokenizer, form: TokenizerForm::Gguf, warnings: Vec::new() });
+    }
     let declared = Declared::read(directory)?;
     Base::open(directory, &declared)?.finish(declared)
 }

@@ -181,7 +181,7 @@ fn rewrite(checkpoint: &Checkpoint, target: &Path, options: &SaveOptions<'_>) {
     let tensors = values.iter().map(|(name, shape, data)| NamedTensor {
         name: name.clone(),
         shape: shape.clone(),
-        data,
+        data: data.into(),
     });
     save_checkpoint(target, &checkpoint.config, tensors, options).unwrap();
 }
@@ -231,7 +231,7 @@ fn a_table_stored_once_is_tied() {
     let mut config = original.config.clone();
     config.model.tie_word_embeddings = true;
     let table = original.weights.read_f32(INPUT).unwrap();
-    let tensors = [NamedTensor { name: INPUT.to_owned(), shape: vec![388, 64], data: &table }];
+    let tensors = [NamedTensor { name: INPUT.to_owned(), shape: vec![388, 64], data: (&table).into() }];
     save_checkpoint(&target, &config, tensors, &SaveOptions::default()).unwrap();
     let tied = Checkpoint::open(&target).unwrap();
     assert!(tied.config.model.tie_word_embeddings);

@@ -21,6 +21,7 @@ const EXAMPLES: &str = "Examples:
   otter quickstart                                    make data, tune, evaluate, report: about 6 minutes on 2 cores
   otter chat --model runs/quickstart/model            talk to the result
   otter generate --model DIR --image cat.jpg --prompt 'What is this?' --chat
+  otter pull org/name                                 bring a model from the hub
   otter inspect DIR                                   what is in a checkpoint, what is odd about it";
 
 const CONVERT_EXAMPLES: &str = "What SOURCE is, is told from its tensors. Every tensor is written, or dropped with a reason, or an error names it.
@@ -81,7 +82,12 @@ Inside:
   otter generate --model DIR --image a.png --prompt '<image>User:What is this? GPT:<answer>'
   otter generate --model DIR --image a.png --prompt 'What is this?' --chat
   otter generate --model DIR --image a.png --image b.png --json \\
-    --prompt '<image>User:What? GPT:<answer>A cup.<|endofchunk|><image>User:What? GPT:<answer>'")]
+    --prompt '<image>User:What? GPT:<answer>A cup.<|endofchunk|><image>User:What? GPT:<answer>'
+  otter generate --model DIR --image a.png --prompt 'Describe it.' --chat --num-beams 3 --no-repeat-ngram-size 3
+  otter generate --model DIR --image a.png --prompt 'What is it?' --chat --num-beams 5 --length-penalty -2 \\
+    --early-stopping --num-return-sequences 5 --json
+  otter generate --model DIR --image a.png --prompt 'Tell a story.' --chat --temperature 0.8 --top-p 0.9 \\
+    --num-return-sequences 4 --bad-words ' cat'")]
     Generate(Generate),
     /// Log-probability of an answer.
     #[command(after_help = "Example:
@@ -95,6 +101,17 @@ Inside:
     /// Look at data.
     #[command(subcommand)]
     Data(Data),
+    /// Bring a model from a hub or a mirror onto this machine; every command then takes its name.
+    #[command(after_help = "Examples:
+  otter pull luodian/OTTER-Image-MPT7B                 into the cache that Python's tools use too
+  otter pull luodian/OTTER-Image-MPT7B --revision v1.0 --out models/otter
+  otter pull org/name --dry-run                        list the files and their sizes
+  otter pull org/name --include '*.json' --include 'model-*.safetensors'
+Then:
+  otter inspect luodian/OTTER-Image-MPT7B
+Environment: HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE, HTTPS_PROXY, SSL_CERT_FILE,
+and OTTER_MIRROR, a folder laid out as org/name/files.")]
+    Pull(Pull),
     /// Say what a checkpoint directory or weight file is and holds, and what is missing or odd.
     #[command(after_help = "Examples:
   otter inspect tests/golden/llama/checkpoint --json
@@ -119,7 +136,7 @@ pub struct Quickstart {
     /// Seed of data and tuning.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Base model to start from (default: the one that ships with this project).
+    /// Base model to start from, a directory or org/name (default: the one that ships with this project).
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
     /// Fraction of the usual data and steps, for a fast look (results then mean little).
@@ -187,7 +204,7 @@ pub struct Train {
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Toybox data directory.
@@ -207,8 +224,22 @@ pub enum DecodingChoice {
     /// They keep attending the last image.
     #[default]
     Keep,
-    /// They see none: the original's cached decoding.
+    /// As the original by default: with `use_cache: false` in the text configuration (MPT) they attend the last image,
+    /// otherwise (LLaMA) its cached decoding shows them none.
     Reference,
+    /// As the original when told to use its cache: they see none, whatever the checkpoint.
+    ReferenceUseCache,
+}
+
+/// When beam search ends, with the names that the original's options have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EarlyStoppingChoice {
+    /// When the best open beam, at its present length, scores no better than the worst finished answer.
+    False,
+    /// As soon as there are as many finished answers as beams.
+    True,
+    /// When no open beam can score better, however long it gets.
+    Never,
 }
 
 /// How tokens are chosen.
@@ -247,6 +278,13 @@ pub struct SamplingArguments {
     /// Never repeat a sequence of this many tokens (0: off).
     #[arg(long, default_value_t = 0)]
     pub no_repeat_ngram_size: usize,
+    /// Never complete this text; may be given several times. It is split into tokens as it stands, so that most
+    /// tokenizers tell 'cat' from ' cat'.
+    #[arg(long, value_name = "WORD")]
+    pub bad_words: Vec<String>,
+    /// Let the language model's end-of-sequence token end the answer too, not only <|endofchunk|>.
+    #[arg(long)]
+    pub stop_at_eos: bool,
     /// End the answer at this text; may be given several times.
     #[arg(long = "stop", value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -255,10 +293,28 @@ pub struct SamplingArguments {
     pub decoding: DecodingChoice,
 }
 
+/// How many answers, and how they are searched.
+#[derive(Debug, Args)]
+pub struct BeamArguments {
+    /// Beams of the search (1: none). With a sampling option, beam sampling.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub num_beams: usize,
+    /// Answers are ranked by the sum of their log-probabilities over their length to this power (default: 1): above 0
+    /// long answers gain, below 0 short ones.
+    #[arg(long, value_name = "POWER", allow_negative_numbers = true)]
+    pub length_penalty: Option<f64>,
+    /// When to end with as many finished answers as beams (default: false; without a value: true).
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "true", value_name = "WHEN")]
+    pub early_stopping: Option<EarlyStoppingChoice>,
+    /// Answers to each prompt: the best beams, or independent samples.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub num_return_sequences: usize,
+}
+
 /// Arguments of `chat`.
 #[derive(Debug, Args)]
 pub struct Chat {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Image for the first question; may be given several times.
@@ -272,7 +328,7 @@ pub struct Chat {
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Image of the first, second, … <image>; for a video checkpoint and one <image>, the frames of the video.
@@ -290,7 +346,11 @@ pub struct Generate {
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArguments,
-    /// Print JSON.
+    /// How many answers, and how they are searched.
+    #[command(flatten)]
+    pub beams: BeamArguments,
+    /// Print JSON, one object an answer: token_ids, text, finish_reason (stop, stop_string or length); with beams score;
+    /// with several answers sequence, and with --batch prompt (both from 0).
     #[arg(long)]
     pub json: bool,
 }
@@ -298,7 +358,7 @@ pub struct Generate {
 /// Arguments of `score`.
 #[derive(Debug, Args)]
 pub struct Score {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Image of the first, second, … <image>.
@@ -321,7 +381,7 @@ pub struct Score {
 /// Arguments of `parity`.
 #[derive(Debug, Args)]
 pub struct Parity {
-    /// Checkpoint directory.
+    /// Checkpoint directory, or org/name of a pulled model.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Golden forward results.
@@ -382,10 +442,48 @@ pub struct DataShow {
     pub overrides: Vec<String>,
 }
 
+/// Arguments of `pull`.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// The model: org/name, or org/name@revision.
+    #[arg(value_name = "ORG/NAME")]
+    pub model: String,
+    /// Branch, tag or commit (default: main).
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// Put the files into this directory instead of the cache.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Take only files that match; may be given several times. `*` also matches `/`.
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Leave files that match; may be given several times.
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Take the files from DIR/org/name instead of the hub.
+    #[arg(long, value_name = "DIR")]
+    pub mirror: Option<PathBuf>,
+    /// Use no network: succeed if the cache has the model.
+    #[arg(long)]
+    pub offline: bool,
+    /// Read files that are there already and compare them with their checksums.
+    #[arg(long)]
+    pub verify: bool,
+    /// List the files and sizes and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Files at a time.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub jobs: u8,
+    /// Print the record as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Checkpoint directory, or a single weight file (.safetensors, .bin, .pt).
+    /// Checkpoint directory, org/name of a pulled model, or a single weight file (.safetensors, .bin, .pt, .gguf).
     pub dir: PathBuf,
     /// List every tensor.
     #[arg(long)]

@@ -72,6 +72,11 @@ impl TextTokenizer {
         &self.special
     }
 
+    /// The whole tokenizer as the text of a `tokenizer.json`.
+    pub fn to_json(&self) -> Result<String> {
+        self.with_special.to_string(false).map_err(|error| DataError::Tokenizer(error.to_string()))
+    }
+
     /// Number of ids, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.with_special.get_vocab_size(true)

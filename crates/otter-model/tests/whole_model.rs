@@ -3,7 +3,7 @@
 use otter_model::config::{
     CrossAttentionConfig, LlamaConfig, MptConfig, OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
 };
-use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
+use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, ModelError, Otter, TextInput, VisionInput};
 use otter_nn::gradient_check::{check, random_parameters, random_tensor};
 use otter_nn::{Device, Gradients, ParameterSpecs, Parameters, Tensor};
@@ -220,11 +220,8 @@ fn check_cached_generation(otter: &Otter, specs: &ParameterSpecs) -> Result<(), 
     };
     let prompts = [vec![1, IMAGE, 5, IMAGE, 7], vec![1, IMAGE, 9]];
     let options = GenerationOptions {
-        max_new_tokens: 6,
-        sampling: Sampling::Greedy,
         processors: Processors { min_new_tokens: 6, ..Processors::default() },
-        stop_token: 10,
-        decoding: Decoding::Keep,
+        ..GenerationOptions::greedy(6, 10)
     };
     let batch = PromptBatch::new(&prompts, 0, IMAGE)?;
     let answers = otter.generate(&parameters, Some(&vision), &batch, &options, &mut |_, _| true)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use otter_checkpoint::{CheckpointConfig, SaveOptions, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Gradients, Parameters, Tensor};
+use otter_nn::{Gradients, Parameters, Tensor, Weight};
 
 use crate::activation_plan::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
@@ -129,8 +129,20 @@ impl TrainableModel for TrainableOtter {
                 let problem = format!("tensor `{}` is {found:?}; expected {expected:?}", parameter.name);
                 return Err(TrainError::checkpoint(directory, problem));
             }
-            parameter.tensor = saved.tensor.clone();
+            if parameter.trainable {
+                parameter.tensor = saved.tensor.clone();
+                parameter.tensor.make_full();
+            } else if !same_values(&parameter.tensor, &saved.tensor) {
+                parameter.tensor = saved.tensor.clone();
+            }
         }
         Ok(())
     }
+}
+
+/// Compares bit by bit, a part at a time. A frozen half matrix that was saved widened is the same and stays half.
+fn same_values(a: &Weight, b: &Weight) -> bool {
+    const PART: usize = 1 << 16;
+    let mut parts = a.view().chunks(PART).zip(b.view().chunks(PART));
+    parts.all(|(a, b)| a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits()))
 }

@@ -3,7 +3,6 @@
 //! Nothing here needs the model to be loadable: a configuration that is not supported, missing shards and unexpected
 //! tensors are reported. Only a file that is damaged or hostile is an error.
 
-mod elements;
 mod facts;
 mod kind;
 mod part;
@@ -15,6 +14,7 @@ mod untrained;
 use crate::checkpoint::Checkpoint;
 use crate::config_file::{CheckpointConfig, ModelFamily};
 use crate::error::Result;
+use crate::gguf;
 use crate::load_report::{LoadReport, reason_to_ignore};
 use crate::releases::{Candidate, ReleaseMatch, matching};
 use crate::tensor::{Dtype, TensorEntry};
@@ -205,16 +205,18 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
     let facts = Facts::of(source.config.as_ref(), &source.tensors);
     let kind = Kind::of(source.tensors.iter().map(|(name, _)| name.as_str()), facts.language.as_ref());
     let family = source.config.as_ref().and_then(family);
-    let directory = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let gguf = gguf::file_of(path).is_some();
+    let directory = if path.is_dir() || gguf { path } else { path.parent().unwrap_or(path) };
     let (mut warnings, mut notes) = (Vec::new(), source.notes);
 
     let missing = source.files.iter().any(|file| file.bytes.is_none());
-    let whole_directory = with_model && path.is_dir() && !missing && kind != Kind::Configuration;
+    let whole_directory = with_model && (path.is_dir() || gguf) && !missing && kind != Kind::Configuration;
     let checkpoint = (whole_directory && family.is_some() && source.form.is_some())
         .then(|| Checkpoint::open(path).map_err(|error| error.to_string()));
     let config = match &checkpoint {
         Some(Ok(checkpoint)) => Some(Ok(checkpoint.config.clone())),
-        _ if family.is_some() && with_model => {
+        Some(Err(problem)) => Some(Err(problem.clone())),
+        _ if family.is_some() && with_model && !gguf => {
             Some(CheckpointConfig::read(&directory.join("config.json")).map_err(|error| error.to_string()))
         }
         _ => None,
@@ -236,6 +238,12 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
         }
         _ => None,
     };
+    if kind != Kind::Adapters && source.tensors.iter().any(|(name, _)| name.contains(".lora_A.")) {
+        let path = path.display();
+        warnings.push(format!(
+            "LoRA adapters are kept apart from the weights; merge them: otter convert {path} --merge-lora --out DIR"
+        ));
+    }
     if let Some(config) = &config {
         warnings.extend(config.warnings.iter().cloned());
     }
@@ -367,7 +375,7 @@ fn part_sums(tensors: &[TensorSummary]) -> Vec<PartSummary> {
             part,
             tensors: own().count(),
             parameters: own().map(|tensor| tensor.elements).sum(),
-            bytes: own().map(|tensor| tensor.elements * tensor.dtype.size()).sum(),
+            bytes: own().filter_map(|tensor| tensor.dtype.bytes_of(tensor.elements)).sum(),
             dtypes: dtypes.into_values().collect(),
         }
     };
@@ -401,7 +409,7 @@ fn same_elements(left: &TensorEntry, right: &TensorEntry) -> bool {
         return a.map.get(a.bytes.clone()) == b.map.get(b.bytes.clone());
     }
     let rows = left.shape.first().copied().unwrap_or(0);
-    (0..rows).all(|at| elements::row(left, at) == elements::row(right, at))
+    (0..rows).all(|at| left.row_f32(at) == right.row_f32(at))
 }
 
 /// 8.2 B, 57 M, 12 k.

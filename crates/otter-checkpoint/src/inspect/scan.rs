@@ -1,13 +1,9 @@
 //! Looking for NaN and infinity in every tensor, streaming.
 
-use super::elements::for_each;
 use super::source::Source;
 use crate::error::Result;
-use crate::tensor::TensorEntry;
+use crate::tensor::{Dtype, TensorEntry};
 use std::path::Path;
-
-/// Elements between two calls of the progress function.
-const STRIDE: u64 = 1 << 24;
 
 /// A tensor with elements that are not finite.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,27 +28,36 @@ pub fn scan(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<NonFi
     let mut done = 0;
     let mut found = Vec::new();
     for (name, entry) in &source.tensors {
-        found.extend(scan_tensor(name, entry, &mut |elements| progress(done + elements, total)));
+        if is_float(entry) {
+            found.extend(scan_tensor(name, entry, &mut |elements| progress(done + elements, total))?);
+        }
         done += entry.elements() as u64;
         progress(done, total);
     }
     Ok(found)
 }
 
-fn scan_tensor(name: &str, entry: &TensorEntry, progress: &mut dyn FnMut(u64)) -> Option<NonFinite> {
+/// Integers are finite.
+fn is_float(entry: &TensorEntry) -> bool {
+    matches!(entry.dtype, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::Bf16 | Dtype::Block(_))
+}
+
+fn scan_tensor(name: &str, entry: &TensorEntry, progress: &mut dyn FnMut(u64)) -> Result<Option<NonFinite>> {
     let mut found = NonFinite { name: name.to_owned(), nan: 0, infinite: 0, first: 0 };
-    let mut at = 0;
-    for_each(entry, &mut |value| {
-        if !value.is_finite() {
-            if found.nan + found.infinite == 0 {
-                found.first = at;
+    let mut before = 0;
+    entry.for_each_f32(name, &mut |piece| {
+        // Most pieces have none.
+        if !piece.iter().all(|value| value.is_finite()) {
+            for (at, value) in piece.iter().enumerate().filter(|(_, value)| !value.is_finite()) {
+                if found.nan + found.infinite == 0 {
+                    found.first = before + at as u64;
+                }
+                if value.is_nan() { found.nan += 1 } else { found.infinite += 1 }
             }
-            if value.is_nan() { found.nan += 1 } else { found.infinite += 1 }
         }
-        at += 1;
-        if at.is_multiple_of(STRIDE) {
-            progress(at);
-        }
-    });
-    (found.nan + found.infinite > 0).then_some(found)
+        before += piece.len() as u64;
+        progress(before);
+        Ok(())
+    })?;
+    Ok((found.nan + found.infinite > 0).then_some(found))
 }

@@ -2,6 +2,7 @@
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufFile};
 use crate::tensor::TensorEntry;
 use crate::tokenizer_files::read_json;
 use crate::weights::{WeightForm, Weights};
@@ -48,6 +49,13 @@ impl Source {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
             atomic::recover(path)?;
+        }
+        if let Some(file) = gguf::file_of(path) {
+            let own = GgufFile::open(&file)?;
+            let config = if own.is_otter()? { own.config()? } else { language_config(&own)? };
+            let mut source = Self { config: Some(config), ..Self::empty() };
+            source.add(&Weights::open(path)?);
+            return Ok(source);
         }
         if path.is_file() {
             let beside = path.parent().map(|folder| folder.join("config.json")).filter(|file| file.is_file());
@@ -158,6 +166,14 @@ impl Source {
             }
         }
         Ok(true)
+    }
+}
+
+/// The configuration of llama.cpp's language models, in the words of Hugging Face; empty where it has none.
+fn language_config(file: &GgufFile) -> Result<Map<String, Value>> {
+    match file.text_config()? {
+        Value::Object(object) => Ok(object),
+        _ => Ok(Map::new()),
     }
 }
 

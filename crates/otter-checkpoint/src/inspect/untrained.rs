@@ -4,7 +4,6 @@
 //! `<answer>` all zero or bit for bit equal to another row. One is a strong hint: a row whose length is far outside the
 //! range of the table's rows, as the mean of the table (short) or a fresh row of unit normals (long) is.
 
-use super::elements::{for_each, row};
 use super::part::{is_input_table, plain_name};
 use crate::load_report::reason_to_ignore;
 use crate::tensor::TensorEntry;
@@ -65,10 +64,11 @@ impl TrainingSigns {
             if name.ends_with(".gated_cross_attn_layer.attn_gate")
                 || name.ends_with(".gated_cross_attn_layer.ff_gate")
             {
-                for_each(entry, &mut |value| {
+                // A gate is one number.
+                for value in entry.read_f32(&name).unwrap_or_default() {
                     signs.gates += 1;
                     signs.zero_gates += usize::from(value == 0.0);
-                });
+                }
             } else if let Some(special) = special.filter(|_| is_input_table(&name)) {
                 signs.answer_row = answer_row(entry, special);
             }
@@ -80,7 +80,7 @@ impl TrainingSigns {
 /// Why the row of `<answer>` looks untouched.
 fn answer_row(table: &TensorEntry, special: &SpecialTokens) -> Option<String> {
     let own_id = special.answer as usize;
-    let own = row(table, own_id)?;
+    let own = table.row_f32(own_id)?;
     if own.iter().all(|&value| value == 0.0) {
         return Some("all zero".to_owned());
     }
@@ -95,7 +95,7 @@ fn answer_row(table: &TensorEntry, special: &SpecialTokens) -> Option<String> {
     others.dedup();
     let equal = others.into_iter().find(|&id| {
         id != own_id
-            && row(table, id)
+            && table.row_f32(id)
                 .is_some_and(|other| other.iter().zip(&own).all(|(a, b)| a.to_bits() == b.to_bits()))
     });
     if let Some(id) = equal {
@@ -103,7 +103,7 @@ fn answer_row(table: &TensorEntry, special: &SpecialTokens) -> Option<String> {
     }
     // The usual length, from rows spread over the base's vocabulary.
     let step = first_added.div_ceil(MOST_SAMPLED).max(1);
-    let lengths = (0..first_added).step_by(step).filter_map(|id| row(table, id)).map(|row| length(&row));
+    let lengths = (0..first_added).step_by(step).filter_map(|id| table.row_f32(id)).map(|row| length(&row));
     let (shortest, longest) = lengths
         .filter(|length| *length > 0.0)
         .fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), length| (low.min(length), high.max(length)));

@@ -1,19 +1,24 @@
 //! `otter inspect`: what a checkpoint directory or weight file is and holds, and what is missing or odd.
 
+use std::path::Path;
+
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::{Inspection, Kind, NonFinite, PartSummary, TokenOrder, scan};
+use otter_model::config::OtterConfig;
 use otter_model::{FreezeRule, Otter};
 use serde_json::{Value, json};
 
+use super::hub::resolve_model;
 use crate::arguments::Inspect;
 use crate::output;
 
 /// Runs the command.
 pub fn run(arguments: &Inspect) -> Result<()> {
-    let inspection = otter_checkpoint::inspect(&arguments.dir)?;
+    let path = resolve_model(&arguments.dir)?;
+    let inspection = otter_checkpoint::inspect(&path)?;
     let counts = Counts::of(&inspection, arguments)?;
-    let scanned = arguments.scan.then(|| scan_with_progress(arguments)).transpose()?;
+    let scanned = arguments.scan.then(|| scan_with_progress(&path)).transpose()?;
     if arguments.json {
         return output::json(&to_json(&inspection, counts, scanned.as_deref(), arguments));
     }
@@ -41,14 +46,14 @@ impl Counts {
     }
 }
 
-fn scan_with_progress(arguments: &Inspect) -> Result<Vec<NonFinite>> {
+fn scan_with_progress(path: &Path) -> Result<Vec<NonFinite>> {
     let bar = ProgressBar::new(0);
     if let Ok(style) =
         ProgressStyle::with_template("scanning {wide_bar} {percent}% of {human_len} elements, {eta}")
     {
         bar.set_style(style);
     }
-    let found = scan(&arguments.dir, &mut |done, total| {
+    let found = scan(path, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
@@ -256,7 +261,7 @@ fn to_json(
         "weights": inspection.form.map(|form| form.to_string()),
         "files": inspection.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
         "file_sizes": files,
-        "config": inspection.config,
+        "config": inspection.config.as_ref().map(sizes),
         "config_problem": inspection.config_problem,
         "language_model": {
             "family": facts.language.map(|language| language.to_string()),
@@ -311,6 +316,18 @@ fn to_json(
             .map(|t| json!({"name": t.name, "dtype": t.dtype.name(), "shape": t.shape}))
             .collect();
         value["tensors"] = json!(tensors);
+    }
+    value
+}
+
+/// The sizes. Which language model they are of is said elsewhere, so its name does not stand around its own.
+fn sizes(config: &OtterConfig) -> Value {
+    let mut value = json!(config);
+    if let Some(text) = value["text"].as_object_mut()
+        && text.len() == 1
+        && let Some(own) = text.values_mut().next().map(Value::take)
+    {
+        value["text"] = own;
     }
     value
 }

@@ -6,11 +6,13 @@ pub(crate) mod convert;
 mod data_show;
 mod eval;
 mod generate;
+mod hub;
 mod inspect;
 mod interrupt;
 mod model;
 mod parity;
 mod pretrain_base;
+mod pull;
 mod quickstart;
 mod score;
 mod toybox;
@@ -43,6 +45,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
         Command::Toybox(arguments) => toybox::run(&arguments)?,
+        Command::Pull(arguments) => pull::run(&arguments)?,
         Command::Train(arguments) => train::run(&arguments)?,
         Command::Eval(arguments) => eval::run(&arguments)?,
     }
