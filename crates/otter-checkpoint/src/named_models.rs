@@ -1,6 +1,6 @@
 //! The published models by name: sizes to make a checkpoint of random values from (`spec/model.md` 9.3 and 11).
 
-use otter_model::config::{LlamaConfig, OtterConfig};
+use otter_model::config::{FalconConfig, LlamaConfig, OtterConfig};
 
 use crate::config_file::{CheckpointConfig, ModelFamily};
 
@@ -77,6 +77,12 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         family: ModelFamily::Flamingo,
         sizes: || with_llama(LlamaConfig::vicuna_33b(32000), 4),
     },
+    NamedModel {
+        name: "flamingo-falcon-7b",
+        description: "Falcon-7B",
+        family: ModelFamily::Flamingo,
+        sizes: || OtterConfig { text: FalconConfig::falcon_7b().into(), ..OtterConfig::otter_mpt7b() },
+    },
 ];
 
 impl NamedModel {
@@ -125,12 +131,13 @@ mod tests {
             ("flamingo-llama2-13b", 14_462_198_794),
             ("flamingo-vicuna-7b", 8_220_430_352),
             ("flamingo-vicuna-33b", 38_329_786_910),
+            ("flamingo-falcon-7b", 8_655_145_872),
         ] {
             let config = NamedModel::find(name).unwrap().config();
             assert_eq!(config.model.parameter_count(), count, "{name}");
             let (_, specs) = otter_model::Otter::new(&config.model).unwrap();
             assert_eq!(u128::from(specs.count(|_| true)), count, "{name}");
         }
-        assert_eq!(NAMED_MODELS.len(), 10);
+        assert_eq!(NAMED_MODELS.len(), 11);
     }
 }

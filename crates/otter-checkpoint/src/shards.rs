@@ -41,7 +41,7 @@ mod tests {
     fn shards_fill_up_in_order() {
         assert_eq!(plan(&[4, 4, 4], 8), [0..2, 2..3]);
         assert_eq!(plan(&[9, 1, 9, 1], 8), [0..1, 1..2, 2..3, 3..4]);
-        assert_eq!(plan(&[], 8), [0..0]);
+        assert_eq!(plan(&[], 8), std::iter::once(0..0).collect::<Vec<_>>());
         assert_eq!(plan(&[1, u64::MAX], 8), [0..1, 1..2]);
         assert_eq!(file_names("model", "safetensors", 1), ["model.safetensors"]);
         assert_eq!(file_names("a", "bin", 2), ["a-00001-of-00002.bin", "a-00002-of-00002.bin"]);

@@ -139,7 +139,7 @@ pub enum RowOrder {
 
 impl RowOrder {
     /// Where the file holds a row.
-    fn place(self, row: usize) -> usize {
+    pub(crate) fn place(self, row: usize) -> usize {
         match self {
             Self::Stored => row,
             Self::Interleaved { head } => {
@@ -297,7 +297,10 @@ impl TensorEntry {
             self.dtype.bytes_of(width)?;
             self.widen(bytes, self.rows.place(row) * width, &mut values);
         } else {
-            values.chunks_mut(1).enumerate().for_each(|(at, value)| self.widen(bytes, row * down + at * along, value));
+            values
+                .chunks_mut(1)
+                .enumerate()
+                .for_each(|(at, value)| self.widen(bytes, row * down + at * along, value));
         }
         Some(values)
     }

@@ -118,6 +118,12 @@ and OTTER_MIRROR, a folder laid out as org/name/files.")]
   otter inspect final_weights.pt
   otter inspect OTTER-Image-MPT7B --scan")]
     Inspect(Inspect),
+    /// Write a checkpoint of random values: the sizes of a published model, or of another checkpoint.
+    #[command(after_help = "Examples:
+  otter init --list
+  otter init --like otter-mpt7b --dtype f16 --out DIR --tokenizer OTTER-Image-MPT7B
+  otter init --like runs/quickstart/model --out DIR --seed 3")]
+    Init(Init),
     /// Turn any checkpoint into an Otter directory, another form, or an OpenFlamingo file.
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Box<Convert>),
@@ -199,6 +205,50 @@ pub struct Train {
     /// Overrides such as `train.steps=200`.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Name of a published model (see --list), or a checkpoint directory whose config.json is taken.
+    #[arg(long, value_name = "NAME|DIR", required_unless_present = "list")]
+    pub like: Option<String>,
+    /// Directory to write.
+    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    pub out: Option<PathBuf>,
+    /// Element type.
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: InitDtype,
+    /// Seed of the values.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Directory whose tokenizer files are copied; without them the checkpoint cannot read prompts.
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// Rows of the token tables (default: those of the model it is like).
+    #[arg(long, value_name = "N")]
+    pub vocab_size: Option<usize>,
+    /// Most bytes of a weight file, for example 5GB or 512MiB.
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = crate::commands::init::parse_bytes)]
+    pub shard_size: u64,
+    /// Print the published models with their numbers of parameters.
+    #[arg(long, conflicts_with_all = ["like", "out"])]
+    pub list: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Element type of a new checkpoint.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum InitDtype {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// Brain floats.
+    Bf16,
 }
 
 /// Arguments of `eval`.

@@ -2,7 +2,7 @@
 //! file are given back once they were read.
 
 use crate::error::{CheckpointError, Result};
-use crate::tensor::{Dtype, Location, TensorEntry};
+use crate::tensor::{Dtype, Location, RowOrder, TensorEntry};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -44,6 +44,24 @@ pub(super) fn for_each_piece(entry: &TensorEntry, each: &mut dyn FnMut(&[u8]) ->
     let width = entry.dtype.size();
     let location = &entry.location;
     let count = entry.elements();
+    if let Dtype::Block(_) = entry.dtype {
+        return Err(CheckpointError::format(
+            &location.path,
+            format!(
+                "its matrices are {}, which only GGUF stores; give a --dtype for the result",
+                entry.dtype
+            ),
+        ));
+    }
+    if entry.rows != RowOrder::Stored && count > 0 {
+        let length = count / entry.shape[0] * width;
+        for row in 0..entry.shape[0] {
+            let start = location.bytes.start + entry.rows.place(row) * length;
+            each(&location.map[start..start + length])?;
+        }
+        give_back(location, location.bytes.clone());
+        return Ok(());
+    }
     if entry.is_contiguous() {
         for start in (0..count).step_by(PIECE) {
             let end = (start + PIECE).min(count);
@@ -86,6 +104,9 @@ pub(super) fn for_each_f32(
     name: &str,
     each: &mut dyn FnMut(&[f32]) -> Result<()>,
 ) -> Result<()> {
+    if let Dtype::Block(_) = entry.dtype {
+        return entry.for_each_f32(name, each);
+    }
     let mut values = Vec::with_capacity(PIECE.min(entry.elements()));
     for_each_piece(entry, &mut |bytes| {
         values.clear();
@@ -179,7 +200,13 @@ mod tests {
             map: map_file(&path).unwrap(),
             bytes: 0..bytes.len(),
         };
-        TensorEntry { dtype: Dtype::F32, shape: shape.to_vec(), strides: strides.to_vec(), location }
+        TensorEntry {
+            dtype: Dtype::F32,
+            shape: shape.to_vec(),
+            strides: strides.to_vec(),
+            rows: RowOrder::Stored,
+            location,
+        }
     }
 
     fn all(entry: &TensorEntry) -> Vec<f32> {

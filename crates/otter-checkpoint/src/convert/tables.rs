@@ -93,7 +93,7 @@ pub const PEFT_BASE_LAYER: RenameTable =
     RenameTable { left: "PEFT 0.6 and later", right: "PEFT before 0.6", pairs: &[("*.base_layer.@", "*.@")] };
 
 /// A decoder architecture: how its configuration names it, and where its parts are.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LanguageModel {
     /// For messages.
     pub name: &'static str,

@@ -7,6 +7,7 @@ mod data_show;
 mod eval;
 mod generate;
 mod hub;
+pub(crate) mod init;
 mod inspect;
 mod interrupt;
 mod model;
@@ -37,6 +38,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Generate(arguments) => generate::run(&arguments)?,
         Command::Score(arguments) => score::run(&arguments)?,
         Command::Parity(arguments) => return parity::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments)?,
         Command::Inspect(arguments) => inspect::run(&arguments)?,
         Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
