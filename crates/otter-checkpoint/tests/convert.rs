@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+/// Name, shape and values of every tensor of a file.
+type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
+
 const V1: &str = "openflamingo/v1-llama";
 const V2: &str = "openflamingo/v2-mpt";
 
@@ -352,7 +355,7 @@ fn write(path: &Path, tensors: &[(&str, Vec<usize>, Vec<f32>)]) {
 }
 
 /// All tensors of a checkpoint as floats.
-fn floats(path: &Path) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+fn floats(path: &Path) -> Tensors {
     let weights = Weights::open(path).unwrap();
     let names: Vec<String> = weights.names().map(str::to_owned).collect();
     let shape = |name: &str| weights.get(name).unwrap().shape.clone();
@@ -414,7 +417,7 @@ fn lora_is_merged_under_old_and_new_names() {
             }
         }
         // Half an adapter, a wrong rank and a missing matrix are errors.
-        let refused = |edit: &dyn Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>, &mut Value), part: &str| {
+        let refused = |edit: &dyn Fn(&mut Tensors, &mut Value), part: &str| {
             let (mut tensors, mut config) = (tensors.clone(), config.clone());
             edit(&mut tensors, &mut config);
             let (source, out) = (place.path().join("damaged"), place.path().join("refused"));
@@ -439,7 +442,7 @@ fn lora_is_merged_under_old_and_new_names() {
 fn a_partial_checkpoint_goes_over_its_base() {
     let place = tempfile::tempdir().unwrap();
     let original = floats(&golden("llama/checkpoint"));
-    let trained: Vec<(String, Vec<usize>, Vec<f32>)> = original
+    let trained: Tensors = original
         .iter()
         .filter(|(name, _, _)| {
             name.starts_with("perceiver.") || name.contains("gated_cross") || name.contains("embed_tokens")
@@ -597,7 +600,7 @@ fn open_clip_gives_the_same_tower() {
     let clip = golden(&format!("{V1}/base_clip"));
     let source: BTreeMap<String, (Vec<usize>, Vec<f32>)> =
         floats(&clip).into_iter().map(|(name, shape, values)| (name, (shape, values))).collect();
-    let mut theirs: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    let mut theirs: Tensors = Vec::new();
     for (name, (shape, values)) in &source {
         if !["q_proj", "k_proj", "v_proj"].iter().any(|part| name.contains(part)) {
             let renamed = otter_checkpoint::convert::tables::OPEN_CLIP.backward(name).unwrap();
@@ -696,7 +699,7 @@ fn every_tensor_is_accounted_for() {
     let place = tempfile::tempdir().unwrap();
     let all = floats(&golden(&format!("{V1}/final_weights.pt")));
     let (file, out) = (place.path().join("part.safetensors"), place.path().join("out"));
-    let attempt = |edit: &dyn Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>), parts: &[&str]| {
+    let attempt = |edit: &dyn Fn(&mut Tensors), parts: &[&str]| {
         let mut tensors = all.clone();
         edit(&mut tensors);
         let borrowed: Vec<(&str, Vec<usize>, Vec<f32>)> = tensors
@@ -741,7 +744,7 @@ fn wrapped_names_are_the_same_model() {
     let place = tempfile::tempdir().unwrap();
     let (plain, out) = (place.path().join("plain"), place.path().join("out"));
     run(&open_flamingo(V1, "final_weights.pt", &plain));
-    let wrapped: Vec<(String, Vec<usize>, Vec<f32>)> = floats(&golden(&format!("{V1}/final_weights.pt")))
+    let wrapped: Tensors = floats(&golden(&format!("{V1}/final_weights.pt")))
         .into_iter()
         .map(|(name, shape, values)| {
             let name = name
