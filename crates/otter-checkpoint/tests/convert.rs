@@ -8,7 +8,7 @@ use common::golden;
 use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, KeepF32, OutputFormat, convert,
 };
-use otter_checkpoint::{Dtype, SaveDtype, TokenOrder, Weights, load_tokenizer};
+use otter_checkpoint::{Dtype, GgufQuantization, SaveDtype, TokenOrder, Weights, load_tokenizer};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -773,4 +773,68 @@ fn optimiser_state_is_pruned() {
         assert_eq!(content(&out), content(&golden(&format!("{V2}/checkpoint.pt"))));
         assert!(report.dropped.iter().any(|dropped| dropped.reason.contains("optimizer_state_dict")));
     }
+}
+
+/// A GGUF file holds everything: back to a directory it is the same model, exactly or to the precision asked for.
+#[test]
+fn gguf_and_back() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    for case in ["llama", "mpt7b-style"] {
+        let source = golden(&format!("{case}/checkpoint"));
+        let original = content(&source);
+        let special = *load_tokenizer(&source).unwrap().special();
+        for out in ["model.gguf", "directory"] {
+            let gguf = OutputFormat::Gguf;
+            let options = ConvertOptions::new(&source, path(out));
+            let report =
+                run(&ConvertOptions { format: gguf, quantization: GgufQuantization::F32, ..options });
+            assert_eq!(report.weight_files, ["model.gguf"]);
+            assert_eq!(path(out).is_dir(), out == "directory");
+            run(&ConvertOptions::new(path(out), path("back")));
+            assert_eq!(content(&path("back")), original, "{case} {out}");
+            assert_eq!(*load_tokenizer(&path("back")).unwrap().special(), special);
+            assert_eq!(json(&path("back/config.json")), json(&source.join("config.json")));
+        }
+        run(&ConvertOptions {
+            quantization: GgufQuantization::Q8_0,
+            ..ConvertOptions::new(&source, path("small.gguf"))
+        });
+        run(&ConvertOptions::new(path("small.gguf"), path("wide")));
+        let (small, whole) = (path("small.gguf").metadata().unwrap(), path("model.gguf").metadata().unwrap());
+        assert!(small.len() < whole.len());
+        for (name, _, values) in floats(&path("wide")) {
+            let exact = Weights::open(&source).unwrap().read_f32(&name).unwrap();
+            let largest = exact.iter().fold(0f32, |most, value| most.max(value.abs()));
+            let wrong = exact.iter().zip(&values).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(wrong <= largest / 127.0, "{name}: {wrong} of {largest}");
+        }
+    }
+    let options =
+        ConvertOptions { format: OutputFormat::Gguf, ..open_flamingo(V1, "final_weights.pt", &path("of")) };
+    run(&options);
+    let (of, plain) = (path("of"), path("plain"));
+    run(&open_flamingo(V1, "final_weights.pt", &plain));
+    let halves = Weights::open(&of).unwrap();
+    assert_eq!(content(&plain).len(), halves.names().count());
+    error(
+        &ConvertOptions {
+            dtype: Some(SaveDtype::F16),
+            format: OutputFormat::Gguf,
+            ..ConvertOptions::new(&plain, path("x"))
+        },
+        &["--quantize"],
+    );
+}
+
+#[test]
+fn the_transformers_module_is_added() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("python");
+    llama(|options| options.transformers = true, &out);
+    assert!(json(&out.join("config.json")).get("auto_map").is_some());
+    assert!(out.join("modeling_otter.py").is_file());
+    let again = place.path().join("again");
+    run(&ConvertOptions::new(&out, &again));
+    assert_eq!(content(&again), content(&golden("llama/checkpoint")));
 }

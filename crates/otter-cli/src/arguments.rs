@@ -30,6 +30,8 @@ Another form of the same model:
   otter convert DIR --out DIR16 --dtype bf16 --keep-f32 norms,gates
   otter convert DIR --out DIR1 --shard-size 100GB          one file
   otter convert DIR --out DIRBIN --format bin              what torch.load opens
+  otter convert DIR --out model.gguf --quantize q4_k       one quantised file
+  otter convert DIR --out DIRPY --transformers             with the Python module for Transformers
 OpenFlamingo v1 or v2 (the trained part) to an Otter, and back:
   otter convert checkpoint.pt --base-lm mpt-7b --base-vision clip-vit-large-patch14 --out DIR
   otter convert DIR --to openflamingo --out checkpoint.pt
@@ -578,6 +580,30 @@ pub enum FormatChoice {
     Safetensors,
     /// pytorch_model.bin and shards.
     Bin,
+    /// model.gguf, for quantised storage (this program's own keys).
+    Gguf,
+}
+
+/// Type of the large matrices of a GGUF file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum QuantizeChoice {
+    /// 32-bit floats: exact.
+    F32,
+    /// 16-bit floats.
+    #[default]
+    F16,
+    /// Brain floats.
+    Bf16,
+    /// 8.5 bits an element.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits an element, one scale for 32.
+    #[value(name = "q4_0")]
+    Q4_0,
+    /// 4.5 bits an element, scale and minimum for 32.
+    #[value(name = "q4_k")]
+    Q4K,
 }
 
 /// Order of the tokens that are added to a tokenizer.
@@ -614,7 +640,7 @@ pub struct Convert {
     /// Checkpoint directory or weight file.
     #[arg(required_unless_present = "inject", conflicts_with = "inject")]
     pub source: Option<PathBuf>,
-    /// Directory to write, or one file ending in .safetensors, .bin or .pt.
+    /// Directory to write, or one file ending in .safetensors, .bin, .pt or .gguf.
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
     /// What to make.
@@ -669,6 +695,12 @@ pub struct Convert {
     /// How the weights of a directory are stored.
     #[arg(long, value_enum, default_value_t)]
     pub format: FormatChoice,
+    /// Type of the large matrices of a GGUF file; norms, gates and small tensors stay 32-bit floats.
+    #[arg(long, value_enum, default_value_t)]
+    pub quantize: QuantizeChoice,
+    /// Add the Python module with which Transformers opens the directory (trust_remote_code=True).
+    #[arg(long)]
+    pub transformers: bool,
     /// Largest weight file, e.g. 5GB, 500MB, 2GiB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = crate::commands::convert::parse_size)]
     pub shard_size: u64,

@@ -12,31 +12,45 @@ pub(super) const PIECE: usize = 1 << 18;
 /// The part of a stored tensor along its first axis.
 ///
 /// # Errors
-/// When the tensor has no such rows.
+/// When the tensor has no such rows, or its file holds them in another order or inside blocks.
 pub(super) fn rows(entry: &TensorEntry, name: &str, rows: Range<usize>) -> Result<TensorEntry> {
-    let available = entry.shape.first().copied().unwrap_or(0);
-    if entry.shape.is_empty() || rows.start > rows.end || rows.end > available {
-        return Err(CheckpointError::Tensor {
+    let wrong = |problem: String| {
+        Err(CheckpointError::Tensor {
             path: entry.location.path.to_path_buf(),
             name: name.to_owned(),
-            problem: format!("it has {available} rows; rows {} to {} were asked for", rows.start, rows.end),
-        });
+            problem,
+        })
+    };
+    let available = entry.shape.first().copied().unwrap_or(0);
+    if entry.shape.is_empty() || rows.start > rows.end || rows.end > available {
+        return wrong(format!("it has {available} rows; rows {} to {} were asked for", rows.start, rows.end));
+    }
+    if rows.len() == available {
+        return Ok(entry.clone());
     }
     let mut part = entry.clone();
     part.shape[0] = rows.len();
+    let base = entry.location.bytes.start;
     if part.elements() == 0 {
-        part.location.bytes = entry.location.bytes.start..entry.location.bytes.start;
+        part.location.bytes = base..base;
         return Ok(part);
     }
-    let width = entry.dtype.size();
-    let start = entry.location.bytes.start + rows.start * entry.strides[0] * width;
+    // The element behind the last one that the part reaches.
     let reach: usize =
         part.shape.iter().zip(&part.strides).map(|(length, stride)| (length - 1) * stride).sum();
-    part.location.bytes = start..start + (reach + 1) * width;
-    Ok(part)
+    let start = rows.start * entry.strides[0];
+    let place = (entry.dtype.bytes_of(start), entry.dtype.bytes_of(start + reach + 1));
+    match (entry.rows, place) {
+        (RowOrder::Stored, (Some(start), Some(end))) => {
+            part.location.bytes = base + start..base + end;
+            Ok(part)
+        }
+        _ => wrong("its rows cannot be taken apart; convert this GGUF file to safetensors first".to_owned()),
+    }
 }
 
-/// Passes the elements in row-major order, as they are stored, to `each`, at most [`PIECE`] at a time.
+/// Passes the elements in row-major order, as they are stored, to `each`, at most [`PIECE`] at a time. Elements of blocks
+/// have no bytes of their own, see [`for_each_f32`].
 ///
 /// # Errors
 /// Those of `each`.
@@ -72,6 +86,12 @@ pub(super) fn for_each_piece(entry: &TensorEntry, each: &mut dyn FnMut(&[u8]) ->
         return Ok(());
     }
     let bytes = &location.map[location.bytes.clone()];
+    if entry.rows != RowOrder::Stored {
+        let length = count / entry.shape[0].max(1) * width;
+        (0..entry.shape[0]).try_for_each(|row| each(&bytes[entry.rows.place(row) * length..][..length]))?;
+        give_back(location, location.bytes.clone());
+        return Ok(());
+    }
     let mut piece = Vec::with_capacity(PIECE.min(count) * width);
     let mut index = vec![0; entry.shape.len()];
     let mut position = 0;
@@ -138,8 +158,11 @@ pub(super) fn same_bytes(left: &TensorEntry, right: &TensorEntry) -> bool {
         return false;
     }
     let (a, b) = (&left.location, &right.location);
-    if a.path == b.path && a.bytes == b.bytes && left.strides == right.strides {
+    if a.path == b.path && a.bytes == b.bytes && left.strides == right.strides && left.rows == right.rows {
         return true;
+    }
+    if let Dtype::Block(_) = left.dtype {
+        return left.rows == right.rows && a.map[a.bytes.clone()] == b.map[b.bytes.clone()];
     }
     if left.is_contiguous() && right.is_contiguous() {
         let width = left.dtype.size();
@@ -246,5 +269,20 @@ mod tests {
         assert!(same_bytes(&view, &plain) && same_bytes(&plain, &plain));
         let other = entry(&values, &[width, height], &[height, 1]);
         assert!(!same_bytes(&view, &other) && !same_bytes(&plain, &other));
+    }
+
+    #[test]
+    fn moved_rows_come_in_their_order() {
+        let (rows_of, head) = (12, 6);
+        let values: Vec<f32> = (0..rows_of * 5).map(|i| i as f32).collect();
+        let mut moved = entry(&values, &[rows_of, 5], &[5, 1]);
+        moved.rows = RowOrder::Interleaved { head };
+        let expected = moved.read_f32("x").unwrap();
+        assert_ne!(expected, values);
+        assert_eq!(all(&moved), expected);
+        assert!(rows(&moved, "x", 0..6).unwrap_err().to_string().contains("GGUF"));
+        assert_eq!(all(&rows(&moved, "x", 0..12).unwrap()), expected);
+        let plain = entry(&expected, &[rows_of, 5], &[5, 1]);
+        assert!(same_bytes(&moved, &plain) && !same_bytes(&moved, &entry(&values, &[rows_of, 5], &[5, 1])));
     }
 }

@@ -5,6 +5,7 @@ use super::report::Dropped;
 use super::source::{Source, SourceKind};
 use super::tables::LanguageModel;
 use crate::error::{CheckpointError, Result};
+use crate::gguf::GgufFile;
 use crate::load_report::reason_to_ignore;
 use crate::tensor::TensorEntry;
 use serde_json::{Map, Value, json};
@@ -35,6 +36,8 @@ pub(super) struct Language {
     /// Number of decoder layers.
     pub layers: usize,
     pub warnings: Vec<String>,
+    /// The GGUF file that holds its tokenizer too.
+    pub gguf: Option<GgufFile>,
 }
 
 impl Language {
@@ -64,7 +67,9 @@ impl Language {
             let problem = "no configuration of the language model; expected config.json beside its weights";
             return Err(CheckpointError::format(path, problem));
         };
-        Self::from_source(&source, model, config, inside, dropped)
+        let mut language = Self::from_source(&source, model, config, inside, dropped)?;
+        language.gguf = source.gguf;
+        Ok(language)
     }
 
     fn from_source(
@@ -132,8 +137,9 @@ impl Language {
         }
         let path = source.path.clone();
         let warnings = Vec::new();
+        let gguf = None;
         let mut language =
-            Self { path, model, config, tensors, input_table, output_table, width, layers, warnings };
+            Self { path, model, config, tensors, input_table, output_table, width, layers, warnings, gguf };
         language.settle_tie(dropped);
         Ok(language)
     }

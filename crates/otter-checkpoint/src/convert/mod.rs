@@ -18,6 +18,7 @@ mod bridge;
 mod delta;
 mod dtype;
 mod elements;
+mod gguf_tokenizer;
 mod language;
 mod lora;
 mod output;
@@ -42,11 +43,13 @@ pub use source::{Source, SourceKind};
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufQuantization};
 use crate::model_card::{self, Described, ModelCard};
 use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::save::{DEFAULT_SHARD_BYTES, SaveDtype, TOKENIZER_FILES, check_target};
 use crate::tokenizer_write::TokenOrder;
-use output::{CARRIED, carry, write_file, write_json, write_shards};
+use crate::transformers_module::write_transformers_module;
+use output::{CARRIED, carry, write_file, write_gguf_file, write_json, write_shards};
 use planning::{Plan, Tokenizer};
 use serde_json::{Value, json};
 use std::fs;
@@ -67,7 +70,7 @@ pub enum ConvertTarget {
 pub struct ConvertOptions {
     /// The checkpoint: a directory or a file.
     pub source: PathBuf,
-    /// A directory to write, or a file ending in `.safetensors`, `.bin` or `.pt`.
+    /// A directory to write, or a file ending in `.safetensors`, `.bin`, `.pt` or `.gguf`.
     pub out: PathBuf,
     /// What to make.
     pub target: ConvertTarget,
@@ -103,8 +106,12 @@ pub struct ConvertOptions {
     pub keep_f32: Vec<KeepF32>,
     /// How weights are stored in a directory; a file's name says it itself.
     pub format: OutputFormat,
+    /// Type of the large matrices of a GGUF file.
+    pub quantization: GgufQuantization,
     /// Largest shard.
     pub max_shard_bytes: u64,
+    /// Add the Python module with which Transformers opens the directory.
+    pub transformers: bool,
     /// OpenFlamingo: put `module.` in front of every name.
     pub module_prefix: bool,
     /// OpenFlamingo: keep so many rows of the tables.
@@ -134,7 +141,9 @@ impl ConvertOptions {
             dtype: None,
             keep_f32: Vec::new(),
             format: OutputFormat::default(),
+            quantization: GgufQuantization::default(),
             max_shard_bytes: DEFAULT_SHARD_BYTES,
+            transformers: false,
             module_prefix: false,
             embedding_rows: None,
         }
@@ -159,6 +168,7 @@ pub struct Progress<'p> {
 /// as it was.
 pub fn convert(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<ConvertReport> {
     match OutputFormat::of_file(&options.out).filter(|_| !options.out.is_dir()) {
+        Some(OutputFormat::Gguf) => to_gguf(options, progress),
         Some(format) => to_file(options, format, progress),
         None => to_directory(options, progress),
     }
@@ -174,6 +184,22 @@ fn to_file(
     write_file(&options.out, &plan.tensors, format, progress)?;
     let name = language::folder_name(&options.out);
     Ok(report(options, plan, vec![name], Vec::new()))
+}
+
+/// One file with configuration and tokenizer, made in a directory of its own and read back before it is moved.
+fn to_gguf(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<ConvertReport> {
+    let temporary = atomic::temporary_dir(&options.out)?;
+    let inner = ConvertOptions { format: OutputFormat::Gguf, ..options.clone() };
+    let written = fill(&temporary, &inner, progress).and_then(|mut report| {
+        verify::verify(&temporary.join(gguf::FILE_NAME), &options.out)?;
+        fs::rename(temporary.join(gguf::FILE_NAME), &options.out)
+            .map_err(CheckpointError::write(&temporary, &options.out))?;
+        report.weight_files = vec![language::folder_name(&options.out)];
+        report.other_files.clear();
+        Ok(report)
+    });
+    let _ = fs::remove_dir_all(&temporary);
+    written
 }
 
 fn to_directory(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<ConvertReport> {
@@ -195,9 +221,18 @@ fn fill(
     let target = &options.out;
     let mut plan = planning::plan(options, Some(temporary))?;
     dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
-    let other = small_files(temporary, target, &mut plan)?;
-    let (format, largest) = (options.format, options.max_shard_bytes);
-    let weights = write_shards(temporary, target, &plan.tensors, format, largest, progress)?;
+    let mut other = small_files(temporary, target, &mut plan)?;
+    let weights = match options.format {
+        OutputFormat::Gguf => {
+            plan.keep_parameters();
+            write_gguf_file(temporary, target, &plan.tensors, options.quantization, progress)?
+        }
+        format => write_shards(temporary, target, &plan.tensors, format, options.max_shard_bytes, progress)?,
+    };
+    if options.transformers {
+        write_transformers_module(temporary)?;
+        other.push("the Transformers module".to_owned());
+    }
     if plan.verify {
         let remarks = verify::verify(temporary, target)?;
         plan.warnings.extend(remarks);

@@ -2,10 +2,15 @@
 
 use super::Progress;
 use super::plan::PlannedTensor;
+use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufOptions, GgufQuantization, GgufTensor, write_gguf};
 use crate::safetensors_file::{self, HeaderEntry};
+use crate::save::TOKENIZER_FILES;
 use crate::shards;
+use crate::tokenizer::load_tokenizer;
 use crate::torch_write::{TorchTensor, write_torch};
+use otter_data::TextTokenizer;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
@@ -19,6 +24,8 @@ pub enum OutputFormat {
     Safetensors,
     /// `pytorch_model.bin` and shards.
     Torch,
+    /// `model.gguf`, one file with configuration and tokenizer.
+    Gguf,
 }
 
 impl OutputFormat {
@@ -27,6 +34,7 @@ impl OutputFormat {
         match path.extension()?.to_str()? {
             "safetensors" => Some(Self::Safetensors),
             "bin" | "pt" | "pth" => Some(Self::Torch),
+            "gguf" => Some(Self::Gguf),
             _ => None,
         }
     }
@@ -35,6 +43,7 @@ impl OutputFormat {
         match self {
             Self::Safetensors => ("model", "safetensors"),
             Self::Torch => ("pytorch_model", "bin"),
+            Self::Gguf => ("model", "gguf"),
         }
     }
 }
@@ -87,6 +96,38 @@ pub(super) fn write_shards(
     Ok(files)
 }
 
+/// Writes a whole Otter as `model.gguf` into `directory`, which holds its `config.json` and, if any, its tokenizer.
+///
+/// # Errors
+/// When the configuration describes no model that this program knows; as [`write_shards`].
+pub(super) fn write_gguf_file(
+    directory: &Path,
+    target: &Path,
+    tensors: &[PlannedTensor],
+    quantization: GgufQuantization,
+    report: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<String>> {
+    check_names(target, tensors)?;
+    let config = CheckpointConfig::read(&directory.join("config.json"))?;
+    let has_tokenizer = TOKENIZER_FILES.iter().any(|name| directory.join(name).is_file());
+    let tokenizer = has_tokenizer.then(|| load_tokenizer(directory)).transpose()?;
+    let json = tokenizer.as_ref().map(TextTokenizer::to_json).transpose();
+    let json = json.map_err(|error| CheckpointError::tokenizer(target, error.to_string()))?;
+    let special = tokenizer.as_ref().map(|tokenizer| *tokenizer.special());
+    let entries: Vec<GgufTensor<'_>> =
+        tensors.iter().map(|tensor| GgufTensor { name: &tensor.name, shape: &tensor.shape }).collect();
+    let total = tensors.iter().map(PlannedTensor::bytes).sum();
+    let mut meter = Meter { done: 0, total, report };
+    let options = GgufOptions { quantization, special, name: None };
+    let path = directory.join(gguf::FILE_NAME);
+    write_gguf(&path, &config, json.as_deref(), &entries, &options, &mut |at, put| {
+        tensors[at].floats(put)?;
+        meter.finished(&tensors[at]);
+        Ok(())
+    })?;
+    Ok(vec![gguf::FILE_NAME.to_owned()])
+}
+
 /// Writes all tensors into one file, which replaces `target` when it is complete.
 ///
 /// # Errors
@@ -129,6 +170,10 @@ fn write_one(
                 .map(|tensor| TorchTensor { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
                 .collect();
             write_torch(path, &entries, None, &mut elements)
+        }
+        OutputFormat::Gguf => {
+            let problem = "a GGUF file holds a whole Otter; give --out FILE.gguf or --format gguf";
+            Err(CheckpointError::format(path, problem))
         }
     }
 }

@@ -101,7 +101,7 @@ impl PlannedTensor {
     /// A stored tensor as it is, under `name`.
     pub(super) fn copy(name: String, stored_name: &str, entry: &TensorEntry) -> Self {
         let parts = vec![Part::stored(stored_name, entry)];
-        Self { name, dtype: entry.dtype, shape: entry.shape.clone(), parts }
+        Self { name, dtype: widest([entry.dtype]), shape: entry.shape.clone(), parts }
     }
 
     /// A new tensor with values from its initial distribution.
@@ -137,27 +137,35 @@ impl PlannedTensor {
                 Part::Stored { entry, .. } if entry.dtype == self.dtype => {
                     elements::for_each_piece(entry, &mut |bytes| sink.bytes(bytes))?;
                 }
-                Part::Stored { name, entry } => {
-                    elements::for_each_f32(entry, name, &mut |values| sink.floats(values))?;
-                }
-                Part::Drawn { spec, seed } => {
-                    drawn(spec, *seed).chunks(PIECE).try_for_each(|values| sink.floats(values))?;
-                }
-                Part::MeanRow { name, entry, rows } => {
-                    let mean = mean_row(entry, name)?;
-                    (0..*rows).try_for_each(|_| sink.floats(&mean))?;
-                }
-                Part::Sum { name, left, right } => sum(name, left, right, &mut |values| sink.floats(values))?,
-                Part::LowRank { name, base, a, b, scale } => {
-                    low_rank(name, (base, a, b), *scale, &mut |values| sink.floats(values))?;
-                }
+                other => floats(other, &mut |values| sink.floats(values))?,
             }
         }
         Ok(())
     }
 
+    /// Passes the elements as 32-bit floats to `put`.
+    ///
+    /// # Errors
+    /// When reading fails or the elements are no floats; those of `put`.
+    pub(super) fn floats(&self, put: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        self.parts.iter().try_for_each(|part| floats(part, put))
+    }
+
     fn error(&self, target: &Path, problem: String) -> CheckpointError {
         CheckpointError::Tensor { path: target.to_path_buf(), name: self.name.clone(), problem }
+    }
+}
+
+fn floats(part: &Part, put: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    match part {
+        Part::Stored { name, entry } => elements::for_each_f32(entry, name, put),
+        Part::Drawn { spec, seed } => drawn(spec, *seed).chunks(PIECE).try_for_each(put),
+        Part::MeanRow { name, entry, rows } => {
+            let mean = mean_row(entry, name)?;
+            (0..*rows).try_for_each(|_| put(&mean))
+        }
+        Part::Sum { name, left, right } => sum(name, left, right, put),
+        Part::LowRank { name, base, a, b, scale } => low_rank(name, (base, a, b), *scale, put),
     }
 }
 
@@ -271,12 +279,13 @@ fn collect(entry: &TensorEntry, name: &str) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// The narrowest type that holds the values of all of `types` exactly.
+/// The narrowest type that holds the values of all of `types` exactly; elements of blocks are widened.
 pub(super) fn widest(types: impl IntoIterator<Item = Dtype>) -> Dtype {
+    let plain = |dtype| if let Dtype::Block(_) = dtype { Dtype::F32 } else { dtype };
     let join = |left: Dtype, right: Dtype| match (left, right) {
         (left, right) if left == right => left,
         (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
         _ => Dtype::F32,
     };
-    types.into_iter().reduce(join).unwrap_or(Dtype::F32)
+    types.into_iter().map(plain).reduce(join).unwrap_or(Dtype::F32)
 }

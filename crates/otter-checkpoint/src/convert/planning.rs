@@ -9,8 +9,11 @@ use super::source::{Source, SourceKind};
 use super::to_open_flamingo::{self, OpenFlamingoOptions};
 use super::tokens::{added_ids, is_open_flamingo_table};
 use super::vision::Vision;
-use super::{ConvertOptions, ConvertTarget, delta, lora, option_error, overlay};
+use super::{
+    ConvertOptions, ConvertTarget, OutputFormat, delta, gguf_tokenizer, lora, option_error, overlay,
+};
 use crate::error::Result;
+use crate::load_report::reason_to_ignore;
 use crate::tokenizer_write::{TokenOrder, add_special_tokens};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -73,6 +76,19 @@ impl Plan {
         }
     }
 
+    /// Drops what no reader needs, for a form that holds parameters only.
+    pub fn keep_parameters(&mut self) {
+        let path = self.carry_from.first().cloned().unwrap_or_default();
+        let dropped = &mut self.dropped;
+        self.tensors.retain(|tensor| match reason_to_ignore(&tensor.name) {
+            None => true,
+            Some(reason) => {
+                dropped.push(Dropped::new(&path, &tensor.name, reason));
+                false
+            }
+        });
+    }
+
     /// What the library would derive from the configuration of the language model.
     pub fn generation_config(&self) -> Option<Value> {
         let text = self.config.as_ref()?.get("text_config")?;
@@ -101,7 +117,9 @@ pub(super) fn plan(options: &ConvertOptions, directory: Option<&Path>) -> Result
     }
     match source.kind {
         SourceKind::Adapted if options.merge_lora => merged(&source),
-        SourceKind::OpenFlamingo if directory.is_none() && options.base_lm.is_none() => re_encode(&source),
+        SourceKind::OpenFlamingo if directory.is_none() && options.base_lm.is_none() => {
+            re_encode(&source, directory)
+        }
         SourceKind::OpenFlamingo => {
             let (lm, vision) = match &options.base {
                 Some(base) => (Some(base), Some(base)),
@@ -125,7 +143,7 @@ pub(super) fn plan(options: &ConvertOptions, directory: Option<&Path>) -> Result
         }
         SourceKind::Otter if options.overlay.is_some() => overlaid(options, source, directory),
         SourceKind::OtterPart => completed(options, source, directory),
-        _ => re_encode(&source),
+        _ => re_encode(&source, directory),
     }
 }
 
@@ -168,6 +186,10 @@ fn refuse_unused(options: &ConvertOptions, source: &Source) -> Result<()> {
         ),
         (options.module_prefix && !to_flamingo, "--module-prefix is for --to openflamingo"),
         (options.embedding_rows.is_some() && !to_flamingo, "--embedding-rows is for --to openflamingo"),
+        (
+            options.dtype.is_some() && options.format == OutputFormat::Gguf,
+            "--dtype is for safetensors and bin; the type of a GGUF file is --quantize",
+        ),
         (!options.keep_f32.is_empty() && options.dtype.is_none(), "--keep-f32 is for --dtype f16 or bf16"),
     ];
     match unused.iter().find(|(is_unused, _)| *is_unused) {
@@ -181,10 +203,15 @@ fn copies(source: &Source) -> Vec<PlannedTensor> {
 }
 
 /// The same tensors in another type, form or number of shards.
-fn re_encode(source: &Source) -> Result<Plan> {
+fn re_encode(source: &Source, directory: Option<&Path>) -> Result<Plan> {
     let mut plan = Plan::of(source, "the same tensors, written anew", copies(source), source.config.clone());
     plan.verify = source.kind == SourceKind::Otter;
     plan.card_from = Some(source.path.clone());
+    if let (Some(file), Some(directory)) = (&source.gguf, directory)
+        && gguf_tokenizer::unpack(file, &source.path, directory)?
+    {
+        plan.tokenizer = Tokenizer::Written;
+    }
     if source.kind == SourceKind::Adapted {
         plan.warnings.push(
             "the LoRA adapters are kept as they are; merge them with --merge-lora to run the model"
@@ -233,7 +260,7 @@ fn open_flamingo(options: &ConvertOptions, source: &Source) -> Result<Plan> {
 }
 
 fn overlaid(options: &ConvertOptions, base: Source, directory: Option<&Path>) -> Result<Plan> {
-    let Some(path) = &options.overlay else { return re_encode(&base) };
+    let Some(path) = &options.overlay else { return re_encode(&base, directory) };
     let part = Source::open(path)?;
     match part.kind {
         SourceKind::OtterPart | SourceKind::Otter => over(&base, &part),
@@ -269,7 +296,7 @@ fn completed(options: &ConvertOptions, part: Source, directory: Option<&Path>) -
             }
             over(&base, &part)
         }
-        (None, None) => re_encode(&part),
+        (None, None) => re_encode(&part, directory),
         (None, Some(_)) => {
             let file = part.path.display();
             let problem = format!(
@@ -320,17 +347,24 @@ fn whole(
         return Err(option_error(&part.path, problem));
     }
     let tokenizer = options.tokenizer.clone().unwrap_or_else(|| language.path.clone());
+    let add = |order| match &language.gguf {
+        Some(file) if options.tokenizer.is_none() => {
+            gguf_tokenizer::unpack(file, &language.path, directory)?;
+            add_special_tokens(directory, directory, order)
+        }
+        _ => add_special_tokens(&tokenizer, directory, order),
+    };
     let order = options.token_order.unwrap_or(match bridge {
         Some((part, _)) if part.kind == SourceKind::OpenFlamingo => TokenOrder::Flamingo,
         _ => TokenOrder::Otter,
     });
-    let mut tokens = add_special_tokens(&tokenizer, directory, order)?;
+    let mut tokens = add(order)?;
     // A table that is not OpenFlamingo's own was made from an Otter, whose order is the other one unless told.
     let rows = trained.as_ref().and_then(|t| t.get(&language.input_table.name)).map(|t| t.entry.shape[0]);
     let own_table = rows.is_none_or(|rows| is_open_flamingo_table(rows, &tokens));
     let order = if options.token_order.is_none() && !own_table { TokenOrder::Otter } else { order };
     if !own_table {
-        tokens = add_special_tokens(&tokenizer, directory, order)?;
+        tokens = add(order)?;
     }
     let choices = AssembleOptions {
         cross_attn_every: options.cross_attn_every,

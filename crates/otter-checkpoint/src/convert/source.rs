@@ -6,6 +6,7 @@ use super::report::Dropped;
 use super::tables::{LANGUAGE_MODELS, LanguageModel};
 use crate::config_file::LONGEST_CONFIG;
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufFile};
 use crate::tensor::TensorEntry;
 use crate::weights::{Weights, list};
 use serde_json::{Map, Value};
@@ -63,8 +64,8 @@ pub struct Source {
     pub tensors: Vec<(String, TensorEntry)>,
     /// Tensors left out on opening, and other content that is not weights.
     pub dropped: Vec<Dropped>,
-    /// Whether any name carried a wrapper's prefix.
-    pub was_wrapped: bool,
+    /// The GGUF file that holds configuration and tokenizer too.
+    pub gguf: Option<GgufFile>,
     by_name: HashMap<String, usize>,
 }
 
@@ -77,16 +78,20 @@ impl Source {
         let weights = open_weights(path)?;
         // A file by itself may lie beside any configuration; only in a directory the two belong together.
         let config_path = path.join("config.json");
-        let config = if config_path.is_file() { Some(read_object(&config_path)?) } else { None };
+        let gguf = gguf::file_of(path).map(|file| GgufFile::open(&file)).transpose()?;
+        let config = match &gguf {
+            Some(file) if file.is_otter()? => Some(file.config()?),
+            Some(file) => file.text_config()?.as_object().cloned(),
+            None if config_path.is_file() => Some(read_object(&config_path)?),
+            None => None,
+        };
         let mut dropped: Vec<Dropped> =
             weights.notes().iter().map(|note| Dropped::new(path, "", note.clone())).collect();
         let mut tensors = Vec::with_capacity(weights.len());
         let mut by_name = HashMap::with_capacity(weights.len());
-        let mut was_wrapped = false;
         for raw in weights.names() {
             let Some(entry) = weights.get(raw) else { continue };
             let name = without_wrappers(raw);
-            was_wrapped |= name != raw;
             if by_name.insert(name.clone(), tensors.len()).is_some() {
                 let problem =
                     format!("two tensors are named `{}` once wrapper prefixes are gone", name.escape_debug());
@@ -100,7 +105,7 @@ impl Source {
             kind: SourceKind::Unknown,
             tensors,
             dropped: Vec::new(),
-            was_wrapped,
+            gguf,
             by_name,
         };
         source.resolve_aliases(&mut dropped)?;

@@ -5,10 +5,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, Dropped, KeepF32, NewRows, OutputFormat, convert,
 };
-use otter_checkpoint::{SaveDtype, TokenOrder};
+use otter_checkpoint::{GgufQuantization, SaveDtype, TokenOrder};
 
 use crate::arguments::{
-    Convert, ConvertTo, DtypeChoice, FormatChoice, KeepChoice, NewRowsChoice, TokenOrderChoice,
+    Convert, ConvertTo, DtypeChoice, FormatChoice, KeepChoice, NewRowsChoice, QuantizeChoice,
+    TokenOrderChoice,
 };
 use crate::output;
 
@@ -79,7 +80,17 @@ fn options(arguments: &Convert) -> Result<ConvertOptions> {
         format: match arguments.format {
             FormatChoice::Safetensors => OutputFormat::Safetensors,
             FormatChoice::Bin => OutputFormat::Torch,
+            FormatChoice::Gguf => OutputFormat::Gguf,
         },
+        quantization: match arguments.quantize {
+            QuantizeChoice::F32 => GgufQuantization::F32,
+            QuantizeChoice::F16 => GgufQuantization::F16,
+            QuantizeChoice::Bf16 => GgufQuantization::Bf16,
+            QuantizeChoice::Q8_0 => GgufQuantization::Q8_0,
+            QuantizeChoice::Q4_0 => GgufQuantization::Q4_0,
+            QuantizeChoice::Q4K => GgufQuantization::Q4K,
+        },
+        transformers: arguments.transformers,
         max_shard_bytes: arguments.shard_size,
         module_prefix: arguments.module_prefix,
         embedding_rows: arguments.embedding_rows,
