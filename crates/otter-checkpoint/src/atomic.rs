@@ -23,20 +23,30 @@ const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// # Errors
 /// When any step fails; then `path` is as it was before and the temporary file is gone.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file_with(path, |file| file.write_all(bytes).map_err(write_failed(path, path)))
+}
+
+/// As [`write_file`], for content that is made while it is written.
+///
+/// # Errors
+/// As [`write_file`], and whatever `write` gives.
+pub fn write_file_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let temporary = temporary_sibling(path)?;
-    let fail =
-        |source| CheckpointError::Write { path: temporary.clone(), target: path.to_path_buf(), source };
     let written = (|| {
-        let mut file = File::create_new(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+        let mut file = File::create_new(&temporary).map_err(write_failed(&temporary, path))?;
+        write(&mut file)?;
+        file.sync_all().and_then(|()| fs::rename(&temporary, path)).map_err(write_failed(&temporary, path))
     })();
-    if let Err(source) = written {
+    if written.is_err() {
         let _ = fs::remove_file(&temporary);
-        return Err(fail(source));
+        return written;
     }
     sync_directory(&parent(path))
+}
+
+fn write_failed(path: &Path, target: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+    let (path, target) = (path.to_path_buf(), target.to_path_buf());
+    move |source| CheckpointError::Write { path, target, source }
 }
 
 /// A new empty directory beside `target` to write into, for [`replace_dir`]. Leftovers of dead

@@ -4,6 +4,7 @@
 use crate::atomic;
 use crate::config_file::CheckpointConfig;
 use crate::error::Result;
+use crate::gguf::{self, GgufFile};
 use crate::load_report::LoadReport;
 use crate::weights::Weights;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a directory and keeps its tables as stored.
+    /// Opens a directory, or a GGUF file that holds a whole Otter, and keeps its tables as stored.
     ///
     /// # Errors
     /// When a file is missing, damaged, hostile or describes an unsupported model.
@@ -47,7 +48,10 @@ impl Checkpoint {
             // An interrupted save may have left the checkpoint under its temporary name.
             atomic::recover(directory)?;
         }
-        let config = CheckpointConfig::read(&directory.join("config.json"))?;
+        let config = match gguf::file_of(directory) {
+            Some(file) => CheckpointConfig::parse(&file, GgufFile::open(&file)?.config()?)?,
+            None => CheckpointConfig::read(&directory.join("config.json"))?,
+        };
         let weights = Weights::open(directory)?;
         let mut checkpoint = Self { path: directory.to_path_buf(), config, weights };
         checkpoint.resolve_tie(tie);
@@ -93,7 +97,13 @@ impl Checkpoint {
         let Self { config, weights, .. } = self;
         let (input, output) = (config.model.input_table(), config.model.output_table());
         let stored = (weights.get(&input).is_some(), weights.get(&output).is_some());
-        if declared == Some(false) {
+        if config.text_ties && stored == (true, true) && weights.holds_same(&input, &output) {
+            // One table under two names.
+            config.model.tie_word_embeddings = true;
+            return;
+        }
+        let one_table = config.text_ties && stored.0 != stored.1;
+        if declared == Some(false) && !one_table {
             config.model.tie_word_embeddings = false;
             return;
         }

@@ -37,24 +37,37 @@ pub(crate) enum Global {
     Storage(Dtype),
 }
 
+/// PyTorch's storage classes and what they hold.
+const STORAGES: [(&str, Dtype); 10] = [
+    ("FloatStorage", Dtype::F32),
+    ("HalfStorage", Dtype::F16),
+    ("BFloat16Storage", Dtype::Bf16),
+    ("DoubleStorage", Dtype::F64),
+    ("LongStorage", Dtype::I64),
+    ("IntStorage", Dtype::I32),
+    ("ShortStorage", Dtype::I16),
+    ("CharStorage", Dtype::I8),
+    ("ByteStorage", Dtype::U8),
+    ("BoolStorage", Dtype::Bool),
+];
+
+/// The storage class in `torch` that holds elements of this type.
+pub(crate) fn storage_name(dtype: Dtype) -> &'static str {
+    STORAGES.iter().find(|(_, held)| *held == dtype).map_or("UntypedStorage", |(name, _)| name)
+}
+
 impl Global {
     fn named(module: &str, name: &str) -> Option<Self> {
-        Some(match (module, name) {
-            ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
-            ("collections", "OrderedDict") => Self::OrderedDict,
-            ("torch", "FloatStorage") => Self::Storage(Dtype::F32),
-            ("torch", "HalfStorage") => Self::Storage(Dtype::F16),
-            ("torch", "BFloat16Storage") => Self::Storage(Dtype::Bf16),
-            ("torch", "DoubleStorage") => Self::Storage(Dtype::F64),
-            ("torch", "LongStorage") => Self::Storage(Dtype::I64),
-            ("torch", "IntStorage") => Self::Storage(Dtype::I32),
-            ("torch", "ShortStorage") => Self::Storage(Dtype::I16),
-            ("torch", "CharStorage") => Self::Storage(Dtype::I8),
-            ("torch", "ByteStorage") => Self::Storage(Dtype::U8),
-            ("torch", "BoolStorage") => Self::Storage(Dtype::Bool),
-            _ => return None,
-        })
+        match (module, name) {
+            // The first version has the same four arguments and no more.
+            ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => Some(Self::RebuildTensor),
+            ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
+            ("collections", "OrderedDict") => Some(Self::OrderedDict),
+            ("torch", name) => {
+                STORAGES.iter().find(|(class, _)| *class == name).map(|&(_, dtype)| Self::Storage(dtype))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -74,6 +87,15 @@ pub(crate) struct StorageReference<'a> {
     pub dtype: Dtype,
     pub key: &'a str,
     pub elements: usize,
+    /// The legacy form only: a part of the storage that tensors see as theirs.
+    pub view: Option<View>,
+}
+
+/// Elements of a storage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct View {
+    pub start: usize,
+    pub end: usize,
 }
 
 /// A view of a storage, in elements.
@@ -162,8 +184,16 @@ impl<'a> Machine<'a> {
                 }
                 b'X' => {
                     let length = u32::from_le_bytes(self.array()?) as usize;
-                    let text = std::str::from_utf8(self.take(length)?).map_err(|_| "text is not UTF-8")?;
-                    self.push(Value::Str(text))?;
+                    self.push_text(length)?;
+                }
+                // Texts of Python 2.
+                b'U' => {
+                    let length = usize::from(self.take(1)?[0]);
+                    self.push_text(length)?;
+                }
+                b'T' => {
+                    let length = u32::from_le_bytes(self.array()?) as usize;
+                    self.push_text(length)?;
                 }
                 b'J' => {
                     let number = i32::from_le_bytes(self.array()?);
@@ -291,12 +321,22 @@ impl<'a> Machine<'a> {
 
     fn push(&mut self, value: Value<'a>) -> Result<(), String> {
         bounded(self.stack.len())?;
-        self.pushes += 1;
+        self.count(1)?;
+        self.stack.push(value);
+        Ok(())
+    }
+
+    fn count(&mut self, values: usize) -> Result<(), String> {
+        self.pushes = self.pushes.saturating_add(values);
         if self.pushes > MOST_PUSHES {
             return Err(format!("more than {MOST_PUSHES} values; refused"));
         }
-        self.stack.push(value);
         Ok(())
+    }
+
+    fn push_text(&mut self, length: usize) -> Result<(), String> {
+        let text = std::str::from_utf8(self.take(length)?).map_err(|_| "text is not UTF-8")?;
+        self.push(Value::Str(text))
     }
 
     fn push_node(&mut self, node: Node<'a>) -> Result<(), String> {
@@ -384,9 +424,12 @@ impl<'a> Machine<'a> {
                 Value::Str(key),
                 Value::Str(_device),
                 Value::Int(elements),
-                // The legacy form adds view metadata, which current writers leave empty.
+                // Only the legacy form has a sixth element.
                 ref view,
-            ] if matches!(view, Value::None) => StorageReference::new(dtype, key, elements),
+            ] => {
+                let view = self.view(*view)?;
+                Ok(StorageReference { view, ..StorageReference::new(dtype, key, elements)? })
+            }
             [
                 Value::Str("storage"),
                 Value::Global(Global::Storage(dtype)),
@@ -395,6 +438,21 @@ impl<'a> Machine<'a> {
                 Value::Int(elements),
             ] => StorageReference::new(dtype, key, elements),
             _ => Err("a persistent id that is not (\"storage\", type, key, device, count)".to_owned()),
+        }
+    }
+
+    /// None, or (key of the view, offset, length).
+    fn view(&self, value: Value<'a>) -> Result<Option<View>, String> {
+        if value == Value::None {
+            return Ok(None);
+        }
+        match self.tuple(value)? {
+            [Value::Str(_key), start, length] => {
+                let start = size(*start)?;
+                let end = start.checked_add(size(*length)?);
+                Ok(Some(View { start, end: end.ok_or("a view that ends beyond all memory")? }))
+            }
+            _ => Err("view metadata that is not (key, offset, length)".to_owned()),
         }
     }
 
@@ -419,8 +477,32 @@ impl<'a> Machine<'a> {
             Value::Global(Global::OrderedDict) if arguments.is_empty() => {
                 self.push_node(Node::Dict(Vec::new()))
             }
+            // Python 2: a list of pairs, each a list.
+            Value::Global(Global::OrderedDict) if arguments.len() == 1 => {
+                let items = self.pairs(arguments[0])?;
+                // One list could become many dicts.
+                self.count(items.len())?;
+                self.push_node(Node::Dict(items))
+            }
             _ => Err("a call that is not one of PyTorch's tensor constructors; refused".to_owned()),
         }
+    }
+
+    fn pairs(&self, value: Value<'a>) -> Result<Vec<(Value<'a>, Value<'a>)>, String> {
+        let items = |value: Value<'a>| match value {
+            Value::Node(index) => match &self.nodes[index] {
+                Node::List(items) | Node::Tuple(items) => Ok(items),
+                _ => Err("an OrderedDict that is not made of a list".to_owned()),
+            },
+            _ => Err("an OrderedDict that is not made of a list".to_owned()),
+        };
+        items(value)?
+            .iter()
+            .map(|&pair| match items(pair)?[..] {
+                [key, value] => Ok((key, value)),
+                _ => Err("an OrderedDict of items that are no pairs".to_owned()),
+            })
+            .collect()
     }
 
     fn tensor(&self, arguments: &[Value<'a>]) -> Result<TensorReference<'a>, String> {
@@ -464,7 +546,7 @@ impl<'a> Machine<'a> {
 
 impl<'a> StorageReference<'a> {
     fn new(dtype: Dtype, key: &'a str, elements: i128) -> Result<Self, String> {
-        Ok(Self { dtype, key, elements: size(Value::Int(elements))? })
+        Ok(Self { dtype, key, elements: size(Value::Int(elements))?, view: None })
     }
 }
 

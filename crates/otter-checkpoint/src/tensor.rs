@@ -1,6 +1,7 @@
 //! Where a stored tensor lies and how its elements become 32-bit floats.
 
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{BlockFormat, LARGEST_BLOCK};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use std::fmt;
@@ -8,6 +9,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+/// Elements widened at a time: whole blocks of every kind.
+const PIECE: usize = 256 * LARGEST_BLOCK;
 
 /// More axes than any tensor of a model has.
 pub(crate) const LARGEST_RANK: usize = 16;
@@ -35,20 +39,30 @@ pub enum Dtype {
     U8,
     /// One byte, 0 or 1.
     Bool,
+    /// Blocks of a GGUF file: several elements share scales, and one alone has no bytes of its own.
+    Block(BlockFormat),
 }
 
 impl Dtype {
-    /// Bytes of one element.
+    /// Bytes of one element. Those of a block have none; 4 is what one takes after widening. See [`Dtype::bytes_of`].
     pub fn size(self) -> usize {
         match self {
             Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
+            Self::F32 | Self::I32 | Self::Block(_) => 4,
             Self::F16 | Self::Bf16 | Self::I16 => 2,
             Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
 
-    /// The name safetensors uses.
+    /// Bytes of so many elements in a file; `None` when they are no whole blocks or the number overflows.
+    pub fn bytes_of(self, elements: usize) -> Option<usize> {
+        match self {
+            Self::Block(format) => format.bytes_of(elements),
+            plain => elements.checked_mul(plain.size()),
+        }
+    }
+
+    /// The name safetensors uses, or GGML's name of a block format.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -61,6 +75,7 @@ impl Dtype {
             Self::I8 => "I8",
             Self::U8 => "U8",
             Self::Bool => "BOOL",
+            Self::Block(format) => format.name(),
         }
     }
 
@@ -100,6 +115,50 @@ pub struct Location {
     pub bytes: Range<usize>,
 }
 
+/// In which order a file holds the rows (the first axis) of a matrix or bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RowOrder {
+    /// As the shape says.
+    #[default]
+    Stored,
+    /// Within each head of so many rows, the first and the second half are interleaved (llama.cpp's LLaMA).
+    Interleaved {
+        /// Rows of a head.
+        head: usize,
+    },
+    /// Groups of queries, key and value were taken apart: all queries, all keys, all values (llama.cpp's GPT-NeoX, Falcon).
+    Apart {
+        /// Groups; each has one key and one value.
+        groups: usize,
+        /// Queries of a group.
+        queries: usize,
+        /// Rows of a query, key or value.
+        head: usize,
+    },
+}
+
+impl RowOrder {
+    /// Where the file holds a row.
+    pub(crate) fn place(self, row: usize) -> usize {
+        match self {
+            Self::Stored => row,
+            Self::Interleaved { head } => {
+                let (start, within) = (row / head * head, row % head);
+                start + within % (head / 2) * 2 + within / (head / 2)
+            }
+            Self::Apart { groups, queries, head } => {
+                let (part, within) = (row / head, row % head);
+                let (group, part) = (part / (queries + 2), part % (queries + 2));
+                let place = match part.checked_sub(queries) {
+                    None => group * queries + part,
+                    Some(which) => groups * (queries + which) + group,
+                };
+                place * head + within
+            }
+        }
+    }
+}
+
 /// One stored tensor.
 #[derive(Debug, Clone)]
 pub struct TensorEntry {
@@ -109,6 +168,8 @@ pub struct TensorEntry {
     pub shape: Vec<usize>,
     /// Elements between neighbours along each axis.
     pub strides: Vec<usize>,
+    /// Order of the rows in the file.
+    pub rows: RowOrder,
     /// Where the elements lie.
     pub location: Location,
 }
@@ -121,11 +182,15 @@ impl TensorEntry {
 
     /// Bytes of the elements in the file's own type.
     pub fn byte_size(&self) -> usize {
-        self.elements() * self.dtype.size()
+        // An entry is only made of whole blocks.
+        self.dtype.bytes_of(self.elements()).unwrap_or_default()
     }
 
-    /// Whether the elements lie in row-major order without gaps.
+    /// Whether the elements lie in row-major order without gaps, each with bytes of its own.
     pub fn is_contiguous(&self) -> bool {
+        if self.rows != RowOrder::Stored || matches!(self.dtype, Dtype::Block(_)) {
+            return false;
+        }
         let mut expected = 1;
         for (&length, &stride) in self.shape.iter().zip(&self.strides).rev() {
             if length != 1 && stride != expected {
@@ -147,16 +212,102 @@ impl TensorEntry {
         usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
     }
 
-    /// All elements in row-major order as 32-bit floats; 64-bit floats are rounded, 16-bit ones widened.
+    /// File and byte range, when the bytes are exactly the row-major 16-bit floats, aligned for direct use.
+    pub fn mapped_half(&self) -> Option<(Arc<Mmap>, Range<usize>)> {
+        let bytes = &self.location.bytes;
+        let usable = self.is_half()
+            && self.is_contiguous()
+            && cfg!(target_endian = "little")
+            && (self.location.map.as_ptr() as usize + bytes.start).is_multiple_of(align_of::<f16>())
+            && bytes.len() == self.elements() * size_of::<f16>();
+        usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
+    }
+
+    /// Whether the elements are 16-bit floats.
+    pub fn is_half(&self) -> bool {
+        matches!(self.dtype, Dtype::F16 | Dtype::Bf16)
+    }
+
+    /// The bits of all elements in row-major order. Call on a tensor of 16-bit floats.
+    pub(crate) fn read_bits(&self) -> Vec<u16> {
+        debug_assert!(self.is_half(), "elements are {}", self.dtype);
+        let (elements, _) = self.location.map[self.location.bytes.clone()].as_chunks::<2>();
+        let mut bits = Vec::with_capacity(self.elements());
+        if self.rows == RowOrder::Stored {
+            self.for_each_position(|position| bits.push(u16::from_le_bytes(elements[position])));
+        } else {
+            let length = self.elements() / self.shape[0].max(1);
+            for row in 0..self.shape[0] {
+                let row = &elements[self.rows.place(row) * length..][..length];
+                bits.extend(row.iter().map(|&element| u16::from_le_bytes(element)));
+            }
+        }
+        bits
+    }
+
+    /// All elements in row-major order as 32-bit floats; 64-bit floats are rounded, 16-bit ones and blocks widened.
     ///
     /// # Errors
     /// When the elements are not floats.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        self.for_each_f32(name, &mut |piece| {
+            if values.is_empty() {
+                values.reserve_exact(self.elements());
+            }
+            values.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(values)
+    }
+
+    /// Passes all elements in row-major order as 32-bit floats to `each`, piece by piece.
+    ///
+    /// # Errors
+    /// When the elements are not floats; those of `each`.
+    pub fn for_each_f32(&self, name: &str, each: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        self.check_float(name)?;
+        if self.elements() == 0 {
+            return Ok(());
+        }
+        if self.rows != RowOrder::Stored {
+            return self.for_each_row(each);
+        }
+        if !self.is_contiguous() && !matches!(self.dtype, Dtype::Block(_)) {
+            return each(&self.gather());
+        }
+        let bytes = &self.location.map[self.location.bytes.clone()];
+        let mut values = vec![0.0; PIECE.min(self.elements())];
+        for start in (0..self.elements()).step_by(PIECE) {
+            let count = PIECE.min(self.elements() - start);
+            self.widen(bytes, start, &mut values[..count]);
+            each(&values[..count])?;
+        }
+        Ok(())
+    }
+
+    /// One row of a matrix as 32-bit floats; `None` where there is no such row, or the elements are no floats.
+    pub(crate) fn row_f32(&self, row: usize) -> Option<Vec<f32>> {
+        let (&[rows, width], &[down, along]) = (&self.shape[..], &self.strides[..]) else { return None };
+        self.check_float("").ok().filter(|()| row < rows)?;
+        let bytes = &self.location.map[self.location.bytes.clone()];
+        let mut values = vec![0.0; width];
+        if along == 1 && down == width {
+            // A row that ends inside a block is not read.
+            self.dtype.bytes_of(width)?;
+            self.widen(bytes, self.rows.place(row) * width, &mut values);
+        } else {
+            values
+                .chunks_mut(1)
+                .enumerate()
+                .for_each(|(at, value)| self.widen(bytes, row * down + at * along, value));
+        }
+        Some(values)
+    }
+
+    fn check_float(&self, name: &str) -> Result<()> {
         match self.dtype {
-            Dtype::F32 => Ok(self.gather(f32::from_le_bytes)),
-            Dtype::F64 => Ok(self.gather(|bytes| f64::from_le_bytes(bytes) as f32)),
-            Dtype::F16 => Ok(self.gather(|bytes| f16::from_le_bytes(bytes).to_f32())),
-            Dtype::Bf16 => Ok(self.gather(|bytes| bf16::from_le_bytes(bytes).to_f32())),
+            Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::Bf16 | Dtype::Block(_) => Ok(()),
             other => Err(CheckpointError::Tensor {
                 path: self.location.path.to_path_buf(),
                 name: name.to_owned(),
@@ -165,18 +316,71 @@ impl TensorEntry {
         }
     }
 
-    fn gather<const SIZE: usize>(&self, convert: impl Fn([u8; SIZE]) -> f32) -> Vec<f32> {
+    /// Rows one by one from where the file holds them.
+    fn for_each_row(&self, each: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
         let bytes = &self.location.map[self.location.bytes.clone()];
-        let (elements, _) = bytes.as_chunks::<SIZE>();
-        let count = self.elements();
-        if self.is_contiguous() {
-            return elements[..count].iter().map(|&element| convert(element)).collect();
+        let rows = self.shape[0];
+        let length = self.elements() / rows;
+        if length == 1 {
+            // A block may hold many rows of one element.
+            let mut stored = vec![0.0; rows];
+            self.widen(bytes, 0, &mut stored);
+            let moved: Vec<f32> = (0..rows).map(|row| stored[self.rows.place(row)]).collect();
+            return each(&moved);
         }
-        let mut values = Vec::with_capacity(count);
+        let mut values = vec![0.0; length];
+        for row in 0..rows {
+            self.widen(bytes, self.rows.place(row) * length, &mut values);
+            each(&values)?;
+        }
+        Ok(())
+    }
+
+    /// Widens consecutive elements; for block formats `start` and the length must be whole blocks.
+    fn widen(&self, bytes: &[u8], start: usize, out: &mut [f32]) {
+        fn convert<const SIZE: usize>(
+            bytes: &[u8],
+            start: usize,
+            out: &mut [f32],
+            convert: impl Fn([u8; SIZE]) -> f32,
+        ) {
+            let (elements, _) = bytes.as_chunks::<SIZE>();
+            for (value, element) in out.iter_mut().zip(&elements[start..]) {
+                *value = convert(*element);
+            }
+        }
+        match self.dtype {
+            Dtype::F64 => convert(bytes, start, out, |bytes| f64::from_le_bytes(bytes) as f32),
+            Dtype::F16 => convert(bytes, start, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Dtype::Bf16 => convert(bytes, start, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            Dtype::Block(format) => {
+                let (length, size) = format.shape();
+                let first = start / length * size;
+                format.widen(&bytes[first..first + out.len() / length * size], out);
+            }
+            // `check_float` let nothing else through.
+            _ => convert(bytes, start, out, f32::from_le_bytes),
+        }
+    }
+
+    /// Elements of a view with gaps, in row-major order.
+    fn gather(&self) -> Vec<f32> {
+        let bytes = &self.location.map[self.location.bytes.clone()];
+        let mut values = Vec::with_capacity(self.elements());
+        self.for_each_position(|position| {
+            let mut value = [0.0];
+            self.widen(bytes, position, &mut value);
+            values.extend(value);
+        });
+        values
+    }
+
+    /// Place in the file, in elements, of every element in row-major order.
+    fn for_each_position(&self, mut each: impl FnMut(usize)) {
         let mut index = vec![0; self.shape.len()];
         let mut position = 0;
-        for _ in 0..count {
-            values.push(convert(elements[position]));
+        for _ in 0..self.elements() {
+            each(position);
             for axis in (0..index.len()).rev() {
                 index[axis] += 1;
                 position += self.strides[axis];
@@ -187,7 +391,6 @@ impl TensorEntry {
                 index[axis] = 0;
             }
         }
-        values
     }
 }
 
@@ -243,7 +446,13 @@ mod tests {
             map: map_file(&path).unwrap(),
             bytes: 0..bytes.len(),
         };
-        TensorEntry { dtype, shape: shape.to_vec(), strides: strides.to_vec(), location }
+        TensorEntry {
+            dtype,
+            shape: shape.to_vec(),
+            strides: strides.to_vec(),
+            rows: RowOrder::Stored,
+            location,
+        }
     }
 
     #[test]
@@ -276,6 +485,50 @@ mod tests {
         let row = entry(Dtype::F32, &bytes, &[1, 24], &[7, 1]);
         assert!(row.is_contiguous());
         assert!(row.mapped_f32().is_some());
+    }
+
+    /// The converter of llama.cpp moves rows so; reading moves them back.
+    #[test]
+    fn moved_rows_come_back() {
+        let read = |stored: &[f32], rows: RowOrder, shape: &[usize]| {
+            let bytes: Vec<u8> = stored.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let entry = TensorEntry { rows, ..entry(Dtype::F32, &bytes, shape, &row_major_strides(shape)) };
+            assert!(entry.mapped_f32().is_none() && !entry.is_contiguous());
+            entry.read_f32("x").unwrap()
+        };
+        let (heads, head, width) = (3, 8, 2);
+        let original: Vec<f32> = (0..heads * head * width).map(|number| number as f32).collect();
+        // reshape(heads, 2, head / 2, width).swapaxes(1, 2)
+        let mut stored = Vec::new();
+        for h in 0..heads {
+            for i in 0..head / 2 {
+                for half in 0..2 {
+                    let row = h * head + half * (head / 2) + i;
+                    stored.extend(&original[row * width..(row + 1) * width]);
+                }
+            }
+        }
+        let order = RowOrder::Interleaved { head };
+        assert_eq!(read(&stored, order, &[heads * head, width]), original);
+        let column = |all: &[f32]| all.iter().copied().step_by(width).collect::<Vec<f32>>();
+        assert_eq!(read(&column(&stored), order, &[heads * head]), column(&original));
+
+        // view(groups, queries + 2, head, width) -> all queries, all keys, all values
+        let (groups, queries, head) = (2, 3, 4);
+        let rows = groups * (queries + 2) * head;
+        let original: Vec<f32> = (0..rows * width).map(|number| number as f32).collect();
+        let mut stored = Vec::new();
+        for parts in [0..queries, queries..queries + 1, queries + 1..queries + 2] {
+            for group in 0..groups {
+                for part in parts.clone() {
+                    let start = (group * (queries + 2) + part) * head * width;
+                    stored.extend(&original[start..start + head * width]);
+                }
+            }
+        }
+        let order = RowOrder::Apart { groups, queries, head };
+        assert_eq!(read(&stored, order, &[rows, width]), original);
+        assert_eq!(read(&column(&stored), order, &[rows]), column(&original));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::error::{CheckpointError, Result};
 use crate::pickle::{
     self, LONGEST_PICKLE, Node, Pickle, StorageReference, TensorReference, Value, printable,
 };
-use crate::tensor::{Location, TensorEntry, checked_elements};
+use crate::tensor::{Location, RowOrder, TensorEntry, checked_elements};
 use crate::zip_archive;
 use memmap2::Mmap;
 use std::collections::{HashMap, HashSet};
@@ -20,6 +20,8 @@ const LEGACY_PROTOCOL: i128 = 1001;
 const DEEPEST: usize = 4;
 /// Most remarks kept about things that are not tensors.
 const MOST_NOTES: usize = 100;
+/// Where trainers keep the weights beside optimizer state and counters.
+const MODEL_KEYS: [&str; 4] = ["model_state_dict", "model", "state_dict", "module"];
 
 /// What a PyTorch file holds: tensors under their names, and sentences about what else was found.
 pub(crate) type Content = (Vec<(String, TensorEntry)>, Vec<String>);
@@ -29,7 +31,12 @@ pub(crate) type Content = (Vec<(String, TensorEntry)>, Vec<String>);
 /// # Errors
 /// When the file is truncated, damaged, or asks for anything but tensors.
 pub(crate) fn read(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
-    if map.starts_with(b"PK") { read_zip(path, map) } else { read_legacy(path, map) }
+    if is_zip(map) { read_zip(path, map) } else { read_legacy(path, map) }
+}
+
+/// Whether a file begins like a ZIP archive, also like an empty one.
+pub(crate) fn is_zip(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
 }
 
 fn read_zip(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
@@ -147,17 +154,17 @@ impl Collector<'_, '_> {
         for _ in 0..DEEPEST {
             let items = dict(self.pickle, root)
                 .ok_or_else(|| CheckpointError::format(&self.path, "the pickle holds no dict of tensors"))?;
-            // Trainer checkpoints keep the weights beside optimizer state and counters.
+            let is_model = |key: &Value<'_>| matches!(key, Value::Str(key) if MODEL_KEYS.contains(key));
             let wrapped =
-                items.iter().find(|(key, _)| matches!(key, Value::Str("model_state_dict" | "model")));
-            let Some(&(name, inner)) = wrapped.filter(|(_, value)| dict(self.pickle, *value).is_some())
-            else {
-                break;
-            };
-            for (key, _) in items.iter().filter(|(key, _)| *key != name).take(MOST_NOTES) {
+                items.iter().find(|(key, value)| is_model(key) && dict(self.pickle, *value).is_some());
+            let Some(&(name, inner)) = wrapped else { break };
+            for (key, value) in items.iter().filter(|(key, _)| *key != name).take(MOST_NOTES) {
                 if let Value::Str(key) = key {
-                    notes
-                        .push(format!("`{}` of the trainer checkpoint is not model weights", printable(key)));
+                    notes.push(format!(
+                        "`{}` of the trainer checkpoint{}",
+                        printable(key),
+                        self.beside(*value)
+                    ));
                 }
             }
             root = inner;
@@ -195,6 +202,34 @@ impl Collector<'_, '_> {
         Ok((entries, notes))
     }
 
+    /// What a value beside the model holds, as the end of a sentence.
+    fn beside(&self, value: Value<'_>) -> String {
+        let (mut tensors, mut bytes) = (0usize, 0usize);
+        let mut seen = HashSet::new();
+        let mut open = vec![value];
+        while let Some(value) = open.pop() {
+            let Value::Node(index) = value else { continue };
+            if !seen.insert(index) {
+                continue;
+            }
+            match &self.pickle.nodes[index] {
+                Node::Tuple(items) | Node::List(items) => open.extend(items),
+                Node::Dict(items) => open.extend(items.iter().map(|(_, value)| *value)),
+                Node::Tensor(tensor) => {
+                    tensors += 1;
+                    let elements = checked_elements(&tensor.shape).unwrap_or(usize::MAX);
+                    bytes = bytes.saturating_add(elements.saturating_mul(tensor.storage.dtype.size()));
+                }
+                Node::Storage(_) => {}
+            }
+        }
+        match (value, tensors) {
+            (_, 1..) => format!(" holds {tensors} tensors ({bytes} bytes), which are not model weights"),
+            (Value::Int(number), _) => format!(" is {number}"),
+            _ => " is not model weights".to_owned(),
+        }
+    }
+
     fn entry(&self, tensor: &TensorReference<'_>) -> std::result::Result<TensorEntry, String> {
         let storage = &tensor.storage;
         let range = (self.storages)(storage)?;
@@ -208,12 +243,23 @@ impl Collector<'_, '_> {
                 range.len()
             ));
         }
-        let too_large =
-            || format!("shape {:?} does not fit its storage of {}", tensor.shape, storage.elements);
+        // The legacy form can name a part of a storage as if it were one.
+        let (view_start, available) = match storage.view {
+            None => (0, storage.elements),
+            Some(view) if view.end <= storage.elements => (view.start, view.end - view.start),
+            Some(view) => {
+                let (start, end) = (view.start, view.end);
+                return Err(format!(
+                    "elements {start}..{end} are outside its storage of {} elements",
+                    storage.elements
+                ));
+            }
+        };
+        let too_large = || format!("shape {:?} does not fit its storage of {available}", tensor.shape);
         let elements = checked_elements(&tensor.shape).ok_or_else(too_large)?;
         // An expanded view repeats elements; one that repeats more than the storage holds would let a small
         // file ask for any amount of memory.
-        if elements > storage.elements {
+        if elements > available {
             return Err(too_large());
         }
         let reach = tensor.shape.iter().zip(&tensor.strides).try_fold(0usize, |reach, (&length, &stride)| {
@@ -221,13 +267,13 @@ impl Collector<'_, '_> {
         });
         let span = if elements == 0 { Some(0) } else { reach.and_then(|reach| reach.checked_add(1)) };
         let end = span.and_then(|span| span.checked_add(tensor.offset));
-        let (Some(span), Some(_)) = (span, end.filter(|&end| end <= storage.elements)) else {
+        let (Some(span), Some(_)) = (span, end.filter(|&end| end <= available)) else {
             return Err(format!(
                 "offset {}, shape {:?} and strides {:?} reach beyond the {} elements of its storage",
-                tensor.offset, tensor.shape, tensor.strides, storage.elements
+                tensor.offset, tensor.shape, tensor.strides, available
             ));
         };
-        let start = range.start + tensor.offset * width;
+        let start = range.start + (view_start + tensor.offset) * width;
         let location = Location {
             path: Arc::clone(&self.path),
             map: Arc::clone(self.map),
@@ -237,6 +283,7 @@ impl Collector<'_, '_> {
             dtype: storage.dtype,
             shape: tensor.shape.clone(),
             strides: tensor.strides.clone(),
+            rows: RowOrder::Stored,
             location,
         })
     }

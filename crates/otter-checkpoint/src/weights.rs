@@ -1,9 +1,10 @@
 //! The tensors of a checkpoint directory or of a single file, whichever of the known forms they have:
-//! `model.safetensors`, its shards, `pytorch_model.bin`, its shards.
+//! `model.safetensors`, its shards, `pytorch_model.bin`, its shards, `model.gguf`.
 
 use crate::error::{CheckpointError, Result};
 use crate::tensor::{TensorEntry, map_file};
-use crate::{safetensors_file, torch_file};
+use crate::torch_file::Content;
+use crate::{gguf, safetensors_file, torch_file};
 use memmap2::Mmap;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -30,15 +31,55 @@ pub enum WeightForm {
     Torch,
     /// `pytorch_model.bin.index.json` and its shards.
     ShardedTorch,
+    /// `model.gguf`.
+    Gguf,
 }
 
 impl WeightForm {
-    const ALL: [(Self, &'static str); 4] = [
+    const ALL: [(Self, &'static str); 5] = [
         (Self::Safetensors, "model.safetensors"),
         (Self::ShardedSafetensors, "model.safetensors.index.json"),
         (Self::Torch, "pytorch_model.bin"),
         (Self::ShardedTorch, "pytorch_model.bin.index.json"),
+        (Self::Gguf, gguf::FILE_NAME),
     ];
+}
+
+/// What one file is, told by its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileKind {
+    Safetensors,
+    Torch,
+    Gguf,
+}
+
+impl FileKind {
+    /// Safetensors begins with the length of its header, which may be any number, so that its ninth byte is asked first.
+    fn sniff(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let header_opens = bytes.get(8) == Some(&b'{');
+        let pickled = matches!(bytes, [0x80, 0..=5, ..]) && !header_opens;
+        if bytes.starts_with(&gguf::MAGIC) {
+            Ok(Self::Gguf)
+        } else if torch_file::is_zip(bytes) || pickled {
+            Ok(Self::Torch)
+        } else if bytes.get(257..262) == Some(b"ustar") && !header_opens {
+            Err(CheckpointError::format(
+                path,
+                "a tar archive, the form of PyTorch before version 0.4, which is not supported. \
+                 Load it where it was made and save its state dict again",
+            ))
+        } else {
+            Ok(Self::Safetensors)
+        }
+    }
+
+    fn read(self, path: &Path, map: &Arc<Mmap>) -> Result<Content> {
+        match self {
+            Self::Safetensors => Ok((safetensors_file::read(path, map)?, Vec::new())),
+            Self::Torch => torch_file::read(path, map),
+            Self::Gguf => gguf::read(path, map),
+        }
+    }
 }
 
 impl fmt::Display for WeightForm {
@@ -48,6 +89,7 @@ impl fmt::Display for WeightForm {
             Self::ShardedSafetensors => "sharded safetensors",
             Self::Torch => "PyTorch pickle",
             Self::ShardedTorch => "sharded PyTorch pickle",
+            Self::Gguf => "GGUF",
         })
     }
 }
@@ -77,7 +119,7 @@ impl Weights {
             return Err(CheckpointError::NoWeights { path: path.to_path_buf() });
         };
         match form {
-            WeightForm::Safetensors | WeightForm::Torch => {
+            WeightForm::Safetensors | WeightForm::Torch | WeightForm::Gguf => {
                 let mut weights = Self::open_file(&path.join(name))?;
                 weights.path = path.to_path_buf();
                 Ok(weights)
@@ -92,10 +134,13 @@ impl Weights {
     /// As [`Weights::open`].
     pub fn open_file(path: &Path) -> Result<Self> {
         let map = map_file(path)?;
-        let torch = map.starts_with(b"PK") || map.starts_with(&[0x80, 2]);
-        let form = if torch { WeightForm::Torch } else { WeightForm::Safetensors };
+        let form = match FileKind::sniff(path, &map)? {
+            FileKind::Safetensors => WeightForm::Safetensors,
+            FileKind::Torch => WeightForm::Torch,
+            FileKind::Gguf => WeightForm::Gguf,
+        };
         let mut weights = Self::empty(path, form);
-        weights.add_file(path, &map, torch)?;
+        weights.add_file(path, &map)?;
         Ok(weights)
     }
 
@@ -132,7 +177,7 @@ impl Weights {
             let path = directory.join(shard);
             let map = map_file(&path)?;
             let before = weights.names.len();
-            weights.add_file(&path, &map, form == WeightForm::ShardedTorch)?;
+            weights.add_file(&path, &map)?;
             for name in &weights.names[before..] {
                 shard_of.insert(name.clone(), shard);
             }
@@ -155,12 +200,8 @@ impl Weights {
         Ok(weights)
     }
 
-    fn add_file(&mut self, path: &Path, map: &Arc<Mmap>, torch: bool) -> Result<()> {
-        let (entries, notes) = if torch {
-            torch_file::read(path, map)?
-        } else {
-            (safetensors_file::read(path, map)?, Vec::new())
-        };
+    fn add_file(&mut self, path: &Path, map: &Arc<Mmap>) -> Result<()> {
+        let (entries, notes) = FileKind::sniff(path, map)?.read(path, map)?;
         for (name, entry) in entries {
             if let Some(other) = self.entries.get(&name) {
                 let other = other.location.path.display();
@@ -229,6 +270,14 @@ impl Weights {
             Some(entry) => entry.read_f32(name),
             None => Err(CheckpointError::NoTensor { path: self.path.clone(), name: name.to_owned() }),
         }
+    }
+
+    /// Whether two tensors hold the same bytes in the same shape; true also for one stored under two names.
+    pub(crate) fn holds_same(&self, one: &str, other: &str) -> bool {
+        let (Some(one), Some(other)) = (self.get(one), self.get(other)) else { return false };
+        let (from, to) = (&one.location, &other.location);
+        (one.dtype, &one.shape, &one.strides) == (other.dtype, &other.shape, &other.strides)
+            && from.map.get(from.bytes.clone()) == to.map.get(to.bytes.clone())
     }
 
     /// Makes `name` the same tensor as the stored `source`.

@@ -185,6 +185,102 @@ fn trainer_checkpoints_and_the_legacy_form_are_read() {
     assert!(refusal(&legacy).contains("truncated"));
 }
 
+/// Parts of storages, texts of Python 2, the first version of the rebuild function.
+#[test]
+fn the_oldest_files_are_read() {
+    let file = |start: i64, length: i64, claimed: i64, offset: i64| {
+        let mut legacy = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
+        legacy.extend(Pickler::new().raw(b"M\xe9\x03").end());
+        legacy.extend(Pickler::new().raw(b"}").end());
+        let object = Pickler::new()
+            .raw(b"ccollections\nOrderedDict\n](](U\x01xctorch._utils\n_rebuild_tensor\n((U\x07storage")
+            .raw(b"ctorch\nFloatStorage\nU\x0277U\x03cpu")
+            .int(claimed)
+            .raw(b"(U\x0278")
+            .int(start)
+            .int(length)
+            .raw(b"ttQ")
+            .int(offset)
+            .ints(&[2])
+            .ints(&[1])
+            .raw(b"tRee\x85R");
+        legacy.extend(object.end());
+        legacy.extend(Pickler::new().raw(b"](U\x0277e").end());
+        legacy.extend(6u64.to_le_bytes());
+        legacy.extend(floats(6));
+        legacy
+    };
+    assert_eq!(open(&file(2, 4, 6, 1)).unwrap().read_f32("x").unwrap(), [3.0, 4.0]);
+    assert!(refusal(&file(2, 4, 6, 3)).contains("reach beyond the 4 elements"));
+    assert!(refusal(&file(2, 5, 6, 0)).contains("2..7 are outside"));
+    assert!(refusal(&file(i64::MAX, i64::MAX, 6, 0)).contains("outside"));
+    assert!(refusal(&file(2, 1, 6, 0)).contains("does not fit"));
+    let mut tar = vec![0; 600];
+    tar[..8].copy_from_slice(b"sys_info");
+    tar[257..262].copy_from_slice(b"ustar");
+    assert!(refusal(&tar).contains("tar archive"));
+    // One list made into ever more dicts.
+    let mut flood = b"\x80\x02](".to_vec();
+    flood.extend(b"NN\x86".repeat(100_000));
+    flood.extend(b"eq\x00(");
+    flood.extend(b"ccollections\nOrderedDict\nh\x00\x85R".repeat(100));
+    assert!(refusal(&torch_bytes(&flood, &[])).contains("more than"));
+}
+
+/// The length of a safetensors header may begin with the bytes of another form.
+#[test]
+fn forms_are_not_mixed_up() {
+    for length in [0x0280, 0x4b50, 0x0380] {
+        let mut header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#.to_owned();
+        header.extend(std::iter::repeat_n(' ', length - header.len()));
+        let file = safetensors_bytes(&header, &floats(2));
+        assert_eq!(open(&file).unwrap().read_f32("a").unwrap(), [0.0, 1.0], "{length:#x}");
+    }
+}
+
+/// What the trainer of OpenFlamingo wrote: the model is there, the rest is said.
+#[test]
+fn optimizer_state_is_named_and_left_out() {
+    let weights = Weights::open(&golden("openflamingo/v2-mpt/checkpoint_0.pt")).unwrap();
+    assert!(weights.names().all(|name| name.starts_with("module.")) && weights.len() > 10);
+    let notes = weights.notes().join("\n");
+    assert!(notes.contains("`epoch` of the trainer checkpoint is 0"), "{notes}");
+    // Saved before the first step: there are no moments yet.
+    assert!(
+        notes.contains("`optimizer_state_dict` of the trainer checkpoint is not model weights"),
+        "{notes}"
+    );
+    assert!(
+        notes.contains("`lr_scheduler_state_dict` of the trainer checkpoint is not model weights"),
+        "{notes}"
+    );
+    let plain = Weights::open(&golden("openflamingo/v2-mpt/checkpoint.pt")).unwrap();
+    assert!(plain.notes().is_empty() && plain.names().all(|name| !name.starts_with("module.")));
+    for name in plain.names() {
+        let prefixed = format!("module.{name}");
+        assert_eq!(plain.read_f32(name).unwrap(), weights.read_f32(&prefixed).unwrap());
+    }
+    let moments = Pickler::new()
+        .raw(b"}(")
+        .text("state")
+        .raw(b"}(K\x00}(")
+        .text("exp_avg")
+        .tensor(("FloatStorage", "0", 6), 0, &[6], &[1], false)
+        .text("exp_avg_sq")
+        .tensor(("FloatStorage", "0", 6), 0, &[2], &[1], false)
+        .raw(b"uu");
+    let moments =
+        moments.text("model").raw(b"}").text("x").tensor(("FloatStorage", "0", 6), 0, &[6], &[1], false);
+    let trained = open(&torch_bytes(&moments.raw(b"su").end(), &floats(6))).unwrap();
+    assert_eq!(trained.names().collect::<Vec<_>>(), ["x"]);
+    assert_eq!(
+        trained.notes(),
+        ["`state` of the trainer checkpoint holds 2 tensors (32 bytes), which are not model weights"]
+    );
+    let v1 = Weights::open(&golden("openflamingo/v1-llama/final_weights.pt")).unwrap();
+    assert!(v1.notes().is_empty() && v1.len() > 10);
+}
+
 #[test]
 fn indices_cannot_leave_the_folder() {
     let place = tempfile::tempdir().unwrap();

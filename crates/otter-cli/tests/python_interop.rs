@@ -66,13 +66,16 @@ fn make_environment() -> Result<PathBuf, String> {
 }
 
 /// The interpreter; `None`, with a line that says so, where the test is to be skipped.
+#[expect(
+    clippy::explicit_write,
+    reason = "the test runner keeps back what `eprintln!` prints in tests that pass"
+)]
 fn python(test: &str) -> Option<&'static Path> {
     static ENVIRONMENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match ENVIRONMENT.get_or_init(make_environment) {
         Ok(python) => Some(python),
         Err(reason) => {
             assert!(std::env::var_os("OTTER_REQUIRE_PYTHON").is_none(), "no Python for {test}: {reason}");
-            // Not through `eprintln!`, which the test runner keeps back for tests that pass.
             writeln!(std::io::stderr(), "SKIPPED {test}: no Python environment: {reason}").unwrap();
             None
         }
@@ -100,7 +103,7 @@ fn check(python: &Path, script: &str, place: &Path, arguments: &[PathBuf]) {
 fn save(case: &str, target: &Path, dtype: SaveDtype, max_shard_bytes: u64) {
     let source = golden(case).join("checkpoint");
     let model = load_model(&source, Device::Cpu).unwrap();
-    let options = SaveOptions { tokenizer_from: Some(&source), max_shard_bytes, dtype };
+    let options = SaveOptions { tokenizer_from: Some(&source), max_shard_bytes, dtype, card: None };
     save_model(target, &model.config, &model.parameters, &options).unwrap();
 }
 

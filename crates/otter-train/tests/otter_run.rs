@@ -56,7 +56,7 @@ fn go(config: &TrainConfig, resume: bool) -> (TrainSummary, Watch) {
 fn bits(checkpoint: &Path) -> Vec<(String, Vec<u32>)> {
     let loaded = load_model(&checkpoint.join("model"), Device::Cpu).unwrap();
     let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
-    loaded.parameters.iter().map(|p| (p.name.clone(), bits(p.tensor.data()))).collect()
+    loaded.parameters.iter().map(|p| (p.name.clone(), bits(&p.tensor.values()))).collect()
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_run_resumes_bit_for_bit() {
     let start = load_model(&golden("llama/checkpoint"), Device::Cpu).unwrap().parameters;
     for (name, bits) in &found {
         let before: Vec<u32> =
-            start.by_name(name).unwrap().tensor.data().iter().map(|v| v.to_bits()).collect();
+            start.by_name(name).unwrap().tensor.values().iter().map(|v| v.to_bits()).collect();
         let trained = ["perceiver", "gated_cross_attn_layer", "embed_tokens", "lm_head"];
         assert_eq!(before != *bits, trained.iter().any(|part| name.contains(part)), "{name}");
     }
@@ -107,7 +107,8 @@ fn masked_rows_and_patterns_reach_the_model() {
     let answer = after.tokenizer.special().answer as usize;
     for (old, new) in before.parameters.iter().zip(after.parameters.iter()) {
         let width = old.tensor.width();
-        let rows = old.tensor.data().chunks(width).zip(new.tensor.data().chunks(width));
+        let (old_values, new_values) = (old.tensor.values(), new.tensor.values());
+        let rows = old_values.chunks(width).zip(new_values.chunks(width));
         let moved: Vec<usize> = rows.enumerate().filter(|(_, (a, b))| a != b).map(|(row, _)| row).collect();
         if old.name.contains("embed_tokens") {
             assert_eq!(moved, [answer]);

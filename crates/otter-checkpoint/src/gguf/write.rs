@@ -1,0 +1,325 @@
+//! Writing a whole Otter as one GGUF file, while the elements stream past.
+
+use super::blocks::BlockFormat;
+use super::parse::{DEFAULT_ALIGNMENT, MAGIC, MOST_AXES, kind, size, type_number};
+use super::quantize::{GgufQuantization, narrow};
+use super::{FORMAT_VERSION, LARGEST_BLOCK, OTTER, key};
+use crate::atomic;
+use crate::checkpoint::Checkpoint;
+use crate::config_file::CheckpointConfig;
+use crate::error::{CheckpointError, Result};
+use crate::load_report::reason_to_ignore;
+use crate::tensor::Dtype;
+use crate::tokenizer::load_tokenizer;
+use otter_data::SpecialTokens;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Tensors with fewer elements stay 32-bit.
+const SMALL: usize = 1024;
+/// Elements converted at a time: whole blocks of every kind.
+const PIECE: usize = 256 * LARGEST_BLOCK;
+/// Parts of names of matrices that are not factors of a product: tables of positions, latents, frame embeddings.
+const KEPT: [&str; 5] = ["position", "latents", "frame_embs", "media_time_embs", ".wpe."];
+
+/// How to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GgufOptions<'a> {
+    /// Type of the large matrices.
+    pub quantization: GgufQuantization,
+    /// Ids of the special tokens, where a tokenizer is written.
+    pub special: Option<SpecialTokens>,
+    /// A name for people.
+    pub name: Option<&'a str>,
+}
+
+/// One tensor to write.
+#[derive(Debug, Clone, Copy)]
+pub struct GgufTensor<'a> {
+    /// Name in the state dict.
+    pub name: &'a str,
+    /// Length of each axis, rows last.
+    pub shape: &'a [usize],
+}
+
+/// Receives some of a tensor's elements.
+pub type PutElements<'p> = dyn FnMut(&[f32]) -> Result<()> + 'p;
+
+/// Writes a whole Otter to `path`, replacing what stands there only when it is complete. Memory does not grow with the
+/// model.
+///
+/// `elements(i, put)` passes the elements of tensor `i` in row-major order to `put`, in pieces of any length.
+/// `tokenizer` is the text of a `tokenizer.json` with all added tokens; it needs `options.special`.
+///
+/// # Errors
+/// When a tensor does not have the elements its shape says, a value does not fit the type, a name occurs twice, or the
+/// disk refuses.
+pub fn write_gguf(
+    path: &Path,
+    config: &CheckpointConfig,
+    tokenizer: Option<&str>,
+    tensors: &[GgufTensor<'_>],
+    options: &GgufOptions<'_>,
+    elements: &mut dyn FnMut(usize, &mut PutElements<'_>) -> Result<()>,
+) -> Result<()> {
+    let plan = plan(path, tensors, options.quantization)?;
+    let metadata = metadata(path, config, tokenizer, options)?;
+    let header = header(&metadata, &plan);
+    atomic::write_file_with(path, |file: &mut File| {
+        let mut out = Output { file: BufWriter::with_capacity(1 << 18, file), path };
+        out.put(&header)?;
+        for (index, planned) in plan.iter().enumerate() {
+            let mut body =
+                Body { planned, out: &mut out, waiting: Vec::new(), bytes: Vec::new(), written: 0 };
+            elements(index, &mut |values| body.put(values))?;
+            body.finish()?;
+        }
+        out.file.flush().map_err(CheckpointError::io(path, "write"))
+    })
+}
+
+/// Writes an opened checkpoint directory (or GGUF file) as a GGUF file.
+///
+/// # Errors
+/// As [`write_gguf`]; when the checkpoint's tokenizer is missing or damaged.
+pub fn save_gguf(path: &Path, checkpoint: &Checkpoint, options: &GgufOptions<'_>) -> Result<()> {
+    let tokenizer = load_tokenizer(&checkpoint.path)?;
+    let json = tokenizer
+        .to_json()
+        .map_err(|error| CheckpointError::tokenizer(&checkpoint.path, error.to_string()))?;
+    let model = &checkpoint.config.model;
+    let tied = model.tie_word_embeddings.then(|| model.output_table());
+    let names: Vec<&str> = checkpoint
+        .weights
+        .names()
+        .filter(|name| reason_to_ignore(name).is_none() && tied.as_deref() != Some(*name))
+        .collect();
+    let entries: Vec<_> = names.iter().filter_map(|name| checkpoint.weights.get(name)).collect();
+    let tensors: Vec<GgufTensor<'_>> =
+        names.iter().zip(&entries).map(|(&name, entry)| GgufTensor { name, shape: &entry.shape }).collect();
+    let options = GgufOptions { special: Some(*tokenizer.special()), ..*options };
+    write_gguf(path, &checkpoint.config, Some(&json), &tensors, &options, &mut |index, put| {
+        entries[index].for_each_f32(names[index], put)
+    })
+}
+
+struct Planned<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+    dtype: Dtype,
+    size: usize,
+}
+
+fn refusal(path: &Path, name: &str, problem: String) -> CheckpointError {
+    CheckpointError::Tensor { path: path.to_path_buf(), name: name.to_owned(), problem }
+}
+
+fn plan<'a>(
+    path: &Path,
+    tensors: &[GgufTensor<'a>],
+    quantization: GgufQuantization,
+) -> Result<Vec<Planned<'a>>> {
+    let mut seen = HashSet::new();
+    tensors
+        .iter()
+        .map(|&GgufTensor { name, shape }| {
+            let bad = |problem: String| refusal(path, name, problem);
+            if !seen.insert(name) {
+                return Err(bad("this name was already used; each tensor needs its own".to_owned()));
+            }
+            if shape.len() > MOST_AXES {
+                return Err(bad(format!("{} axes; GGUF has at most {MOST_AXES}", shape.len())));
+            }
+            let dtype = stored_type(name, shape, quantization);
+            Ok(Planned { name, shape, dtype, size: size(dtype, shape).map_err(bad)? })
+        })
+        .collect()
+}
+
+/// Tables of tokens lose most by few bits, so that they get at least eight.
+fn stored_type(name: &str, shape: &[usize], quantization: GgufQuantization) -> Dtype {
+    let &[rows, length] = shape else { return Dtype::F32 };
+    if rows.saturating_mul(length) < SMALL || KEPT.iter().any(|part| name.contains(part)) {
+        return Dtype::F32;
+    }
+    let table = ["embed", "wte", "lm_head"].iter().any(|part| name.contains(part));
+    match quantization {
+        GgufQuantization::Q4_0 | GgufQuantization::Q4K if table => GgufQuantization::Q8_0.for_rows(length),
+        other => other.for_rows(length),
+    }
+}
+
+fn metadata(
+    path: &Path,
+    config: &CheckpointConfig,
+    tokenizer: Option<&str>,
+    options: &GgufOptions<'_>,
+) -> Result<Metadata> {
+    let mut metadata = Metadata::default();
+    metadata.text(key::ARCHITECTURE, OTTER);
+    if let Some(name) = options.name {
+        metadata.text("general.name", name);
+    }
+    metadata.number("general.alignment", DEFAULT_ALIGNMENT as u32);
+    metadata.number("general.file_type", file_type(options.quantization));
+    metadata.number("general.quantization_version", 2);
+    metadata.number(key::VERSION, FORMAT_VERSION as u32);
+    metadata.text(key::CONFIG, &config.to_json().to_string());
+    let Some(tokenizer) = tokenizer else { return Ok(metadata) };
+    let Some(special) = options.special else {
+        return Err(CheckpointError::tokenizer(
+            path,
+            "a tokenizer was given without the ids of its special tokens (`GgufOptions::special`)",
+        ));
+    };
+    metadata.text(key::TOKENIZER, tokenizer);
+    for (key, id) in [
+        (key::IMAGE, Some(special.image)),
+        (key::END_OF_CHUNK, Some(special.endofchunk)),
+        (key::ANSWER, Some(special.answer)),
+        (key::PAD, Some(special.pad)),
+        (key::BEGIN, special.bos),
+        (key::END, special.eos),
+    ] {
+        if let Some(id) = id {
+            metadata.number(key, id);
+        }
+    }
+    Ok(metadata)
+}
+
+/// `general.file_type`, as llama.cpp counts.
+fn file_type(quantization: GgufQuantization) -> u32 {
+    match quantization {
+        GgufQuantization::F32 => 0,
+        GgufQuantization::F16 => 1,
+        GgufQuantization::Q4_0 => 2,
+        GgufQuantization::Q8_0 => 7,
+        GgufQuantization::Q4K => 14,
+        GgufQuantization::Bf16 => 32,
+    }
+}
+
+#[derive(Default)]
+struct Metadata {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+impl Metadata {
+    fn text(&mut self, key: &str, value: &str) {
+        self.entry(key, kind::TEXT);
+        put_text(&mut self.bytes, value);
+    }
+
+    fn number(&mut self, key: &str, value: u32) {
+        self.entry(key, kind::U32);
+        self.bytes.extend(value.to_le_bytes());
+    }
+
+    fn entry(&mut self, key: &str, kind: u32) {
+        put_text(&mut self.bytes, key);
+        self.bytes.extend(kind.to_le_bytes());
+        self.count += 1;
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+/// Everything before the tensors' bytes, padded.
+fn header(metadata: &Metadata, plan: &[Planned<'_>]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.extend(3u32.to_le_bytes());
+    out.extend((plan.len() as u64).to_le_bytes());
+    out.extend(metadata.count.to_le_bytes());
+    out.extend(&metadata.bytes);
+    let mut offset = 0u64;
+    for planned in plan {
+        put_text(&mut out, planned.name);
+        out.extend((planned.shape.len() as u32).to_le_bytes());
+        for &length in planned.shape.iter().rev() {
+            out.extend((length as u64).to_le_bytes());
+        }
+        out.extend(type_number(planned.dtype).unwrap_or_default().to_le_bytes());
+        out.extend(offset.to_le_bytes());
+        offset += (planned.size as u64).next_multiple_of(DEFAULT_ALIGNMENT as u64);
+    }
+    out.resize(out.len().next_multiple_of(DEFAULT_ALIGNMENT), 0);
+    out
+}
+
+struct Output<'f> {
+    file: BufWriter<&'f mut File>,
+    path: &'f Path,
+}
+
+impl Output<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|source| CheckpointError::Write {
+            path: self.path.to_path_buf(),
+            target: self.path.to_path_buf(),
+            source,
+        })
+    }
+}
+
+/// The bytes of one tensor; pieces are gathered to whole blocks.
+struct Body<'b, 'f> {
+    planned: &'b Planned<'b>,
+    out: &'b mut Output<'f>,
+    waiting: Vec<f32>,
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Body<'_, '_> {
+    fn put(&mut self, mut values: &[f32]) -> Result<()> {
+        while !values.is_empty() {
+            let taken = values.len().min(PIECE - self.waiting.len());
+            self.waiting.extend(&values[..taken]);
+            values = &values[taken..];
+            if self.waiting.len() == PIECE {
+                self.write()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.bytes.clear();
+        let dtype = self.planned.dtype;
+        narrow(dtype, &self.waiting, &mut self.bytes).map_err(|value| {
+            let problem = format!("the value {value} does not fit {dtype}; choose a wider type");
+            refusal(self.out.path, self.planned.name, problem)
+        })?;
+        self.written += self.bytes.len();
+        self.waiting.clear();
+        self.out.put(&self.bytes)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        let block = match self.planned.dtype {
+            Dtype::Block(format) => BlockFormat::shape(format).0,
+            _ => 1,
+        };
+        let whole = self.waiting.len().is_multiple_of(block);
+        if whole {
+            self.write()?;
+        }
+        let Planned { name, shape, dtype, size } = self.planned;
+        if !whole || self.written != *size {
+            let problem = format!(
+                "{} bytes were given for shape {shape:?} of {dtype}, which takes {size}",
+                self.written
+            );
+            return Err(refusal(self.out.path, name, problem));
+        }
+        let padding = size.next_multiple_of(DEFAULT_ALIGNMENT) - size;
+        self.out.put(&[0; DEFAULT_ALIGNMENT][..padding])
+    }
+}
