@@ -297,7 +297,10 @@ impl TensorEntry {
             self.dtype.bytes_of(width)?;
             self.widen(bytes, self.rows.place(row) * width, &mut values);
         } else {
-            values.chunks_mut(1).enumerate().for_each(|(at, value)| self.widen(bytes, row * down + at * along, value));
+            values
+                .chunks_mut(1)
+                .enumerate()
+                .for_each(|(at, value)| self.widen(bytes, row * down + at * along, value));
         }
         Some(values)
     }

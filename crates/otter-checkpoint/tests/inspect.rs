@@ -498,7 +498,7 @@ fn saved_checkpoints_carry_a_card_and_a_preprocessor() {
         let tensors = values.iter().map(|(name, shape, data)| NamedTensor {
             name: name.clone(),
             shape: shape.clone(),
-            data,
+            data: data.into(),
         });
         save_checkpoint(&target, &config, tensors, options).unwrap();
     };

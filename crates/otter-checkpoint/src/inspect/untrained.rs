@@ -95,7 +95,8 @@ fn answer_row(table: &TensorEntry, special: &SpecialTokens) -> Option<String> {
     others.dedup();
     let equal = others.into_iter().find(|&id| {
         id != own_id
-            && table.row_f32(id)
+            && table
+                .row_f32(id)
                 .is_some_and(|other| other.iter().zip(&own).all(|(a, b)| a.to_bits() == b.to_bits()))
     });
     if let Some(id) = equal {
