@@ -44,6 +44,7 @@ mod tensor;
 mod text_config;
 mod tokenizer;
 mod torch_file;
+mod torch_names;
 mod torch_write;
 mod weights;
 mod zip_archive;
