@@ -97,7 +97,13 @@ impl Checkpoint {
         let Self { config, weights, .. } = self;
         let (input, output) = (config.model.input_table(), config.model.output_table());
         let stored = (weights.get(&input).is_some(), weights.get(&output).is_some());
-        if declared == Some(false) {
+        if config.text_ties && stored == (true, true) && weights.holds_same(&input, &output) {
+            // One table under two names.
+            config.model.tie_word_embeddings = true;
+            return;
+        }
+        let one_table = config.text_ties && stored.0 != stored.1;
+        if declared == Some(false) && !one_table {
             config.model.tie_word_embeddings = false;
             return;
         }

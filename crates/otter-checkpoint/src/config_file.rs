@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 /// No configuration is longer.
-const LONGEST_CONFIG: u64 = 16 << 20;
+pub(crate) const LONGEST_CONFIG: u64 = 16 << 20;
 
 /// Class of the original that a checkpoint belongs to. Both compute the same thing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub struct CheckpointConfig {
     /// The file's top-level `tie_word_embeddings`. The original ties when this is absent or true, with
     /// the output table's values winning, even though it stores both tables.
     pub declared_tie: Option<bool>,
+    /// Whether the language model's own configuration makes its two tables one.
+    pub(crate) text_ties: bool,
     /// What a reader should know about this file.
     pub warnings: Vec<String>,
     /// The file as it was, with keys that are kept but not used; empty for a new model.
@@ -67,6 +69,7 @@ impl CheckpointConfig {
     pub fn new(model: OtterConfig) -> Self {
         Self {
             declared_tie: Some(model.tie_word_embeddings),
+            text_ties: model.tie_word_embeddings,
             model,
             family: ModelFamily::Otter,
             use_cache: true,
@@ -133,7 +136,8 @@ impl CheckpointConfig {
         }
         model.validate().map_err(|source| CheckpointError::Sizes { path: path.to_path_buf(), source })?;
         let use_cache = text.flag("use_cache")?.unwrap_or(kind.default_use_cache());
-        Ok(Self { model, family, use_cache, declared_tie, warnings, original })
+        let text_ties = text.flag("tie_word_embeddings")?.unwrap_or(kind.ties_by_default());
+        Ok(Self { model, family, use_cache, declared_tie, text_ties, warnings, original })
     }
 }
 
@@ -330,9 +334,17 @@ mod tests {
             ),
             ("", "text_config", json!({ "model_type": "mosaic_gpt", "hidden_size": 8 }), "d_model = 2048"),
             ("/text_config", "hidden_act", json!("gelu"), "only silu"),
-            ("/text_config", "attention_bias", json!(true), "without biases"),
-            ("/text_config", "rope_scaling", json!({ "type": "linear", "factor": 2.0 }), "unscaled"),
-            ("/text_config", "head_dim", json!(64), "128"),
+            ("/text_config", "rope_scaling", json!({ "type": "linear" }), "`rope_scaling.factor`"),
+            ("/text_config", "rope_scaling", json!({ "type": "yarn", "factor": 2.0 }), "dynamic, llama3"),
+            (
+                "/text_config",
+                "rope_scaling",
+                json!({ "type": "linear", "factr": 2.0 }),
+                "`rope_scaling.factor`",
+            ),
+            ("/text_config", "rope_scaling", json!({ "type": "linear", "factor": 0.5 }), "at least 1"),
+            ("/text_config", "rope_parameters", json!({ "rope_type": "llama3", "factor": 8.0 }), "low_freq"),
+            ("/text_config", "head_dim", json!(63), "must be even"),
             ("/text_config", "hidden_size", json!(-1), "whole number"),
             ("/text_config", "hidden_size", json!(4096.5), "whole number"),
             ("/text_config", "num_attention_heads", json!(0), "at least 1"),

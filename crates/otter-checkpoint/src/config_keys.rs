@@ -76,6 +76,8 @@ pub(crate) const GENERIC: &[&str] = &[
 pub(crate) const TOP: &[&str] = &[
     "cross_attention_config",
     "cross_attn_every_n_layers",
+    "endofchunk_token_id",
+    "image_token_id",
     "lora_config",
     "max_num_frames",
     "only_attend_previous",
@@ -107,6 +109,7 @@ pub(crate) const LLAMA: &[&str] = &[
     "pretraining_tp",
     "quantization_config",
     "rms_norm_eps",
+    "rope_parameters",
     "rope_scaling",
     "rope_theta",
     "vocab_size",
@@ -188,6 +191,94 @@ pub(crate) const MOSAIC_GPT: &[&str] = &[
     "tokenizer_name",
     "verbose",
     "vocab_size",
+];
+
+/// Keys of the `text_config` of a GPT-NeoX.
+pub(crate) const GPT_NEOX: &[&str] = &[
+    "attention_bias",
+    "attention_dropout",
+    "classifier_dropout",
+    "hidden_act",
+    "hidden_dropout",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "partial_rotary_factor",
+    "quantization_config",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rotary_emb_base",
+    "rotary_pct",
+    "use_parallel_residual",
+    "vocab_size",
+];
+
+/// Keys of the `text_config` of an OPT.
+pub(crate) const OPT: &[&str] = &[
+    "_remove_final_layer_norm",
+    "activation_dropout",
+    "activation_function",
+    "attention_dropout",
+    "do_layer_norm_before",
+    "dropout",
+    "enable_bias",
+    "ffn_dim",
+    "hidden_size",
+    "init_std",
+    "layer_norm_elementwise_affine",
+    "layerdrop",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "quantization_config",
+    "vocab_size",
+    "word_embed_proj_dim",
+];
+
+/// Keys of the `text_config` of a Falcon, the older names of its own code included.
+pub(crate) const FALCON: &[&str] = &[
+    "activation",
+    "alibi",
+    "apply_residual_connection_post_layernorm",
+    "attention_dropout",
+    "bias",
+    "ffn_hidden_size",
+    "hidden_dropout",
+    "hidden_size",
+    "layer_norm_epsilon",
+    "max_position_embeddings",
+    "multi_query",
+    "n_embed",
+    "n_head",
+    "n_head_kv",
+    "n_layer",
+    "new_decoder_architecture",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_kv_heads",
+    "num_ln_in_parallel_attn",
+    "parallel_attn",
+    "quantization_config",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "vocab_size",
+];
+
+/// Keys of `rope_scaling` and `rope_parameters`.
+pub(crate) const ROPE: &[&str] = &[
+    "factor",
+    "high_freq_factor",
+    "low_freq_factor",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_theta",
+    "rope_type",
+    "type",
 ];
 
 /// Keys of `vision_config`.

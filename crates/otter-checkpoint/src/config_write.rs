@@ -11,6 +11,8 @@ impl CheckpointConfig {
     /// [`CheckpointConfig::model`].
     pub fn to_json(&self) -> Value {
         let mut top = if self.original.is_empty() { self.template() } else { self.original.clone() };
+        // It names Python files beside the loaded file, which a new directory does not have.
+        top.shift_remove("auto_map");
         let model = &self.model;
         set(&mut top, "model_type", json!(self.family.model_type()));
         set(&mut top, "cross_attn_every_n_layers", json!(model.cross_attention.every_n_layers));
@@ -119,7 +121,10 @@ fn set_unless(map: &mut Map<String, Value>, key: &str, value: Value, default: Va
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use otter_model::config::{LlamaConfig, MptConfig, NormKind, OtterConfig};
+    use otter_model::config::{
+        FalconBlock, FalconConfig, GptNeoxConfig, HiddenActivation, LlamaConfig, MptConfig, NormKind,
+        OptConfig, OtterConfig, RopeConfig, RopeScaling, TextConfig,
+    };
 
     fn reread(config: &CheckpointConfig) -> CheckpointConfig {
         let place = tempfile::tempdir().unwrap();
@@ -172,6 +177,105 @@ mod tests {
             assert_eq!(again.model, config.model);
             assert!(!again.use_cache);
         }
+    }
+
+    #[test]
+    fn other_language_models_read_back() {
+        let dynamic = RopeConfig { theta: 5e5, scaling: RopeScaling::Dynamic { factor: 2.0 } };
+        let llama3 = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        let llama = LlamaConfig {
+            rope_scaling: llama3,
+            head_dim_override: Some(64),
+            attention_bias: true,
+            mlp_bias: true,
+            ..LlamaConfig::llama_7b(32004)
+        };
+        let neox = GptNeoxConfig {
+            rotary_pct: 0.25,
+            rope: dynamic,
+            use_parallel_residual: true,
+            attention_bias: false,
+            hidden_act: HiddenActivation::GeluTanh,
+            ..GptNeoxConfig::redpajama_incite_3b()
+        };
+        let opt_350m = OptConfig {
+            word_embed_proj_dim: 512,
+            do_layer_norm_before: false,
+            final_layer_norm: false,
+            enable_bias: false,
+            ..OptConfig::opt_125m()
+        };
+        let opt_removed = OptConfig { final_layer_norm: false, ..OptConfig::opt_125m() };
+        let falcon = FalconConfig::falcon_7b();
+        let falcon_rw = FalconConfig {
+            hidden_size: 2048,
+            num_attention_heads: 32,
+            num_kv_heads: 32,
+            block: FalconBlock::Sequential,
+            bias: true,
+            alibi: true,
+            ..falcon.clone()
+        };
+        let falcon_40b = FalconConfig {
+            hidden_size: 8192,
+            num_attention_heads: 128,
+            num_kv_heads: 8,
+            block: FalconBlock::ParallelTwoNorms,
+            ..falcon.clone()
+        };
+        let texts: [TextConfig; 9] = [
+            llama.into(),
+            GptNeoxConfig::redpajama_incite_3b().into(),
+            neox.into(),
+            OptConfig::opt_125m().into(),
+            opt_350m.into(),
+            opt_removed.into(),
+            falcon.into(),
+            falcon_rw.into(),
+            falcon_40b.into(),
+        ];
+        for text in texts {
+            let config = CheckpointConfig::new(OtterConfig { text, ..OtterConfig::otter_9b() });
+            assert_eq!(reread(&config).model, config.model);
+        }
+    }
+
+    /// A file keeps the form that it has: keys of Transformers 5, or the older ones of Falcon's own code.
+    #[test]
+    fn older_and_newer_keys_are_kept() {
+        let written = |text: Value| {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("config.json");
+            let file = json!({ "model_type": "otter", "text_config": text, "vision_config": {} });
+            std::fs::write(&path, file.to_string()).unwrap();
+            let read = CheckpointConfig::read(&path).unwrap();
+            let again = read.to_json();
+            assert_eq!(reread(&read).model, read.model);
+            (read.model.text, again["text_config"].clone())
+        };
+        let (text, json) = written(json!({
+            "architectures": ["RWForCausalLM"], "model_type": "RefinedWebModel", "hidden_size": 4544, "n_layer": 32,
+            "n_head": 71, "multi_query": true, "parallel_attn": true, "bias": false, "vocab_size": 65024
+        }));
+        assert_eq!(text, FalconConfig::falcon_7b().into());
+        assert_eq!((&json["n_layer"], &json["n_head"]), (&json!(32), &json!(71)));
+        assert!(json.get("num_hidden_layers").is_none());
+        let (text, json) = written(json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "head_dim": 128,
+            "rope_parameters": { "rope_type": "linear", "factor": 4.0, "rope_theta": 5e5 }
+        }));
+        let TextConfig::Llama(text) = text else { panic!("{text:?}") };
+        assert_eq!(text.rope(), RopeConfig { theta: 5e5, scaling: RopeScaling::Linear { factor: 4.0 } });
+        assert_eq!(
+            json["rope_parameters"],
+            json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 5e5 })
+        );
+        assert!(json.get("rope_theta").is_none() && json.get("rope_scaling").is_none());
     }
 
     #[test]

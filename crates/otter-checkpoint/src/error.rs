@@ -128,6 +128,12 @@ impl CheckpointError {
         move |source| Self::Io { path, action, source }
     }
 
+    /// A [`CheckpointError::Write`] for use in `map_err`.
+    pub(crate) fn write(path: &Path, target: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let (path, target) = (path.to_path_buf(), target.to_path_buf());
+        move |source| Self::Write { path, target, source }
+    }
+
     pub(crate) fn format(path: &Path, problem: impl Into<String>) -> Self {
         Self::Format { path: path.to_path_buf(), problem: problem.into() }
     }

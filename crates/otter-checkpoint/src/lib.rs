@@ -30,22 +30,34 @@ mod config_file;
 mod config_keys;
 mod config_section;
 mod config_write;
+pub mod convert;
 mod error;
 mod gguf;
+mod initialise;
 mod inspect;
 mod load_report;
 mod model;
+mod model_card;
+mod named_models;
+mod narrow;
 mod pickle;
+mod preprocessor;
+mod releases;
 mod safetensors_file;
 mod save;
 mod sentencepiece;
+mod shards;
 pub mod spelling;
 mod tensor;
 mod text_config;
 mod tokenizer;
+mod tokenizer_bpe;
+mod tokenizer_files;
+mod tokenizer_write;
 mod torch_file;
 mod torch_names;
 mod torch_write;
+mod transformers_module;
 mod weights;
 mod zip_archive;
 mod zip_write;
@@ -56,11 +68,23 @@ pub use error::{CheckpointError, Result};
 pub use gguf::{
     BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, save_gguf, write_gguf,
 };
-pub use inspect::{Inspection, Part, PartSummary, TensorSummary, inspect};
+pub use initialise::{Initialised, initialise_checkpoint};
+pub use inspect::{
+    Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, Part, PartSummary, TensorSummary,
+    TiedTables, TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
+};
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
 pub use model::{LoadedModel, load_model, save_model};
+pub use model_card::{ModelCard, TrainingFacts, today};
+pub use named_models::{NAMED_MODELS, NamedModel};
+pub use preprocessor::preprocessor_json;
+pub use releases::{RELEASES, Release, ReleaseMatch};
 pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
 pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
-pub use tokenizer::{load_sentencepiece_tokenizer, load_tokenizer};
+pub use tokenizer::{
+    LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
+};
+pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
 pub use torch_write::{TorchTensor, write_torch};
+pub use transformers_module::write_transformers_module;
 pub use weights::{WeightForm, Weights};

@@ -130,8 +130,13 @@ pub fn reason_to_ignore(name: &str) -> Option<&'static str> {
         Some("alias of the blocks inside the decoder layers")
     } else if name.starts_with("lang_encoder.old_decoder_blocks.") {
         Some("alias of the decoder layers")
-    } else if name.ends_with(".attn_bias") {
-        Some("attention biases are computed, not stored")
+    } else if [".attn_bias", ".attention.bias", ".attention.masked_bias"]
+        .iter()
+        .any(|end| name.ends_with(end))
+    {
+        Some("masks and position biases of the attention are computed, not stored")
+    } else if name == "lang_encoder.model.decoder.version" {
+        Some("a version mark of fairseq")
     } else {
         None
     }

@@ -1,19 +1,23 @@
 //! A checkpoint directory as a model that runs: layers, parameters, tokenizer.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
 use memmap2::Mmap;
 use otter_data::TextTokenizer;
 use otter_model::Otter;
-use otter_nn::{Device, ParameterSpec, Parameters, SharedSlice, Tensor};
+use otter_nn::{Device, ParameterSpec, Parameters, SharedSlice, Tensor, Weight};
 
 use crate::checkpoint::Checkpoint;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
 use crate::load_report::LoadReport;
 use crate::save::{NamedTensor, SaveOptions, save_checkpoint};
+use crate::tensor::Dtype;
 use crate::tokenizer::load_tokenizer;
 use crate::weights::Weights;
 
@@ -21,7 +25,8 @@ use crate::weights::Weights;
 pub struct LoadedModel {
     /// The layers.
     pub otter: Otter,
-    /// The parameters, all frozen. Contiguous 32-bit floats stay in the mapped file; others are widened once.
+    /// The parameters, all frozen. Contiguous 32-bit floats and 16-bit matrices stay in the mapped file; other 16-bit
+    /// matrices are copied, and everything else is widened once.
     pub parameters: Parameters<f32>,
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
@@ -31,18 +36,36 @@ pub struct LoadedModel {
     pub report: LoadReport,
 }
 
+/// An element of which every bit pattern is a value.
+trait PlainFloat: Send + Sync + 'static {}
+impl PlainFloat for f32 {}
+impl PlainFloat for f16 {}
+impl PlainFloat for bf16 {}
+
 /// Elements inside a mapped file.
-struct MappedFloats {
+struct Mapped<E> {
     map: Arc<Mmap>,
+    /// Aligned for `E` and a whole number of elements.
     bytes: Range<usize>,
+    element: PhantomData<E>,
 }
 
-impl SharedSlice<f32> for MappedFloats {
-    fn as_slice(&self) -> &[f32] {
+impl<E: PlainFloat> Mapped<E> {
+    fn tensor((map, bytes): (Arc<Mmap>, Range<usize>), shape: &[usize], device: Device) -> Tensor<E>
+    where
+        E: Copy,
+    {
+        Tensor::from_shared(Arc::new(Self { map, bytes, element: PhantomData }), shape, device)
+    }
+}
+
+impl<E: PlainFloat> SharedSlice<E> for Mapped<E> {
+    fn as_slice(&self) -> &[E] {
         let bytes = &self.map[self.bytes.clone()];
-        // SAFETY: `TensorEntry::mapped_f32` only gives ranges that are aligned for f32 and a whole number of elements,
-        // every bit pattern is a valid f32, and the map is read-only and kept alive by `self`.
-        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<f32>(), bytes.len() / size_of::<f32>()) }
+        assert!(bytes.as_ptr().cast::<E>().is_aligned());
+        // SAFETY: the range is aligned for `E` (checked above and by `TensorEntry::mapped_f32` and `mapped_half`, where it
+        // comes from), every bit pattern is a valid `E`, and the map is read-only and kept alive by `self`.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<E>(), bytes.len() / size_of::<E>()) }
     }
 }
 
@@ -55,19 +78,30 @@ pub fn load_model(directory: &Path, device: Device) -> Result<LoadedModel> {
     let (otter, specs) = Otter::new(&checkpoint.config.model)
         .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
     let report = checkpoint.account(specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())))?;
-    let parameters = Parameters::build(&specs, device, |spec| tensor(&checkpoint.weights, spec, device))?;
+    let parameters = Parameters::build(&specs, device, |spec| values(&checkpoint.weights, spec, device))?;
     let tokenizer = load_tokenizer(directory)?;
     Ok(LoadedModel { otter, parameters, tokenizer, config: checkpoint.config, report })
 }
 
-/// The tensor of a parameter: borrowed from the mapped file, or widened into memory.
+/// The values of a parameter: borrowed from the mapped file, copied in half precision, or widened into memory.
 ///
 /// # Errors
 /// When the file has no such tensor.
-fn tensor(weights: &Weights, spec: &ParameterSpec, device: Device) -> Result<Tensor> {
-    Ok(match weights.mapped_f32(&spec.name) {
-        Some((map, bytes)) => Tensor::from_shared(Arc::new(MappedFloats { map, bytes }), &spec.shape, device),
-        None => Tensor::from_vec(weights.read_f32(&spec.name)?, &spec.shape, device),
+fn values(weights: &Weights, spec: &ParameterSpec, device: Device) -> Result<Weight> {
+    let shape = &spec.shape;
+    if let Some(mapped) = weights.mapped_f32(&spec.name) {
+        return Ok(Weight::Full(Mapped::tensor(mapped, shape, device)));
+    }
+    let entry = weights.get(&spec.name).filter(|entry| spec.half && entry.is_half());
+    let Some(entry) = entry else {
+        return Ok(Weight::Full(Tensor::from_vec(weights.read_f32(&spec.name)?, shape, device)));
+    };
+    let brain = entry.dtype == Dtype::Bf16;
+    Ok(match entry.mapped_half() {
+        Some(mapped) if brain => Weight::Bf16(Mapped::tensor(mapped, shape, device)),
+        Some(mapped) => Weight::F16(Mapped::tensor(mapped, shape, device)),
+        None if brain => Weight::Bf16(Tensor::from_vec(entry.read_bits().reinterpret_into(), shape, device)),
+        None => Weight::F16(Tensor::from_vec(entry.read_bits().reinterpret_into(), shape, device)),
     })
 }
 
@@ -84,7 +118,7 @@ pub fn save_model(
     let tensors = parameters.iter().map(|p| NamedTensor {
         name: p.name.clone(),
         shape: p.tensor.shape().to_vec(),
-        data: p.tensor.data(),
+        data: p.tensor.view(),
     });
     save_checkpoint(directory, config, tensors, options)
 }

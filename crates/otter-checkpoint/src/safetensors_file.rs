@@ -1,6 +1,7 @@
 //! Reading and writing the safetensors layout: 8 bytes of header length, a JSON header, then the elements.
 //! Everything the header claims is checked against the file before it is trusted.
 
+use crate::atomic;
 use crate::error::{CheckpointError, Result};
 use crate::tensor::{
     Dtype, LARGEST_RANK, Location, RowOrder, TensorEntry, checked_elements, row_major_strides,
@@ -10,6 +11,8 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::HashSet;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -94,26 +97,84 @@ fn check_overlap(path: &Path, entries: &[(String, TensorEntry)]) -> Result<()> {
     Ok(())
 }
 
-/// One tensor of a header to write.
+/// One tensor of a file to write.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct HeaderEntry<'a> {
     pub name: &'a str,
+    pub dtype: Dtype,
     pub shape: &'a [usize],
-    pub bytes: usize,
 }
 
-/// Length prefix and header for tensors of one type that follow each other in this order.
-pub(crate) fn header_bytes(dtype: Dtype, entries: &[HeaderEntry<'_>]) -> Vec<u8> {
+impl HeaderEntry<'_> {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64 * self.dtype.size() as u64
+    }
+}
+
+/// Writes a file under a temporary name and renames it; `elements(i, out)` writes the little-endian elements of tensor `i`, in the order given.
+///
+/// # Errors
+/// Those of `elements`, when writing fails, or when a tensor gets another number of bytes than its shape takes.
+pub(crate) fn write(
+    path: &Path,
+    target: &Path,
+    entries: &[HeaderEntry<'_>],
+    elements: &mut dyn FnMut(usize, &mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    // Wide elements first, so that every tensor stays aligned for use in the mapped file; the header keeps the order.
+    let mut order: Vec<usize> = (0..entries.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(entries[at].dtype.size()));
+    atomic::write_file_with(path, |file| {
+        file.write_all(&header_bytes(entries, &order)).map_err(CheckpointError::write(path, target))?;
+        for at in order {
+            let mut counted = Counted { inner: file, bytes: 0 };
+            elements(at, &mut counted)?;
+            let (found, expected) = (counted.bytes, entries[at].bytes());
+            if found != expected {
+                let problem = format!("{found} bytes were written where its shape takes {expected}");
+                let (path, name) = (path.to_path_buf(), entries[at].name.to_owned());
+                return Err(CheckpointError::Tensor { path, name, problem });
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Counts what passes through.
+struct Counted<'f> {
+    inner: &'f mut File,
+    bytes: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Length prefix and header for tensors whose elements follow each other in `order`.
+fn header_bytes(entries: &[HeaderEntry<'_>], order: &[usize]) -> Vec<u8> {
+    let mut begins = vec![0; entries.len()];
+    let mut offset = 0;
+    for &at in order {
+        begins[at] = offset;
+        offset += entries[at].bytes();
+    }
     let mut object = serde_json::Map::new();
     object.insert("__metadata__".to_owned(), serde_json::json!({ "format": "pt" }));
-    let mut offset = 0;
-    for entry in entries {
+    for (entry, begin) in entries.iter().zip(begins) {
         let claim = serde_json::json!({
-            "dtype": dtype.name(),
+            "dtype": entry.dtype.name(),
             "shape": entry.shape,
-            "data_offsets": [offset, offset + entry.bytes],
+            "data_offsets": [begin, begin + entry.bytes()],
         });
         object.insert(entry.name.to_owned(), claim);
-        offset += entry.bytes;
     }
     let mut header = serde_json::Value::Object(object).to_string().into_bytes();
     // Spaces up to a multiple of 64, so that every 32-bit tensor can be used in place when mapped.

@@ -4,13 +4,17 @@
 use crate::atomic;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
-use crate::safetensors_file::{HeaderEntry, header_bytes};
+use crate::model_card::{self, Described, ModelCard};
+use crate::narrow::narrow;
+use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
+use crate::safetensors_file::{self, HeaderEntry};
+use crate::shards;
 use crate::tensor::Dtype;
-use half::{bf16, f16};
-use serde_json::{Map, Value, json};
+use otter_nn::WeightView;
+use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 /// Files that make up a tokenizer and are copied as they are.
@@ -43,7 +47,7 @@ pub enum SaveDtype {
 }
 
 impl SaveDtype {
-    fn stored(self) -> Dtype {
+    pub(crate) fn stored(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
             Self::F16 => Dtype::F16,
@@ -51,7 +55,7 @@ impl SaveDtype {
         }
     }
 
-    fn torch_name(self) -> &'static str {
+    pub(crate) fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
             Self::F16 => "float16",
@@ -67,8 +71,8 @@ pub struct NamedTensor<'a> {
     pub name: String,
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// Elements in row-major order.
-    pub data: &'a [f32],
+    /// Elements in row-major order, widened while writing when they are half precision.
+    pub data: WeightView<'a, f32>,
 }
 
 /// How to save.
@@ -80,11 +84,13 @@ pub struct SaveOptions<'a> {
     pub max_shard_bytes: u64,
     /// Element type.
     pub dtype: SaveDtype,
+    /// Becomes `README.md`, unless the directory has one already.
+    pub card: Option<ModelCard>,
 }
 
 impl Default for SaveOptions<'_> {
     fn default() -> Self {
-        Self { tokenizer_from: None, max_shard_bytes: DEFAULT_SHARD_BYTES, dtype: SaveDtype::F32 }
+        Self { tokenizer_from: None, max_shard_bytes: DEFAULT_SHARD_BYTES, dtype: SaveDtype::F32, card: None }
     }
 }
 
@@ -100,9 +106,38 @@ pub fn save_checkpoint<'a>(
 ) -> Result<()> {
     let tensors: Vec<NamedTensor<'a>> = tensors.into_iter().collect();
     check(directory, &tensors)?;
+    let dtype = options.dtype.stored();
+    let entries: Vec<HeaderEntry<'_>> = tensors
+        .iter()
+        .map(|tensor| HeaderEntry { name: &tensor.name, dtype, shape: &tensor.shape })
+        .collect();
+    let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
+    write_checkpoint(directory, config, &entries, options, &mut |at, out| {
+        for chunk in tensors[at].data.chunks(CHUNK) {
+            buffer.clear();
+            narrow(&chunk, dtype, &mut buffer).map_err(|error| CheckpointError::Tensor {
+                path: directory.to_path_buf(),
+                name: tensors[at].name.clone(),
+                problem: error.problem(),
+            })?;
+            out.write_all(&buffer).map_err(CheckpointError::write(directory, directory))?;
+        }
+        Ok(())
+    })
+}
+
+/// As [`save_checkpoint`], for tensors that are made while they are written: `elements(i, out)` writes the little-endian
+/// elements of entry `i`.
+pub(crate) fn write_checkpoint(
+    directory: &Path,
+    config: &CheckpointConfig,
+    entries: &[HeaderEntry<'_>],
+    options: &SaveOptions<'_>,
+    elements: Elements<'_>,
+) -> Result<()> {
     check_target(directory)?;
     let temporary = atomic::temporary_dir(directory)?;
-    let written = write_all(&temporary, directory, config, &tensors, options)
+    let written = write_all(&temporary, directory, config, entries, options, elements)
         .and_then(|()| atomic::replace_dir(&temporary, directory));
     if written.is_err() {
         let _ = fs::remove_dir_all(&temporary);
@@ -110,8 +145,11 @@ pub fn save_checkpoint<'a>(
     written
 }
 
+/// Writes the elements of the tensor with this number.
+pub(crate) type Elements<'a> = &'a mut dyn FnMut(usize, &mut dyn Write) -> Result<()>;
+
 /// Replacing removes what stands there, so that must be a checkpoint, or nothing.
-fn check_target(directory: &Path) -> Result<()> {
+pub(crate) fn check_target(directory: &Path) -> Result<()> {
     if !directory.exists() {
         return Ok(());
     }
@@ -158,20 +196,22 @@ fn write_all(
     temporary: &Path,
     target: &Path,
     config: &CheckpointConfig,
-    tensors: &[NamedTensor<'_>],
+    entries: &[HeaderEntry<'_>],
     options: &SaveOptions<'_>,
+    elements: Elements<'_>,
 ) -> Result<()> {
     let write_json = |name: &str, value: &Value| {
         let mut text = serde_json::to_vec_pretty(value)
             .map_err(|source| CheckpointError::Json { path: temporary.join(name), source })?;
         text.push(b'\n');
         let path = temporary.join(name);
-        fs::write(&path, text).map_err(failed(&path, target))
+        fs::write(&path, text).map_err(CheckpointError::write(&path, target))
     };
     let mut top = config.to_json();
     top["torch_dtype"] = json!(options.dtype.torch_name());
     write_json("config.json", &top)?;
     write_json("generation_config.json", &config.generation_json())?;
+    write_json(PREPROCESSOR_CONFIG, &preprocessor_json(config.model.vision.image_size))?;
     if let Some(source) = options.tokenizer_from {
         for name in TOKENIZER_FILES {
             let from = source.join(name);
@@ -179,100 +219,26 @@ fn write_all(
                 let to = temporary.join(name);
                 // Not `fs::copy`, which would carry read-only permissions along.
                 let bytes = fs::read(&from).map_err(CheckpointError::io(&from, "read"))?;
-                fs::write(&to, bytes).map_err(failed(&to, target))?;
+                fs::write(&to, bytes).map_err(CheckpointError::write(&to, target))?;
             }
         }
     }
-    let width = options.dtype.stored().size();
-    let shards = plan_shards(tensors, width, options.max_shard_bytes);
-    if let [only] = &shards[..] {
-        return write_shard(&temporary.join("model.safetensors"), target, only, options.dtype);
+    let counts = entries.iter().map(|entry| (entry.name, entry.shape.iter().product())).collect();
+    let described = Described { config: &top, tensors: counts, dtype: options.dtype.torch_name() };
+    model_card::write(temporary, target, options.card.as_ref(), &described)?;
+    let sizes: Vec<u64> = entries.iter().map(HeaderEntry::bytes).collect();
+    let plan = shards::plan(&sizes, options.max_shard_bytes);
+    let names = shards::file_names("model", "safetensors", plan.len());
+    let mut places = Vec::with_capacity(entries.len());
+    for (range, name) in plan.iter().zip(&names) {
+        let (shard, first) = (&entries[range.clone()], range.start);
+        let path = temporary.join(name);
+        safetensors_file::write(&path, target, shard, &mut |at, out| elements(first + at, out))?;
+        places.extend(shard.iter().map(|entry| (entry.name, name.as_str())));
     }
-    let mut weight_map = Map::new();
-    for (number, shard) in shards.iter().enumerate() {
-        let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
-        write_shard(&temporary.join(&name), target, shard, options.dtype)?;
-        for tensor in *shard {
-            weight_map.insert(tensor.name.clone(), json!(name));
-        }
+    if plan.len() == 1 {
+        return Ok(());
     }
-    let total: usize = tensors.iter().map(|tensor| tensor.data.len() * width).sum();
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let index = shards::index(places.into_iter(), sizes.iter().sum());
     write_json("model.safetensors.index.json", &index)
-}
-
-/// Consecutive tensors that fit a shard together. There is always at least one shard.
-fn plan_shards<'t, 'a>(
-    tensors: &'t [NamedTensor<'a>],
-    width: usize,
-    max_shard_bytes: u64,
-) -> Vec<&'t [NamedTensor<'a>]> {
-    let mut shards = Vec::new();
-    let (mut start, mut size) = (0, 0u64);
-    for (at, tensor) in tensors.iter().enumerate() {
-        let bytes = (tensor.data.len() * width) as u64;
-        if at > start && size + bytes > max_shard_bytes {
-            shards.push(&tensors[start..at]);
-            (start, size) = (at, 0);
-        }
-        size += bytes;
-    }
-    shards.push(&tensors[start..]);
-    shards
-}
-
-fn write_shard(path: &Path, target: &Path, tensors: &[NamedTensor<'_>], dtype: SaveDtype) -> Result<()> {
-    let width = dtype.stored().size();
-    let entries: Vec<HeaderEntry<'_>> = tensors
-        .iter()
-        .map(|tensor| HeaderEntry {
-            name: &tensor.name,
-            shape: &tensor.shape,
-            bytes: tensor.data.len() * width,
-        })
-        .collect();
-    let header = header_bytes(dtype.stored(), &entries);
-    let mut file = File::create_new(path).map_err(failed(path, target))?;
-    file.write_all(&header).map_err(failed(path, target))?;
-    let mut buffer = Vec::with_capacity(CHUNK * width);
-    for tensor in tensors {
-        for chunk in tensor.data.chunks(CHUNK) {
-            buffer.clear();
-            match dtype {
-                SaveDtype::F32 => {
-                    chunk.iter().for_each(|value| buffer.extend_from_slice(&value.to_le_bytes()))
-                }
-                SaveDtype::Bf16 => {
-                    chunk
-                        .iter()
-                        .for_each(|&value| buffer.extend_from_slice(&bf16::from_f32(value).to_le_bytes()));
-                }
-                SaveDtype::F16 => {
-                    narrow_to_f16(chunk, &mut buffer).map_err(|value| CheckpointError::Tensor {
-                        path: target.to_path_buf(),
-                        name: tensor.name.clone(),
-                        problem: format!("the value {value} does not fit 16-bit floats; save as bf16 or f32"),
-                    })?
-                }
-            }
-            file.write_all(&buffer).map_err(failed(path, target))?;
-        }
-    }
-    file.sync_all().map_err(failed(path, target))
-}
-
-fn narrow_to_f16(values: &[f32], buffer: &mut Vec<u8>) -> std::result::Result<(), f32> {
-    for &value in values {
-        let narrow = f16::from_f32(value);
-        if narrow.is_infinite() && value.is_finite() {
-            return Err(value);
-        }
-        buffer.extend_from_slice(&narrow.to_le_bytes());
-    }
-    Ok(())
-}
-
-fn failed(path: &Path, target: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
-    let (path, target) = (path.to_path_buf(), target.to_path_buf());
-    move |source| CheckpointError::Write { path, target, source }
 }

@@ -3,7 +3,7 @@
 //!
 //! The pipeline reproduces the legacy LLaMA tokenizer: text between two special tokens is a segment of its
 //! own, each segment gets a word-boundary mark in front, spaces become marks, characters that are not in the
-//! vocabulary become their UTF-8 bytes.
+//! vocabulary become their UTF-8 bytes. With `legacy: false` only the first segment of a text gets a mark.
 
 use crate::error::{CheckpointError, Result};
 use serde_json::{Value, json};
@@ -152,6 +152,11 @@ impl SentencePiece {
         if unknown == 1 { Ok(()) } else { Err(format!("{unknown} unknown pieces; expected exactly one")) }
     }
 
+    /// Number of pieces.
+    pub(crate) fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// Text of the begin-of-sequence piece.
     pub(crate) fn begin(&self) -> Option<&str> {
         self.begin.map(|id| self.pieces[id].text.as_str())
@@ -216,7 +221,7 @@ impl SentencePiece {
     }
 
     /// The same tokenizer in the form of `tokenizer.json`.
-    pub(crate) fn to_tokenizer_json(&self) -> Value {
+    pub(crate) fn to_tokenizer_json(&self, legacy: bool) -> Value {
         let mut normalizers = Vec::new();
         if self.remove_extra_whitespace {
             for (pattern, content) in [("^ +", ""), (" +$", ""), (" {2,}", " ")] {
@@ -224,10 +229,17 @@ impl SentencePiece {
                     .push(json!({ "type": "Replace", "pattern": { "Regex": pattern }, "content": content }));
             }
         }
-        if self.add_dummy_prefix {
-            normalizers.push(json!({ "type": "Prepend", "prepend": MARK }));
+        let mut pre_tokenizer = Value::Null;
+        if legacy {
+            if self.add_dummy_prefix {
+                normalizers.push(json!({ "type": "Prepend", "prepend": MARK }));
+            }
+            normalizers.push(json!({ "type": "Replace", "pattern": { "String": " " }, "content": MARK }));
+        } else {
+            let scheme = if self.add_dummy_prefix { "first" } else { "never" };
+            pre_tokenizer =
+                json!({ "type": "Metaspace", "replacement": MARK, "prepend_scheme": scheme, "split": false });
         }
-        normalizers.push(json!({ "type": "Replace", "pattern": { "String": " " }, "content": MARK }));
         let mut decoders = vec![
             json!({ "type": "Replace", "pattern": { "String": MARK }, "content": " " }),
             json!({ "type": "ByteFallback" }),
@@ -255,7 +267,7 @@ impl SentencePiece {
             "padding": null,
             "added_tokens": added,
             "normalizer": { "type": "Sequence", "normalizers": normalizers },
-            "pre_tokenizer": null,
+            "pre_tokenizer": pre_tokenizer,
             "post_processor": self.post_processor_json(),
             "decoder": { "type": "Sequence", "decoders": decoders },
             "model": self.model_json(),
@@ -407,7 +419,7 @@ mod tests {
 
     fn tokenizer(bytes: &[u8]) -> tokenizers::Tokenizer {
         let model = SentencePiece::parse_message(bytes).unwrap();
-        tokenizers::Tokenizer::from_bytes(model.to_tokenizer_json().to_string()).unwrap()
+        tokenizers::Tokenizer::from_bytes(model.to_tokenizer_json(true).to_string()).unwrap()
     }
 
     const PIECES: [(&str, f32, u8); 9] = [

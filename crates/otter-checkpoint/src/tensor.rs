@@ -139,7 +139,7 @@ pub enum RowOrder {
 
 impl RowOrder {
     /// Where the file holds a row.
-    fn place(self, row: usize) -> usize {
+    pub(crate) fn place(self, row: usize) -> usize {
         match self {
             Self::Stored => row,
             Self::Interleaved { head } => {
@@ -212,6 +212,39 @@ impl TensorEntry {
         usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
     }
 
+    /// File and byte range, when the bytes are exactly the row-major 16-bit floats, aligned for direct use.
+    pub fn mapped_half(&self) -> Option<(Arc<Mmap>, Range<usize>)> {
+        let bytes = &self.location.bytes;
+        let usable = self.is_half()
+            && self.is_contiguous()
+            && cfg!(target_endian = "little")
+            && (self.location.map.as_ptr() as usize + bytes.start).is_multiple_of(align_of::<f16>())
+            && bytes.len() == self.elements() * size_of::<f16>();
+        usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
+    }
+
+    /// Whether the elements are 16-bit floats.
+    pub fn is_half(&self) -> bool {
+        matches!(self.dtype, Dtype::F16 | Dtype::Bf16)
+    }
+
+    /// The bits of all elements in row-major order. Call on a tensor of 16-bit floats.
+    pub(crate) fn read_bits(&self) -> Vec<u16> {
+        debug_assert!(self.is_half(), "elements are {}", self.dtype);
+        let (elements, _) = self.location.map[self.location.bytes.clone()].as_chunks::<2>();
+        let mut bits = Vec::with_capacity(self.elements());
+        if self.rows == RowOrder::Stored {
+            self.for_each_position(|position| bits.push(u16::from_le_bytes(elements[position])));
+        } else {
+            let length = self.elements() / self.shape[0].max(1);
+            for row in 0..self.shape[0] {
+                let row = &elements[self.rows.place(row) * length..][..length];
+                bits.extend(row.iter().map(|&element| u16::from_le_bytes(element)));
+            }
+        }
+        bits
+    }
+
     /// All elements in row-major order as 32-bit floats; 64-bit floats are rounded, 16-bit ones and blocks widened.
     ///
     /// # Errors
@@ -251,6 +284,25 @@ impl TensorEntry {
             each(&values[..count])?;
         }
         Ok(())
+    }
+
+    /// One row of a matrix as 32-bit floats; `None` where there is no such row, or the elements are no floats.
+    pub(crate) fn row_f32(&self, row: usize) -> Option<Vec<f32>> {
+        let (&[rows, width], &[down, along]) = (&self.shape[..], &self.strides[..]) else { return None };
+        self.check_float("").ok().filter(|()| row < rows)?;
+        let bytes = &self.location.map[self.location.bytes.clone()];
+        let mut values = vec![0.0; width];
+        if along == 1 && down == width {
+            // A row that ends inside a block is not read.
+            self.dtype.bytes_of(width)?;
+            self.widen(bytes, self.rows.place(row) * width, &mut values);
+        } else {
+            values
+                .chunks_mut(1)
+                .enumerate()
+                .for_each(|(at, value)| self.widen(bytes, row * down + at * along, value));
+        }
+        Some(values)
     }
 
     fn check_float(&self, name: &str) -> Result<()> {
@@ -314,12 +366,21 @@ impl TensorEntry {
     /// Elements of a view with gaps, in row-major order.
     fn gather(&self) -> Vec<f32> {
         let bytes = &self.location.map[self.location.bytes.clone()];
-        let count = self.elements();
-        let mut values = vec![0.0; count];
+        let mut values = Vec::with_capacity(self.elements());
+        self.for_each_position(|position| {
+            let mut value = [0.0];
+            self.widen(bytes, position, &mut value);
+            values.extend(value);
+        });
+        values
+    }
+
+    /// Place in the file, in elements, of every element in row-major order.
+    fn for_each_position(&self, mut each: impl FnMut(usize)) {
         let mut index = vec![0; self.shape.len()];
         let mut position = 0;
-        for value in &mut values {
-            self.widen(bytes, position, std::slice::from_mut(value));
+        for _ in 0..self.elements() {
+            each(position);
             for axis in (0..index.len()).rev() {
                 index[axis] += 1;
                 position += self.strides[axis];
@@ -330,7 +391,6 @@ impl TensorEntry {
                 index[axis] = 0;
             }
         }
-        values
     }
 }
 

@@ -1,9 +1,15 @@
 //! `text_config` of a `config.json`: which language model it describes, read into and written from [`TextConfig`].
 
-use otter_model::config::{LlamaConfig, MptConfig, MptStyle, NormKind, TextConfig};
+mod falcon;
+mod gpt_neox;
+mod opt;
+mod rope;
+
+use otter_model::config::{HiddenActivation, LlamaConfig, MptConfig, MptStyle, NormKind, TextConfig};
 use serde_json::{Map, Value, json};
 
-use crate::config_keys::{LLAMA, MOSAIC_GPT, MPT, MPT_ATTENTION};
+use self::rope::{rope, write_rope};
+use crate::config_keys::{FALCON, GPT_NEOX, LLAMA, MOSAIC_GPT, MPT, MPT_ATTENTION, OPT};
 use crate::config_section::Section;
 use crate::config_write::set;
 use crate::error::Result;
@@ -19,14 +25,25 @@ pub(crate) enum TextKind {
     TransformersMpt,
     /// `MosaicGPT`.
     MosaicGpt,
+    /// `GPTNeoXForCausalLM`.
+    GptNeox,
+    /// `OPTForCausalLM`.
+    Opt,
+    /// `FalconForCausalLM`, or `RWForCausalLM`, the class in the model's own code.
+    Falcon,
 }
 
-/// Class, `model_type`, kind.
+/// Class, its `model_type`, kind.
 const KINDS: &[(&str, &str, TextKind)] = &[
     ("LlamaForCausalLM", "llama", TextKind::Llama),
     ("MPTForCausalLM", "mpt", TextKind::Mpt),
     ("MptForCausalLM", "mpt", TextKind::TransformersMpt),
     ("MosaicGPT", "mosaic_gpt", TextKind::MosaicGpt),
+    ("GPTNeoXForCausalLM", "gpt_neox", TextKind::GptNeox),
+    ("OPTForCausalLM", "opt", TextKind::Opt),
+    ("FalconForCausalLM", "falcon", TextKind::Falcon),
+    ("RWForCausalLM", "RefinedWebModel", TextKind::Falcon),
+    ("RWForCausalLM", "RefinedWeb", TextKind::Falcon),
 ];
 
 impl TextKind {
@@ -39,11 +56,12 @@ impl TextKind {
         };
         let model_type = text.text("model_type")?;
         if let Some(class) = text.first_architecture()? {
-            let Some((_, own_type, kind)) = KINDS.iter().find(|(name, ..)| *name == class) else {
+            let own = || KINDS.iter().filter(|(name, ..)| *name == class);
+            let Some((_, own_type, kind)) = own().next() else {
                 return Err(text.wrong("architectures", &class, &list(|kind| kind.0)));
             };
             return match model_type {
-                Some(other) if other != *own_type => {
+                Some(other) if own().all(|(_, own_type, _)| *own_type != other) => {
                     let expected = format!("{class} has the type {own_type}");
                     Err(text.wrong("model_type", &other, &expected))
                 }
@@ -59,12 +77,17 @@ impl TextKind {
 
     /// Whether the class has one table for input and output.
     pub(crate) fn is_tied(self) -> bool {
-        self != Self::Llama
+        matches!(self, Self::Mpt | Self::TransformersMpt | Self::MosaicGpt)
+    }
+
+    /// Whether the class makes its two tables one when the file does not say.
+    pub(crate) fn ties_by_default(self) -> bool {
+        self.is_tied() || matches!(self, Self::Opt | Self::Falcon)
     }
 
     /// Whether the original decodes with a cache when the file does not say.
     pub(crate) fn default_use_cache(self) -> bool {
-        matches!(self, Self::Llama)
+        !self.is_tied()
     }
 }
 
@@ -78,35 +101,40 @@ pub(crate) fn text_config(
         TextKind::Llama => text.check_keys(LLAMA, true)?,
         TextKind::Mpt | TextKind::TransformersMpt => text.check_keys(MPT, true)?,
         TextKind::MosaicGpt => text.check_keys(MOSAIC_GPT, true)?,
+        TextKind::GptNeox => text.check_keys(GPT_NEOX, true)?,
+        TextKind::Opt => text.check_keys(OPT, true)?,
+        TextKind::Falcon => text.check_keys(FALCON, true)?,
     }
     text.must_be_absent("quantization_config", "quantized checkpoints are not supported")?;
     Ok(match kind {
         TextKind::Llama => llama(text, warnings)?.into(),
         TextKind::Mpt | TextKind::TransformersMpt => mpt(text, kind, warnings)?.into(),
         TextKind::MosaicGpt => mosaic_gpt(text, warnings)?.into(),
+        TextKind::GptNeox => gpt_neox::read(text, warnings)?.into(),
+        TextKind::Opt => opt::read(text, warnings)?.into(),
+        TextKind::Falcon => falcon::read(text, warnings)?.into(),
     })
 }
 
 fn llama(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> {
     text.must_equal("hidden_act", "silu")?;
-    for key in ["attention_bias", "mlp_bias"] {
-        if text.flag(key)? == Some(true) {
-            return Err(text.wrong(key, &true, "only layers without biases are supported"));
-        }
-    }
-    text.must_be_absent("rope_scaling", "only unscaled rotary positions (null) are supported")?;
     text.warn_dropout("attention_dropout", warnings)?;
     let default = LlamaConfig::llama_7b(32000);
     let num_attention_heads = text.size("num_attention_heads")?.unwrap_or(default.num_attention_heads);
-    let config = LlamaConfig {
+    let rope = rope(text, "rope_theta")?;
+    let mut config = LlamaConfig {
         hidden_size: text.size("hidden_size")?.unwrap_or(default.hidden_size),
         intermediate_size: text.size("intermediate_size")?.unwrap_or(default.intermediate_size),
         num_hidden_layers: text.size("num_hidden_layers")?.unwrap_or(default.num_hidden_layers),
         num_attention_heads,
         num_key_value_heads: text.size("num_key_value_heads")?.unwrap_or(num_attention_heads),
+        head_dim_override: None,
+        attention_bias: text.flag("attention_bias")?.unwrap_or(false),
+        mlp_bias: text.flag("mlp_bias")?.unwrap_or(false),
         vocab_size: text.size("vocab_size")?.unwrap_or(default.vocab_size),
         rms_norm_eps: text.real("rms_norm_eps")?.unwrap_or(default.rms_norm_eps),
-        rope_theta: text.real("rope_theta")?.unwrap_or(default.rope_theta),
+        rope_theta: rope.theta,
+        rope_scaling: rope.scaling,
         max_position_embeddings: text
             .size("max_position_embeddings")?
             .or(text.size("max_sequence_length")?)
@@ -115,13 +143,41 @@ fn llama(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> 
         eos_token_id: text.token("eos_token_id")?.unwrap_or(default.eos_token_id),
         pad_token_id: pad_token(text, default.pad_token_id)?,
     };
-    if let Some(head_dim) = text.size("head_dim")?
-        && head_dim != config.head_dim()
-    {
-        let expected = format!("expected hidden_size / num_attention_heads = {}", config.head_dim());
-        return Err(text.wrong("head_dim", &head_dim, &expected));
-    }
+    let usual = config.head_dim();
+    config.head_dim_override = text.size("head_dim")?.filter(|&head_dim| head_dim != usual);
     Ok(config)
+}
+
+/// The activation of a feed-forward without a gate.
+fn activation(text: &Section<'_>, key: &str, default: HiddenActivation) -> Result<HiddenActivation> {
+    match text.text(key)? {
+        None => Ok(default),
+        Some(name) => activation_of(name).ok_or_else(|| {
+            let expected = "supported: gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu";
+            text.wrong(key, &name, expected)
+        }),
+    }
+}
+
+fn activation_of(name: &str) -> Option<HiddenActivation> {
+    match name {
+        "gelu" => Some(HiddenActivation::Gelu),
+        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(HiddenActivation::GeluTanh),
+        "relu" => Some(HiddenActivation::Relu),
+        _ => None,
+    }
+}
+
+/// Sets an activation, unless the file names the same one already.
+fn write_activation(map: &mut Map<String, Value>, key: &str, activation: HiddenActivation) {
+    if map.get(key).and_then(Value::as_str).and_then(activation_of) != Some(activation) {
+        let name = match activation {
+            HiddenActivation::Gelu => "gelu",
+            HiddenActivation::GeluTanh => "gelu_new",
+            HiddenActivation::Relu => "relu",
+        };
+        set(map, key, json!(name));
+    }
 }
 
 fn pad_token(text: &Section<'_>, default: Option<u32>) -> Result<Option<u32>> {
@@ -261,7 +317,14 @@ pub(crate) fn write_text_config(map: &mut Map<String, Value>, text: &TextConfig,
             set(map, "num_hidden_layers", json!(sizes.num_hidden_layers));
             set(map, "num_key_value_heads", json!(sizes.num_key_value_heads));
             set(map, "rms_norm_eps", json!(sizes.rms_norm_eps));
-            set(map, "rope_theta", json!(sizes.rope_theta));
+            set(map, "attention_bias", json!(sizes.attention_bias));
+            if sizes.mlp_bias || map.contains_key("mlp_bias") {
+                set(map, "mlp_bias", json!(sizes.mlp_bias));
+            }
+            if sizes.head_dim_override.is_some() || map.contains_key("head_dim") {
+                set(map, "head_dim", json!(sizes.head_dim()));
+            }
+            write_rope(map, &sizes.rope(), "rope_theta", None);
         }
         TextConfig::Mpt(sizes) => {
             set(map, "d_model", json!(sizes.d_model));
@@ -276,6 +339,9 @@ pub(crate) fn write_text_config(map: &mut Map<String, Value>, text: &TextConfig,
                 MptStyle::MosaicGpt => write_mosaic_gpt(map, sizes),
             }
         }
+        TextConfig::GptNeox(sizes) => gpt_neox::write(map, sizes),
+        TextConfig::Opt(sizes) => opt::write(map, sizes),
+        TextConfig::Falcon(sizes) => falcon::write(map, sizes),
     }
 }
 
@@ -369,5 +435,8 @@ pub(crate) fn text_template(text: &TextConfig, tied: bool) -> Value {
             "tokenizer_name": "EleutherAI/gpt-neox-20b",
             "verbose": 0,
         }),
+        TextConfig::GptNeox(_) => gpt_neox::template(class, tied),
+        TextConfig::Opt(_) => opt::template(class, tied),
+        TextConfig::Falcon(_) => falcon::template(class, tied),
     }
 }

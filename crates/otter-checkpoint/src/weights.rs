@@ -272,6 +272,14 @@ impl Weights {
         }
     }
 
+    /// Whether two tensors hold the same bytes in the same shape; true also for one stored under two names.
+    pub(crate) fn holds_same(&self, one: &str, other: &str) -> bool {
+        let (Some(one), Some(other)) = (self.get(one), self.get(other)) else { return false };
+        let (from, to) = (&one.location, &other.location);
+        (one.dtype, &one.shape, &one.strides) == (other.dtype, &other.shape, &other.strides)
+            && from.map.get(from.bytes.clone()) == to.map.get(to.bytes.clone())
+    }
+
     /// Makes `name` the same tensor as the stored `source`.
     pub(crate) fn alias(&mut self, name: &str, source: &str) {
         if let Some(entry) = self.entries.get(source).cloned()

@@ -29,7 +29,7 @@ fn compare(source: &Path, copy: &Path, same: impl Fn(&str, &Dtype, &[f32], &[f32
         let entry = copy.weights.get(&parameter.name).unwrap();
         assert_eq!(entry.shape, parameter.tensor.shape());
         let values = entry.read_f32(&parameter.name).unwrap();
-        same(&parameter.name, &entry.dtype, parameter.tensor.data(), &values);
+        same(&parameter.name, &entry.dtype, &parameter.tensor.values(), &values);
     }
 }
 
@@ -91,7 +91,7 @@ fn a_file_is_a_checkpoint() {
         let text = "<image>User: wie geht's? GPT:<answer> gut.<|endofchunk|>";
         assert_eq!(model.tokenizer.encode(text).unwrap(), original.tokenizer.encode(text).unwrap());
         for (own, other) in model.parameters.iter().zip(original.parameters.iter()) {
-            assert_eq!((&own.name, bits(own.tensor.data())), (&other.name, bits(other.tensor.data())));
+            assert_eq!((&own.name, bits(&own.tensor.values())), (&other.name, bits(&other.tensor.values())));
         }
         // Nothing was copied.
         assert!(Weights::open(place).unwrap().mapped_f32("perceiver.latents").is_some());

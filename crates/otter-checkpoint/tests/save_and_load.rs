@@ -30,7 +30,7 @@ fn named<'a>(tensors: &'a [(&str, Vec<usize>, Vec<f32>)]) -> Vec<NamedTensor<'a>
     let one = |(name, shape, data): &'a (&str, Vec<usize>, Vec<f32>)| NamedTensor {
         name: (*name).to_owned(),
         shape: shape.clone(),
-        data,
+        data: data.into(),
     };
     tensors.iter().map(one).collect()
 }

@@ -327,6 +327,27 @@ fn option_values_are_checked() {
     run(&["--temperature", "1e-30", "--max-new-tokens", "2"]).success();
     run(&["--temperature", "1e30", "--max-new-tokens", "2"]).success();
 
+    run(&["--num-beams", "0"]).error(&["--num-beams", "0", "from 1"]);
+    run(&["--num-beams", "18446744073709551615"]).error(&["--num-beams", "256"]);
+    run(&["--num-return-sequences", "0"]).error(&["--num-return-sequences", "0", "from 1"]);
+    run(&["--num-return-sequences", "2"]).error(&["--num-return-sequences", "greedy", "--num-beams 2"]);
+    run(&["--num-return-sequences", "2", "--temperature", "0"]).error(&["greedy"]);
+    for sampling in [&[][..], &["--temperature", "1"]] {
+        run(&[&["--num-beams", "2", "--num-return-sequences", "3"], sampling].concat())
+            .error(&["--num-return-sequences is 3", "--num-beams 2"]);
+    }
+    run(&["--num-beams", "2", "--length-penalty", "NaN"]).error(&["--length-penalty", "NaN"]);
+    run(&["--num-beams", "2", "--length-penalty", "-1e300", "--max-new-tokens", "3"]).success();
+    run(&["--num-beams", "2", "--length-penalty", "1e300", "--max-new-tokens", "3"]).success();
+    run(&["--num-beams", "2", "--max-new-tokens", "0"]).success();
+    run(&["--num-beams", "256", "--max-new-tokens", "3"]).success();
+    run(&["--num-beams", "2", "--no-repeat-ngram-size", "1", "--max-new-tokens", "400"]).success();
+    run(&["--num-beams", "2", "--temperature", "1e-40", "--max-new-tokens", "3"]).success();
+    run(&["--num-beams", "2", "--temperature", "1e30", "--top-k", "1", "--max-new-tokens", "3"]).success();
+    run(&["--num-beams", "2", "--early-stopping", "sometimes"]).usage("never");
+    run(&["--bad-words", ""]).error(&["--bad-words", "''"]);
+    let idle = run(&["--length-penalty", "2", "--max-new-tokens", "1"]).success();
+    assert!(idle.stderr.contains("--length-penalty changes nothing"), "{}", idle.stderr);
     run(&["--decoding", "magic"]).usage("keep");
     run(&["--max-new-tokens", "many"]).usage("many");
     run(&["--max-new-tokens", "3", "--max-length", "9"]).usage("--max-length");

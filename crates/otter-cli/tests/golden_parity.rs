@@ -23,7 +23,7 @@ fn compare(case: &str, more: &[&str]) -> Run {
 
 /// Every scenario, every tensor and, where they are recorded, every gradient, with layers kept and recomputed.
 fn agrees(case: &str, scenarios: &[&str]) {
-    let file = golden(&format!("{case}/grads.safetensors"));
+    let file = golden(case).join("grads.safetensors");
     let trained = std::fs::read_to_string(golden(&format!("{case}/trainable.txt"))).unwrap().lines().count();
     let gradients = if file.exists() { trained } else { 0 };
     let forward = std::fs::read(golden(&format!("{case}/forward.safetensors"))).unwrap();

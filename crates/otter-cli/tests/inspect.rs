@@ -62,7 +62,7 @@ fn the_numbers_of_the_llama_checkpoint() {
 /// The golden list of trained parameters was made by the original.
 #[test]
 fn trainable_counts_equal_the_recorded_list() {
-    for case in ["llama", "video"] {
+    for case in ["llama", "video", "flamingo", "mpt7b-style", "mpt1b-style"] {
         let list = std::fs::read_to_string(golden(&format!("{case}/trainable.txt"))).unwrap();
         let count: u64 = list
             .lines()
@@ -74,10 +74,10 @@ fn trainable_counts_equal_the_recorded_list() {
             .sum();
         let directory = golden(&format!("{case}/checkpoint"));
         assert_eq!(inspect(&directory, &[])["parameters"]["trainable"], count, "{case}");
-        // The first release did not train the output table.
+        // The first release did not train the output table; MPT has none.
         let first =
             inspect(&directory, &["--trainable", "v0.1"])["parameters"]["trainable"].as_u64().unwrap();
-        assert!(first < count);
+        assert_eq!(first < count, !case.starts_with("mpt"), "{case}");
         let none = otter(&arguments!["inspect", directory, "--trainable", "percever"]);
         none.error(&["'percever'", "matches no parameter"]);
     }
@@ -144,4 +144,110 @@ fn oddities_of_the_configuration_are_told() {
     let value = inspect(copy.path(), &[]);
     assert!(value["special_tokens"]["unknown"].as_str().unwrap().contains("no tokenizer"));
     assert_eq!(value["parameters"]["total"], 990_276);
+}
+
+/// Whole models, plain language models, towers and OpenFlamingo files: all are told, none is an error.
+#[test]
+fn every_golden_directory_and_file_is_told() {
+    for (path, kind) in [
+        ("llama/checkpoint", "complete model"),
+        ("video/checkpoint", "complete model"),
+        ("flamingo/checkpoint", "complete model"),
+        ("mpt7b-style/checkpoint", "complete model"),
+        ("mpt1b-style/checkpoint", "complete model"),
+        ("openflamingo/v1-llama", "OpenFlamingo v1 file"),
+        ("openflamingo/v1-llama/base_lm", "language model alone"),
+        ("openflamingo/v1-llama/base_clip", "image tower alone"),
+        ("openflamingo/v1-llama/converted", "complete model"),
+        ("openflamingo/v2-mpt/checkpoint.pt", "OpenFlamingo v2 file"),
+        ("openflamingo/v2-mpt/checkpoint_0.pt", "OpenFlamingo v2 file"),
+        ("openflamingo/v2-mpt/base_lm", "language model alone"),
+        ("openflamingo/v2-mpt/converted", "complete model"),
+    ] {
+        let value = inspect(&golden(path), &["--scan"]);
+        assert!(value["kind"].as_str().unwrap().starts_with(kind), "{path}: {}", value["kind"]);
+        assert_eq!(value["scan"], json!([]), "{path}");
+        let sizes = value["file_sizes"].as_array().unwrap();
+        assert!(!sizes.is_empty() && sizes.iter().all(|file| file["bytes"].as_u64() > Some(0)), "{path}");
+        let text = otter(&arguments!["inspect", golden(path)]).success().stdout;
+        assert!(text.contains(kind) && text.contains("no known one has these sizes"), "{text}");
+        let partial = value["partial"].as_str().unwrap_or_default();
+        assert_eq!(partial.contains("otter convert"), kind.starts_with("OpenFlamingo"), "{path}: {partial}");
+        assert!(text.contains(partial), "{text}");
+        for part in value["parts"].as_array().unwrap() {
+            assert_eq!(part["dtypes"][0]["dtype"], "F32", "{path}");
+        }
+    }
+}
+
+#[test]
+fn the_order_of_the_tokens_is_told() {
+    let value = inspect(&golden("flamingo/checkpoint"), &[]);
+    let order = json!({"files": "flamingo", "class": "flamingo", "matches": true,
+        "other_class": {"answer": 386, "pad": 387}, "tokens": 388, "rows_without_token": 0});
+    assert_eq!(value["token_order"], order);
+    let copy = CheckpointCopy::new("flamingo/checkpoint", |_| {});
+    copy.edit_json("config.json", |config| config["model_type"] = json!("otter"));
+    let value = inspect(copy.path(), &[]);
+    assert_eq!(value["token_order"]["matches"], false);
+    let text = otter(&arguments!["inspect", copy.path()]).success().stdout;
+    assert!(text.contains("gives <answer> 386 and <PAD> 387"), "{text}");
+}
+
+#[test]
+fn untrained_checkpoints_are_told_before_chat_and_generate() {
+    let copy = CheckpointCopy::new("llama/checkpoint", |tensors| {
+        for (name, _, values) in tensors.iter_mut() {
+            if name.ends_with("_gate") {
+                values.fill(0.0);
+            }
+        }
+    });
+    let value = inspect(copy.path(), &[]);
+    assert_eq!(value["training"]["zero_gates"], 4);
+    let warning = strings(&value["training"]["warnings_before_chat"])[0].to_owned();
+    assert!(warning.contains("all 4 gates") && strings(&value["odd"]).contains(&warning.as_str()), "{value}");
+    let prompt = ["--prompt", "User: hi GPT:<answer>", "--max-new-tokens", "1"];
+    let mut arguments = arguments!["generate", "--model", copy.path()].to_vec();
+    arguments.extend(prompt.map(Into::into));
+    assert!(otter(&arguments).success().stderr.contains(&warning));
+    let run = common::otter_with_input(&arguments!["chat", "--model", copy.path()], b"").success();
+    assert!(run.stderr.contains(&warning), "{}", run.stderr);
+    // A tuned one says nothing.
+    let mut arguments = arguments!["generate", "--model", golden("llama/checkpoint")].to_vec();
+    arguments.extend(prompt.map(Into::into));
+    assert_eq!(otter(&arguments).success().stderr, "");
+}
+
+#[test]
+fn unsupported_and_incomplete_checkpoints_are_told() {
+    let copy = CheckpointCopy::new("llama/checkpoint", |tensors| {
+        let (_, _, values) = tensors.iter_mut().find(|(name, ..)| name == "perceiver.latents").unwrap();
+        values[3] = f32::NAN;
+    });
+    copy.edit_json("config.json", |config| {
+        config["text_config"]["model_type"] = json!("bloom");
+        config["text_config"]["architectures"] = json!(["BloomForCausalLM"]);
+    });
+    let value = inspect(copy.path(), &["--scan"]);
+    assert!(value["config_problem"].as_str().unwrap().contains("Bloom"), "{value}");
+    assert_eq!(value["parameters"]["stored"], 990_276);
+    assert_eq!(value["scan"], json!([{"name": "perceiver.latents", "nan": 1, "infinite": 0, "first": 3}]));
+    let text = otter(&arguments!["inspect", copy.path(), "--scan"]).success().stdout;
+    assert!(text.contains("perceiver.latents: 1 NaN") && text.contains("cannot be loaded"), "{text}");
+
+    // One of three shards is not there.
+    let place = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden("video/checkpoint")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "pytorch_model-00003-of-00003.bin" {
+            std::fs::write(place.path().join(entry.file_name()), std::fs::read(entry.path()).unwrap())
+                .unwrap();
+        }
+    }
+    let value = inspect(place.path(), &[]);
+    assert_eq!(value["missing_files"].as_array().unwrap().len(), 1);
+    assert!(value["parameters"]["stored"].as_u64() < value["parameters"]["total"].as_u64());
+    let text = otter(&arguments!["inspect", place.path()]).success().stdout;
+    assert!(text.contains("pytorch_model-00003-of-00003.bin") && text.contains("is missing"), "{text}");
 }

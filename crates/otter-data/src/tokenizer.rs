@@ -32,6 +32,7 @@ pub struct TextTokenizer {
     plain: Tokenizer,
     special: SpecialTokens,
     special_texts: Vec<String>,
+    prompt_prefix: Vec<u32>,
 }
 
 impl TextTokenizer {
@@ -50,7 +51,20 @@ impl TextTokenizer {
             .map(|token| token.content)
             .collect();
         special_texts.sort();
-        Self { with_special: tokenizer, plain, special, special_texts }
+        let prompt_prefix = prefix_of(&tokenizer);
+        Self { with_special: tokenizer, plain, special, special_texts, prompt_prefix }
+    }
+
+    /// The same tokenizer with other ids in front of a prompt.
+    pub fn with_prompt_prefix(mut self, ids: Vec<u32>) -> Self {
+        self.prompt_prefix = ids;
+        self
+    }
+
+    /// What the tokenizer itself puts in front of a text: LLaMA begins with BOS, GPT-NeoX with nothing. The original
+    /// prompts a model so, although in training every sample begins with [`SpecialTokens::bos`].
+    pub fn prompt_prefix(&self) -> &[u32] {
+        &self.prompt_prefix
     }
 
     /// The structural tokens.
@@ -107,6 +121,14 @@ impl TextTokenizer {
     pub fn stream_decoder(&self, skip_special: bool) -> StreamDecoder<'_> {
         StreamDecoder { tokenizer: self, skip_special, ids: Vec::new(), context: 0, emitted: 0 }
     }
+}
+
+/// The ids that the tokenizer's post-processor puts in front of a text.
+fn prefix_of(tokenizer: &Tokenizer) -> Vec<u32> {
+    let ids = |add_special| tokenizer.encode_fast("a", add_special).map(|found| found.get_ids().to_vec());
+    let (Ok(whole), Ok(text)) = (ids(true), ids(false)) else { return Vec::new() };
+    let start = whole.windows(text.len().max(1)).position(|window| window == text);
+    start.map_or(Vec::new(), |start| whole[..start].to_vec())
 }
 
 fn encode_with(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {

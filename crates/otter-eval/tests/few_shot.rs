@@ -12,7 +12,7 @@ use otter_eval::{
 use otter_mimicit::toybox::language::Family;
 use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
-use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
+use otter_model::generate::{GenerationOptions, PromptBatch};
 use otter_model::{Otter, TextInput, VisionInput};
 use otter_nn::{Device, IGNORE_INDEX, Parameters, Tensor};
 
@@ -99,7 +99,12 @@ fn model(vocabulary: usize, max_num_media: Option<usize>) -> (Otter, Parameters<
     for parameter in parameters.iter_mut() {
         // Closed gates would hide the images, small weights the differences between candidates.
         let gate = parameter.name.contains("gate") && parameter.tensor.len() == 1;
-        parameter.tensor.data_mut().iter_mut().for_each(|v| *v = if gate { 0.8 } else { *v * 6.0 });
+        parameter
+            .tensor
+            .make_full()
+            .data_mut()
+            .iter_mut()
+            .for_each(|v| *v = if gate { 0.8 } else { *v * 6.0 });
     }
     (otter, parameters)
 }
@@ -173,13 +178,7 @@ fn compare(max_num_media: Option<usize>, batch_size: usize) {
 
         let prompts =
             PromptBatch::new(&[sample.input_ids[..prompt].to_vec()], special.pad, special.image).unwrap();
-        let generation = GenerationOptions {
-            max_new_tokens: 5,
-            sampling: Sampling::Greedy,
-            processors: Processors::default(),
-            stop_token: special.endofchunk,
-            decoding: Decoding::Keep,
-        };
+        let generation = GenerationOptions::greedy(5, special.endofchunk);
         let slow =
             otter.generate(&parameters, vision.as_ref(), &prompts, &generation, &mut |_, _| true).unwrap();
         let mut tokens = slow[0].token_ids.clone();

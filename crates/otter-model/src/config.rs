@@ -5,7 +5,10 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use crate::text_config::{LlamaConfig, MptConfig, MptStyle, NormKind, TextConfig};
+pub use crate::text_config::{
+    FalconBlock, FalconConfig, GptNeoxConfig, HiddenActivation, LlamaConfig, MptConfig, MptStyle, NormKind,
+    OptConfig, RopeConfig, RopeScaling, TextConfig, alibi_slopes,
+};
 
 /// No width, head count or table in a real model comes near this; a larger number is a damaged file.
 pub(crate) const LARGEST_WIDTH: usize = 1 << 20;
@@ -47,13 +50,26 @@ pub enum ConfigError {
         /// The divisor.
         divisor: usize,
     },
-    /// The width of an attention head must be even because rotary positions turn pairs.
+    /// Rotary positions turn pairs of features within a head.
     #[error(
-        "text head width (hidden_size / num_attention_heads) is {value}; rotary positions need an even number"
+        "rotary positions turn {value} features of text heads that are {head} wide (hidden_size / num_attention_heads, \
+         unless head_dim says otherwise); the number must be even and at most the width"
     )]
     OddHead {
-        /// The head width found.
+        /// Features that turn.
         value: usize,
+        /// Width of a head.
+        head: usize,
+    },
+    /// A real-valued setting is below what makes sense.
+    #[error("{name} is {value}; it must be a finite number of at least {smallest}")]
+    TooSmall {
+        /// Part and field.
+        name: &'static str,
+        /// What was found.
+        value: f64,
+        /// The smallest accepted value.
+        smallest: f64,
     },
     /// A real-valued setting is not a positive finite number.
     #[error("{name} is {value}; it must be a positive finite number")]
@@ -351,7 +367,8 @@ impl OtterConfig {
         let block =
             2 + 4 * d + 2 * inner * d + 2 * inner * v + 2 * wide(self.cross_attention.ff_mult) * d * d;
         let blocks = wide(self.text.num_hidden_layers() / self.cross_attention.every_n_layers.max(1)) * block;
-        let embeddings = wide(self.text.vocab_size()) * d * if self.tie_word_embeddings { 1 } else { 2 };
+        let tables = if self.tie_word_embeddings { 1 } else { 2 };
+        let embeddings = tables * wide(self.text.vocab_size()) * wide(self.text.embedding_width());
         vision + perceiver + blocks + self.text.parameter_count() + embeddings
     }
 
@@ -431,6 +448,8 @@ mod tests {
         assert_eq!(OtterConfig::otter_mpt1b().parameter_count(), 2_558_642_224);
         assert_eq!(OtterConfig::otter_mpt30b().parameter_count(), 32_840_154_124);
         assert_eq!(OtterConfig::otter_mpt30b().cross_attention_layers(), [6, 13, 20, 27, 34, 41]);
+        let falcon = OtterConfig { text: FalconConfig::falcon_7b().into(), ..OtterConfig::otter_mpt7b() };
+        assert_eq!(falcon.parameter_count(), 8_655_145_872);
     }
 
     #[test]
@@ -468,7 +487,7 @@ mod tests {
             text.num_attention_heads = 32;
             text.num_key_value_heads = 32;
         });
-        assert_eq!(head, Err(ConfigError::OddHead { value: 3 }.to_string()));
+        assert_eq!(head, Err(ConfigError::OddHead { value: 3, head: 3 }.to_string()));
         let untied = OtterConfig { tie_word_embeddings: false, ..OtterConfig::otter_mpt7b() };
         assert_eq!(untied.validate(), Err(ConfigError::MustBeTied));
     }

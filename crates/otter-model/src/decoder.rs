@@ -6,6 +6,8 @@ use crate::config::TextConfig;
 use crate::layer_cache::LayerCache;
 use crate::llama::{LlamaLayer, LlamaLayerSaved};
 use crate::mpt::{MptLayer, MptLayerSaved};
+use crate::transformer_layer::{TransformerLayer, TransformerLayerSaved};
+use crate::{falcon, gpt_neox, opt};
 
 /// Where the rows of a pass stand.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub enum DecoderLayer {
     Llama(LlamaLayer),
     /// See [`MptLayer`].
     Mpt(MptLayer),
+    /// GPT-NeoX, OPT, Falcon: see [`TransformerLayer`].
+    Transformer(TransformerLayer),
 }
 
 /// Kept for the reverse pass of a [`DecoderLayer`].
@@ -33,6 +37,8 @@ pub enum DecoderSaved<T> {
     Llama(LlamaLayerSaved<T>),
     /// See [`MptLayerSaved`].
     Mpt(MptLayerSaved<T>),
+    /// See [`TransformerLayerSaved`].
+    Transformer(TransformerLayerSaved<T>),
 }
 
 impl DecoderLayer {
@@ -41,6 +47,9 @@ impl DecoderLayer {
         match config {
             TextConfig::Llama(config) => Self::Llama(LlamaLayer::new(specs, name, config)),
             TextConfig::Mpt(config) => Self::Mpt(MptLayer::new(specs, name, config)),
+            TextConfig::GptNeox(config) => Self::Transformer(gpt_neox::layer(specs, name, config)),
+            TextConfig::Opt(config) => Self::Transformer(opt::layer(specs, name, config)),
+            TextConfig::Falcon(config) => Self::Transformer(falcon::layer(specs, name, config)),
         }
     }
 
@@ -60,6 +69,10 @@ impl DecoderLayer {
                 let (y, saved) = layer.forward_saved(parameters, x, rows);
                 (y, DecoderSaved::Mpt(saved))
             }
+            Self::Transformer(layer) => {
+                let (y, saved) = layer.forward_saved(parameters, x, rows);
+                (y, DecoderSaved::Transformer(saved))
+            }
         }
     }
 
@@ -75,6 +88,7 @@ impl DecoderLayer {
         match self {
             Self::Llama(layer) => layer.forward_cached(parameters, x, rows, cache, len),
             Self::Mpt(layer) => layer.forward_cached(parameters, x, rows, cache, len),
+            Self::Transformer(layer) => layer.forward_cached(parameters, x, rows, cache, len),
         }
     }
 
@@ -93,6 +107,9 @@ impl DecoderLayer {
                 layer.backward(parameters, saved, rows, dy, gradients)
             }
             (Self::Mpt(layer), DecoderSaved::Mpt(saved)) => {
+                layer.backward(parameters, saved, rows, dy, gradients)
+            }
+            (Self::Transformer(layer), DecoderSaved::Transformer(saved)) => {
                 layer.backward(parameters, saved, rows, dy, gradients)
             }
             _ => unreachable!("a layer's reverse pass gets what the same layer saved"),

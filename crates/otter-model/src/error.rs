@@ -80,6 +80,16 @@ pub enum ModelError {
         /// Sequence of the batch.
         sequence: usize,
     },
+    /// Generation options that cannot work.
+    #[error("the {option} is {found}; it must be {expected}")]
+    GenerationOption {
+        /// Which option.
+        option: &'static str,
+        /// Its value.
+        found: usize,
+        /// Which values work.
+        expected: &'static str,
+    },
     /// A pattern of the freeze rule matches no parameter.
     #[error("the trainable pattern '{pattern}' matches no parameter; names look like {example}")]
     UnmatchedPattern {

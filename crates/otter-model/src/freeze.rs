@@ -84,7 +84,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::Otter;
-    use crate::config::LlamaConfig;
+    use crate::config::{FalconConfig, LlamaConfig};
 
     fn counts(config: &OtterConfig, rule: &FreezeRule) -> Option<(u64, u64)> {
         let (_, specs) = Otter::new(config).ok()?;
@@ -112,6 +112,10 @@ mod tests {
             (OtterConfig::otter_mpt7b(), (8_131_301_392, 1_385_404_432)),
             (OtterConfig::otter_mpt1b(), (2_558_642_224, 1_047_304_240)),
             (OtterConfig::otter_mpt30b(), (32_840_154_124, 2_941_270_028)),
+            (
+                OtterConfig { text: FalconConfig::falcon_7b().into(), ..OtterConfig::otter_mpt7b() },
+                (8_655_145_872, 1_725_714_448),
+            ),
             (
                 OtterConfig { train_lang_encoder: true, ..OtterConfig::otter_mpt7b() },
                 (8_131_301_392, 7_828_121_616),

@@ -2,7 +2,7 @@
 //! keys, the rest values (`spec/model.md` 3.4, 4.4).
 
 use otter_nn::kernels::matmul;
-use otter_nn::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use otter_nn::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor, WeightView};
 
 /// Weight (2 * inner, width), no bias.
 #[derive(Clone, Debug)]
@@ -24,14 +24,14 @@ pub struct KeysAndValues<T = f32> {
 impl KeyValueProjection {
     /// Registers `<name>.weight`.
     pub fn new(specs: &mut ParameterSpecs, name: &str, width: usize, inner: usize) -> Self {
-        let weight = specs.add(format!("{name}.weight"), &[2 * inner, width], Init::FanInUniform);
+        let weight = specs.add_matrix(format!("{name}.weight"), [2 * inner, width], Init::FanInUniform);
         Self { weight, width, inner }
     }
 
     /// Keys and values of x (rows, width).
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> KeysAndValues<T> {
-        let (to_k, to_v) = parameters.data(self.weight).split_at(self.inner * self.width);
-        let half = |weight: &[T]| {
+        let (to_k, to_v) = parameters.weight(self.weight).split_at(self.inner * self.width);
+        let half = |weight: WeightView<'_, T>| {
             let mut y = Tensor::zeros(&[x.rows(), self.inner], x.device());
             matmul::times_transposed(y.data_mut(), x.data(), weight, self.width, self.inner, false);
             y
@@ -54,7 +54,7 @@ impl KeyValueProjection {
             matmul::add_transposed_times(d_to_v, dv.data(), x.data(), self.inner, self.width);
         }
         wants_input.then(|| {
-            let (to_k, to_v) = parameters.data(self.weight).split_at(self.inner * self.width);
+            let (to_k, to_v) = parameters.weight(self.weight).split_at(self.inner * self.width);
             let mut dx = x.zeros_like();
             matmul::times(dx.data_mut(), dk.data(), to_k, self.inner, self.width, false);
             matmul::times(dx.data_mut(), dv.data(), to_v, self.inner, self.width, true);

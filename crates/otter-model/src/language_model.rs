@@ -3,32 +3,29 @@
 
 use otter_nn::kernels::elementwise;
 use otter_nn::{
-    AttentionMask, CrossEntropy, Embedding, Gradients, Init, Linear, MediaRows, Norm, NormStatistics,
-    ParameterSpecs, Parameters, Real, RmsNorm, Tensor,
+    AttentionMask, CrossEntropy, Embedding, Gradients, Linear, MediaRows, ParameterSpecs, Parameters, Real,
+    Tensor,
 };
 
-use crate::config::{OtterConfig, TextConfig};
+use crate::config::OtterConfig;
 use crate::decoder::{DecoderLayer, DecoderSaved, Rows};
 use crate::gated_cross_attention::{CrossAttentionSaved, GatedCrossAttention, KeysAndValues};
 use crate::layer_cache::LayerCache;
-use crate::mpt;
 use crate::otter::Trace;
+use crate::text_embedding::{INIT, TextEmbedding};
+use crate::text_output::{TextOutput, TextOutputSaved};
 
 /// Embedding, wrapped decoder layers, final norm, output table.
 #[derive(Clone, Debug)]
 pub struct LanguageModel {
-    embed_tokens: Embedding,
-    /// Learned positions, added to the embedding.
-    positions: Option<Embedding>,
+    embedding: TextEmbedding,
     layers: Vec<WrappedLayer>,
     /// Name of the layers, without their index.
     layer_names: String,
-    norm: Norm,
+    output: TextOutput,
     lm_head: Option<Linear>,
     /// Factor on the logits, applied to the normalised hidden states.
     logit_scale: f64,
-    /// Share of the gradient that reaches the embeddings.
-    embedding_fraction: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -56,14 +53,15 @@ enum LayerSaved<T> {
 pub struct LanguageSaved<T> {
     first: usize,
     layers: Vec<LayerSaved<T>>,
-    last: Tensor<T>,
-    norm: NormStatistics<T>,
+    output: TextOutputSaved<T>,
 }
 
 /// Keys and values of all decoder layers, and the projected media of all cross-attention blocks.
 pub struct LanguageCache<T = f32> {
     layers: Vec<LayerCache<T>>,
     media: Vec<Option<KeysAndValues<T>>>,
+    batch: usize,
+    capacity: usize,
     len: usize,
 }
 
@@ -72,13 +70,8 @@ impl LanguageModel {
     pub fn new(specs: &mut ParameterSpecs, name: &str, config: &OtterConfig) -> Self {
         let text = &config.text;
         let names = text.names();
-        let (rows, width) = (text.vocab_size(), text.hidden_size());
-        let sizes = (width, config.vision.hidden_size, config.perceiver.num_latents);
-        let init = Init::Normal(0.02);
-        let embed_tokens = Embedding::new(specs, &format!("{name}.{}", names.embedding), rows, width, init);
-        let positions = text
-            .learned_positions()
-            .map(|rows| Embedding::new(specs, &format!("{name}.{}", names.positions), rows, width, init));
+        let sizes = (text.hidden_size(), config.vision.hidden_size, config.perceiver.num_latents);
+        let embedding = TextEmbedding::new(specs, name, text);
         let layer_names = format!("{name}.{}", names.layers);
         let layers = (0..text.num_hidden_layers())
             .map(|i| {
@@ -91,28 +84,18 @@ impl LanguageModel {
                 WrappedLayer { gated_cross_attn_layer, decoder_layer }
             })
             .collect();
-        let norm_name = format!("{name}.{}", names.norm);
-        let norm = match text {
-            TextConfig::Llama(text) => Norm::Rms(RmsNorm::new(specs, &norm_name, width, text.rms_norm_eps)),
-            TextConfig::Mpt(text) => mpt::norm(specs, &norm_name, width, text),
-        };
-        let lm_head = (!config.tie_word_embeddings)
-            .then(|| Linear::new(specs, &format!("{name}.{}", names.output), width, rows, false, init));
-        Self {
-            embed_tokens,
-            positions,
-            layers,
-            layer_names,
-            norm,
-            lm_head,
-            logit_scale: text.logit_scale(),
-            embedding_fraction: text.embedding_fraction(),
-        }
+        let output = TextOutput::new(specs, name, text);
+        let lm_head = (!config.tie_word_embeddings).then(|| {
+            let name = format!("{name}.{}", names.output);
+            Linear::new(specs, &name, text.embedding_width(), text.vocab_size(), false, INIT)
+        });
+        let logit_scale = text.logit_scale();
+        Self { embedding, layers, layer_names, output, lm_head, logit_scale }
     }
 
     /// The output projection with its loss.
     pub fn cross_entropy(&self) -> CrossEntropy {
-        CrossEntropy::new(self.lm_head.as_ref().map_or(self.embed_tokens.weight(), Linear::weight))
+        CrossEntropy::new(self.lm_head.as_ref().map_or(self.embedding().weight(), Linear::weight))
     }
 
     /// Logits (rows, vocabulary) of normalised hidden states (rows, width).
@@ -120,14 +103,14 @@ impl LanguageModel {
         match &self.lm_head {
             Some(head) => head.forward(parameters, hidden),
             None => {
-                let table = parameters.get(self.embed_tokens.weight());
+                let table = parameters.get(self.embedding().weight());
                 let vocabulary = table.shape()[0];
                 let mut logits = Tensor::zeros(&[hidden.rows(), vocabulary], hidden.device());
                 let (out, width) = (logits.data_mut(), hidden.width());
                 otter_nn::kernels::matmul::times_transposed(
                     out,
                     hidden.data(),
-                    table.data(),
+                    table.view(),
                     width,
                     vocabulary,
                     false,
@@ -137,16 +120,12 @@ impl LanguageModel {
         }
     }
 
-    /// Embedded tokens (rows, width), with their positions where these are learned.
+    /// Embedded tokens (rows, width).
     fn embed<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32], rows: &Rows<'_>) -> Tensor<T> {
-        let mut x = self.embed_tokens.forward(parameters, ids);
-        if let Some(positions) = &self.positions {
-            x.add_assign(&positions.forward(parameters, rows.positions));
-        }
-        x
+        self.embedding.forward(parameters, ids, rows.positions)
     }
 
-    /// The final norm, times the factor on the logits.
+    /// Normalised hidden states times the factor on the logits.
     fn scaled<T: Real>(&self, mut hidden: Tensor<T>) -> Tensor<T> {
         if self.logit_scale != 1.0 {
             elementwise::scale(hidden.data_mut(), T::from_f64(self.logit_scale));
@@ -173,7 +152,7 @@ impl LanguageModel {
             x = layer.decoder_layer.forward_saved(parameters, x, &context.rows).0;
             trace(&format!("hidden.{i}"), &x);
         }
-        let hidden = self.norm.forward(parameters, &x);
+        let hidden = self.output.forward(parameters, x);
         trace("final_norm", &hidden);
         self.scaled(hidden)
     }
@@ -193,9 +172,9 @@ impl LanguageModel {
         self.forward_embedded(parameters, x, latents, context, recompute, first)
     }
 
-    /// The input embedding.
+    /// The table of token embeddings.
     pub fn embedding(&self) -> &Embedding {
-        &self.embed_tokens
+        self.embedding.tokens()
     }
 
     /// As [`LanguageModel::forward_saved`], from embedded tokens x (rows, width).
@@ -219,8 +198,8 @@ impl LanguageModel {
             }
             x = y;
         }
-        let (hidden, norm) = self.norm.forward_saved(parameters, &x);
-        (self.scaled(hidden), LanguageSaved { first, layers, last: x, norm })
+        let (hidden, output) = self.output.forward_saved(parameters, x);
+        (self.scaled(hidden), LanguageSaved { first, layers, output })
     }
 
     /// Adds parameter gradients, given the gradient of the normalised hidden states, and the gradient of the latents to
@@ -236,16 +215,9 @@ impl LanguageModel {
         gradients: &mut Gradients<T>,
     ) {
         let first = saved.first;
-        let mut dx =
-            self.backward_embedded(parameters, saved, latents, context, d_hidden, d_latents, gradients);
+        let dx = self.backward_embedded(parameters, saved, latents, context, d_hidden, d_latents, gradients);
         if first == 0 {
-            if self.embedding_fraction != 1.0 {
-                elementwise::scale(dx.data_mut(), T::from_f64(self.embedding_fraction));
-            }
-            self.embed_tokens.backward(ids, &dx, gradients);
-            if let Some(positions) = &self.positions {
-                positions.backward(context.rows.positions, &dx, gradients);
-            }
+            self.embedding.backward(parameters, ids, context.rows.positions, dx, gradients);
         }
     }
 
@@ -260,9 +232,9 @@ impl LanguageModel {
         mut d_latents: Option<&mut Tensor<T>>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        let LanguageSaved { first, layers, last, norm } = saved;
+        let LanguageSaved { first, layers, output } = saved;
         let d_hidden = if self.logit_scale == 1.0 { d_hidden } else { &self.scaled(d_hidden.clone()) };
-        let mut dx = self.norm.backward(parameters, &last, &norm, d_hidden, gradients);
+        let mut dx = self.output.backward(parameters, &output, d_hidden, gradients);
         for (layer, saved) in self.layers[first..].iter().zip(layers).rev() {
             let (cross_attention, decoder) = match saved {
                 LayerSaved::Whole(cross_attention, decoder) => (cross_attention, decoder),
@@ -284,8 +256,7 @@ impl LanguageModel {
     /// The first layer whose reverse pass can reach a trained parameter; 0 also when the embedding is trained.
     /// `media_trained` says whether something behind the latents is trained.
     pub fn first_trained_layer<T: Real>(&self, parameters: &Parameters<T>, media_trained: bool) -> usize {
-        let tables = [Some(&self.embed_tokens), self.positions.as_ref()];
-        if tables.into_iter().flatten().any(|table| parameters.is_trainable(table.weight())) {
+        if self.embedding.parameters().any(|id| parameters.is_trainable(id)) {
             return 0;
         }
         let reaches = |i: usize| {
@@ -315,7 +286,7 @@ impl LanguageModel {
                 Some(block.project_media(parameters, latents?))
             })
             .collect();
-        LanguageCache { layers, media, len: 0 }
+        LanguageCache { layers, media, batch, capacity, len: 0 }
     }
 
     /// Normalised hidden states of new rows that follow the cached ones.
@@ -335,7 +306,7 @@ impl LanguageModel {
             x = layer.decoder_layer.forward_cached(parameters, x, &context.rows, layer_cache, cache.len);
         }
         cache.len += ids.len() / context.rows.batch;
-        self.scaled(self.norm.forward(parameters, &x))
+        self.scaled(self.output.forward(parameters, x))
     }
 }
 
@@ -348,6 +319,16 @@ impl<T: Real> LanguageCache<T> {
     /// Whether nothing was seen yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Makes sequence i what sequence `rows[i]` was; there may be more or fewer sequences afterwards. The media stay as
+    /// they are: they belong to no sequence. `shared` says how many leading tokens sequence i and `rows[i]` have in
+    /// common; they stay where they are unless the number of sequences grows.
+    pub fn reorder(&mut self, rows: &[usize], shared: usize) {
+        for layer in &mut self.layers {
+            layer.reorder(rows, (self.batch, self.capacity), shared..self.len);
+        }
+        self.batch = rows.len();
     }
 }
 

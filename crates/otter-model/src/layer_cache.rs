@@ -1,5 +1,7 @@
 //! Keys and values of one decoder layer for the tokens seen so far.
 
+use std::ops::Range;
+
 use otter_nn::layers::attention::KeysValues;
 use otter_nn::{Real, Tensor};
 
@@ -35,5 +37,36 @@ impl<T: Real> LayerCache<T> {
             self.values[at..at + new].copy_from_slice(&v.data()[b * new..][..new]);
         }
         KeysValues { keys: &self.keys, values: &self.values, len: len + rows, capacity }
+    }
+
+    /// Makes sequence i of (batch, capacity) what sequence `rows[i]` was at the positions `tokens`. When there are more
+    /// sequences than before, the positions before `tokens` are copied too.
+    pub(crate) fn reorder(
+        &mut self,
+        rows: &[usize],
+        (batch, capacity): (usize, usize),
+        tokens: Range<usize>,
+    ) {
+        for elements in [&mut self.keys, &mut self.values] {
+            let size = elements.len() / batch;
+            let width = size / capacity;
+            let used = tokens.end * width;
+            if rows.len() > batch {
+                let mut grown = vec![T::ZERO; rows.len() * size];
+                for (to, &from) in grown.chunks_exact_mut(size).zip(rows) {
+                    to[..used].copy_from_slice(&elements[from * size..][..used]);
+                }
+                *elements = grown;
+                continue;
+            }
+            let part = tokens.start * width..used;
+            let moved = rows.iter().enumerate().filter(|(to, from)| to != *from);
+            let moved: Vec<(usize, Vec<T>)> =
+                moved.map(|(to, &from)| (to, elements[from * size..][part.clone()].to_vec())).collect();
+            for (to, kept) in moved {
+                elements[to * size..][part.clone()].copy_from_slice(&kept);
+            }
+            elements.truncate(rows.len() * size);
+        }
     }
 }

@@ -1,41 +1,33 @@
 //! LLaMA decoder layer (Touvron et al., arXiv 2302.13971), `spec/model.md` 7.1: pre-norm rotary attention and a gated
-//! feed-forward, no biases. Grouped-query attention when there are fewer key heads than query heads.
+//! feed-forward, by default without biases. Grouped-query attention when there are fewer key heads than query heads.
 
 use otter_nn::kernels::elementwise::{silu_product, silu_product_backward};
-use otter_nn::layers::attention::{AttentionOutput, KeysValues};
 use otter_nn::{
-    Gradients, Init, Linear, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm, Rotary,
-    SelfAttentionCore, Tensor,
+    Gradients, Init, Linear, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm, SelfAttentionCore,
+    Tensor,
 };
 
 use crate::config::LlamaConfig;
 use crate::decoder::{Rows, add_backward, input_gradient};
 use crate::layer_cache::LayerCache;
+use crate::self_attention::{ProjectionSpec, SelfAttention, SelfAttentionSaved};
 
 /// One decoder layer.
 #[derive(Clone, Debug)]
 pub struct LlamaLayer {
     input_norm: RmsNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
+    attention: SelfAttention,
     post_attention_norm: RmsNorm,
     gate: Linear,
     up: Linear,
     down: Linear,
-    rotary: Rotary,
-    core: SelfAttentionCore,
 }
 
 /// Kept for the reverse pass: nothing that a cheap pass over rows can make again.
 pub struct LlamaLayerSaved<T> {
     x: Tensor<T>,
     input_norm: NormStatistics<T>,
-    q: Tensor<T>,
-    k: Tensor<T>,
-    v: Tensor<T>,
-    attention: AttentionOutput<T>,
+    attention: SelfAttentionSaved<T>,
     middle: Tensor<T>,
     post_attention_norm: NormStatistics<T>,
     gate: Tensor<T>,
@@ -47,23 +39,25 @@ impl LlamaLayer {
     pub fn new(specs: &mut ParameterSpecs, name: &str, config: &LlamaConfig) -> Self {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let head_size = config.head_dim();
-        let key_width = config.num_key_value_heads * head_size;
-        let mut linear = |part: &str, from: usize, to: usize| {
-            Linear::new(specs, &format!("{name}.{part}"), from, to, false, Init::Normal(0.02))
+        let projections = ProjectionSpec {
+            inputs: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            output: "self_attn.o_proj",
+            width,
+            bias: config.attention_bias,
         };
-        let q = linear("self_attn.q_proj", width, width);
-        let k = linear("self_attn.k_proj", width, key_width);
-        let v = linear("self_attn.v_proj", width, key_width);
-        let o = linear("self_attn.o_proj", width, width);
+        let core = SelfAttentionCore::new(config.num_attention_heads, config.num_key_value_heads, head_size);
+        let rotary = config.rope().rotary(head_size, head_size, config.max_position_embeddings);
+        let attention = SelfAttention::new(specs, name, &projections, core, Some(rotary));
+        let mut linear = |part: &str, from: usize, to: usize| {
+            Linear::new(specs, &format!("{name}.{part}"), from, to, config.mlp_bias, Init::Normal(0.02))
+        };
         let gate = linear("mlp.gate_proj", width, inner);
         let up = linear("mlp.up_proj", width, inner);
         let down = linear("mlp.down_proj", inner, width);
         let mut norm =
             |part: &str| RmsNorm::new(specs, &format!("{name}.{part}"), width, config.rms_norm_eps);
         let (input_norm, post_attention_norm) = (norm("input_layernorm"), norm("post_attention_layernorm"));
-        let core = SelfAttentionCore::new(config.num_attention_heads, config.num_key_value_heads, head_size);
-        let rotary = Rotary::new(head_size, config.rope_theta);
-        Self { input_norm, q, k, v, o, post_attention_norm, gate, up, down, rotary, core }
+        Self { input_norm, attention, post_attention_norm, gate, up, down }
     }
 
     /// The layer on x (batch * length, width).
@@ -74,19 +68,14 @@ impl LlamaLayer {
         rows: &Rows<'_>,
     ) -> (Tensor<T>, LlamaLayerSaved<T>) {
         let (normed, input_norm) = self.input_norm.forward_saved(parameters, &x);
-        let (q, k, v) = self.project(parameters, &normed, rows.positions);
-        let kv = KeysValues::exact(&k, &v, x.rows() / rows.batch);
-        let attention = self.core.forward_saved(&q, rows.batch, kv, rows.mask);
         let mut middle = x.clone();
-        self.o.forward_add(parameters, &attention.out, &mut middle);
+        let attention = self.attention.forward_saved(parameters, &normed, rows, &mut middle);
         let (normed, post_attention_norm) = self.post_attention_norm.forward_saved(parameters, &middle);
         let gate = self.gate.forward(parameters, &normed);
         let up = self.up.forward(parameters, &normed);
         let mut y = middle.clone();
         self.down.forward_add(parameters, &product(&gate, &up), &mut y);
-        let saved =
-            LlamaLayerSaved { x, input_norm, q, k, v, attention, middle, post_attention_norm, gate, up };
-        (y, saved)
+        (y, LlamaLayerSaved { x, input_norm, attention, middle, post_attention_norm, gate, up })
     }
 
     /// The layer on new rows (batch * new, width) that follow `len` cached ones; their keys and values join the cache.
@@ -99,10 +88,7 @@ impl LlamaLayer {
         len: usize,
     ) -> Tensor<T> {
         let normed = self.input_norm.forward(parameters, &x);
-        let (q, k, v) = self.project(parameters, &normed, rows.positions);
-        let kv = cache.append(&k, &v, rows.batch, len);
-        let attended = self.core.forward(&q, rows.batch, kv, rows.mask);
-        self.o.forward_add(parameters, &attended, &mut x);
+        self.attention.forward_cached(parameters, &normed, rows, (cache, len), &mut x);
         let normed = self.post_attention_norm.forward(parameters, &x);
         let gate = self.gate.forward(parameters, &normed);
         let up = self.up.forward(parameters, &normed);
@@ -119,8 +105,7 @@ impl LlamaLayer {
         dy: Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        let LlamaLayerSaved { x, input_norm, q, k, v, attention, middle, post_attention_norm, gate, up } =
-            saved;
+        let LlamaLayerSaved { x, input_norm, attention, middle, post_attention_norm, gate, up } = saved;
         // Inputs of frozen layers are not needed again: an empty stand-in saves making them.
         let wants_feed_forward = [&self.gate, &self.up].iter().any(|l| gradients.wants(l.weight()));
         let mut d_up = if gradients.wants(self.down.weight()) {
@@ -143,34 +128,20 @@ impl LlamaLayer {
             gradients,
         );
         d_middle.add_assign(&dy);
-        let d_attended = self.o.backward(parameters, &attention.out, &d_middle, gradients);
-        let kv = KeysValues::exact(&k, &v, x.rows() / rows.batch);
-        let mut d = self.core.backward(&q, rows.batch, kv, rows.mask, &attention, &d_attended);
-        self.rotary.rotate_back(d.dq.data_mut(), rows.positions);
-        self.rotary.rotate_back(d.dk.data_mut(), rows.positions);
-        let wants_attention = [&self.q, &self.k, &self.v].iter().any(|l| gradients.wants(l.weight()));
-        let normed = wants_attention.then(|| self.input_norm.forward(parameters, &x));
+        let normed = self.attention.wants_input(gradients).then(|| self.input_norm.forward(parameters, &x));
         let mut d_normed = x.zeros_like();
-        for (layer, d) in [(&self.q, &d.dq), (&self.k, &d.dk), (&self.v, &d.dv)] {
-            add_backward(layer, parameters, normed.as_ref(), d, &mut d_normed, gradients);
-        }
+        self.attention.backward(
+            parameters,
+            &attention,
+            normed.as_ref(),
+            rows,
+            &d_middle,
+            &mut d_normed,
+            gradients,
+        );
         let mut dx = self.input_norm.backward(parameters, &x, &input_norm, &d_normed, gradients);
         dx.add_assign(&d_middle);
         dx
-    }
-
-    fn project<T: Real>(
-        &self,
-        parameters: &Parameters<T>,
-        normed: &Tensor<T>,
-        positions: &[u32],
-    ) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
-        let mut q = self.q.forward(parameters, normed);
-        let mut k = self.k.forward(parameters, normed);
-        let v = self.v.forward(parameters, normed);
-        self.rotary.rotate(q.data_mut(), positions);
-        self.rotary.rotate(k.data_mut(), positions);
-        (q, k, v)
     }
 }
 
@@ -181,6 +152,7 @@ fn product<T: Real>(gate: &Tensor<T>, up: &Tensor<T>) -> Tensor<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RopeScaling;
     use crate::decoder::tests::check_layer;
 
     #[test]
@@ -192,6 +164,14 @@ mod tests {
             num_key_value_heads: 2,
             ..LlamaConfig::llama_7b(16)
         };
-        check_layer(&config.into(), 8);
+        check_layer(&config.clone().into(), 8);
+        let biased = LlamaConfig {
+            attention_bias: true,
+            mlp_bias: true,
+            head_dim_override: Some(6),
+            rope_scaling: RopeScaling::Linear { factor: 2.0 },
+            ..config
+        };
+        check_layer(&biased.into(), 8);
     }
 }

@@ -1,9 +1,10 @@
 //! The whole model in f64: gradients against finite differences, and equalities that must hold exactly.
 
 use otter_model::config::{
-    CrossAttentionConfig, LlamaConfig, MptConfig, OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
+    CrossAttentionConfig, FalconConfig, GptNeoxConfig, HiddenActivation, LlamaConfig, MptConfig, OptConfig,
+    OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
 };
-use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
+use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, ModelError, Otter, TextInput, VisionInput};
 use otter_nn::gradient_check::{check, random_parameters, random_tensor};
 use otter_nn::{Device, Gradients, ParameterSpecs, Parameters, Tensor};
@@ -61,7 +62,43 @@ fn other_language_models() -> Vec<TextConfig> {
         ..MptConfig::mpt_7b()
     };
     let learned = MptConfig { alibi: false, logit_scale: Some(0.5), no_bias: false, ..mpt.clone() };
-    vec![mpt.into(), learned.into()]
+    let neox = GptNeoxConfig {
+        hidden_size: 8,
+        intermediate_size: 6,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        vocab_size: 11,
+        ..GptNeoxConfig::redpajama_incite_3b()
+    };
+    let opt = OptConfig {
+        hidden_size: 8,
+        ffn_dim: 6,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        vocab_size: 11,
+        word_embed_proj_dim: 8,
+        max_position_embeddings: 11,
+        ..OptConfig::opt_125m()
+    };
+    // The shape of OPT 350M, with a smooth activation: differences across the rectifier's corner say nothing.
+    let projected = OptConfig {
+        word_embed_proj_dim: 6,
+        do_layer_norm_before: false,
+        final_layer_norm: false,
+        activation: HiddenActivation::Gelu,
+        ..opt.clone()
+    };
+    let falcon = FalconConfig {
+        hidden_size: 12,
+        ffn_hidden_size: 6,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        vocab_size: 11,
+        bos_token_id: None,
+        eos_token_id: None,
+        ..FalconConfig::falcon_7b()
+    };
+    vec![mpt.into(), learned.into(), neox.into(), opt.into(), projected.into(), falcon.into()]
 }
 
 fn model() -> Result<(Otter, ParameterSpecs), ModelError> {
@@ -101,6 +138,22 @@ fn every_gradient_matches_finite_differences() -> Result<(), ModelError> {
         let tie_word_embeddings = text.must_be_tied();
         let (otter, specs) = Otter::new(&OtterConfig { text, tie_word_embeddings, ..config() })?;
         check_gradients(&otter, &specs);
+    }
+    Ok(())
+}
+
+/// The formula for the number of parameters, which memory plans use, agrees with the layers; also with tied tables.
+#[test]
+fn parameters_are_counted_right() -> Result<(), ModelError> {
+    for text in other_language_models().into_iter().chain([config().text]) {
+        for tie_word_embeddings in [true, false] {
+            if text.must_be_tied() && !tie_word_embeddings {
+                continue;
+            }
+            let config = OtterConfig { text: text.clone(), tie_word_embeddings, ..config() };
+            let (_, specs) = Otter::new(&config)?;
+            assert_eq!(u128::from(specs.count(|_| true)), config.parameter_count(), "{text:?}");
+        }
     }
     Ok(())
 }
@@ -220,11 +273,8 @@ fn check_cached_generation(otter: &Otter, specs: &ParameterSpecs) -> Result<(), 
     };
     let prompts = [vec![1, IMAGE, 5, IMAGE, 7], vec![1, IMAGE, 9]];
     let options = GenerationOptions {
-        max_new_tokens: 6,
-        sampling: Sampling::Greedy,
         processors: Processors { min_new_tokens: 6, ..Processors::default() },
-        stop_token: 10,
-        decoding: Decoding::Keep,
+        ..GenerationOptions::greedy(6, 10)
     };
     let batch = PromptBatch::new(&prompts, 0, IMAGE)?;
     let answers = otter.generate(&parameters, Some(&vision), &batch, &options, &mut |_, _| true)?;

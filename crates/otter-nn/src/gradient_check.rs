@@ -3,7 +3,9 @@
 //! Every layer's reverse pass is compared with the differences of its own forward pass, for its inputs and for its
 //! parameters. The loss is the sum of the output weighted by fixed random numbers.
 
-use crate::{Device, Gradients, Init, ParameterSpecs, Parameters, Real, Tensor};
+use half::{bf16, f16};
+
+use crate::{Device, Gradients, Init, ParameterSpecs, Parameters, Real, Tensor, Weight};
 
 /// Largest accepted difference, relative to the largest gradient of the tensor.
 const TOLERANCE: f64 = 1e-6;
@@ -17,7 +19,8 @@ const ELEMENTS: usize = 48;
 pub fn random_tensor(name: &str, shape: &[usize]) -> Tensor<f64> {
     let mut specs = ParameterSpecs::default();
     let id = specs.add(name, shape, Init::Normal(1.0));
-    Parameters::<f64>::initialise(&specs, 11, Device::Cpu).get(id).clone()
+    let parameters = Parameters::<f64>::initialise(&specs, 11, Device::Cpu);
+    Tensor::from_vec(parameters.data(id).to_vec(), shape, Device::Cpu)
 }
 
 /// Parameters of `specs` with values away from their special starting points (zeros, ones).
@@ -25,7 +28,7 @@ pub fn random_parameters(specs: &ParameterSpecs) -> Parameters<f64> {
     let mut parameters = Parameters::<f64>::initialise(specs, 3, Device::Cpu);
     for parameter in parameters.iter_mut() {
         let noise = random_tensor(&format!("{}.noise", parameter.name), parameter.tensor.shape());
-        for (value, noise) in parameter.tensor.data_mut().iter_mut().zip(noise.data()) {
+        for (value, noise) in parameter.tensor.make_full().data_mut().iter_mut().zip(noise.data()) {
             *value += 0.3 * noise;
         }
     }
@@ -46,7 +49,50 @@ pub fn check(
     forward: impl Fn(&Parameters<f64>, &[Tensor<f64>]) -> Tensor<f64>,
     backward: impl Fn(&Parameters<f64>, &[Tensor<f64>], &Tensor<f64>, &mut Gradients<f64>) -> Vec<Tensor<f64>>,
 ) {
-    let mut parameters = random_parameters(specs);
+    check_parameters(random_parameters(specs), inputs, forward, backward);
+}
+
+/// As [`check`], with frozen half-precision values in every matrix that may be kept so: once f16, once bf16.
+///
+/// # Panics
+/// As [`check`].
+pub fn check_half(
+    specs: &ParameterSpecs,
+    inputs: &[Tensor<f64>],
+    forward: impl Fn(&Parameters<f64>, &[Tensor<f64>]) -> Tensor<f64>,
+    backward: impl Fn(&Parameters<f64>, &[Tensor<f64>], &Tensor<f64>, &mut Gradients<f64>) -> Vec<Tensor<f64>>,
+) {
+    for brain in [false, true] {
+        let mut parameters = random_parameters(specs);
+        let may_be_half: Vec<bool> = specs.iter().map(|s| s.half).collect();
+        for (parameter, _) in parameters.iter_mut().zip(&may_be_half).filter(|(_, half)| **half) {
+            let (values, shape) = (parameter.tensor.values().into_owned(), parameter.tensor.shape().to_vec());
+            parameter.trainable = false;
+            parameter.tensor = if brain {
+                Weight::Bf16(Tensor::from_vec(
+                    values.into_iter().map(bf16::from_f64).collect(),
+                    &shape,
+                    Device::Cpu,
+                ))
+            } else {
+                Weight::F16(Tensor::from_vec(
+                    values.into_iter().map(f16::from_f64).collect(),
+                    &shape,
+                    Device::Cpu,
+                ))
+            };
+        }
+        check_parameters(parameters, inputs, &forward, &backward);
+    }
+}
+
+/// Checks the gradients of the inputs and of the trained ones of `parameters`.
+fn check_parameters(
+    mut parameters: Parameters<f64>,
+    inputs: &[Tensor<f64>],
+    forward: impl Fn(&Parameters<f64>, &[Tensor<f64>]) -> Tensor<f64>,
+    backward: impl Fn(&Parameters<f64>, &[Tensor<f64>], &Tensor<f64>, &mut Gradients<f64>) -> Vec<Tensor<f64>>,
+) {
     let mut inputs = inputs.to_vec();
     let weights = {
         let y = forward(&parameters, &inputs);
@@ -71,17 +117,14 @@ pub fn check(
             compare(&format!("input {index}"), element, gradient.data(), (above - below) / (2.0 * STEP));
         }
     }
-    let names: Vec<String> = specs.iter().map(|s| s.name.clone()).collect();
-    for name in &names {
-        let range = {
-            let index = names.iter().position(|n| n == name).unwrap_or_default();
-            gradients.ranges()[index].clone().unwrap_or_default()
-        };
+    let names: Vec<String> = parameters.iter().map(|p| p.name.clone()).collect();
+    for (name, range) in names.iter().zip(gradients.ranges()) {
+        let Some(range) = range.clone() else { continue };
         let gradient = &gradients.flat()[range];
         for element in sampled(gradient.len()) {
             let mut at = |delta: f64| {
                 if let Some(parameter) = parameters.by_name_mut(name) {
-                    parameter.tensor.data_mut()[element] += delta;
+                    parameter.tensor.make_full().data_mut()[element] += delta;
                 }
                 loss(&parameters, &inputs)
             };

@@ -25,6 +25,7 @@ pub mod layers;
 mod parameters;
 mod real;
 mod tensor;
+mod weight;
 
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
 pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};
@@ -33,7 +34,10 @@ pub use layers::gate::TanhGate;
 pub use layers::linear::Linear;
 pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
 pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
-pub use layers::rotary::Rotary;
-pub use parameters::{Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters};
+pub use layers::rotary::{Rotary, rotary_frequencies};
+pub use parameters::{
+    Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory,
+};
 pub use real::Real;
 pub use tensor::{Device, SharedSlice, Tensor};
+pub use weight::{Weight, WeightView};

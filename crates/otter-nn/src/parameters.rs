@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 
-use crate::{Device, Real, Tensor};
+use crate::{Device, Real, Tensor, Weight, WeightView};
 
 /// Index of a parameter in the specs, the parameters and the gradients of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +44,8 @@ pub struct ParameterSpec {
     pub shape: Vec<usize>,
     /// Initial values.
     pub init: Init,
+    /// Whether the values may stay in half precision: they are then read by [`Parameters::weight`] only.
+    pub half: bool,
 }
 
 impl ParameterSpec {
@@ -67,7 +69,14 @@ pub struct ParameterSpecs {
 impl ParameterSpecs {
     /// Appends a parameter.
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> ParameterId {
-        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init });
+        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, half: false });
+        ParameterId(self.list.len() - 1)
+    }
+
+    /// Appends a matrix that may stay in half precision: its layer reads it by [`Parameters::weight`], never by
+    /// [`Parameters::data`].
+    pub fn add_matrix(&mut self, name: impl Into<String>, shape: [usize; 2], init: Init) -> ParameterId {
+        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, half: true });
         ParameterId(self.list.len() - 1)
     }
 
@@ -97,8 +106,8 @@ impl ParameterSpecs {
 pub struct Parameter<T = f32> {
     /// State-dict key.
     pub name: String,
-    /// Values.
-    pub tensor: Tensor<T>,
+    /// Values; full precision when trained.
+    pub tensor: Weight<T>,
     /// Whether it receives a gradient.
     pub trainable: bool,
 }
@@ -118,17 +127,18 @@ impl<T: Real> Parameters<T> {
     /// The first error of `values`.
     ///
     /// # Panics
-    /// When a tensor's shape is not its spec's.
-    pub fn build<E>(
+    /// When a tensor's shape is not its spec's, or it is half precision where the spec does not take that.
+    pub fn build<E, W: Into<Weight<T>>>(
         specs: &ParameterSpecs,
         device: Device,
-        mut values: impl FnMut(&ParameterSpec) -> Result<Tensor<T>, E>,
+        mut values: impl FnMut(&ParameterSpec) -> Result<W, E>,
     ) -> Result<Self, E> {
         let mut list = Vec::with_capacity(specs.len());
         let mut by_name = HashMap::with_capacity(specs.len());
         for spec in specs.iter() {
-            let tensor = values(spec)?;
+            let tensor = values(spec)?.into();
             assert_eq!(tensor.shape(), spec.shape, "shape of {}", spec.name);
+            assert!(spec.half || !tensor.is_half(), "{} must be in full precision", spec.name);
             by_name.insert(spec.name.clone(), list.len());
             list.push(Parameter { name: spec.name.clone(), tensor, trainable: false });
         }
@@ -148,13 +158,28 @@ impl<T: Real> Parameters<T> {
     }
 
     /// Parameter `id`.
-    pub fn get(&self, id: ParameterId) -> &Tensor<T> {
+    pub fn get(&self, id: ParameterId) -> &Weight<T> {
         &self.list[id.0].tensor
     }
 
-    /// Elements of parameter `id`.
+    /// Elements of parameter `id` for a matrix product or a row, in whatever precision they are kept.
+    pub fn weight(&self, id: ParameterId) -> WeightView<'_, T> {
+        self.list[id.0].tensor.view()
+    }
+
+    /// Elements of parameter `id`, one that was added by [`ParameterSpecs::add`] or is trained.
+    ///
+    /// # Panics
+    /// When the parameter is kept in half precision, which only one added by [`ParameterSpecs::add_matrix`] can be: a
+    /// mistake in the layer that reads it, whatever the input.
     pub fn data(&self, id: ParameterId) -> &[T] {
-        self.list[id.0].tensor.data()
+        let Parameter { name, tensor, .. } = &self.list[id.0];
+        match tensor.view() {
+            WeightView::Full(data) => data,
+            WeightView::F16(_) | WeightView::Bf16(_) => {
+                panic!("{name} is kept in half precision; its layer must read it by Parameters::weight")
+            }
+        }
     }
 
     /// Whether parameter `id` is trained.
@@ -182,11 +207,17 @@ impl<T: Real> Parameters<T> {
         self.list.iter_mut()
     }
 
-    /// Trains exactly the parameters whose name passes `rule`.
-    pub fn set_trainable(&mut self, rule: impl Fn(&str) -> bool) {
+    /// Trains exactly the parameters whose name passes `rule`. Those kept in half precision are widened, because steps
+    /// are smaller than half precision resolves; returns the number of elements widened.
+    pub fn set_trainable(&mut self, rule: impl Fn(&str) -> bool) -> u64 {
+        let mut widened = 0;
         for parameter in &mut self.list {
             parameter.trainable = rule(&parameter.name);
+            if parameter.trainable && parameter.tensor.is_half() {
+                widened += parameter.tensor.make_full().len() as u64;
+            }
         }
+        widened
     }
 
     /// Elements of all trained parameters.
@@ -197,6 +228,22 @@ impl<T: Real> Parameters<T> {
     /// Elements of all parameters.
     pub fn total_count(&self) -> u64 {
         self.list.iter().map(|p| p.tensor.len() as u64).sum()
+    }
+
+    /// Elements kept in half precision.
+    pub fn half_count(&self) -> u64 {
+        self.list.iter().filter(|p| p.tensor.is_half()).map(|p| p.tensor.len() as u64).sum()
+    }
+
+    /// What the values take.
+    pub fn memory(&self) -> WeightMemory {
+        let mut memory =
+            WeightMemory { half: self.half_count(), total: self.total_count(), ..Default::default() };
+        for parameter in &self.list {
+            let part = if parameter.tensor.is_shared() { &mut memory.mapped } else { &mut memory.owned };
+            *part += parameter.tensor.bytes();
+        }
+        memory
     }
 
     /// Where the parameters live.
@@ -212,6 +259,33 @@ impl<T: Real> Parameters<T> {
             .map(|p| Parameter { name: p.name.clone(), tensor: p.tensor.cast(), trainable: p.trainable })
             .collect();
         Parameters { list, by_name: self.by_name.clone(), device: self.device }
+    }
+}
+
+/// What the values of parameters take, in bytes, and how many are kept in 16 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WeightMemory {
+    /// In mapped files: pages that the system loads when they are read, and may drop again.
+    pub mapped: u64,
+    /// In memory of their own.
+    pub owned: u64,
+    /// Elements kept in half precision.
+    pub half: u64,
+    /// All elements.
+    pub total: u64,
+}
+
+impl std::fmt::Display for WeightMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+        write!(
+            f,
+            "weights: {:.2} GiB read from the mapped file, {:.2} GiB copied to memory; {} of {} parameters in 16 bits",
+            gib(self.mapped),
+            gib(self.owned),
+            self.half,
+            self.total
+        )
     }
 }
 

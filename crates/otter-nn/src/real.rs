@@ -33,6 +33,8 @@ pub trait Real:
     const NEG_INFINITY: Self;
     /// Rounds from `f64`.
     fn from_f64(value: f64) -> Self;
+    /// Converts from `f32`, exactly.
+    fn from_f32(value: f32) -> Self;
     /// Widens to `f64`.
     fn to_f64(self) -> f64;
     /// e to the power of `self`.
@@ -49,6 +51,11 @@ pub trait Real:
     fn abs(self) -> Self;
     /// Neither infinite nor NaN.
     fn is_finite(self) -> bool;
+
+    /// Dot products of the rows of `x` with the rows of `w`, all of `inner` elements: out (rows of w, rows of x).
+    fn dot_products(out: &mut [Self], x: &[Self], w: &[Self], inner: usize) {
+        crate::kernels::tile::dot_products(out, x, w, inner);
+    }
 
     /// Logistic function.
     #[inline(always)]
@@ -110,6 +117,10 @@ impl Real for f32 {
         value as f32
     }
     #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
@@ -141,6 +152,9 @@ impl Real for f32 {
     fn is_finite(self) -> bool {
         f32::is_finite(self)
     }
+    fn dot_products(out: &mut [Self], x: &[Self], w: &[Self], inner: usize) {
+        crate::kernels::tile::dot_products_f32(out, x, w, inner);
+    }
 }
 
 impl Real for f64 {
@@ -149,6 +163,10 @@ impl Real for f64 {
     const NEG_INFINITY: Self = f64::NEG_INFINITY;
     fn from_f64(value: f64) -> Self {
         value
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        f64::from(value)
     }
     fn to_f64(self) -> f64 {
         self

@@ -1,4 +1,6 @@
 //! A dense row-major tensor: a shape, a device, and elements that are owned or borrowed from a mapped file.
+//!
+//! Any plain element can be stored, also the half-precision ones of a file; arithmetic needs [`Real`] ones.
 
 use std::sync::Arc;
 
@@ -32,12 +34,7 @@ pub struct Tensor<T = f32> {
     device: Device,
 }
 
-impl<T: Real> Tensor<T> {
-    /// A tensor of zeros.
-    pub fn zeros(shape: &[usize], device: Device) -> Self {
-        Self::from_vec(vec![T::ZERO; shape.iter().product()], shape, device)
-    }
-
+impl<T: Copy> Tensor<T> {
     /// Takes `data` as the elements of `shape`.
     ///
     /// # Panics
@@ -133,6 +130,13 @@ impl<T: Real> Tensor<T> {
         self.shape = shape.to_vec();
         self
     }
+}
+
+impl<T: Real> Tensor<T> {
+    /// A tensor of zeros.
+    pub fn zeros(shape: &[usize], device: Device) -> Self {
+        Self::from_vec(vec![T::ZERO; shape.iter().product()], shape, device)
+    }
 
     /// A tensor of zeros with this one's shape and device.
     pub fn zeros_like(&self) -> Self {
@@ -151,7 +155,7 @@ impl<T: Real> Tensor<T> {
     }
 }
 
-impl<T: Real> std::fmt::Debug for Tensor<T> {
+impl<T: Copy + std::fmt::Debug> std::fmt::Debug for Tensor<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let head: Vec<_> = self.data().iter().take(6).collect();
         write!(f, "Tensor{:?}{head:?}", self.shape)

@@ -69,7 +69,7 @@ mod tests {
         let moved = |name: &str| -> Vec<bool> {
             parameters
                 .by_name(name)
-                .map(|p| p.tensor.data().iter().map(|&v| v != 1.0).collect())
+                .map(|p| p.tensor.values().iter().map(|&v| v != 1.0).collect())
                 .unwrap_or_default()
         };
         assert_eq!(moved("other"), [true; 6]);

@@ -35,6 +35,7 @@ pub mod otter_step;
 mod overrides;
 pub mod progress;
 pub mod report;
+mod run_card;
 pub mod run_directory;
 pub mod schedule;
 mod session;

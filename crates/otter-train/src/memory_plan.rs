@@ -43,11 +43,17 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Weights, gradients and moments for so many parameters, plus what the process already holds and the
-    /// activations of a batch.
-    pub fn new(total: u64, trained: u64, process: u64, activations: Vec<PlanItem>) -> Self {
+    /// Weights, gradients and moments for so many parameters, `half` of `total` being kept in 16 bits, plus what the
+    /// process already holds and the activations of a batch.
+    pub fn new(total: u64, half: u64, trained: u64, process: u64, activations: Vec<PlanItem>) -> Self {
+        let full = total - half;
+        let mut weights = PlanItem::new("weights", 4 * full, format!("{full} parameters x 4 bytes"));
+        if half > 0 {
+            weights.bytes += 2 * half;
+            weights.note += &format!(" and {half} frozen ones x 2 bytes");
+        }
         let mut items = vec![
-            PlanItem::new("weights", 4 * total, format!("{total} parameters x 4 bytes")),
+            weights,
             PlanItem::new("gradients", 4 * trained, format!("{trained} trained parameters x 4 bytes")),
             PlanItem::new("optimizer moments", 8 * trained, "two of 4 bytes a trained parameter"),
         ];
@@ -134,8 +140,12 @@ mod tests {
 
     #[test]
     fn the_plan_adds_up_and_prints_every_item() {
-        let plan = MemoryPlan::new(1000, 100, 0, vec![PlanItem::new("decoder activations", 1 << 20, "why")]);
+        let plan =
+            MemoryPlan::new(1000, 0, 100, 0, vec![PlanItem::new("decoder activations", 1 << 20, "why")]);
         assert_eq!(plan.total(), 4000 + 400 + 800 + (1 << 20));
+        let half = MemoryPlan::new(1000, 600, 100, 0, Vec::new());
+        assert_eq!(half.total(), 4 * 400 + 2 * 600 + 400 + 800);
+        assert!(half.items[0].note.contains("600 frozen ones x 2 bytes"));
         let text = plan.to_string();
         for expected in
             ["weights", "gradients", "optimizer moments", "decoder activations", "1.00 MiB", "total"]

@@ -9,6 +9,7 @@ pub use otter_nn::layers::cross_entropy::LossSum;
 
 use crate::error::Result;
 use crate::memory_plan::{BatchShape, PlanItem};
+use crate::run_directory::TrainerState;
 
 /// A model that can be tuned. Parameters are kept beside it.
 pub trait TrainableModel: Sync {
@@ -37,11 +38,11 @@ pub trait TrainableModel: Sync {
     /// Largest memory that forward and reverse pass of such a batch need beyond the weights.
     fn activation_plan(&self, parameters: &Parameters, shape: &BatchShape, recompute: bool) -> Vec<PlanItem>;
 
-    /// Writes the model as the directory `directory`, which does not exist yet.
+    /// Writes the model as the directory `directory`, which does not exist yet. `state` is where the run stands.
     ///
     /// # Errors
     /// When a file cannot be written.
-    fn save(&self, parameters: &Parameters, directory: &Path) -> Result<()>;
+    fn save(&self, parameters: &Parameters, directory: &Path, state: &TrainerState) -> Result<()>;
 
     /// Reads back what [`TrainableModel::save`] wrote; which parameters are trained stays as it is.
     ///

@@ -131,7 +131,7 @@ impl AdamW {
             let constants = StepConstants { keep: if slot.decays { decayed_keep } else { 1.0 }, ..constants };
             let range = slot.range.clone();
             update_slice(
-                parameter.tensor.data_mut(),
+                parameter.tensor.make_full().data_mut(),
                 &gradients.flat()[range.clone()],
                 &mut self.first_moment[range.clone()],
                 &mut self.second_moment[range],
@@ -259,7 +259,7 @@ mod tests {
                 expected[i] -= lr * m_hat / (v_hat.sqrt() + eps);
             }
         }
-        let found: Vec<f32> = parameters.iter().flat_map(|p| p.tensor.data().to_vec()).collect();
+        let found: Vec<f32> = parameters.iter().flat_map(|p| p.tensor.values().into_owned()).collect();
         let expected = [expected[0], expected[1], 1.0, 1.0, 1.0, expected[2]];
         for (found, expected) in found.iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() < 2e-7, "{found} {expected}");
@@ -273,7 +273,7 @@ mod tests {
         let (mut parameters, gradients) = setup(&[(DECAYED, 1), ("lang_encoder.lm_head.weight", 1)]);
         let mut optimizer = AdamW::new(AdamWOptions::default(), &parameters, &gradients);
         optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
-        let found: Vec<f32> = parameters.iter().map(|p| p.tensor.data()[0]).collect();
+        let found: Vec<f32> = parameters.iter().map(|p| p.tensor.values()[0]).collect();
         assert_eq!(found, [(1.0 - 1e-4) as f32, 1.0]);
     }
 
@@ -314,7 +314,7 @@ mod tests {
                 optimizer.step(&mut parameters, &gradients, 1e-3, 0.7);
                 optimizer.step(&mut parameters, &gradients, 1e-3, 0.7);
                 let bits: Vec<u32> =
-                    parameters.iter().next().unwrap().tensor.data().iter().map(|v| v.to_bits()).collect();
+                    parameters.iter().next().unwrap().tensor.values().iter().map(|v| v.to_bits()).collect();
                 bits
             })
         };

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use otter_checkpoint::{CheckpointConfig, SaveOptions, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Gradients, Parameters, Tensor};
+use otter_nn::{Gradients, Parameters, Tensor, Weight};
 
 use crate::activation_plan::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
 use crate::error::{Result, TrainError};
 use crate::memory_plan::{BatchShape, PlanItem};
 use crate::model::{LossSum, TrainableModel};
+use crate::run_card;
+use crate::run_directory::TrainerState;
 
 /// An Otter with what is needed to feed and save it.
 pub struct TrainableOtter {
@@ -104,8 +106,12 @@ impl TrainableModel for TrainableOtter {
         activation_plan(self.otter.config(), shape, TrainedParts { first_layer, vision }, recompute)
     }
 
-    fn save(&self, parameters: &Parameters, directory: &Path) -> Result<()> {
-        let options = SaveOptions { tokenizer_from: Some(&self.tokenizer_from), ..SaveOptions::default() };
+    fn save(&self, parameters: &Parameters, directory: &Path, state: &TrainerState) -> Result<()> {
+        let options = SaveOptions {
+            tokenizer_from: Some(&self.tokenizer_from),
+            card: Some(run_card::card(state)?),
+            ..SaveOptions::default()
+        };
         Ok(save_model(directory, &self.config, parameters, &options)?)
     }
 
@@ -123,8 +129,20 @@ impl TrainableModel for TrainableOtter {
                 let problem = format!("tensor `{}` is {found:?}; expected {expected:?}", parameter.name);
                 return Err(TrainError::checkpoint(directory, problem));
             }
-            parameter.tensor = saved.tensor.clone();
+            if parameter.trainable {
+                parameter.tensor = saved.tensor.clone();
+                parameter.tensor.make_full();
+            } else if !same_values(&parameter.tensor, &saved.tensor) {
+                parameter.tensor = saved.tensor.clone();
+            }
         }
         Ok(())
     }
+}
+
+/// Compares bit by bit, a part at a time. A frozen half matrix that was saved widened is the same and stays half.
+fn same_values(a: &Weight, b: &Weight) -> bool {
+    const PART: usize = 1 << 16;
+    let mut parts = a.view().chunks(PART).zip(b.view().chunks(PART));
+    parts.all(|(a, b)| a.iter().zip(b.iter()).all(|(a, b)| a.to_bits() == b.to_bits()))
 }

@@ -47,6 +47,9 @@ pub struct TrainerState {
     pub save: SaveWeights,
     /// Number of trained elements.
     pub trained: u64,
+    /// Loss of the last step, for the reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
     /// The resolved configuration as TOML.
     pub config: String,
 }
@@ -69,6 +72,7 @@ impl TrainerState {
             skipped: BTreeMap::new(),
             save: config.train.save,
             trained,
+            loss: None,
             config: config.to_toml()?,
         })
     }
@@ -163,7 +167,7 @@ impl RunDirectory {
         let written = (|| {
             let folder = temporary.join("model");
             match state.save {
-                SaveWeights::Full => model.save(parameters, &folder)?,
+                SaveWeights::Full => model.save(parameters, &folder, state)?,
                 SaveWeights::Trainable => save_trained(parameters, &folder)?,
             }
             let moments = optimizer.moments().flat_map(|(name, shape, first, second)| {
@@ -293,14 +297,16 @@ const TRAINED_FILE: &str = "trained.safetensors";
 fn save_trained(parameters: &Parameters, folder: &Path) -> Result<()> {
     fs::create_dir(folder).map_err(TrainError::io(folder, "create"))?;
     let trained = parameters.iter().filter(|parameter| parameter.trainable);
-    let tensors = trained.map(|p| (p.name.clone(), p.tensor.shape(), p.tensor.data()));
+    // Borrowed: what is trained is in full precision.
+    let values: Vec<_> = trained.map(|p| (&p.name, p.tensor.shape(), p.tensor.values())).collect();
+    let tensors = values.iter().map(|(name, shape, values)| ((*name).clone(), *shape, &values[..]));
     tensors_file::write(&folder.join(TRAINED_FILE), tensors)
 }
 
 fn restore_trained(parameters: &mut Parameters, folder: &Path) -> Result<()> {
     let mut file = TensorsFile::open(&folder.join(TRAINED_FILE))?;
     for parameter in parameters.iter_mut().filter(|parameter| parameter.trainable) {
-        file.read_into(&parameter.name, parameter.tensor.data_mut())?;
+        file.read_into(&parameter.name, parameter.tensor.make_full().data_mut())?;
     }
     Ok(())
 }

@@ -50,7 +50,11 @@ fn train_here(
         observer.message(warning);
     }
     let rule = freeze_rule(&config.model);
-    mark_trained(&rule, &otter, &mut parameters)?;
+    observer.message(&parameters.memory().to_string());
+    let widened = mark_trained(&rule, &otter, &mut parameters)?;
+    if widened > 0 {
+        observer.message(&format!("{widened} trained parameters are widened from 16 to 32 bits"));
+    }
     let image_size = otter.config().vision.image_size;
     let embedding_rows = embedding_rows(&config.train.train_embedding_rows, &tokenizer)?;
     let model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image);
@@ -98,19 +102,18 @@ fn train_here(
     trainer::run(setup, observer)
 }
 
-/// Marks what the rule trains.
+/// Marks what the rule trains; returns how many parameters were widened to be trained.
 fn mark_trained(
     rule: &otter_model::FreezeRule,
     otter: &otter_model::Otter,
     parameters: &mut Parameters,
-) -> Result<()> {
+) -> Result<u64> {
     if let otter_model::FreezeRule::Patterns(_) = rule {
         let (_, specs) =
             otter_model::Otter::new(otter.config()).map_err(|error| TrainError::Model(error.to_string()))?;
         rule.check(&specs).map_err(|error| TrainError::config("model.trainable", error.to_string()))?;
     }
-    parameters.set_trainable(|name| rule.is_trainable(otter.config(), name));
-    Ok(())
+    Ok(parameters.set_trainable(|name| rule.is_trainable(otter.config(), name)))
 }
 
 fn embedding_rows(rows: &EmbeddingRows, tokenizer: &TextTokenizer) -> Result<Option<Vec<u32>>> {

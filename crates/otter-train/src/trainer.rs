@@ -231,7 +231,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             let activations = setup.model.activation_plan(setup.parameters, &shape, recompute);
             let parameters = &setup.parameters;
             let (total, trained) = (parameters.total_count(), parameters.trainable_count());
-            MemoryPlan::new(total, trained, setup.process_bytes, activations)
+            MemoryPlan::new(total, parameters.half_count(), trained, setup.process_bytes, activations)
         };
         let largest = step.batches.iter().map(plan_of).max_by_key(MemoryPlan::total);
         let Some(plan) = largest else { return };
@@ -381,6 +381,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let state = TrainerState {
             samples_seen: self.position.samples_seen,
             skipped: self.position.skipped.clone(),
+            loss: self.last_loss,
             ..TrainerState::new(config, step, self.setup.total_steps, self.position.loader, trained)?
         };
         let keep = config.train.keep_checkpoints;

@@ -162,7 +162,7 @@ fn follows_the_original(case: &str) {
     let sums = expected["final_abs_sum"].as_object().unwrap();
     assert_eq!(sums.len(), run.parameters.iter().filter(|p| p.trainable).count());
     for (name, sum) in sums {
-        let values = run.parameters.by_name(name).unwrap().tensor.data();
+        let values = run.parameters.by_name(name).unwrap().tensor.values();
         let found: f64 = values.iter().map(|v| f64::from(v.abs())).sum();
         let sum = sum.as_f64().unwrap();
         assert!((found - sum).abs() <= 1e-4 * sum, "sum of {name}: {found}, the original {sum}");
@@ -190,7 +190,7 @@ fn final_parameters(case: &str, run: &Trajectory) {
         }
         let expected = recorded.read_f32(&format!("final.{}", parameter.name)).unwrap();
         let gradients = &run.largest_gradients.flat()[range.clone().unwrap()];
-        let values = parameter.tensor.data();
+        let values = parameter.tensor.values();
         for (i, ((found, expected), gradient)) in values.iter().zip(&expected).zip(gradients).enumerate() {
             // Exactly zero gradients move nothing; tiny ones are noise.
             let is_noise = *gradient > 0.0 && *gradient < noise;

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use otter_checkpoint::load_model;
+use otter_checkpoint::{SaveDtype, SaveOptions, load_model, save_model};
 use otter_nn::Device;
 use otter_train::{Observer, Outcome, StepReport, TrainConfig, TrainSummary, train};
 
@@ -56,7 +56,7 @@ fn go(config: &TrainConfig, resume: bool) -> (TrainSummary, Watch) {
 fn bits(checkpoint: &Path) -> Vec<(String, Vec<u32>)> {
     let loaded = load_model(&checkpoint.join("model"), Device::Cpu).unwrap();
     let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
-    loaded.parameters.iter().map(|p| (p.name.clone(), bits(p.tensor.data()))).collect()
+    loaded.parameters.iter().map(|p| (p.name.clone(), bits(&p.tensor.values()))).collect()
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_run_resumes_bit_for_bit() {
     let start = load_model(&golden("llama/checkpoint"), Device::Cpu).unwrap().parameters;
     for (name, bits) in &found {
         let before: Vec<u32> =
-            start.by_name(name).unwrap().tensor.data().iter().map(|v| v.to_bits()).collect();
+            start.by_name(name).unwrap().tensor.values().iter().map(|v| v.to_bits()).collect();
         let trained = ["perceiver", "gated_cross_attn_layer", "embed_tokens", "lm_head"];
         assert_eq!(before != *bits, trained.iter().any(|part| name.contains(part)), "{name}");
     }
@@ -107,7 +107,8 @@ fn masked_rows_and_patterns_reach_the_model() {
     let answer = after.tokenizer.special().answer as usize;
     for (old, new) in before.parameters.iter().zip(after.parameters.iter()) {
         let width = old.tensor.width();
-        let rows = old.tensor.data().chunks(width).zip(new.tensor.data().chunks(width));
+        let (old_values, new_values) = (old.tensor.values(), new.tensor.values());
+        let rows = old_values.chunks(width).zip(new_values.chunks(width));
         let moved: Vec<usize> = rows.enumerate().filter(|(_, (a, b))| a != b).map(|(row, _)| row).collect();
         if old.name.contains("embed_tokens") {
             assert_eq!(moved, [answer]);
@@ -131,5 +132,43 @@ fn wrong_settings_are_explained() {
         let config = config(&place.path().join(number.to_string()), &[key]);
         let error = train(&config, false, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// Frozen parts of a half-precision checkpoint stay so, trained ones are widened, and a resumed run keeps both.
+#[test]
+fn a_half_precision_base_is_trained() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base");
+    let source = golden("llama/checkpoint");
+    let model = load_model(&source, Device::Cpu).unwrap();
+    let options =
+        SaveOptions { tokenizer_from: Some(&source), dtype: SaveDtype::F16, ..SaveOptions::default() };
+    save_model(&base, &model.config, &model.parameters, &options).unwrap();
+    let mut expected = load_model(&base, Device::Cpu).unwrap();
+    let rule = otter_model::FreezeRule::Head;
+    let widened = expected.parameters.set_trainable(|name| rule.is_trainable(&expected.config.model, name));
+    let (total, half) = (expected.parameters.total_count(), expected.parameters.half_count());
+    assert!(widened > 0 && half > 0);
+
+    let init = format!("model.init_from={:?}", base.to_str().unwrap());
+    let run = |name: &str, more: &[&str], resume: bool| {
+        let overrides = [&[init.as_str(), "train.steps=4"], more].concat();
+        go(&config(&place.path().join(name), &overrides), resume)
+    };
+    let (whole, seen) = run("whole", &[], false);
+    let weights = format!("{} parameters x 4 bytes and {half} frozen ones x 2 bytes", total - half);
+    assert!(seen.plan.contains(&weights), "{}", seen.plan);
+    let message = format!("{widened} trained parameters are widened from 16 to 32 bits");
+    assert!(seen.messages.contains(&message), "{:?}", seen.messages);
+    assert!(seen.steps.iter().all(|step| step.loss.is_finite()));
+    run("parts", &["train.stop_after=2"], false);
+    let (rest, resumed) = run("parts", &[], true);
+    assert!(resumed.plan.contains(&weights), "{}", resumed.plan);
+    let (a, b) = (bits(&whole.checkpoint.unwrap()), bits(&rest.checkpoint.unwrap()));
+    assert!(a == b, "final weights differ");
+    for ((name, bits), before) in a.iter().zip(expected.parameters.iter()) {
+        let same = before.tensor.values().iter().map(|v| v.to_bits()).eq(bits.iter().copied());
+        assert_eq!(same, !before.trainable, "{name}");
     }
 }

@@ -11,7 +11,7 @@ use otter_nn::{
 };
 use otter_train::memory_plan::{BatchShape, PlanItem};
 use otter_train::model::{BatchSource, LossSum, TrainableModel};
-use otter_train::run_directory::{Resumable, RunDirectory};
+use otter_train::run_directory::{Resumable, RunDirectory, TrainerState};
 use otter_train::trainer::{self, Setup};
 use otter_train::{Observer, Outcome, Result, StepReport, TrainConfig, TrainError, TrainSummary};
 
@@ -97,10 +97,10 @@ impl TrainableModel for Bigram {
         vec![PlanItem::new("activations", 4 * (shape.batch * shape.length * 6) as u64, "rows x width")]
     }
 
-    fn save(&self, parameters: &Parameters, directory: &Path) -> Result<()> {
+    fn save(&self, parameters: &Parameters, directory: &Path, _: &TrainerState) -> Result<()> {
         std::fs::create_dir(directory).unwrap();
         for parameter in parameters.iter() {
-            let bytes: Vec<u8> = parameter.tensor.data().iter().flat_map(|v| v.to_le_bytes()).collect();
+            let bytes: Vec<u8> = parameter.tensor.values().iter().flat_map(|v| v.to_le_bytes()).collect();
             std::fs::write(directory.join(&parameter.name), bytes).unwrap();
         }
         Ok(())
@@ -111,7 +111,7 @@ impl TrainableModel for Bigram {
             let bytes = std::fs::read(directory.join(&parameter.name)).unwrap();
             let values: Vec<f32> =
                 bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-            parameter.tensor = Tensor::from_vec(values, parameter.tensor.shape(), Device::Cpu);
+            parameter.tensor = Tensor::from_vec(values, parameter.tensor.shape(), Device::Cpu).into();
         }
         Ok(())
     }
@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
     fn bits(&self) -> Vec<u32> {
         self.parameters
             .iter()
-            .flat_map(|p| p.tensor.data().iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+            .flat_map(|p| p.tensor.values().iter().map(|v| v.to_bits()).collect::<Vec<_>>())
             .collect()
     }
 }
@@ -507,7 +507,7 @@ fn accumulation_equals_one_large_batch() {
         );
         let mut run = Run::new();
         run.go(&config, false, &NEVER).unwrap();
-        let values: Vec<f32> = run.parameters.iter().flat_map(|p| p.tensor.data().to_vec()).collect();
+        let values: Vec<f32> = run.parameters.iter().flat_map(|p| p.tensor.values().into_owned()).collect();
         results.push((run.watch.steps[0].clone(), values));
     }
     let largest = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
@@ -527,7 +527,8 @@ fn only_the_chosen_embedding_rows_move() {
     let before = run.parameters.clone();
     run.go(&config, false, &NEVER).unwrap();
     for (old, new) in before.iter().zip(run.parameters.iter()) {
-        for (row, (old, new)) in old.tensor.data().chunks(6).zip(new.tensor.data().chunks(6)).enumerate() {
+        for (row, (old, new)) in old.tensor.values().chunks(6).zip(new.tensor.values().chunks(6)).enumerate()
+        {
             assert_eq!(old != new, row == 3, "{row}");
         }
     }

@@ -131,7 +131,7 @@ impl<'h, 'a> Vocabulary<'h, 'a> {
         put_number(&mut normalizer, 4, flag(self.header, "remove_extra_whitespaces").unwrap_or(false).into());
         put_bytes(&mut model, 3, &normalizer);
         let model = SentencePiece::parse(path, &model).map_err(|error| error.to_string())?;
-        let mut json = model.to_tokenizer_json();
+        let mut json = model.to_tokenizer_json(true);
         if let Some(list) = json["added_tokens"].as_array_mut() {
             list.extend((base..self.tokens.len()).map(|id| self.added_token(id)));
         }

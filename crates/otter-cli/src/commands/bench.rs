@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
-use otter_model::generate::{Decoding, GenerationOptions, Processors, PromptBatch, Sampling};
+use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Device, Gradients, ParameterSpec, Parameters, Tensor};
 use otter_train::optimizer::{AdamW, AdamWOptions};
@@ -198,11 +198,8 @@ fn time_decoding(
     let prompt: Vec<u32> = (0..64).map(|i| if i == 1 { IMAGE_TOKEN } else { 4 + i }).collect();
     let prompts = PromptBatch::new(&[prompt], 0, IMAGE_TOKEN)?;
     let options = GenerationOptions {
-        max_new_tokens: arguments.new_tokens,
-        sampling: Sampling::Greedy,
         processors: Processors { min_new_tokens: arguments.new_tokens, ..Processors::default() },
-        stop_token: 2,
-        decoding: Decoding::Keep,
+        ..GenerationOptions::greedy(arguments.new_tokens, 2)
     };
     let mut seconds = Vec::new();
     let mut tokens = Vec::new();

@@ -8,6 +8,7 @@ use otter_checkpoint::load_tokenizer;
 use otter_data::{DataConfig, Dataset, Sample, TextTokenizer};
 use serde_json::{Value, json};
 
+use super::hub;
 use crate::arguments::DataShow;
 use crate::output;
 
@@ -17,6 +18,7 @@ pub fn run(arguments: &DataShow) -> Result<()> {
     let model = arguments.model.clone().or(model).context(
         "no tokenizer: the configuration names no model; pass --model DIR with a checkpoint directory",
     )?;
+    let model = hub::resolve_from(&arguments.config, &model)?;
     let tokenizer = Arc::new(load_tokenizer(&model)?);
     let dataset = Dataset::open(&config, Arc::clone(&tokenizer))?;
     if arguments.index >= dataset.len() {

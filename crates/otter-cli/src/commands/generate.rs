@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::LoadedModel;
 use otter_model::VisionInput;
-use otter_model::generate::{Generated, PromptBatch};
+use otter_model::generate::{FinishReason, Generated, PromptBatch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::model;
-use crate::arguments::{Generate, SamplingArguments};
+use crate::arguments::Generate;
 use crate::output;
 
 /// One prompt of a batch file.
@@ -26,12 +26,13 @@ struct PromptLine {
 /// Runs the command.
 pub fn run(arguments: &Generate) -> Result<()> {
     let model = model::load(&arguments.model)?;
+    model::warn_before_chat(&arguments.model)?;
     let lines = match (&arguments.prompt, &arguments.batch) {
         (Some(prompt), _) => vec![PromptLine { prompt: prompt.clone(), images: arguments.images.clone() }],
         (None, Some(file)) => read_batch(file)?,
         (None, None) => bail!("give --prompt or --batch"),
     };
-    let answers = answer(&model, lines, arguments.chat, &arguments.sampling)?;
+    let answers = answer(&model, lines, arguments)?;
     let single = arguments.batch.is_none();
     for answer in &answers {
         if arguments.json {
@@ -46,12 +47,8 @@ pub fn run(arguments: &Generate) -> Result<()> {
 }
 
 /// Continues prompts together, padded on the left.
-fn answer(
-    model: &LoadedModel,
-    lines: Vec<PromptLine>,
-    chat: bool,
-    sampling: &SamplingArguments,
-) -> Result<Vec<Value>> {
+fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> Result<Vec<Value>> {
+    let (chat, sampling) = (arguments.chat, &arguments.sampling);
     let mut prompts = Vec::new();
     let mut vision: Option<VisionInput> = None;
     for (row, line) in lines.iter().enumerate() {
@@ -66,15 +63,53 @@ fn answer(
         vision = joined(vision, own, row, lines.len());
         prompts.push(ids);
     }
-    let pad = model.config.model.text.pad_token_id().unwrap_or(model.tokenizer.special().pad);
-    let batch = PromptBatch::new(&prompts, pad, model.tokenizer.special().image)?;
-    let options = model::generation_options(model, sampling, batch.text().length)?;
-    let mut texts: Vec<StreamedText> = prompts.iter().map(|_| StreamedText::new()).collect();
-    let generated =
-        model.otter.generate(&model.parameters, vision.as_ref(), &batch, &options, &mut |row, id| {
-            texts[row].push(model, id, &sampling.stop)
-        })?;
-    generated.iter().map(|g| to_json(model, g, &sampling.stop)).collect()
+    let batch = PromptBatch::new(&prompts, padding(model), model.tokenizer.special().image)?;
+    let mut options = model::generation_options(model, sampling, batch.text().length)?;
+    let beams = model::beam_options(&arguments.beams, &mut options)?;
+    let (otter, parameters, vision) = (&model.otter, &model.parameters, vision.as_ref());
+    let count = options.return_sequences;
+    let generated = match beams {
+        Some(beams) => {
+            let mut generated = otter.generate_beams(parameters, vision, &batch, &options, &beams)?;
+            generated.iter_mut().for_each(|answer| cut_at_stop_string(model, answer, &sampling.stop));
+            generated
+        }
+        None => {
+            let mut texts: Vec<StreamedText> =
+                (0..prompts.len() * count).map(|_| StreamedText::new()).collect();
+            otter.generate(parameters, vision, &batch, &options, &mut |answer, id| {
+                texts[answer].push(model, id, &sampling.stop)
+            })?
+        }
+    };
+    let mut answers = Vec::with_capacity(generated.len());
+    for (index, generated) in generated.iter().enumerate() {
+        let mut answer = to_json(model, generated, &sampling.stop)?;
+        if count > 1 {
+            if arguments.batch.is_some() {
+                answer["prompt"] = json!(index / count);
+            }
+            answer["sequence"] = json!(index % count);
+        }
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+/// The id in front of shorter prompts: the tokenizer's, unless the embedding table does not reach so far.
+fn padding(model: &LoadedModel) -> u32 {
+    let text = &model.config.model.text;
+    let pad = model.tokenizer.special().pad;
+    if (pad as usize) < text.vocab_size() { pad } else { text.pad_token_id().unwrap_or(0) }
+}
+
+/// Ends a whole answer at the first stop string, as one that is watched token by token would have ended.
+fn cut_at_stop_string(model: &LoadedModel, answer: &mut Generated, stop: &[String]) {
+    let mut text = StreamedText::new();
+    if let Some(last) = answer.token_ids.iter().position(|&id| !text.push(model, id, stop)) {
+        answer.token_ids.truncate(last + 1);
+        answer.finish_reason = FinishReason::StopString;
+    }
 }
 
 /// New ids of one answer, watched for stop strings.
@@ -102,7 +137,11 @@ fn to_json(model: &LoadedModel, generated: &Generated, stop: &[String]) -> Resul
     let text = model.tokenizer.decode(&generated.token_ids, true)?;
     let text = model::cut_at_stop(&text, stop).0.trim();
     let finish_reason = generated.finish_reason.as_str();
-    Ok(json!({"token_ids": generated.token_ids, "text": text, "finish_reason": finish_reason}))
+    let mut answer = json!({"token_ids": generated.token_ids, "text": text, "finish_reason": finish_reason});
+    if let Some(score) = generated.score {
+        answer["score"] = json!(score);
+    }
+    Ok(answer)
 }
 
 /// Appends the media of sequence `row` of `rows`.

@@ -2,14 +2,18 @@
 
 mod bench;
 mod chat;
+pub(crate) mod convert;
 mod data_show;
 mod eval;
 mod generate;
+mod hub;
+pub(crate) mod init;
 mod inspect;
 mod interrupt;
 mod model;
 mod parity;
 mod pretrain_base;
+mod pull;
 mod quickstart;
 mod score;
 mod toybox;
@@ -34,13 +38,16 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Generate(arguments) => generate::run(&arguments)?,
         Command::Score(arguments) => score::run(&arguments)?,
         Command::Parity(arguments) => return parity::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments)?,
         Command::Inspect(arguments) => inspect::run(&arguments)?,
+        Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
         Command::Toybox(arguments) => toybox::run(&arguments)?,
+        Command::Pull(arguments) => pull::run(&arguments)?,
         Command::Train(arguments) => train::run(&arguments)?,
         Command::Eval(arguments) => eval::run(&arguments)?,
     }

@@ -7,18 +7,29 @@ use otter_checkpoint::{LoadedModel, load_model};
 use otter_data::prompt::{self, InstructionFormat};
 use otter_data::{ImageTransform, load_image_file, preprocess};
 use otter_model::VisionInput;
-use otter_model::generate::{Decoding, GenerationOptions, Processors, Sampling};
+use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 use otter_nn::{Device, Tensor};
 
-use crate::arguments::{DecodingChoice, SamplingArguments};
+use super::hub::resolve_model;
+use crate::arguments::{BeamArguments, DecodingChoice, EarlyStoppingChoice, SamplingArguments};
 
-/// Loads a model and prints its warnings.
-pub fn load(directory: &Path) -> Result<LoadedModel> {
-    let model = load_model(directory, Device::Cpu)?;
+/// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
+pub fn load(model: &Path) -> Result<LoadedModel> {
+    let directory = resolve_model(model)?;
+    let model = load_model(&directory, Device::Cpu)?;
     for warning in &model.report.warnings {
         eprintln!("warning: {}: {warning}", directory.display());
     }
     Ok(model)
+}
+
+/// Prints what somebody should know before asking this model: that it was never tuned, or that tokens are swapped.
+pub fn warn_before_chat(model: &Path) -> Result<()> {
+    let directory = resolve_model(model)?;
+    for warning in otter_checkpoint::warnings_before_chat(&directory) {
+        eprintln!("warning: {}: {warning}", directory.display());
+    }
+    Ok(())
 }
 
 /// The prompt in the Otter template with one placeholder per media item.
@@ -26,9 +37,9 @@ pub fn chat_prompt(question: &str, media: usize) -> String {
     prompt::inference_prompt(InstructionFormat::Simple, media, question)
 }
 
-/// Token ids of a prompt, with the beginning-of-sequence token in front.
+/// Token ids of a prompt, with what the tokenizer puts in front (LLaMA: the beginning-of-sequence token).
 pub fn prompt_ids(model: &LoadedModel, prompt: &str) -> Result<Vec<u32>> {
-    let mut ids: Vec<u32> = model.tokenizer.special().bos.into_iter().collect();
+    let mut ids = model.tokenizer.prompt_prefix().to_vec();
     ids.extend(model.tokenizer.encode(prompt)?);
     Ok(ids)
 }
@@ -126,15 +137,91 @@ pub fn generation_options(
         processors: Processors {
             repetition_penalty: arguments.repetition_penalty,
             no_repeat_ngram_size: arguments.no_repeat_ngram_size,
+            bad_words: bad_words(model, &arguments.bad_words)?,
             min_length: arguments.min_length,
             min_new_tokens: arguments.min_new_tokens,
         },
-        stop_token: model.tokenizer.special().endofchunk,
+        stop_tokens: stop_tokens(model, arguments.stop_at_eos)?,
         decoding: match arguments.decoding {
             DecodingChoice::Keep => Decoding::Keep,
-            DecodingChoice::Reference => Decoding::Reference,
+            DecodingChoice::Reference if !model.config.use_cache => Decoding::Keep,
+            DecodingChoice::Reference | DecodingChoice::ReferenceUseCache => Decoding::Reference,
         },
+        return_sequences: 1,
     })
+}
+
+fn bad_words(model: &LoadedModel, words: &[String]) -> Result<Vec<Vec<u32>>> {
+    let ids = |word: &String| {
+        let ids = model.tokenizer.encode(word)?;
+        if ids.is_empty() {
+            bail!("--bad-words '{word}' has no token; give some text");
+        }
+        Ok(ids)
+    };
+    words.iter().map(ids).collect()
+}
+
+fn stop_tokens(model: &LoadedModel, at_eos: bool) -> Result<Vec<u32>> {
+    let special = model.tokenizer.special();
+    let mut stop_tokens = vec![special.endofchunk];
+    if at_eos {
+        let eos = special.eos.context("--stop-at-eos: the tokenizer has no end-of-sequence token")?;
+        if eos != special.endofchunk {
+            stop_tokens.push(eos);
+        }
+    }
+    Ok(stop_tokens)
+}
+
+/// Most beams, and most answers to a prompt: each has keys and values of its own.
+const MOST_SEQUENCES: usize = 256;
+
+/// Sets the number of answers in `options`; returns how to search for them, or `None` without beams.
+pub fn beam_options(
+    arguments: &BeamArguments,
+    options: &mut GenerationOptions,
+) -> Result<Option<BeamOptions>> {
+    let (beams, answers) = (arguments.num_beams, arguments.num_return_sequences);
+    for (option, value) in [("--num-beams", beams), ("--num-return-sequences", answers)] {
+        if !(1..=MOST_SEQUENCES).contains(&value) {
+            bail!("{option} is {value}; it must be from 1 to {MOST_SEQUENCES}");
+        }
+    }
+    let length_penalty = arguments.length_penalty.unwrap_or(1.0);
+    if !length_penalty.is_finite() {
+        bail!("--length-penalty is {length_penalty}; it must be a number");
+    }
+    options.return_sequences = answers;
+    if beams == 1 {
+        if answers > 1 && !options.sampling.is_random() {
+            bail!(
+                "--num-return-sequences is {answers}, but greedy answers to one prompt are all the same; sample with \
+                 --temperature, or search with --num-beams {answers}"
+            );
+        }
+        for (option, given) in [
+            ("--length-penalty", arguments.length_penalty.is_some()),
+            ("--early-stopping", arguments.early_stopping.is_some()),
+        ] {
+            if given {
+                eprintln!("warning: {option} changes nothing without --num-beams 2 or more");
+            }
+        }
+        return Ok(None);
+    }
+    if answers > beams {
+        bail!(
+            "--num-return-sequences is {answers}, but --num-beams {beams} gives at most {beams} answers; raise \
+             --num-beams or ask for fewer"
+        );
+    }
+    let early_stopping = match arguments.early_stopping {
+        None | Some(EarlyStoppingChoice::False) => EarlyStopping::Heuristic,
+        Some(EarlyStoppingChoice::True) => EarlyStopping::AtOnce,
+        Some(EarlyStoppingChoice::Never) => EarlyStopping::Never,
+    };
+    Ok(Some(BeamOptions { num_beams: beams, length_penalty, early_stopping }))
 }
 
 /// `text` up to the first of the stop strings, and whether there was one.

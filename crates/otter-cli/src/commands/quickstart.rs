@@ -4,7 +4,7 @@ use anyhow::Result;
 use otter_quickstart::QuickstartOptions;
 use otter_train::progress::Progress;
 
-use super::interrupt;
+use super::{hub, interrupt};
 use crate::arguments::Quickstart;
 use crate::output;
 
@@ -13,7 +13,7 @@ pub fn run(arguments: &Quickstart) -> Result<()> {
     let options = QuickstartOptions {
         out: arguments.out.clone(),
         seed: arguments.seed,
-        base: arguments.base.clone(),
+        base: arguments.base.as_deref().map(hub::resolve_model).transpose()?,
         scale: arguments.scale,
     };
     let flag = interrupt::flag()?;

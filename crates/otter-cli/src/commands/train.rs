@@ -9,7 +9,7 @@ use otter_train::progress::Progress;
 use otter_train::{Observer, Outcome, TrainConfig};
 use serde_json::{Value, json};
 
-use super::interrupt;
+use super::{hub, interrupt};
 use crate::arguments::Train;
 use crate::output;
 
@@ -18,7 +18,7 @@ pub fn run(arguments: &Train) -> Result<()> {
     if arguments.plan {
         return plan(arguments);
     }
-    let config = TrainConfig::load(&arguments.config, &arguments.overrides)?;
+    let config = load(arguments, &arguments.overrides)?;
     let flag = interrupt::flag()?;
     let mut progress = Progress::new(config.train.log_every);
     let summary = otter_train::train(&config, arguments.resume, &flag, &mut progress)?;
@@ -52,12 +52,19 @@ pub fn run(arguments: &Train) -> Result<()> {
     Ok(())
 }
 
+/// The configuration with the model found, which may be named as on the hub.
+fn load(arguments: &Train, overrides: &[String]) -> Result<TrainConfig> {
+    let mut config = TrainConfig::load(&arguments.config, overrides)?;
+    config.model.init_from = hub::resolve_from(&arguments.config, &config.model.init_from)?;
+    Ok(config)
+}
+
 /// Prints the memory plan and ends before the first step. The run directory is a temporary one.
 fn plan(arguments: &Train) -> Result<()> {
     let folder = std::env::temp_dir().join(format!("otter-plan-{}", std::process::id()));
     let mut overrides = arguments.overrides.clone();
     overrides.push(format!("train.run_dir={}", folder.display()));
-    let config = TrainConfig::load(&arguments.config, &overrides)?;
+    let config = load(arguments, &overrides)?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut watcher = PlanOnly { plan: None, stop: Arc::clone(&stop) };
     let result = otter_train::train(&config, false, &stop, &mut watcher);

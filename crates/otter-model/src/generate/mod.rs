@@ -1,21 +1,29 @@
-//! Autoregressive generation with a KV cache (`spec/model.md` sections 6 and 10).
+//! Autoregressive generation with a KV cache (`spec/model.md` sections 6 and 10): [`Otter::generate`] for greedy choice
+//! and sampling, [`Otter::generate_beams`] for beam search and beam sampling.
 //!
-//! Media are encoded and projected once a prompt. By default generated tokens keep attending the last media item, which
-//! equals recomputing the whole sequence at every step; [`Decoding::Reference`] reproduces the original, whose cached
-//! steps see no media at all.
+//! Media are encoded and projected once a prompt, and shared by all its answers and beams. By default generated tokens
+//! keep attending the last media item, which equals recomputing the whole sequence at every step;
+//! [`Decoding::Reference`] reproduces the original's cached steps, which see no media at all.
+//!
+//! Lengths and ids of a sequence include the padding in front of its prompt, as in the reference: in a batch of unequal
+//! prompts, n-gram bans, minimum lengths and the length penalty see it.
+
+mod answers;
+mod beam_search;
+mod beams;
+mod continuations;
 
 mod processors;
 mod sampler;
 
-use otter_nn::{MediaRows, MediaTarget, Parameters, Tensor};
+pub use beam_search::{BeamOptions, EarlyStopping};
+use otter_nn::{Parameters, Tensor};
 pub use processors::Processors;
 pub use sampler::Sampling;
 
 use crate::ModelError;
-use crate::decoder::Rows;
-use crate::language_model::{Context, causal_mask};
 use crate::otter::{Otter, TextInput, VisionInput};
-use sampler::Sampler;
+use continuations::Continuations;
 
 /// What generated tokens see of the media.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,20 +40,22 @@ pub enum Decoding {
 pub struct GenerationOptions {
     /// Most new tokens.
     pub max_new_tokens: usize,
-    /// Greedy or random choice.
+    /// Greedy or random choice; with beams, beam search or beam sampling.
     pub sampling: Sampling,
-    /// Changes to the logits before the choice.
+    /// Changes to the scores before the choice.
     pub processors: Processors,
-    /// Token that ends an answer (`<|endofchunk|>`).
-    pub stop_token: u32,
+    /// Tokens that end an answer (`<|endofchunk|>`).
+    pub stop_tokens: Vec<u32>,
     /// What generated tokens see of the media.
     pub decoding: Decoding,
+    /// Answers to each prompt.
+    pub return_sequences: usize,
 }
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The stop token was generated.
+    /// A stop token was generated.
     Stop,
     /// The caller ended it, for example at a stop string.
     StopString,
@@ -64,13 +74,15 @@ impl FinishReason {
     }
 }
 
-/// One sequence's continuation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One answer.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
     /// New tokens, the stop token included when it ended the answer.
     pub token_ids: Vec<u32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// With beams: the sum of the tokens' scores over a power of the length, by which answers are ranked.
+    pub score: Option<f64>,
 }
 
 /// Prompts of a batch, padded on the left to one length.
@@ -105,82 +117,34 @@ impl PromptBatch {
     }
 }
 
-/// State of one sequence during generation.
-struct Sequence {
-    /// Prompt with padding and everything generated.
-    ids: Vec<u32>,
-    generated: usize,
-    /// Media tokens seen.
-    media_time: usize,
-    next_position: u32,
-    finished: Option<FinishReason>,
+impl GenerationOptions {
+    /// The most probable token each time until `stop_token`, one answer a prompt.
+    pub fn greedy(max_new_tokens: usize, stop_token: u32) -> Self {
+        Self {
+            max_new_tokens,
+            sampling: Sampling::Greedy,
+            processors: Processors::default(),
+            stop_tokens: vec![stop_token],
+            decoding: Decoding::Keep,
+            return_sequences: 1,
+        }
+    }
+
+    fn stops(&self, token: u32) -> bool {
+        self.stop_tokens.contains(&token)
+    }
+
+    fn check(&self, (limit, most): (usize, &'static str)) -> Result<(), ModelError> {
+        let found = self.return_sequences;
+        if (1..=limit).contains(&found) {
+            return Ok(());
+        }
+        let expected = if found == 0 { "at least 1" } else { most };
+        Err(ModelError::GenerationOption { option: "number of return sequences", found, expected })
+    }
 }
 
 impl Otter {
-    /// Continues every prompt of a batch. `on_token(sequence, token)` is called for each new token and returns whether
-    /// to go on with that sequence.
-    ///
-    /// # Errors
-    /// Input that does not fit the model.
-    pub fn generate(
-        &self,
-        parameters: &Parameters<f32>,
-        vision: Option<&VisionInput>,
-        prompts: &PromptBatch,
-        options: &GenerationOptions,
-        on_token: &mut dyn FnMut(usize, u32) -> bool,
-    ) -> Result<Vec<Generated>, ModelError> {
-        let text = &prompts.text;
-        self.check_text(text, vision)?;
-        // The last new token is never an input.
-        self.check_length(text, options.max_new_tokens.saturating_sub(1))?;
-        let vision = vision.filter(|_| text.shows_media());
-        let latents = vision.map(|v| self.encode_media(parameters, v, &mut |_, _| {})).transpose()?;
-        let slots = vision.map(|v| v.slots.as_slice());
-        let capacity = text.length + options.max_new_tokens;
-        let mut cache =
-            self.language().new_cache(parameters, self.config(), latents.as_ref(), text.batch, capacity);
-        let mut sequences = start(text);
-        let mut samplers: Vec<Sampler> =
-            (0..text.batch).map(|row| Sampler::new(&options.sampling, row)).collect();
-
-        let positions = text.positions_without_padding(1);
-        let mask = causal_mask(&text.attention_mask, 0);
-        let media_rows = text.media_rows(slots);
-        let context = Context {
-            rows: Rows { batch: text.batch, positions: &positions, mask: &mask },
-            media_rows: &media_rows,
-        };
-        let hidden = self.language().forward_cached(parameters, &text.ids, &context, &mut cache);
-        let mut hidden = last_rows(&hidden, text.batch);
-        let mut visible = text.attention_mask.clone();
-        for step in 0..options.max_new_tokens {
-            let length = text.length + step; // tokens in the cache
-            let logits = self.language().logits(parameters, &hidden);
-            let mut tokens = Vec::with_capacity(text.batch);
-            let vocabulary = logits.width();
-            for (row, sequence) in sequences.iter_mut().enumerate() {
-                let scores = &logits.data()[row * vocabulary..][..vocabulary];
-                tokens.push(sequence.advance(row, scores, &mut samplers[row], options, text, on_token));
-            }
-            if step + 1 == options.max_new_tokens || sequences.iter().all(|s| s.finished.is_some()) {
-                break;
-            }
-            // The tokens just chosen enter the cache; finished sequences go on as padding.
-            visible = widened(&visible, length, text.batch);
-            let positions: Vec<u32> = sequences.iter().map(|s| s.next_position).collect();
-            sequences.iter_mut().for_each(|s| s.next_position += 1);
-            let mask = causal_mask(&visible, length);
-            let media_rows = step_media(&sequences, &tokens, text, slots, options.decoding);
-            let context = Context {
-                rows: Rows { batch: text.batch, positions: &positions, mask: &mask },
-                media_rows: &media_rows,
-            };
-            hidden = self.language().forward_cached(parameters, &tokens, &context, &mut cache);
-        }
-        Ok(sequences.into_iter().map(|s| s.into_generated(text.length)).collect())
-    }
-
     /// Logits (batch, vocabulary) of the token after each prompt.
     ///
     /// # Errors
@@ -191,107 +155,7 @@ impl Otter {
         vision: Option<&VisionInput>,
         prompts: &PromptBatch,
     ) -> Result<Tensor, ModelError> {
-        let text = &prompts.text;
-        self.check_text(text, vision)?;
-        let vision = vision.filter(|_| text.shows_media());
-        let latents = vision.map(|v| self.encode_media(parameters, v, &mut |_, _| {})).transpose()?;
-        let mut cache =
-            self.language().new_cache(parameters, self.config(), latents.as_ref(), text.batch, text.length);
-        let positions = text.positions_without_padding(1);
-        let mask = causal_mask(&text.attention_mask, 0);
-        let media_rows = text.media_rows(vision.map(|v| v.slots.as_slice()));
-        let rows = Rows { batch: text.batch, positions: &positions, mask: &mask };
-        let context = Context { rows, media_rows: &media_rows };
-        let hidden = self.language().forward_cached(parameters, &text.ids, &context, &mut cache);
-        Ok(self.language().logits(parameters, &last_rows(&hidden, text.batch)))
+        let (_, logits) = Continuations::new((self, parameters), vision, prompts, Decoding::Keep, 0)?;
+        Ok(logits)
     }
-}
-
-impl Sequence {
-    /// Chooses the next token (padding once finished) and updates the state.
-    fn advance(
-        &mut self,
-        row: usize,
-        logits: &[f32],
-        sampler: &mut Sampler,
-        options: &GenerationOptions,
-        text: &TextInput,
-        on_token: &mut dyn FnMut(usize, u32) -> bool,
-    ) -> u32 {
-        if self.finished.is_some() {
-            return options.stop_token;
-        }
-        let mut scores = logits.to_vec();
-        options.processors.apply(&mut scores, &self.ids, self.generated, options.stop_token);
-        let token = sampler.choose(&mut scores);
-        self.ids.push(token);
-        self.generated += 1;
-        self.media_time += usize::from(token == text.media_token_id);
-        let go_on = on_token(row, token);
-        if token == options.stop_token {
-            self.finished = Some(FinishReason::Stop);
-        } else if !go_on {
-            self.finished = Some(FinishReason::StopString);
-        }
-        token
-    }
-
-    fn into_generated(self, prompt: usize) -> Generated {
-        let token_ids = self.ids[prompt..].to_vec();
-        Generated { token_ids, finish_reason: self.finished.unwrap_or(FinishReason::Length) }
-    }
-}
-
-fn start(text: &TextInput) -> Vec<Sequence> {
-    let rows = text.ids.chunks(text.length).zip(text.attention_mask.chunks(text.length));
-    rows.map(|(ids, mask)| Sequence {
-        ids: ids.to_vec(),
-        generated: 0,
-        media_time: ids.iter().filter(|&&id| id == text.media_token_id).count(),
-        next_position: mask.iter().filter(|&&m| m).count() as u32,
-        finished: None,
-    })
-    .collect()
-}
-
-fn last_rows(hidden: &Tensor, batch: usize) -> Tensor {
-    let (width, length) = (hidden.width(), hidden.rows() / batch);
-    let rows =
-        (0..batch).flat_map(|b| hidden.data()[((b + 1) * length - 1) * width..][..width].iter().copied());
-    Tensor::from_vec(rows.collect(), &[batch, width], hidden.device())
-}
-
-/// Adds one visible key to each row of (batch, length).
-fn widened(visible: &[bool], length: usize, batch: usize) -> Vec<bool> {
-    let mut out = Vec::with_capacity(visible.len() + batch);
-    for row in visible.chunks(length) {
-        out.extend_from_slice(row);
-        out.push(true);
-    }
-    out
-}
-
-/// What the tokens of one step attend.
-fn step_media(
-    sequences: &[Sequence],
-    tokens: &[u32],
-    text: &TextInput,
-    slots: Option<&[Vec<usize>]>,
-    decoding: Decoding,
-) -> MediaRows {
-    let none = vec![Vec::new(); text.batch];
-    let items = slots.map_or(none, <[_]>::to_vec);
-    let targets = sequences
-        .iter()
-        .zip(tokens)
-        .zip(&items)
-        .map(|((sequence, &token), items)| {
-            let time = match decoding {
-                Decoding::Keep => sequence.media_time,
-                Decoding::Reference => usize::from(token == text.media_token_id),
-            };
-            if slots.is_none() { MediaTarget::Nothing } else { MediaRows::target(time, items) }
-        })
-        .collect();
-    MediaRows { targets, items }
 }

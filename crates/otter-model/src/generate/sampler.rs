@@ -22,59 +22,137 @@ pub enum Sampling {
     },
 }
 
-/// The choice for one sequence, with its own random stream.
-pub struct Sampler {
-    sampling: Sampling,
-    rng: ChaCha8Rng,
-}
-
-impl Sampler {
-    /// The sampler of sequence `row`.
-    pub fn new(sampling: &Sampling, row: usize) -> Self {
-        let seed = if let Sampling::Random { seed, .. } = sampling { *seed } else { 0 };
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(row as u64);
-        Self { sampling: sampling.clone(), rng }
+impl Sampling {
+    /// Whether chance decides. At temperature 0 it does not.
+    pub fn is_random(&self) -> bool {
+        matches!(self, Self::Random { temperature, .. } if *temperature > 0.0)
     }
 
-    /// Chooses a token from `scores` (changed in place). Ties and a NaN-only row go to the lowest id.
-    pub fn choose(&mut self, scores: &mut [f32]) -> u32 {
-        let Sampling::Random { temperature, top_k, top_p, .. } = self.sampling else {
-            return greedy(scores);
-        };
-        if temperature <= 0.0 {
-            return greedy(scores);
-        }
-        let mut candidates: Vec<(u32, f32)> = scores
+    /// The random stream with a number.
+    fn stream(&self, number: usize) -> ChaCha8Rng {
+        let seed = if let Self::Random { seed, .. } = self { *seed } else { 0 };
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(number as u64);
+        rng
+    }
+
+    /// Tokens that temperature, top-k and top-p leave, with their new scores, the most probable first; at least `keep`
+    /// of those whose score is finite.
+    fn warped(&self, scores: &[f32], keep: usize) -> Vec<(u32, f32)> {
+        let Self::Random { temperature, top_k, top_p, .. } = *self else { return Vec::new() };
+        let mut tokens: Vec<(u32, f32)> = scores
             .iter()
             .enumerate()
             .filter(|(_, s)| s.is_finite())
             .map(|(i, &s)| (i as u32, s / temperature))
             .collect();
-        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         if top_k > 0 {
-            candidates.truncate(top_k);
+            tokens.truncate(top_k.max(keep));
         }
-        let Some(&(first, max)) = candidates.first() else { return greedy(scores) };
-        let mut total: f64 = 0.0;
-        let mut weights: Vec<f64> = candidates.iter().map(|c| f64::from(c.1 - max).exp()).collect();
+        let weights = weights(&tokens);
         let whole: f64 = weights.iter().sum();
-        let keep = weights
-            .iter()
-            .position(|w| {
-                total += w;
-                total >= f64::from(top_p) * whole
-            })
-            .map_or(weights.len(), |last| last + 1);
-        weights.truncate(keep);
+        let mut total = 0.0;
+        let last = weights.iter().position(|weight| {
+            total += weight;
+            total >= f64::from(top_p) * whole
+        });
+        if let Some(last) = last {
+            tokens.truncate((last + 1).max(keep));
+        }
+        tokens
+    }
+}
+
+/// Probabilities up to a factor, given scores of which the first is the largest.
+fn weights(tokens: &[(u32, f32)]) -> Vec<f64> {
+    let largest = tokens.first().map_or(0.0, |token| token.1);
+    tokens.iter().map(|token| f64::from(token.1 - largest).exp()).collect()
+}
+
+/// The choice for one answer, with its own random stream.
+pub(super) struct Sampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+}
+
+impl Sampler {
+    /// The sampler of answer `number`.
+    pub(super) fn new(sampling: &Sampling, number: usize) -> Self {
+        Self { sampling: sampling.clone(), rng: sampling.stream(number) }
+    }
+
+    /// Chooses a token. Ties and a NaN-only row go to the lowest id.
+    pub(super) fn choose(&mut self, scores: &[f32]) -> u32 {
+        if !self.sampling.is_random() {
+            return greedy(scores);
+        }
+        let tokens = self.sampling.warped(scores, 1);
+        let Some(&(first, _)) = tokens.first() else { return greedy(scores) };
+        let weights = weights(&tokens);
         let target = unit(&mut self.rng) * weights.iter().sum::<f64>();
         let mut sum = 0.0;
-        let chosen = weights.iter().position(|w| {
-            sum += w;
+        let chosen = weights.iter().position(|weight| {
+            sum += weight;
             sum > target
         });
-        chosen.map_or(first, |index| candidates[index].0)
+        chosen.map_or(first, |index| tokens[index].0)
     }
+}
+
+/// The draws of one prompt's beams, with their own random stream.
+pub(super) struct BeamSampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+    keep: usize,
+}
+
+impl BeamSampler {
+    /// The sampler of prompt `number`; `None` when nothing is drawn.
+    pub(super) fn new(sampling: &Sampling, number: usize, stop_tokens: usize) -> Option<Self> {
+        let rng = sampling.stream(number);
+        // One more than the stop tokens, so that every beam can go on.
+        let keep = (1 + stop_tokens).max(2);
+        sampling.is_random().then(|| Self { sampling: sampling.clone(), rng, keep })
+    }
+
+    /// Applies temperature, top-k and top-p to the scores of one beam.
+    pub(super) fn warp(&self, scores: &mut [f32]) {
+        let kept = self.sampling.warped(scores, self.keep);
+        scores.fill(f32::NEG_INFINITY);
+        for (token, score) in kept {
+            scores[token as usize] = score;
+        }
+    }
+
+    /// Draws `count` different indices with probabilities proportional to the exponentials of `scores`, and orders them
+    /// by score, the largest first.
+    pub(super) fn draw(&mut self, scores: &[f32], count: usize) -> Vec<usize> {
+        // The largest of scores with Gumbel noise are a draw without replacement.
+        let noisy: Vec<f32> = scores
+            .iter()
+            .map(|&score| match score.is_finite() {
+                true => score - (-(1.0 - unit(&mut self.rng)).ln()).ln() as f32,
+                false => f32::NEG_INFINITY,
+            })
+            .collect();
+        let mut drawn = largest(&noisy, count);
+        drawn.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        drawn
+    }
+}
+
+/// Indices of the `count` largest of scores without NaN, the largest first, the lowest index first among equals.
+pub(super) fn largest(scores: &[f32], count: usize) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::with_capacity(count + 1);
+    for (index, &score) in scores.iter().enumerate() {
+        if best.len() == count && best.last().is_none_or(|&last| scores[last] >= score) {
+            continue;
+        }
+        best.insert(best.partition_point(|&other| scores[other] >= score), index);
+        best.truncate(count);
+    }
+    best
 }
 
 fn unit(rng: &mut ChaCha8Rng) -> f64 {
@@ -98,7 +176,7 @@ mod tests {
 
     fn draws(sampling: &Sampling, scores: &[f32], count: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(sampling, 0);
-        (0..count).map(|_| sampler.choose(&mut scores.to_vec())).collect()
+        (0..count).map(|_| sampler.choose(scores)).collect()
     }
 
     #[test]
@@ -124,5 +202,55 @@ mod tests {
         assert!(draws(&top_k, &[1.0, 0.9, 0.8], 200).iter().all(|&t| t < 2));
         let top_p = Sampling::Random { temperature: 1.0, top_k: 0, top_p: 0.5, seed: 3 };
         assert!(draws(&top_p, &[2.0, 1.0, 0.0], 200).iter().all(|&t| t == 0));
+    }
+
+    #[test]
+    fn the_largest_come_in_order_and_the_first_of_equals_first() {
+        assert_eq!(largest(&[1.0, 3.0, 2.0, 3.0, 0.0], 3), [1, 3, 2]);
+        assert_eq!(largest(&[1.0, f32::NEG_INFINITY], 5), [0, 1]);
+        assert_eq!(largest(&[f32::NEG_INFINITY; 3], 2), [0, 1]);
+        assert!(largest(&[1.0], 0).is_empty());
+    }
+
+    fn beam_sampler(top_k: usize, top_p: f32) -> BeamSampler {
+        let sampling = Sampling::Random { temperature: 2.0, top_k, top_p, seed: 1 };
+        BeamSampler::new(&sampling, 0, 1).unwrap_or_else(|| unreachable!("the temperature is above 0"))
+    }
+
+    #[test]
+    fn a_beam_keeps_a_token_that_goes_on_besides_the_stop_token() {
+        let infinite = f32::NEG_INFINITY;
+        for (top_k, top_p, expected) in [
+            (1, 1.0, [infinite, 4.0, 2.0, infinite]),
+            (0, 0.01, [infinite, 4.0, 2.0, infinite]),
+            (3, 1.0, [1.0, 4.0, 2.0, infinite]),
+            (0, 1.0, [1.0, 4.0, 2.0, 0.5]),
+        ] {
+            let mut scores = [2.0, 8.0, 4.0, 1.0];
+            beam_sampler(top_k, top_p).warp(&mut scores);
+            assert_eq!(scores, expected, "{top_k} {top_p}");
+        }
+        assert!(BeamSampler::new(&Sampling::Greedy, 0, 1).is_none());
+    }
+
+    #[test]
+    fn draws_are_without_replacement_and_in_order() {
+        let probabilities = [0.5f64, 0.3, 0.2, 0.0];
+        let scores = probabilities.map(|p| p.ln() as f32);
+        let mut sampler = beam_sampler(0, 1.0);
+        let mut counts = [0; 4];
+        for _ in 0..20_000 {
+            let drawn = sampler.draw(&scores, 2);
+            assert!(drawn[0] < drawn[1], "the more probable first: {drawn:?}");
+            drawn.iter().for_each(|&index| counts[index] += 1);
+        }
+        for (index, p) in probabilities.into_iter().enumerate() {
+            let second = |(other, q): (usize, f64)| if other == index { 0.0 } else { q * p / (1.0 - q) };
+            let expected: f64 = p + probabilities.into_iter().enumerate().map(second).sum::<f64>();
+            let share = f64::from(counts[index]) / 20_000.0;
+            assert!((share - expected).abs() < 0.015, "{index}: {share} {expected}");
+        }
+        // When chance leaves too few, improbable ones fill up.
+        assert_eq!(sampler.draw(&scores, 4), [0, 1, 2, 3]);
     }
 }

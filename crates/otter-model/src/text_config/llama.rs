@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rope::{RopeConfig, RopeScaling};
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
 
-/// LLaMA language model: RMS norms, rotary positions, SwiGLU, no biases, untied output table.
+/// LLaMA language model: RMS norms, rotary positions, SwiGLU, usually no biases and an untied output table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LlamaConfig {
     /// Width of the residual stream.
@@ -17,12 +18,20 @@ pub struct LlamaConfig {
     pub num_attention_heads: usize,
     /// Key and value heads per layer; equal to the query heads in every published Otter.
     pub num_key_value_heads: usize,
+    /// Width of a head where it is not the residual stream's width over the query heads.
+    pub head_dim_override: Option<usize>,
+    /// Whether the attention's matrices have biases.
+    pub attention_bias: bool,
+    /// Whether the feed-forward's matrices have biases.
+    pub mlp_bias: bool,
     /// Rows of the input and output tables.
     pub vocab_size: usize,
     /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// Change of the rotary frequencies.
+    pub rope_scaling: RopeScaling,
     /// Longest sequence the model was trained for.
     pub max_position_embeddings: usize,
     /// Beginning-of-sequence token.
@@ -42,9 +51,13 @@ impl LlamaConfig {
             num_hidden_layers: 32,
             num_attention_heads: 32,
             num_key_value_heads: 32,
+            head_dim_override: None,
+            attention_bias: false,
+            mlp_bias: false,
             vocab_size,
             rms_norm_eps: 1e-6,
             rope_theta: 10000.0,
+            rope_scaling: RopeScaling::None,
             max_position_embeddings: 2048,
             bos_token_id: 1,
             eos_token_id: 2,
@@ -80,7 +93,12 @@ impl LlamaConfig {
 
     /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_attention_heads.max(1)
+        self.head_dim_override.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    /// Rotary frequencies.
+    pub fn rope(&self) -> RopeConfig {
+        RopeConfig { theta: self.rope_theta, scaling: self.rope_scaling }
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -92,21 +110,24 @@ impl LlamaConfig {
         bounded("text.vocab_size", self.vocab_size, LARGEST_TABLE)?;
         bounded("text.max_position_embeddings", self.max_position_embeddings, LARGEST_TABLE)?;
         positive("text.rms_norm_eps", self.rms_norm_eps)?;
-        positive("text.rope_theta", self.rope_theta)?;
         let heads = ("text.num_attention_heads", self.num_attention_heads);
-        divides(("text.hidden_size", self.hidden_size), heads)?;
-        divides(heads, ("text.num_key_value_heads", self.num_key_value_heads))?;
-        if !self.head_dim().is_multiple_of(2) {
-            return Err(ConfigError::OddHead { value: self.head_dim() });
+        match self.head_dim_override {
+            Some(head_dim) => bounded("text.head_dim", head_dim, LARGEST_WIDTH)?,
+            None => divides(("text.hidden_size", self.hidden_size), heads)?,
         }
-        Ok(())
+        divides(heads, ("text.num_key_value_heads", self.num_key_value_heads))?;
+        self.rope().validate(self.head_dim(), self.head_dim())
     }
 
     /// Parameters of the decoder layers and the final norm.
     pub(super) fn parameter_count(&self) -> u128 {
         let wide = |value: usize| value as u128;
         let (d, di) = (wide(self.hidden_size), wide(self.intermediate_size));
+        let query = wide(self.num_attention_heads) * wide(self.head_dim());
         let key_value = wide(self.num_key_value_heads) * wide(self.head_dim());
-        wide(self.num_hidden_layers) * (2 * d * d + 2 * key_value * d + 3 * d * di + 2 * d) + d
+        let attention_bias = if self.attention_bias { query + 2 * key_value + d } else { 0 };
+        let mlp_bias = if self.mlp_bias { 2 * di + d } else { 0 };
+        let products = 2 * query * d + 2 * key_value * d + 3 * d * di;
+        wide(self.num_hidden_layers) * (products + attention_bias + mlp_bias + 2 * d) + d
     }
 }

@@ -67,6 +67,21 @@ pub struct MptConfig {
     pub pad_token_id: Option<u32>,
 }
 
+/// ALiBi's slope of every head: a geometric sequence that ends at 2^-`bias_max`. For a number of heads that is no power
+/// of two, every second slope of the next power comes first.
+pub fn alibi_slopes(heads: usize, bias_max: f64) -> Vec<f64> {
+    let all: Vec<f64> = even_slopes(heads.next_power_of_two(), bias_max).collect();
+    if heads.is_power_of_two() {
+        return all;
+    }
+    let odd = all.iter().skip(1).step_by(2);
+    odd.chain(all.iter().step_by(2)).take(heads).copied().collect()
+}
+
+fn even_slopes(heads: usize, bias_max: f64) -> impl Iterator<Item = f64> {
+    (1..=heads).map(move |k| (-bias_max * k as f64 / heads as f64).exp2())
+}
+
 impl MptConfig {
     /// MPT 7B.
     pub fn mpt_7b() -> Self {
@@ -122,19 +137,11 @@ impl MptConfig {
         self.key_heads * self.head_dim()
     }
 
-    /// Slope of every head. `MPTForCausalLM` computes them for the next power of two of heads and takes every second
-    /// one first; `MosaicGPT` divides the exponents evenly.
+    /// Slope of every head. `MosaicGPT` divides the exponents evenly, whatever the number of heads.
     pub fn alibi_slopes(&self) -> Vec<f64> {
-        let slopes =
-            |heads: usize| (1..=heads).map(move |k| (-self.alibi_bias_max * k as f64 / heads as f64).exp2());
         match self.style {
-            MptStyle::MosaicGpt => slopes(self.n_heads).collect(),
-            MptStyle::Mpt if self.n_heads.is_power_of_two() => slopes(self.n_heads).collect(),
-            MptStyle::Mpt => {
-                let all: Vec<f64> = slopes(self.n_heads.next_power_of_two()).collect();
-                let odd = all.iter().skip(1).step_by(2);
-                odd.chain(all.iter().step_by(2)).take(self.n_heads).copied().collect()
-            }
+            MptStyle::MosaicGpt => even_slopes(self.n_heads, self.alibi_bias_max).collect(),
+            MptStyle::Mpt => alibi_slopes(self.n_heads, self.alibi_bias_max),
         }
     }
 

@@ -190,6 +190,47 @@ impl Activation for Gelu {
     }
 }
 
+/// GELU approximated with tanh: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+pub struct GeluTanh;
+
+/// The argument of the approximation's tanh, and its derivative.
+#[inline(always)]
+fn tanh_argument<T: Real>(x: T) -> (T, T) {
+    let factor = T::from_f64((2.0 / std::f64::consts::PI).sqrt());
+    let cubic = T::from_f64(0.044_715);
+    let square = x * x;
+    (factor * x * (T::ONE + cubic * square), factor * (T::ONE + T::from_f64(3.0) * cubic * square))
+}
+
+impl Activation for GeluTanh {
+    #[inline(always)]
+    fn value<T: Real>(x: T) -> T {
+        T::from_f64(0.5) * x * (T::ONE + tanh_argument(x).0.tanh())
+    }
+    #[inline(always)]
+    fn slope<T: Real>(x: T) -> T {
+        let (argument, slope) = tanh_argument(x);
+        let tanh = argument.tanh();
+        let half = T::from_f64(0.5);
+        half * (T::ONE + tanh) + half * x * (T::ONE - tanh * tanh) * slope
+    }
+}
+
+/// Rectifier: x where it is positive. The derivative at 0 is 0.
+pub struct Relu;
+
+impl Activation for Relu {
+    #[inline(always)]
+    fn value<T: Real>(x: T) -> T {
+        // NaN stays NaN.
+        if x < T::ZERO { T::ZERO } else { x }
+    }
+    #[inline(always)]
+    fn slope<T: Real>(x: T) -> T {
+        if x > T::ZERO { T::ONE } else { T::ZERO }
+    }
+}
+
 /// CLIP's GELU: x * sigmoid(1.702 x).
 pub struct QuickGelu;
 
@@ -258,6 +299,27 @@ mod tests {
         assert!((sum_of_squares(&values) - plain).abs() < 1e-12 * plain);
         assert!(sum_of_squares(&[f32::MAX; 40]).is_finite());
         assert!(sum_of_squares(&[1.0, f32::NAN]).is_nan());
+    }
+
+    fn slopes_are_derivatives<A: Activation>() {
+        for i in -40..=40 {
+            let x = f64::from(i) * 0.13 + 0.01;
+            let numeric = (A::value(x + 1e-6) - A::value(x - 1e-6)) / 2e-6;
+            assert!((A::slope(x) - numeric).abs() < 1e-8, "{x}");
+        }
+    }
+
+    #[test]
+    fn activations_have_their_slopes_and_values() {
+        slopes_are_derivatives::<Gelu>();
+        slopes_are_derivatives::<GeluTanh>();
+        slopes_are_derivatives::<QuickGelu>();
+        slopes_are_derivatives::<Relu>();
+        // Values of PyTorch.
+        assert!((GeluTanh::value(1.5f64) - 1.399_571_576_980_232_8).abs() < 1e-14);
+        assert!((GeluTanh::value(-0.7f64) + 0.169_429_865_294_883_2).abs() < 1e-14);
+        assert_eq!((Relu::value(-2.0f32), Relu::value(2.0f32)), (0.0, 2.0));
+        assert!(Relu::value(f32::NAN).is_nan());
     }
 
     #[test]

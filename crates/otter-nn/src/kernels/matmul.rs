@@ -1,16 +1,20 @@
-//! Matrix products of row-major slices: the `gemm` crate for many rows, a row-times-matrix kernel for few.
+//! Matrix products of row-major slices: the `gemm` crate for many rows, a row-times-matrix kernel for few. Weights may be
+//! stored in half precision (`kernels/half.rs`); for few rows the result then has the bits of widening first.
 
 use gemm::Parallelism;
 
-use super::{LANES, fold_lanes, for_row_blocks, sum_pairs};
-use crate::{Real, vectorised};
+use super::half::{self, Stored};
+use super::{LANES, fold_lanes, for_row_blocks};
+use crate::{Real, WeightView, vectorised};
 
 /// Rows up to which the product is a set of dot products bound by reading the weight once.
 const FEW_ROWS: usize = 3;
+/// Rows up to which dot products with a weight in full precision are faster than packing it for the general product.
+const SOME_ROWS: usize = 32;
 /// Multiplications below which a product stays on one thread.
 const PARALLEL_PRODUCTS: usize = 1 << 18;
 
-fn parallelism(products: usize) -> Parallelism {
+pub(super) fn parallelism(products: usize) -> Parallelism {
     if products < PARALLEL_PRODUCTS || rayon::current_num_threads() == 1 {
         Parallelism::None
     } else {
@@ -22,28 +26,49 @@ fn parallelism(products: usize) -> Parallelism {
 const WEIGHT_ROWS: usize = 4;
 
 vectorised! {
-    /// Dot products of `x` with consecutive rows of `w`, written or added to `out`.
-    fn dot_rows<T: Real>(out: &mut [T], x: &[T], w: &[T], accumulate: bool) {
-        let inner = x.len();
+    /// Dot products of the rows of `x` with consecutive rows of `w`: out (rows of w, rows of x), written or added to.
+    fn dot_rows<T: Real, W: Stored<T>>(out: &mut [T], x: &[T], w: &[W], inner: usize, accumulate: bool) {
+        let rows = x.len() / inner;
         let put = |out: &mut T, value: T| *out = if accumulate { *out + value } else { value };
-        let (groups, rest) = out.as_chunks_mut::<WEIGHT_ROWS>();
-        let (w_groups, w_rest) = w.split_at(groups.len() * WEIGHT_ROWS * inner);
-        if inner > 0 {
-            for (group, w) in groups.iter_mut().zip(w_groups.chunks_exact(WEIGHT_ROWS * inner)) {
-                for (out, value) in group.iter_mut().zip(dot_four(x, w)) {
-                    put(out, value);
+        let whole = out.len() / (WEIGHT_ROWS * rows) * WEIGHT_ROWS;
+        let (out, out_rest) = out.split_at_mut(whole * rows);
+        let (w, w_rest) = w.split_at(whole * inner);
+        let groups = out.chunks_exact_mut(WEIGHT_ROWS * rows).zip(w.chunks_exact(WEIGHT_ROWS * inner));
+        for (out, w) in groups {
+            for (row, x) in x.chunks_exact(inner).enumerate() {
+                for (of_weight, value) in dot_four(x, w).into_iter().enumerate() {
+                    put(&mut out[of_weight * rows + row], value);
                 }
             }
         }
-        for (i, out) in rest.iter_mut().enumerate() {
-            put(out, sum_pairs(x, &w_rest[i * inner..][..inner], |p, q| p * q));
+        for (out, w) in out_rest.chunks_exact_mut(rows).zip(w_rest.chunks_exact(inner)) {
+            for (out, x) in out.iter_mut().zip(x.chunks_exact(inner)) {
+                put(out, dot_one(x, w));
+            }
         }
     }
 }
 
-/// Dot products of `x` with four rows of `w`, each in the order of [`sum_pairs`].
+/// Dot product of `x` with a row of `w`, in a fixed order of `LANES` partial sums.
 #[inline(always)]
-fn dot_four<T: Real>(x: &[T], w: &[T]) -> [T; WEIGHT_ROWS] {
+pub(super) fn dot_one<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> T {
+    let mut lanes = [T::ZERO; LANES];
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (w, w_tail) = w.as_chunks::<LANES>();
+    for (x, w) in x.iter().zip(w) {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane] * w[lane].widen();
+        }
+    }
+    for (lane, (&x, &w)) in lanes.iter_mut().zip(x_tail.iter().zip(w_tail)) {
+        *lane += x * w.widen();
+    }
+    fold_lanes(lanes)
+}
+
+/// Dot products of `x` with four rows of `w`, each in the order of [`dot_one`].
+#[inline(always)]
+pub(super) fn dot_four<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> [T; WEIGHT_ROWS] {
     let inner = x.len();
     let (w0, w) = w.split_at(inner);
     let (w1, w) = w.split_at(inner);
@@ -56,21 +81,21 @@ fn dot_four<T: Real>(x: &[T], w: &[T]) -> [T; WEIGHT_ROWS] {
     let (w3, tail3) = w3.as_chunks::<LANES>();
     for ((((x, w0), w1), w2), w3) in x.iter().zip(w0).zip(w1).zip(w2).zip(w3) {
         for lane in 0..LANES {
-            lanes[0][lane] += x[lane] * w0[lane];
+            lanes[0][lane] += x[lane] * w0[lane].widen();
         }
         for lane in 0..LANES {
-            lanes[1][lane] += x[lane] * w1[lane];
+            lanes[1][lane] += x[lane] * w1[lane].widen();
         }
         for lane in 0..LANES {
-            lanes[2][lane] += x[lane] * w2[lane];
+            lanes[2][lane] += x[lane] * w2[lane].widen();
         }
         for lane in 0..LANES {
-            lanes[3][lane] += x[lane] * w3[lane];
+            lanes[3][lane] += x[lane] * w3[lane].widen();
         }
     }
     for (lanes, tail) in lanes.iter_mut().zip([tail0, tail1, tail2, tail3]) {
         for (lane, (&x, &w)) in lanes.iter_mut().zip(x_tail.iter().zip(tail)) {
-            *lane += x * w;
+            *lane += x * w.widen();
         }
     }
     lanes.map(fold_lanes)
@@ -160,33 +185,98 @@ pub fn product<T: Real>(
 }
 
 /// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer): a linear layer's forward.
-pub fn times_transposed<T: Real>(
+pub fn times_transposed<'a, T: Real>(
     y: &mut [T],
     x: &[T],
-    w: &[T],
+    w: impl Into<WeightView<'a, T>>,
     inner: usize,
     outer: usize,
     accumulate: bool,
 ) {
     let rows = y.len() / outer.max(1);
     debug_assert_eq!(x.len(), rows * inner);
-    if rows <= FEW_ROWS {
-        for row in 0..rows {
-            let x = &x[row * inner..(row + 1) * inner];
-            for_row_blocks(&mut y[row * outer..(row + 1) * outer], 1, inner, |first, block| {
-                dot_rows(block, x, &w[first * inner..], accumulate);
+    if rows <= FEW_ROWS && inner > 0 {
+        return match w.into() {
+            WeightView::Full(w) => few_rows(y, x, w, inner, outer, accumulate),
+            WeightView::F16(w) => few_rows(y, x, w, inner, outer, accumulate),
+            WeightView::Bf16(w) => few_rows(y, x, w, inner, outer, accumulate),
+        };
+    }
+    let w = match w.into() {
+        WeightView::Full(w) if rows <= SOME_ROWS && inner > 0 => {
+            return dot_products(y, inner, outer, accumulate, |block, first| {
+                let count = block.len() / rows;
+                T::dot_products(block, x, &w[first * inner..(first + count) * inner], inner);
             });
         }
-        return;
-    }
+        WeightView::Full(w) => w,
+        WeightView::F16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
+        WeightView::Bf16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
+    };
     let sizes = (rows, inner, outer);
     let threads = parallelism(rows * inner * outer);
     let (rows_y, rows_x, columns_w) = (Layout::rows(outer), Layout::rows(inner), Layout::columns(inner));
     product(y, rows_y, x, rows_x, w, columns_w, sizes, T::ONE, accumulate, threads);
 }
 
+/// [`times_transposed`] as dot products. The weight is read from memory once, whatever the number of rows.
+fn few_rows<T: Real, W: Stored<T>>(
+    y: &mut [T],
+    x: &[T],
+    w: &[W],
+    inner: usize,
+    outer: usize,
+    accumulate: bool,
+) {
+    let rows = x.len() / inner;
+    if rows <= 1 {
+        for_row_blocks(y, 1, inner, |first, block| {
+            dot_rows(block, x, &w[first * inner..(first + block.len()) * inner], inner, accumulate);
+        });
+        return;
+    }
+    dot_products(y, inner, outer, accumulate, |block, first| {
+        let count = block.len() / rows;
+        dot_rows(block, x, &w[first * inner..(first + count) * inner], inner, false);
+    });
+}
+
+/// Writes or adds products to y (rows, outer): `compute(block, first)` gives those with the weight rows from `first` on,
+/// (weight rows, rows), on all threads.
+pub(super) fn dot_products<T: Real>(
+    y: &mut [T],
+    inner: usize,
+    outer: usize,
+    accumulate: bool,
+    compute: impl Fn(&mut [T], usize) + Sync,
+) {
+    let rows = y.len() / outer.max(1);
+    let mut products = vec![T::ZERO; y.len()];
+    for_row_blocks(&mut products, rows, inner, |first, block| compute(block, first));
+    for_row_blocks(y, outer, 4, |first, block| {
+        for (row, y) in block.chunks_exact_mut(outer).enumerate() {
+            for (y, products) in y.iter_mut().zip(products.chunks_exact(rows)) {
+                let product = products[first + row];
+                *y = if accumulate { *y + product } else { product };
+            }
+        }
+    });
+}
+
 /// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner): a linear layer's input gradient.
-pub fn times<T: Real>(dx: &mut [T], dy: &[T], w: &[T], outer: usize, inner: usize, accumulate: bool) {
+pub fn times<'a, T: Real>(
+    dx: &mut [T],
+    dy: &[T],
+    w: impl Into<WeightView<'a, T>>,
+    outer: usize,
+    inner: usize,
+    accumulate: bool,
+) {
+    let w = match w.into() {
+        WeightView::Full(w) => w,
+        WeightView::F16(w) => return half::times(dx, dy, w, outer, inner, accumulate),
+        WeightView::Bf16(w) => return half::times(dx, dy, w, outer, inner, accumulate),
+    };
     let rows = dx.len() / inner.max(1);
     let sizes = (rows, outer, inner);
     let threads = parallelism(rows * inner * outer);
@@ -215,7 +305,7 @@ mod tests {
             let w: Vec<f32> = (0..inner * outer).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
             for accumulate in [false, true] {
                 let mut y: Vec<f32> = (0..2 * outer).map(|i| i as f32).collect();
-                times_transposed(&mut y, &x, &w, inner, outer, accumulate);
+                times_transposed(&mut y, &x, &w[..], inner, outer, accumulate);
                 for (i, &found) in y.iter().enumerate() {
                     let (x, w) = (&x[i / outer * inner..][..inner], &w[i % outer * inner..][..inner]);
                     let products: f32 = x.iter().zip(w).map(|(a, b)| a * b).sum();

@@ -3,8 +3,10 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod half;
 pub mod matmul;
 pub mod norm;
+pub(crate) mod tile;
 pub mod vectorised;
 
 use rayon::prelude::*;

@@ -83,7 +83,7 @@ impl CrossEntropy {
         let width = hidden.width();
         let mut d_hidden = hidden.zeros_like();
         let mut total = LossSum::default();
-        let table = parameters.data(self.weight);
+        let table = parameters.weight(self.weight);
         let scale = T::from_f64(scale);
         self.for_chunks(parameters, hidden, targets, |rows, gathered, logits, vocabulary| {
             let mut losses = vec![T::ZERO; rows.len()];
@@ -137,7 +137,7 @@ impl CrossEntropy {
                 gathered.extend_from_slice(&hidden.data()[row * width..][..width]);
             }
             let mut logits = vec![T::ZERO; rows.len() * vocabulary];
-            matmul::times_transposed(&mut logits, &gathered, table.data(), width, vocabulary, false);
+            matmul::times_transposed(&mut logits, &gathered, table.view(), width, vocabulary, false);
             body(rows, &gathered, &mut logits, vocabulary);
         }
     }
@@ -154,27 +154,27 @@ pub fn log_sum_exp<T: Real>(logits: &[T]) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradient_check::{check, random_tensor};
+    use crate::gradient_check::{check, check_half, random_tensor};
     use crate::{Init, ParameterSpecs};
 
     #[test]
     fn gradients_match_finite_differences() {
         let mut specs = ParameterSpecs::default();
-        let weight = specs.add("head", &[7, 4], Init::Normal(1.0));
+        let weight = specs.add_matrix("head", [7, 4], Init::Normal(1.0));
         let layer = CrossEntropy::new(weight);
         let targets = [3, IGNORE_INDEX, 0, 6, IGNORE_INDEX];
         let scalar = |loss: f64| Tensor::from_vec(vec![loss], &[1], crate::Device::Cpu);
-        check(
-            &specs,
-            &[random_tensor("h", &[5, 4])],
-            |p, x| scalar(layer.forward(p, &x[0], &targets).mean()),
-            |p, x, dy, g| {
-                let (loss, dx) = layer.forward_backward(p, &x[0], &targets, dy.data()[0] / 3.0, g);
-                assert_eq!(loss.targets, 3);
-                assert!((loss.sum - layer.forward(p, &x[0], &targets).sum).abs() < 1e-12);
-                vec![dx]
-            },
-        );
+        let inputs = [random_tensor("h", &[5, 4])];
+        let forward =
+            |p: &Parameters<f64>, x: &[Tensor<f64>]| scalar(layer.forward(p, &x[0], &targets).mean());
+        let backward = |p: &Parameters<f64>, x: &[Tensor<f64>], dy: &Tensor<f64>, g: &mut Gradients<f64>| {
+            let (loss, dx) = layer.forward_backward(p, &x[0], &targets, dy.data()[0] / 3.0, g);
+            assert_eq!(loss.targets, 3);
+            assert!((loss.sum - layer.forward(p, &x[0], &targets).sum).abs() < 1e-12);
+            vec![dx]
+        };
+        check(&specs, &inputs, forward, backward);
+        check_half(&specs, &inputs, forward, backward);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub struct Embedding {
 impl Embedding {
     /// Registers `<name>.weight`.
     pub fn new(specs: &mut ParameterSpecs, name: &str, vocabulary: usize, width: usize, init: Init) -> Self {
-        Self { weight: specs.add(format!("{name}.weight"), &[vocabulary, width], init), width }
+        Self { weight: specs.add_matrix(format!("{name}.weight"), [vocabulary, width], init), width }
     }
 
     /// The table's id.
@@ -25,10 +25,10 @@ impl Embedding {
     /// # Panics
     /// When an id is outside the table; callers check ids against the vocabulary.
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32]) -> Tensor<T> {
-        let table = parameters.data(self.weight);
-        let mut out = Vec::with_capacity(ids.len() * self.width);
-        for &id in ids {
-            out.extend_from_slice(&table[id as usize * self.width..][..self.width]);
+        let table = parameters.weight(self.weight);
+        let mut out = vec![T::ZERO; ids.len() * self.width];
+        for (&id, row) in ids.iter().zip(out.chunks_exact_mut(self.width)) {
+            table.read(id as usize * self.width, row);
         }
         Tensor::from_vec(out, &[ids.len(), self.width], parameters.device())
     }
@@ -65,5 +65,19 @@ mod tests {
                 vec![]
             },
         );
+    }
+
+    #[test]
+    fn rows_of_a_half_table_are_widened() {
+        let mut specs = ParameterSpecs::default();
+        let layer = Embedding::new(&mut specs, "e", 4, 3, Init::Normal(1.0));
+        let values: Vec<half::bf16> = (0..12u8).map(|v| half::bf16::from_f32(f32::from(v) / 4.0)).collect();
+        let table = Tensor::from_vec(values, &[4, 3], crate::Device::Cpu);
+        let parameters = Parameters::<f32>::build(&specs, crate::Device::Cpu, |_| {
+            Ok::<_, std::convert::Infallible>(crate::Weight::Bf16(table.clone()))
+        })
+        .unwrap_or_else(|never| match never {});
+        let rows = layer.forward(&parameters, &[3, 1]);
+        assert_eq!(rows.data(), [2.25, 2.5, 2.75, 0.75, 1.0, 1.25]);
     }
 }

@@ -22,7 +22,7 @@ impl Linear {
         bias: bool,
         init: Init,
     ) -> Self {
-        let weight = specs.add(format!("{name}.weight"), &[outer, inner], init);
+        let weight = specs.add_matrix(format!("{name}.weight"), [outer, inner], init);
         let bias = bias.then(|| specs.add(format!("{name}.bias"), &[outer], Init::Zeros));
         Self { weight, bias, inner, outer }
     }
@@ -55,7 +55,7 @@ impl Linear {
 
     /// Writes or adds the output to a slice.
     pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T], accumulate: bool) {
-        let weight = parameters.data(self.weight);
+        let weight = parameters.weight(self.weight);
         matmul::times_transposed(y, x, weight, self.inner, self.outer, accumulate);
         if let Some(bias) = self.bias {
             let bias = parameters.data(bias);
@@ -93,7 +93,7 @@ impl Linear {
         gradients: &mut Gradients<T>,
     ) {
         self.backward_parameters(x, dy, gradients);
-        matmul::times(dx, dy, parameters.data(self.weight), self.outer, self.inner, accumulate);
+        matmul::times(dx, dy, parameters.weight(self.weight), self.outer, self.inner, accumulate);
     }
 
     /// Adds the parameter gradients only, for a layer whose input needs none.
@@ -110,7 +110,7 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradient_check::{check, random_tensor};
+    use crate::gradient_check::{check, check_half, random_tensor};
 
     #[test]
     fn gradients_match_finite_differences() {
@@ -121,6 +121,23 @@ mod tests {
                 &specs,
                 &[random_tensor("x", &[rows, 5])],
                 |p, inputs| layer.forward(p, &inputs[0]),
+                |p, inputs, dy, g| vec![layer.backward(p, &inputs[0], dy, g)],
+            );
+        }
+    }
+
+    #[test]
+    fn gradients_over_half_weights_match_finite_differences() {
+        for rows in [1, 6] {
+            let mut specs = ParameterSpecs::default();
+            let layer = Linear::new(&mut specs, "l", 5, 4, true, Init::Normal(0.7));
+            check_half(
+                &specs,
+                &[random_tensor("x", &[rows, 5])],
+                |p, inputs| {
+                    assert!(p.get(layer.weight).is_half());
+                    layer.forward(p, &inputs[0])
+                },
                 |p, inputs, dy, g| vec![layer.backward(p, &inputs[0], dy, g)],
             );
         }

@@ -1,26 +1,80 @@
-//! Rotary position embedding, half-split as in LLaMA (`spec/model.md` 7.1): features d and d + head/2 rotate together.
+//! Rotary position embedding, half-split as in LLaMA (`spec/model.md` 7.1): of the first `rotated` features of a head,
+//! d and d + rotated/2 turn together; the rest stays.
+
+use std::borrow::Cow;
 
 use crate::Real;
 use crate::kernels::for_row_blocks;
 
-/// Rotation angles of one head size and base.
+/// Rotation angles of the heads of one layer.
 #[derive(Clone, Debug)]
 pub struct Rotary {
     head_size: usize,
-    inverse_frequencies: Vec<f64>,
+    frequencies: Frequencies,
+}
+
+#[derive(Clone, Debug)]
+enum Frequencies {
+    /// One for each pair of features.
+    Fixed(Vec<f64>),
+    /// Slower ones for sequences that outgrow the trained length.
+    Dynamic { pairs: usize, base: f64, factor: f64, trained_positions: usize },
+}
+
+/// Frequencies `base^(-2d / rotated)` of the pairs d of `rotated` features.
+pub fn rotary_frequencies(rotated: usize, base: f64) -> Vec<f64> {
+    (0..rotated / 2).map(|d| 1.0 / base.powf(2.0 * d as f64 / rotated as f64)).collect()
 }
 
 impl Rotary {
-    /// Frequencies `base^(-2d / head_size)`.
+    /// Turns whole heads, with the usual frequencies.
     pub fn new(head_size: usize, base: f64) -> Self {
-        let half = head_size / 2;
-        let inverse_frequencies =
-            (0..half).map(|d| 1.0 / base.powf(2.0 * d as f64 / head_size as f64)).collect();
-        Self { head_size, inverse_frequencies }
+        Self::with_frequencies(head_size, rotary_frequencies(head_size, base))
     }
 
-    /// Cosines and sines, (positions, head/2) each.
-    fn tables<T: Real>(&self, positions: &[u32]) -> (Vec<T>, Vec<T>) {
+    /// Turns the first features of each head, two for each of `frequencies`.
+    pub fn with_frequencies(head_size: usize, frequencies: Vec<f64>) -> Self {
+        assert!(2 * frequencies.len() <= head_size, "more features are turned than a head has");
+        Self { head_size, frequencies: Frequencies::Fixed(frequencies) }
+    }
+
+    /// As [`Rotary::new`] on the first `rotated` features (more than two), but where the largest position of a call is
+    /// beyond the `trained_positions`, the base grows with it ("dynamic NTK"). Keys that were cached before keep the
+    /// angles of their call, as in the library that made this rule.
+    pub fn dynamic(
+        head_size: usize,
+        rotated: usize,
+        base: f64,
+        factor: f64,
+        trained_positions: usize,
+    ) -> Self {
+        assert!(rotated > 2 && rotated <= head_size, "dynamic frequencies need more than one pair in a head");
+        let frequencies = Frequencies::Dynamic { pairs: rotated / 2, base, factor, trained_positions };
+        Self { head_size, frequencies }
+    }
+
+    fn pairs(&self) -> usize {
+        match &self.frequencies {
+            Frequencies::Fixed(frequencies) => frequencies.len(),
+            Frequencies::Dynamic { pairs, .. } => *pairs,
+        }
+    }
+
+    /// Frequencies for a call whose positions are below `length`.
+    fn frequencies(&self, length: usize) -> Cow<'_, [f64]> {
+        match self.frequencies {
+            Frequencies::Fixed(ref frequencies) => Cow::Borrowed(frequencies),
+            Frequencies::Dynamic { pairs, base, factor, trained_positions } => {
+                let rotated = 2 * pairs;
+                let times = length.max(trained_positions) as f64 / trained_positions as f64;
+                let growth = (factor * times - (factor - 1.0)).powf(rotated as f64 / (rotated - 2) as f64);
+                Cow::Owned(rotary_frequencies(rotated, base * growth))
+            }
+        }
+    }
+
+    /// Cosines and sines, (positions, pairs) each.
+    fn tables<T: Real>(frequencies: &[f64], positions: &[u32]) -> (Vec<T>, Vec<T>) {
         // The reference computes inverse frequencies and angles in f32; f64 elements keep the exact values.
         let single = size_of::<T>() == 4;
         let angle = |position: u32, frequency: f64| {
@@ -30,10 +84,10 @@ impl Rotary {
                 f64::from(position) * frequency
             }
         };
-        let mut cos = Vec::with_capacity(positions.len() * self.inverse_frequencies.len());
+        let mut cos = Vec::with_capacity(positions.len() * frequencies.len());
         let mut sin = Vec::with_capacity(cos.capacity());
         for &position in positions {
-            for &frequency in &self.inverse_frequencies {
+            for &frequency in frequencies {
                 let (s, c) = angle(position, frequency).sin_cos();
                 cos.push(T::from_f64(c));
                 sin.push(T::from_f64(s));
@@ -57,18 +111,19 @@ impl Rotary {
             return;
         }
         let width = rows.len() / positions.len();
-        let half = self.head_size / 2;
+        let half = self.pairs();
         let distinct = positions.iter().copied().max().unwrap_or(0) as usize + 1;
         // A batch repeats the same few positions: one table row for each of them when that is fewer.
         let all: Vec<u32> = (0..distinct as u32).collect();
         let shared = distinct <= positions.len();
-        let (cos, sin) = self.tables::<T>(if shared { &all } else { positions });
+        let frequencies = self.frequencies(distinct);
+        let (cos, sin) = Self::tables::<T>(&frequencies, if shared { &all } else { positions });
         for_row_blocks(rows, width, 4, |first, block| {
             for (i, row) in block.chunks_exact_mut(width).enumerate() {
                 let at = if shared { positions[first + i] as usize } else { first + i };
                 let (cos, sin) = (&cos[at * half..][..half], &sin[at * half..][..half]);
                 for head in row.chunks_exact_mut(self.head_size) {
-                    let (low, high) = head.split_at_mut(half);
+                    let (low, high) = head[..2 * half].split_at_mut(half);
                     for (((a, b), &c), &s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
                         let s = s * direction;
                         (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
@@ -87,23 +142,53 @@ mod tests {
 
     #[test]
     fn gradients_match_finite_differences() {
-        let rotary = Rotary::new(6, 10_000.0);
-        for positions in [[0, 1, 2, 1], [7, 0, 30, 2]] {
-            check(
-                &ParameterSpecs::default(),
-                &[random_tensor("x", &[4, 12])],
-                |_, inputs| {
-                    let mut y = inputs[0].clone();
-                    rotary.rotate(y.data_mut(), &positions);
-                    y
-                },
-                |_, _, dy, _| {
-                    let mut dx = dy.clone();
-                    rotary.rotate_back(dx.data_mut(), &positions);
-                    vec![dx]
-                },
-            );
+        let kinds = [
+            Rotary::new(6, 10_000.0),
+            Rotary::with_frequencies(6, vec![1.0, 0.2]),
+            Rotary::dynamic(6, 4, 100.0, 2.0, 8),
+        ];
+        for rotary in kinds {
+            for positions in [[0, 1, 2, 1], [7, 0, 30, 2]] {
+                check(
+                    &ParameterSpecs::default(),
+                    &[random_tensor("x", &[4, 12])],
+                    |_, inputs| {
+                        let mut y = inputs[0].clone();
+                        rotary.rotate(y.data_mut(), &positions);
+                        y
+                    },
+                    |_, _, dy, _| {
+                        let mut dx = dy.clone();
+                        rotary.rotate_back(dx.data_mut(), &positions);
+                        vec![dx]
+                    },
+                );
+            }
         }
+    }
+
+    #[test]
+    fn features_behind_the_rotated_ones_stay() {
+        let rotary = Rotary::with_frequencies(6, vec![1.0, 0.2]);
+        let mut rows = random_tensor("x", &[2, 12]).into_vec();
+        let before = rows.clone();
+        rotary.rotate(&mut rows, &[3, 4]);
+        for (i, (a, b)) in rows.iter().zip(&before).enumerate() {
+            assert_eq!(i % 6 >= 4, a == b, "element {i}");
+        }
+        // The pairs are 0 with 2 and 1 with 3.
+        let (sin, cos) = (3.0 * 0.2f64).sin_cos();
+        assert!((rows[1] - (before[1] * cos - before[3] * sin)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn dynamic_frequencies_slow_down_beyond_the_trained_length() {
+        let rotary = Rotary::dynamic(6, 6, 10_000.0, 3.0, 16);
+        assert_eq!(rotary.frequencies(9), rotary.frequencies(16));
+        assert_eq!(*rotary.frequencies(16), rotary_frequencies(6, 10_000.0));
+        // 3 * 24 / 16 - 2 = 2.5, to the power of 6 / 4
+        let slower = rotary_frequencies(6, 10_000.0 * 2.5f64.powf(1.5));
+        assert!(rotary.frequencies(24).iter().zip(slower).all(|(a, b)| (a - b).abs() < 1e-15));
     }
 
     #[test]

@@ -189,7 +189,7 @@ fn fresh(config: &OtterConfig, seed: u64) -> Result<(Otter, Parameters<f32>), Mo
         }
         // Layers start at a standard deviation of 0.02.
         let factor = (std / 0.02) as f32;
-        parameter.tensor.data_mut().iter_mut().for_each(|v| *v *= factor);
+        parameter.tensor.make_full().data_mut().iter_mut().for_each(|v| *v *= factor);
     }
     Ok((otter, parameters))
 }

@@ -1,0 +1,325 @@
+//! `otter convert`: any checkpoint to an Otter directory, and back to OpenFlamingo.
+//!
+//! ```text
+//! directories, files ─► Source (names without wrappers, what it is)
+//!        │  rename tables, language.rs, vision.rs, bridge.rs
+//!        ▼
+//! PlannedTensor: name, type, shape, and parts: stored rows, drawn rows, base + delta, W + BA
+//!        │  output.rs: one tensor after the other, 256 Ki elements at a time
+//!        ▼
+//! safetensors or PyTorch shards, config.json, tokenizer ─► verify.rs reads it back ─► renamed into place
+//! ```
+//!
+//! A plan is made from headers alone. Every tensor of every source is written, or dropped with a reason that the
+//! [`ConvertReport`] lists, or part of an error.
+
+mod assemble;
+mod bridge;
+mod delta;
+mod dtype;
+mod elements;
+mod gguf_tokenizer;
+mod language;
+mod lora;
+mod output;
+mod overlay;
+mod plan;
+mod planning;
+pub mod rename;
+mod report;
+mod source;
+pub mod tables;
+mod to_open_flamingo;
+mod tokens;
+mod verify;
+mod vision;
+
+pub use assemble::NewRows;
+pub use dtype::KeepF32;
+pub use output::OutputFormat;
+pub use plan::{Part, PlannedTensor};
+pub use report::{ConvertReport, Created, Dropped};
+pub use source::{Source, SourceKind};
+
+use crate::atomic;
+use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufQuantization};
+use crate::model_card::{self, Described, ModelCard};
+use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
+use crate::save::{DEFAULT_SHARD_BYTES, SaveDtype, TOKENIZER_FILES, check_target};
+use crate::tokenizer_write::TokenOrder;
+use crate::transformers_module::write_transformers_module;
+use output::{CARRIED, carry, write_file, write_gguf_file, write_json, write_shards};
+use planning::{Plan, Tokenizer};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConvertTarget {
+    /// An Otter in the Hugging Face layout, or the source in another form.
+    #[default]
+    Otter,
+    /// The trained part under OpenFlamingo's names.
+    OpenFlamingo,
+}
+
+/// What to convert, and how.
+#[derive(Debug, Clone)]
+pub struct ConvertOptions {
+    /// The checkpoint: a directory or a file.
+    pub source: PathBuf,
+    /// A directory to write, or a file ending in `.safetensors`, `.bin`, `.pt` or `.gguf`.
+    pub out: PathBuf,
+    /// What to make.
+    pub target: ConvertTarget,
+    /// Treat the source as a language model to put into an Otter, with fresh parts between unless `overlay` gives them.
+    pub inject: bool,
+    /// The whole Otter that a partial source completes.
+    pub base: Option<PathBuf>,
+    /// Base language model.
+    pub base_lm: Option<PathBuf>,
+    /// Base vision tower.
+    pub base_vision: Option<PathBuf>,
+    /// A partial checkpoint to put over the source.
+    pub overlay: Option<PathBuf>,
+    /// A difference to add to the source.
+    pub delta: Option<PathBuf>,
+    /// Merge LoRA adapters into their matrices.
+    pub merge_lora: bool,
+    /// Directory of the tokenizer (default: that of the language model).
+    pub tokenizer: Option<PathBuf>,
+    /// Order of the added tokens; `None`: as the source was trained.
+    pub token_order: Option<TokenOrder>,
+    /// Blocks before every n-th layer, where the source does not tell.
+    pub cross_attn_every: Option<usize>,
+    /// Frame embeddings of a fresh resampler.
+    pub max_num_frames: Option<usize>,
+    /// How rows begin that no source holds.
+    pub new_rows: NewRows,
+    /// Seed of everything drawn.
+    pub seed: u64,
+    /// Element type of floats; `None`: each as it is.
+    pub dtype: Option<SaveDtype>,
+    /// Kinds of tensors that stay 32-bit floats under `dtype`.
+    pub keep_f32: Vec<KeepF32>,
+    /// How weights are stored in a directory; a file's name says it itself.
+    pub format: OutputFormat,
+    /// Type of the large matrices of a GGUF file.
+    pub quantization: GgufQuantization,
+    /// Largest shard.
+    pub max_shard_bytes: u64,
+    /// Add the Python module with which Transformers opens the directory.
+    pub transformers: bool,
+    /// OpenFlamingo: put `module.` in front of every name.
+    pub module_prefix: bool,
+    /// OpenFlamingo: keep so many rows of the tables.
+    pub embedding_rows: Option<usize>,
+}
+
+impl ConvertOptions {
+    /// The source to `out`, everything else as it is.
+    pub fn new(source: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
+        Self {
+            source: source.into(),
+            out: out.into(),
+            target: ConvertTarget::default(),
+            inject: false,
+            base: None,
+            base_lm: None,
+            base_vision: None,
+            overlay: None,
+            delta: None,
+            merge_lora: false,
+            tokenizer: None,
+            token_order: None,
+            cross_attn_every: None,
+            max_num_frames: None,
+            new_rows: NewRows::default(),
+            seed: 0,
+            dtype: None,
+            keep_f32: Vec::new(),
+            format: OutputFormat::default(),
+            quantization: GgufQuantization::default(),
+            max_shard_bytes: DEFAULT_SHARD_BYTES,
+            transformers: false,
+            module_prefix: false,
+            embedding_rows: None,
+        }
+    }
+}
+
+/// How far a conversion is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'p> {
+    /// Bytes of elements written.
+    pub bytes_done: u64,
+    /// Bytes of elements to write in all.
+    pub bytes_total: u64,
+    /// The tensor written last.
+    pub tensor: &'p str,
+}
+
+/// Converts. What stands at `out` is replaced only when the new content is complete and was read back.
+///
+/// # Errors
+/// When a source cannot be read, its parts do not fit, a tensor is unaccounted for, or writing fails; then `out` is
+/// as it was.
+pub fn convert(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<ConvertReport> {
+    match OutputFormat::of_file(&options.out).filter(|_| !options.out.is_dir()) {
+        Some(OutputFormat::Gguf) => to_gguf(options, progress),
+        Some(format) => to_file(options, format, progress),
+        None => to_directory(options, progress),
+    }
+}
+
+fn to_file(
+    options: &ConvertOptions,
+    format: OutputFormat,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<ConvertReport> {
+    let mut plan = planning::plan(options, None)?;
+    dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
+    write_file(&options.out, &plan.tensors, format, progress)?;
+    let name = language::folder_name(&options.out);
+    Ok(report(options, plan, vec![name], Vec::new()))
+}
+
+/// One file with configuration and tokenizer, made in a directory of its own and read back before it is moved.
+fn to_gguf(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<ConvertReport> {
+    let temporary = atomic::temporary_dir(&options.out)?;
+    let inner = ConvertOptions { format: OutputFormat::Gguf, ..options.clone() };
+    let written = fill(&temporary, &inner, progress).and_then(|mut report| {
+        verify::verify(&temporary.join(gguf::FILE_NAME), &options.out)?;
+        fs::rename(temporary.join(gguf::FILE_NAME), &options.out)
+            .map_err(CheckpointError::write(&temporary, &options.out))?;
+        report.weight_files = vec![language::folder_name(&options.out)];
+        report.other_files.clear();
+        Ok(report)
+    });
+    let _ = fs::remove_dir_all(&temporary);
+    written
+}
+
+fn to_directory(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> Result<ConvertReport> {
+    check_target(&options.out)?;
+    let temporary = atomic::temporary_dir(&options.out)?;
+    let written = fill(&temporary, options, progress)
+        .and_then(|report| atomic::replace_dir(&temporary, &options.out).map(|()| report));
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    written
+}
+
+fn fill(
+    temporary: &Path,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<ConvertReport> {
+    let target = &options.out;
+    let mut plan = planning::plan(options, Some(temporary))?;
+    dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
+    let mut other = small_files(temporary, target, &mut plan)?;
+    let weights = match options.format {
+        OutputFormat::Gguf => {
+            plan.keep_parameters();
+            write_gguf_file(temporary, target, &plan.tensors, options.quantization, progress)?
+        }
+        format => write_shards(temporary, target, &plan.tensors, format, options.max_shard_bytes, progress)?,
+    };
+    if options.transformers {
+        write_transformers_module(temporary)?;
+        other.push("the Transformers module".to_owned());
+    }
+    if plan.verify {
+        let remarks = verify::verify(temporary, target)?;
+        plan.warnings.extend(remarks);
+    }
+    let report = report(options, plan, weights, other);
+    write_json(&temporary.join("conversion.json"), target, &report.record())?;
+    Ok(report)
+}
+
+/// Everything beside the weights; returns the names.
+fn small_files(temporary: &Path, target: &Path, plan: &mut Plan) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    let dtype = dtype::torch_name(&plan.tensors);
+    if let Some(config) = &mut plan.config {
+        // Since transformers 4.56 the key is `dtype`.
+        let newer = config.contains_key("dtype") && !config.contains_key("torch_dtype");
+        config.insert(if newer { "dtype" } else { "torch_dtype" }.to_owned(), json!(dtype));
+        write_json(&temporary.join("config.json"), target, &Value::Object(config.clone()))?;
+        names.push("config.json".to_owned());
+    }
+    match &plan.tokenizer {
+        Tokenizer::Written => {
+            let written = TOKENIZER_FILES.iter().filter(|name| temporary.join(name).is_file());
+            names.extend(written.map(|name| (*name).to_owned()));
+        }
+        Tokenizer::From(directory) => names.extend(carry(TOKENIZER_FILES, directory, temporary, target)?),
+    }
+    for directory in &plan.carry_from {
+        names.extend(carry(CARRIED, directory, temporary, target)?);
+    }
+    if let Some(directory) = &plan.card_from {
+        names.extend(carry(&["README.md"], directory, temporary, target)?);
+    }
+    let Some(config) = plan.config.clone().filter(|_| plan.verify) else { return Ok(names) };
+    let mut add = |name: &str, value: Option<Value>| match value {
+        Some(value) if !temporary.join(name).exists() => {
+            names.push(name.to_owned());
+            write_json(&temporary.join(name), target, &value)
+        }
+        _ => Ok(()),
+    };
+    add("generation_config.json", plan.generation_config())?;
+    let image = config.get("vision_config").and_then(|vision| vision.get("image_size")?.as_u64());
+    add(PREPROCESSOR_CONFIG, image.and_then(|size| usize::try_from(size).ok()).map(preprocessor_json))?;
+    if !temporary.join("README.md").exists() {
+        let tensors = plan.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.elements())).collect();
+        let described = Described { config: &Value::Object(config), tensors, dtype };
+        let card = ModelCard { base_model: Some(plan.base_name.clone()), ..ModelCard::default() };
+        model_card::write(temporary, target, Some(&card), &described)?;
+        names.push("README.md".to_owned());
+    }
+    Ok(names)
+}
+
+fn report(options: &ConvertOptions, plan: Plan, weights: Vec<String>, other: Vec<String>) -> ConvertReport {
+    let mut dtypes: Vec<(String, usize)> = Vec::new();
+    for tensor in &plan.tensors {
+        let name = tensor.dtype.name();
+        match dtypes.iter_mut().find(|(known, _)| known == name) {
+            Some((_, count)) => *count += 1,
+            None => dtypes.push((name.to_owned(), 1)),
+        }
+    }
+    let renamed = |tensor: &&PlannedTensor| {
+        tensor.parts.iter().any(|part| matches!(part, Part::Stored { name, .. } if *name != tensor.name))
+    };
+    ConvertReport {
+        conversion: plan.conversion,
+        source: options.source.clone(),
+        source_kind: plan.source_kind,
+        out: options.out.clone(),
+        weight_files: weights,
+        other_files: other,
+        tensors: plan.tensors.len(),
+        parameters: plan.tensors.iter().map(|tensor| tensor.elements() as u64).sum(),
+        bytes: plan.tensors.iter().map(PlannedTensor::bytes).sum(),
+        dtypes,
+        renamed: plan.tensors.iter().filter(renamed).count(),
+        token_order: plan.token_order.map(|order| tokens::order_name(order).to_owned()),
+        special_tokens: plan.special_tokens,
+        dropped: plan.dropped,
+        created: plan.created,
+        warnings: plan.warnings,
+    }
+}
+
+/// An error about options that do not go together.
+fn option_error(path: &Path, problem: impl Into<String>) -> CheckpointError {
+    CheckpointError::format(path, problem)
+}

@@ -1,0 +1,221 @@
+//! Writing a plan: weight files of a directory, or one file.
+
+use super::Progress;
+use super::plan::PlannedTensor;
+use crate::config_file::CheckpointConfig;
+use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufOptions, GgufQuantization, GgufTensor, write_gguf};
+use crate::safetensors_file::{self, HeaderEntry};
+use crate::save::TOKENIZER_FILES;
+use crate::shards;
+use crate::tokenizer::load_tokenizer;
+use crate::torch_write::{TorchTensor, write_torch};
+use otter_data::TextTokenizer;
+use serde_json::Value;
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OutputFormat {
+    /// `model.safetensors` and shards.
+    #[default]
+    Safetensors,
+    /// `pytorch_model.bin` and shards.
+    Torch,
+    /// `model.gguf`, one file with configuration and tokenizer.
+    Gguf,
+}
+
+impl OutputFormat {
+    /// The format a file name asks for.
+    pub fn of_file(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()? {
+            "safetensors" => Some(Self::Safetensors),
+            "bin" | "pt" | "pth" => Some(Self::Torch),
+            "gguf" => Some(Self::Gguf),
+            _ => None,
+        }
+    }
+
+    fn stem_and_extension(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Safetensors => ("model", "safetensors"),
+            Self::Torch => ("pytorch_model", "bin"),
+            Self::Gguf => ("model", "gguf"),
+        }
+    }
+}
+
+/// Passes on how much was written.
+struct Meter<'m> {
+    done: u64,
+    total: u64,
+    report: &'m mut dyn FnMut(Progress<'_>),
+}
+
+impl Meter<'_> {
+    fn finished(&mut self, tensor: &PlannedTensor) {
+        self.done += tensor.bytes();
+        (self.report)(Progress { bytes_done: self.done, bytes_total: self.total, tensor: &tensor.name });
+    }
+}
+
+/// Writes all tensors into `directory`, which will become `target`, and returns the names of the files.
+///
+/// # Errors
+/// When two tensors share a name; when reading, converting or writing fails.
+pub(super) fn write_shards(
+    directory: &Path,
+    target: &Path,
+    tensors: &[PlannedTensor],
+    format: OutputFormat,
+    max_shard_bytes: u64,
+    report: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<String>> {
+    check_names(target, tensors)?;
+    let sizes: Vec<u64> = tensors.iter().map(PlannedTensor::bytes).collect();
+    let total = sizes.iter().sum();
+    let plan = shards::plan(&sizes, max_shard_bytes);
+    let (stem, extension) = format.stem_and_extension();
+    let mut files = shards::file_names(stem, extension, plan.len());
+    let mut meter = Meter { done: 0, total, report };
+    for (range, file) in plan.iter().zip(&files) {
+        write_one(&directory.join(file), target, &tensors[range.clone()], format, &mut meter)?;
+    }
+    if plan.len() > 1 {
+        let places = plan.iter().zip(&files).flat_map(|(range, file)| {
+            tensors[range.clone()].iter().map(move |tensor| (tensor.name.as_str(), file.as_str()))
+        });
+        let index = shards::index(places, total);
+        let name = format!("{stem}.{extension}.index.json");
+        write_json(&directory.join(&name), target, &index)?;
+        files.push(name);
+    }
+    Ok(files)
+}
+
+/// Writes a whole Otter as `model.gguf` into `directory`, which holds its `config.json` and, if any, its tokenizer.
+///
+/// # Errors
+/// When the configuration describes no model that this program knows; as [`write_shards`].
+pub(super) fn write_gguf_file(
+    directory: &Path,
+    target: &Path,
+    tensors: &[PlannedTensor],
+    quantization: GgufQuantization,
+    report: &mut dyn FnMut(Progress<'_>),
+) -> Result<Vec<String>> {
+    check_names(target, tensors)?;
+    let config = CheckpointConfig::read(&directory.join("config.json"))?;
+    let has_tokenizer = TOKENIZER_FILES.iter().any(|name| directory.join(name).is_file());
+    let tokenizer = has_tokenizer.then(|| load_tokenizer(directory)).transpose()?;
+    let json = tokenizer.as_ref().map(TextTokenizer::to_json).transpose();
+    let json = json.map_err(|error| CheckpointError::tokenizer(target, error.to_string()))?;
+    let special = tokenizer.as_ref().map(|tokenizer| *tokenizer.special());
+    let entries: Vec<GgufTensor<'_>> =
+        tensors.iter().map(|tensor| GgufTensor { name: &tensor.name, shape: &tensor.shape }).collect();
+    let total = tensors.iter().map(PlannedTensor::bytes).sum();
+    let mut meter = Meter { done: 0, total, report };
+    let options = GgufOptions { quantization, special, name: None };
+    let path = directory.join(gguf::FILE_NAME);
+    write_gguf(&path, &config, json.as_deref(), &entries, &options, &mut |at, put| {
+        tensors[at].floats(put)?;
+        meter.finished(&tensors[at]);
+        Ok(())
+    })?;
+    Ok(vec![gguf::FILE_NAME.to_owned()])
+}
+
+/// Writes all tensors into one file, which replaces `target` when it is complete.
+///
+/// # Errors
+/// As [`write_shards`]; then `target` is as it was.
+pub(super) fn write_file(
+    target: &Path,
+    tensors: &[PlannedTensor],
+    format: OutputFormat,
+    report: &mut dyn FnMut(Progress<'_>),
+) -> Result<()> {
+    check_names(target, tensors)?;
+    let total = tensors.iter().map(PlannedTensor::bytes).sum();
+    write_one(target, target, tensors, format, &mut Meter { done: 0, total, report })
+}
+
+fn write_one(
+    path: &Path,
+    target: &Path,
+    tensors: &[PlannedTensor],
+    format: OutputFormat,
+    meter: &mut Meter<'_>,
+) -> Result<()> {
+    let mut elements = |at: usize, out: &mut dyn std::io::Write| {
+        let tensor: &PlannedTensor = &tensors[at];
+        tensor.write(path, target, out)?;
+        meter.finished(tensor);
+        Ok(())
+    };
+    match format {
+        OutputFormat::Safetensors => {
+            let entries: Vec<HeaderEntry<'_>> = tensors
+                .iter()
+                .map(|tensor| HeaderEntry { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
+                .collect();
+            safetensors_file::write(path, target, &entries, &mut elements)
+        }
+        OutputFormat::Torch => {
+            let entries: Vec<TorchTensor<'_>> = tensors
+                .iter()
+                .map(|tensor| TorchTensor { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
+                .collect();
+            write_torch(path, &entries, None, &mut elements)
+        }
+        OutputFormat::Gguf => {
+            let problem = "a GGUF file holds a whole Otter; give --out FILE.gguf or --format gguf";
+            Err(CheckpointError::format(path, problem))
+        }
+    }
+}
+
+fn check_names(target: &Path, tensors: &[PlannedTensor]) -> Result<()> {
+    let mut seen = HashSet::new();
+    match tensors.iter().find(|tensor| !seen.insert(tensor.name.as_str()) || tensor.name == "__metadata__") {
+        None => Ok(()),
+        Some(twice) => Err(CheckpointError::Tensor {
+            path: target.to_path_buf(),
+            name: twice.name.clone(),
+            problem: "two tensors of the source would get this name; the source mixes two formats".to_owned(),
+        }),
+    }
+}
+
+/// Writes a JSON file as Python's `json.dumps(indent=2)` would, with a line end.
+pub(super) fn write_json(path: &Path, target: &Path, value: &Value) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|source| CheckpointError::Json { path: path.to_path_buf(), source })?;
+    text.push(b'\n');
+    fs::write(path, text).map_err(CheckpointError::write(path, target))
+}
+
+/// Small files that belong to a checkpoint whatever form its weights have.
+pub(super) const CARRIED: &[&str] =
+    &["generation_config.json", "preprocessor_config.json", "processor_config.json"];
+
+/// Copies those of `names` that exist and are not there yet; returns which.
+///
+/// # Errors
+/// When reading or writing fails.
+pub(super) fn carry(names: &[&str], from: &Path, to: &Path, target: &Path) -> Result<Vec<String>> {
+    let mut carried = Vec::new();
+    for name in names {
+        let (source, copy): (PathBuf, PathBuf) = (from.join(name), to.join(name));
+        if source.is_file() && !copy.exists() {
+            // Not `fs::copy`, which would carry read-only permissions along.
+            let bytes = fs::read(&source).map_err(CheckpointError::io(&source, "read"))?;
+            fs::write(&copy, bytes).map_err(CheckpointError::write(&copy, target))?;
+            carried.push((*name).to_owned());
+        }
+    }
+    Ok(carried)
+}

@@ -1,0 +1,291 @@
+//! What to write: each tensor of the result, and where its elements come from. A plan is made from headers alone; nothing
+//! is read before it is written.
+
+use super::elements::{self, PIECE};
+use crate::error::{CheckpointError, Result};
+use crate::narrow::narrow;
+use crate::tensor::{Dtype, TensorEntry};
+use otter_nn::{Device, Init, ParameterSpec, ParameterSpecs, Parameters};
+use std::io::Write;
+use std::path::Path;
+
+/// Where some of a tensor's elements come from, in row-major order.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// A tensor of a file, or a view of one.
+    Stored {
+        /// Its name in the file, for messages.
+        name: String,
+        /// Where it is.
+        entry: TensorEntry,
+    },
+    /// Values drawn from an initial distribution.
+    Drawn {
+        /// Name (which selects the random stream), shape and distribution.
+        spec: ParameterSpec,
+        /// Seed.
+        seed: u64,
+    },
+    /// The mean of all rows of a table, several times.
+    MeanRow {
+        /// Its name in the file.
+        name: String,
+        /// The table.
+        entry: TensorEntry,
+        /// How many rows.
+        rows: usize,
+    },
+    /// The sum of two tensors of one shape.
+    Sum {
+        /// Name in both files.
+        name: String,
+        /// One.
+        left: TensorEntry,
+        /// The other.
+        right: TensorEntry,
+    },
+    /// `base + scale * b a`: a low-rank adapter added to its matrix.
+    LowRank {
+        /// Name of the matrix.
+        name: String,
+        /// The matrix (out, in).
+        base: TensorEntry,
+        /// (rank, in).
+        a: TensorEntry,
+        /// (out, rank).
+        b: TensorEntry,
+        /// alpha / rank.
+        scale: f32,
+    },
+}
+
+impl Part {
+    /// A stored tensor.
+    pub(super) fn stored(name: &str, entry: &TensorEntry) -> Self {
+        Self::Stored { name: name.to_owned(), entry: entry.clone() }
+    }
+
+    /// `count` rows of `width` drawn from `init`, in the stream of `name`.
+    pub(super) fn drawn_rows(name: &str, count: usize, width: usize, init: Init, seed: u64) -> Self {
+        Self::Drawn {
+            spec: ParameterSpec { name: name.to_owned(), shape: vec![count, width], init, half: true },
+            seed,
+        }
+    }
+
+    fn elements(&self) -> usize {
+        match self {
+            Self::Stored { entry, .. } => entry.elements(),
+            Self::Drawn { spec, .. } => spec.len(),
+            Self::MeanRow { entry, rows, .. } => entry.shape.get(1).copied().unwrap_or(0) * rows,
+            Self::Sum { left, .. } => left.elements(),
+            Self::LowRank { base, .. } => base.elements(),
+        }
+    }
+}
+
+/// One tensor of the result.
+#[derive(Debug, Clone)]
+pub struct PlannedTensor {
+    /// Its name.
+    pub name: String,
+    /// Element type it is written in.
+    pub dtype: Dtype,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Its elements, one part after the other.
+    pub parts: Vec<Part>,
+}
+
+impl PlannedTensor {
+    /// A stored tensor as it is, under `name`.
+    pub(super) fn copy(name: String, stored_name: &str, entry: &TensorEntry) -> Self {
+        let parts = vec![Part::stored(stored_name, entry)];
+        Self { name, dtype: widest([entry.dtype]), shape: entry.shape.clone(), parts }
+    }
+
+    /// A new tensor with values from its initial distribution.
+    pub(super) fn fresh(spec: &ParameterSpec, seed: u64) -> Self {
+        let parts = vec![Part::Drawn { spec: spec.clone(), seed }];
+        Self { name: spec.name.clone(), dtype: Dtype::F32, shape: spec.shape.clone(), parts }
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Size in the result.
+    pub fn bytes(&self) -> u64 {
+        self.elements() as u64 * self.dtype.size() as u64
+    }
+
+    /// Writes the elements, little-endian. `path` is what is being written, `target` what it will be.
+    ///
+    /// # Errors
+    /// When reading or writing fails, a type does not fit, or a value is too large for it.
+    pub(super) fn write(&self, path: &Path, target: &Path, out: &mut dyn Write) -> Result<()> {
+        let found: usize = self.parts.iter().map(Part::elements).sum();
+        if found != self.elements() {
+            let problem =
+                format!("its parts hold {found} elements; shape {:?} takes {}", self.shape, self.elements());
+            return Err(self.error(target, problem));
+        }
+        let mut sink = Sink { tensor: self, path, target, out, buffer: Vec::new() };
+        for part in &self.parts {
+            match part {
+                Part::Stored { entry, .. } if entry.dtype == self.dtype => {
+                    elements::for_each_piece(entry, &mut |bytes| sink.bytes(bytes))?;
+                }
+                other => floats(other, &mut |values| sink.floats(values))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes the elements as 32-bit floats to `put`.
+    ///
+    /// # Errors
+    /// When reading fails or the elements are no floats; those of `put`.
+    pub(super) fn floats(&self, put: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        self.parts.iter().try_for_each(|part| floats(part, put))
+    }
+
+    fn error(&self, target: &Path, problem: String) -> CheckpointError {
+        CheckpointError::Tensor { path: target.to_path_buf(), name: self.name.clone(), problem }
+    }
+}
+
+fn floats(part: &Part, put: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    match part {
+        Part::Stored { name, entry } => elements::for_each_f32(entry, name, put),
+        Part::Drawn { spec, seed } => drawn(spec, *seed).chunks(PIECE).try_for_each(put),
+        Part::MeanRow { name, entry, rows } => {
+            let mean = mean_row(entry, name)?;
+            (0..*rows).try_for_each(|_| put(&mean))
+        }
+        Part::Sum { name, left, right } => sum(name, left, right, put),
+        Part::LowRank { name, base, a, b, scale } => low_rank(name, (base, a, b), *scale, put),
+    }
+}
+
+/// Where the elements of one tensor go.
+struct Sink<'s> {
+    tensor: &'s PlannedTensor,
+    path: &'s Path,
+    target: &'s Path,
+    out: &'s mut dyn Write,
+    buffer: Vec<u8>,
+}
+
+impl Sink<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(CheckpointError::write(self.path, self.target))
+    }
+
+    fn floats(&mut self, values: &[f32]) -> Result<()> {
+        self.buffer.clear();
+        narrow(values, self.tensor.dtype, &mut self.buffer)
+            .map_err(|error| self.tensor.error(self.target, error.problem()))?;
+        self.out.write_all(&self.buffer).map_err(CheckpointError::write(self.path, self.target))
+    }
+}
+
+/// The values every parameter of this name, shape and seed starts with.
+fn drawn(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
+    let mut specs = ParameterSpecs::default();
+    let id = specs.add(spec.name.clone(), &spec.shape, spec.init);
+    Parameters::<f32>::initialise(&specs, seed, Device::Cpu).data(id).to_vec()
+}
+
+/// Mean over the first axis, summed in 64 bits.
+fn mean_row(entry: &TensorEntry, name: &str) -> Result<Vec<f32>> {
+    let width = entry.shape.get(1).copied().unwrap_or(0);
+    let mut sums = vec![0f64; width];
+    let mut column = 0;
+    elements::for_each_f32(entry, name, &mut |values| {
+        for &value in values {
+            sums[column] += f64::from(value);
+            column = if column + 1 == width { 0 } else { column + 1 };
+        }
+        Ok(())
+    })?;
+    let rows = entry.shape.first().copied().unwrap_or(0).max(1) as f64;
+    Ok(sums.into_iter().map(|sum| (sum / rows) as f32).collect())
+}
+
+/// The sum piece by piece. Both tensors are cut alike, because pieces have a fixed number of elements.
+fn sum(
+    name: &str,
+    left: &TensorEntry,
+    right: &TensorEntry,
+    put: &mut dyn FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    in_row_blocks(left, name, &mut |rows| {
+        let mut values = collect(&elements::rows(left, name, rows.clone())?, name)?;
+        let others = collect(&elements::rows(right, name, rows)?, name)?;
+        values.iter_mut().zip(&others).for_each(|(value, other)| *value += other);
+        put(&values)
+    })
+}
+
+fn low_rank(
+    name: &str,
+    (base, a, b): (&TensorEntry, &TensorEntry, &TensorEntry),
+    scale: f32,
+    put: &mut dyn FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    let (rank, width) = (a.shape[0], base.shape[1]);
+    let a = collect(a, name)?;
+    in_row_blocks(base, name, &mut |rows| {
+        let mut values = collect(&elements::rows(base, name, rows.clone())?, name)?;
+        let b = collect(&elements::rows(b, name, rows)?, name)?;
+        let mut product = vec![0f32; width];
+        for (row, b) in values.chunks_exact_mut(width).zip(b.chunks_exact(rank)) {
+            product.fill(0.0);
+            for (&factor, a) in b.iter().zip(a.chunks_exact(width)) {
+                product.iter_mut().zip(a).for_each(|(sum, a)| *sum += factor * a);
+            }
+            row.iter_mut().zip(&product).for_each(|(value, sum)| *value += scale * sum);
+        }
+        put(&values)
+    })
+}
+
+/// Calls `each` with ranges of rows that hold about [`PIECE`] elements, at least one row.
+fn in_row_blocks(
+    entry: &TensorEntry,
+    name: &str,
+    each: &mut dyn FnMut(std::ops::Range<usize>) -> Result<()>,
+) -> Result<()> {
+    let Some(&height) = entry.shape.first() else {
+        return Err(CheckpointError::Tensor {
+            path: entry.location.path.to_path_buf(),
+            name: name.to_owned(),
+            problem: "a single number cannot be added to; expected a vector or a matrix".to_owned(),
+        });
+    };
+    let width: usize = entry.shape[1..].iter().product();
+    let block = (PIECE / width.max(1)).max(1);
+    (0..height).step_by(block).try_for_each(|start| each(start..(start + block).min(height)))
+}
+
+fn collect(entry: &TensorEntry, name: &str) -> Result<Vec<f32>> {
+    let mut values = Vec::with_capacity(entry.elements());
+    elements::for_each_f32(entry, name, &mut |piece| {
+        values.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(values)
+}
+
+/// The narrowest type that holds the values of all of `types` exactly; elements of blocks are widened.
+pub(super) fn widest(types: impl IntoIterator<Item = Dtype>) -> Dtype {
+    let plain = |dtype| if let Dtype::Block(_) = dtype { Dtype::F32 } else { dtype };
+    let join = |left: Dtype, right: Dtype| match (left, right) {
+        (left, right) if left == right => left,
+        (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
+        _ => Dtype::F32,
+    };
+    types.into_iter().map(plain).reduce(join).unwrap_or(Dtype::F32)
+}

@@ -1,0 +1,92 @@
+//! What a conversion did: every tensor of every source is written, or dropped here with a reason.
+
+use super::language::folder_name;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Something of a source that is not in the result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// The directory or file it was in.
+    pub source: PathBuf,
+    /// Name of the tensor; empty for content that is not a tensor.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Dropped {
+    pub(super) fn new(source: &Path, name: &str, reason: impl Into<String>) -> Self {
+        Self { source: source.to_path_buf(), name: name.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Values that no source holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Created {
+    /// Name of the tensor.
+    pub name: String,
+    /// What was made and how, e.g. `row 387 (<answer>): N(0, 0.02), seed 0`.
+    pub how: String,
+}
+
+/// The result of a conversion.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConvertReport {
+    /// What was done, in a few words.
+    pub conversion: String,
+    /// The source.
+    pub source: PathBuf,
+    /// What the source is.
+    pub source_kind: String,
+    /// The directory or file written.
+    pub out: PathBuf,
+    /// Weight files.
+    pub weight_files: Vec<String>,
+    /// Other files.
+    pub other_files: Vec<String>,
+    /// Tensors written.
+    pub tensors: usize,
+    /// Elements written.
+    pub parameters: u64,
+    /// Bytes of their elements.
+    pub bytes: u64,
+    /// Tensors and elements by type, e.g. `("F32", 81)`.
+    pub dtypes: Vec<(String, usize)>,
+    /// Tensors written under another name than in their source.
+    pub renamed: usize,
+    /// Order in which the special tokens were added, where this conversion added or fixed them.
+    pub token_order: Option<String>,
+    /// Ids of the added tokens.
+    pub special_tokens: Vec<(String, u32)>,
+    /// What was left out, and why.
+    pub dropped: Vec<Dropped>,
+    /// What was made anew.
+    pub created: Vec<Created>,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+}
+
+impl ConvertReport {
+    /// What is kept beside the weights: how they came about, without the folders of the machine they were made on.
+    pub(super) fn record(&self) -> Value {
+        let dropped: Vec<Value> = self
+            .dropped
+            .iter()
+            .map(|item| json!({ "source": folder_name(&item.source), "name": item.name, "reason": item.reason }))
+            .collect();
+        json!({
+            "conversion": self.conversion,
+            "source": folder_name(&self.source),
+            "source_kind": self.source_kind,
+            "token_order": self.token_order,
+            "special_tokens": self.special_tokens.iter().cloned().collect::<BTreeMap<String, u32>>(),
+            "created": self.created,
+            "dropped": dropped,
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}

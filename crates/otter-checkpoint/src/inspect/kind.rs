@@ -1,0 +1,92 @@
+//! What kind of thing a checkpoint is: a whole model, the part that a trainer saves, an OpenFlamingo file, or one of the
+//! frozen models that an Otter is made from.
+
+use super::facts::Language;
+use super::part::{Part, language_name, plain_name};
+use std::fmt;
+
+/// What the names of the tensors say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Tower, Perceiver, cross-attention and language model: complete.
+    Model,
+    /// What training changed; the frozen rest is elsewhere.
+    TrainedPart,
+    /// As [`Kind::TrainedPart`] under OpenFlamingo's names, of its first (LLaMA) or second version.
+    OpenFlamingo(u8),
+    /// LoRA adapters without their model.
+    Adapters,
+    /// A language model alone.
+    LanguageModel,
+    /// An image tower alone.
+    VisionTower,
+    /// A configuration without weights.
+    Configuration,
+    /// None of these.
+    Unknown,
+}
+
+impl Kind {
+    pub(super) fn of<'n>(names: impl Iterator<Item = &'n str>, language: Option<&Language>) -> Self {
+        let names: Vec<String> = names.map(plain_name).collect();
+        let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|name| test(name));
+        let lora = |name: &str| name.contains(".lora_A.") || name.contains(".lora_B.");
+        let foreign = |name: &str| {
+            let layer = name.strip_prefix("perceiver.layers.").and_then(|rest| rest.split_once('.'));
+            layer.is_some_and(|(_, rest)| rest.starts_with("0.") || rest.starts_with("1."))
+                || name.contains(".gated_cross_attn_layer.ff.")
+        };
+        let part = |part: Part| any(&|name| Part::of(name) == part);
+        let bridge = part(Part::Perceiver) || part(Part::CrossAttention);
+        if names.is_empty() {
+            Self::Configuration
+        } else if names.iter().all(|name| lora(name)) {
+            Self::Adapters
+        } else if any(&foreign) {
+            Self::OpenFlamingo(if language == Some(&Language::Llama) { 1 } else { 2 })
+        } else if bridge && any(&|name| name.contains(".decoder_layer.")) && part(Part::Vision) {
+            Self::Model
+        } else if bridge {
+            Self::TrainedPart
+        } else if part(Part::Vision) {
+            Self::VisionTower
+        } else if any(&|name| language_name(name).is_some()) {
+            Self::LanguageModel
+        } else {
+            Self::Unknown
+        }
+    }
+
+    /// The command that makes a whole model of it, when it is not one. `path` is what was inspected.
+    pub(super) fn completing_command(self, path: &str) -> Option<String> {
+        Some(match self {
+            Self::OpenFlamingo(_) => {
+                format!("otter convert {path} --base-lm LM_DIR --base-vision CLIP_DIR --out DIR")
+            }
+            Self::TrainedPart => format!("otter convert BASE_DIR --overlay {path} --out DIR"),
+            Self::LanguageModel => {
+                format!("otter convert --inject {path} --base-vision CLIP_DIR --out DIR")
+            }
+            Self::VisionTower => {
+                format!("otter convert --inject LM_DIR --base-vision {path} --out DIR")
+            }
+            Self::Model | Self::Adapters | Self::Configuration | Self::Unknown => return None,
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Model => "complete model",
+            Self::TrainedPart => "trained part of a model (the frozen part is missing)",
+            Self::OpenFlamingo(1) => "OpenFlamingo v1 file (trained part; the frozen part is missing)",
+            Self::OpenFlamingo(_) => "OpenFlamingo v2 file (trained part; the frozen part is missing)",
+            Self::Adapters => "LoRA adapters without their model",
+            Self::LanguageModel => "language model alone",
+            Self::VisionTower => "image tower alone",
+            Self::Configuration => "configuration without weights",
+            Self::Unknown => "weights of an unknown kind",
+        })
+    }
+}

@@ -1,0 +1,840 @@
+//! Conversions of small checkpoints: OpenFlamingo's recorded ones against what the original made of them, and round trips
+//! that must not change a bit.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::golden;
+use otter_checkpoint::convert::{
+    ConvertOptions, ConvertReport, ConvertTarget, KeepF32, OutputFormat, convert,
+};
+use otter_checkpoint::{Dtype, GgufQuantization, SaveDtype, TokenOrder, Weights, load_tokenizer};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Name, shape and values of every tensor of a file.
+type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
+
+const V1: &str = "openflamingo/v1-llama";
+const V2: &str = "openflamingo/v2-mpt";
+
+fn run(options: &ConvertOptions) -> ConvertReport {
+    let mut last = 0;
+    let report = convert(options, &mut |progress| {
+        assert!(progress.bytes_done >= last && progress.bytes_done <= progress.bytes_total);
+        last = progress.bytes_done;
+    });
+    let report = report.unwrap();
+    assert_eq!(last, report.bytes);
+    report
+}
+
+fn error(options: &ConvertOptions, parts: &[&str]) {
+    let message = convert(options, &mut |_| {}).unwrap_err().to_string();
+    for part in parts {
+        assert!(message.contains(part), "no '{part}' in: {message}");
+    }
+    assert!(!options.out.exists(), "an error leaves nothing behind");
+}
+
+fn open_flamingo(case: &str, file: &str, out: &Path) -> ConvertOptions {
+    ConvertOptions {
+        base_lm: Some(golden(&format!("{case}/base_lm"))),
+        base_vision: Some(golden(&format!("{case}/base_clip"))),
+        ..ConvertOptions::new(golden(&format!("{case}/{file}")), out)
+    }
+}
+
+/// Name, type, shape and bytes of every tensor.
+fn content(path: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+    let weights = Weights::open(path).unwrap();
+    let names: Vec<String> = weights.names().map(str::to_owned).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let entry = weights.get(&name).unwrap().clone();
+            let bytes = match entry.is_contiguous() {
+                true => entry.location.map[entry.location.bytes.clone()].to_vec(),
+                false => {
+                    entry.read_f32(&name).unwrap().iter().flat_map(|value| value.to_le_bytes()).collect()
+                }
+            };
+            (name, (entry.dtype, entry.shape, bytes))
+        })
+        .collect()
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Rows of a 32-bit table.
+fn table(path: &Path, name: &str) -> Vec<Vec<f32>> {
+    let weights = Weights::open(path).unwrap();
+    let width = weights.get(name).unwrap().shape[1];
+    weights.read_f32(name).unwrap().chunks(width).map(<[f32]>::to_vec).collect()
+}
+
+const LLAMA_TABLES: [&str; 2] = ["lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight"];
+
+#[test]
+fn open_flamingo_v1_becomes_what_the_original_made() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("otter");
+    let report = run(&open_flamingo(V1, "final_weights.pt", &out));
+    let (ours, theirs) = (content(&out), content(&golden(&format!("{V1}/converted"))));
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for (name, tensor) in &theirs {
+        if !LLAMA_TABLES.contains(&name.as_str()) {
+            assert_eq!(&ours[name], tensor, "{name}");
+        }
+    }
+    // Row 387 of both tables is new, and so are rows 384 to 386 of the output table, which v1 does not store.
+    for (name, known) in LLAMA_TABLES.into_iter().zip([387, 384]) {
+        let (ours, theirs) = (table(&out, name), table(&golden(&format!("{V1}/converted")), name));
+        assert_eq!((ours.len(), theirs.len()), (388, 388));
+        assert_eq!(ours[..known], theirs[..known], "{name}");
+        assert!(ours[known..].iter().flatten().all(|value| value.abs() < 0.2));
+        assert!(ours[known..].iter().flatten().any(|value| *value != 0.0));
+    }
+    assert_eq!(report.token_order.as_deref(), Some("flamingo"));
+    let created: Vec<&str> = report.created.iter().map(|created| created.how.as_str()).collect();
+    assert_eq!(created.len(), 2);
+    assert!(created[0].contains("row 387 (<answer>): N(0, 0.02), seed 0"), "{created:?}");
+    assert!(created[1].contains("rows 384 to 387"), "{created:?}");
+    let tokenizer = load_tokenizer(&out).unwrap();
+    let special = tokenizer.special();
+    assert_eq!((special.endofchunk, special.image, special.pad, special.answer), (384, 385, 386, 387));
+    // Every tensor of every source is accounted for: 11 aliases, and nothing else is left out.
+    assert_eq!(report.dropped.len(), 11);
+    assert!(
+        report.dropped.iter().all(|dropped| dropped.reason.contains("alias of lang_encoder.model.layers.1."))
+    );
+
+    let config = json(&out.join("config.json"));
+    assert_eq!(config["model_type"], "otter");
+    assert_eq!(config["cross_attn_every_n_layers"], 2);
+    assert_eq!(config["tie_word_embeddings"], false);
+    assert_eq!(config["torch_dtype"], "float32");
+    assert_eq!(config["text_config"]["vocab_size"], 388);
+    assert_eq!(config["text_config"]["architectures"], json!(["LlamaForCausalLM"]));
+    assert_eq!(config["text_config"]["_name_or_path"], "base_lm");
+    assert_eq!(config["vision_config"]["model_type"], "clip_vision_model");
+    assert!(config.get("perceiver_config").is_none() && config.get("cross_attention_config").is_none());
+    assert_eq!(
+        json(&out.join("generation_config.json")),
+        json(&golden(&format!("{V1}/base_lm/generation_config.json")))
+    );
+    assert_eq!(json(&out.join("conversion.json"))["special_tokens"]["<answer>"], 387);
+    assert_eq!(json(&out.join("preprocessor_config.json"))["crop_size"]["height"], 28);
+    assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("base_lm"));
+}
+
+#[test]
+fn open_flamingo_names_are_renamed_as_the_original_does() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("otter");
+    run(&open_flamingo(V1, "final_weights.pt", &out));
+    let ours = content(&out);
+    for (name, shape) in json(&golden(&format!("{V1}/renamed_keys.json"))).as_object().unwrap() {
+        let expected: Vec<usize> = serde_json::from_value(shape.clone()).unwrap();
+        let found = &ours[name].1;
+        if name == LLAMA_TABLES[0] {
+            assert_eq!((expected, found), (vec![387, 16], &vec![388, 16]));
+        } else {
+            assert_eq!(found, &expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn open_flamingo_v2_becomes_what_the_original_made() {
+    let place = tempfile::tempdir().unwrap();
+    let theirs = content(&golden(&format!("{V2}/converted")));
+    let table_name = "lang_encoder.transformer.wte.weight";
+    for file in ["checkpoint.pt", "checkpoint_0.pt"] {
+        let out = place.path().join(file).with_extension("");
+        let report = run(&open_flamingo(V2, file, &out));
+        let ours = content(&out);
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+        for (name, tensor) in &theirs {
+            if name != table_name {
+                assert_eq!(&ours[name], tensor, "{name}");
+            }
+        }
+        // The original draws the padding rows anew; here they are the base's.
+        let rows = table(&out, table_name);
+        assert_eq!(rows.len(), 384);
+        assert_eq!(rows[..366], table(&golden(&format!("{V2}/converted")), table_name)[..366]);
+        let base = table(&golden(&format!("{V2}/base_lm")), "transformer.wte.weight");
+        assert_eq!(rows[366..], base[366..]);
+        assert!(report.created[0].how.contains("row 366 (<answer>): padding rows of the base"), "{report:?}");
+        let special = *load_tokenizer(&out).unwrap().special();
+        assert_eq!((special.endofchunk, special.image, special.pad, special.answer), (363, 364, 365, 366));
+        let config = json(&out.join("config.json"));
+        assert_eq!(config["tie_word_embeddings"], true);
+        assert_eq!(config["text_config"]["vocab_size"], 384);
+        let optimizer = report.dropped.iter().any(|dropped| dropped.reason.contains("optimizer_state_dict"));
+        assert_eq!(optimizer, file == "checkpoint_0.pt");
+        assert_eq!(report.warnings, [""; 0]);
+    }
+}
+
+#[test]
+fn rows_move_with_their_tokens() {
+    let place = tempfile::tempdir().unwrap();
+    let (flamingo, otter) = (place.path().join("flamingo"), place.path().join("otter"));
+    run(&open_flamingo(V1, "final_weights.pt", &flamingo));
+    let options = open_flamingo(V1, "final_weights.pt", &otter);
+    let report = run(&ConvertOptions { token_order: Some(TokenOrder::Otter), ..options });
+    assert_eq!(report.token_order.as_deref(), Some("otter"));
+    let (before, after) = (table(&flamingo, LLAMA_TABLES[0]), table(&otter, LLAMA_TABLES[0]));
+    assert_eq!(before[..386], after[..386]);
+    assert_eq!(before[386], after[387], "<PAD>");
+    let special = *load_tokenizer(&otter).unwrap().special();
+    assert_eq!((special.answer, special.pad), (386, 387));
+}
+
+/// Otter → OpenFlamingo → Otter, with the original bases and with the Otter itself as base.
+#[test]
+fn open_flamingo_and_back_changes_no_bit() {
+    let place = tempfile::tempdir().unwrap();
+    for (case, file) in [(V1, "final_weights.pt"), (V2, "checkpoint.pt")] {
+        for order in [None, Some(TokenOrder::Otter)] {
+            let first = place.path().join("first");
+            let options = open_flamingo(case, file, &first);
+            run(&ConvertOptions { token_order: order, seed: 5, ..options });
+            for module_prefix in [false, true] {
+                let trained = place.path().join("trained.pt");
+                let target = ConvertTarget::OpenFlamingo;
+                run(&ConvertOptions { target, module_prefix, ..ConvertOptions::new(&first, &trained) });
+                let names: BTreeSet<String> = content(&trained).into_keys().collect();
+                assert!(names.iter().all(|name| name.starts_with("module.") == module_prefix));
+                assert!(
+                    !names
+                        .iter()
+                        .any(|name| name.contains("feed_forward") || name.contains("vision_encoder"))
+                );
+
+                let second = place.path().join("second");
+                let options =
+                    ConvertOptions { base: Some(first.clone()), ..ConvertOptions::new(&trained, &second) };
+                run(&options);
+                assert_eq!(content(&first), content(&second));
+                assert_eq!(
+                    load_tokenizer(&first).unwrap().special(),
+                    load_tokenizer(&second).unwrap().special()
+                );
+                let bases = open_flamingo(case, file, &second);
+                run(&ConvertOptions { source: trained, token_order: order, seed: 9, ..bases });
+                assert_eq!(content(&first), content(&second));
+            }
+        }
+    }
+}
+
+/// What is written is what OpenFlamingo itself wrote, down to the last bit, when its number of rows is asked for.
+#[test]
+fn the_trained_part_is_open_flamingos_own() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("checkpoint.pt");
+    let converted = golden(&format!("{V2}/converted"));
+    let options = ConvertOptions::new(&converted, &out);
+    run(&ConvertOptions { target: ConvertTarget::OpenFlamingo, embedding_rows: Some(366), ..options });
+    assert_eq!(content(&out), content(&golden(&format!("{V2}/checkpoint.pt"))));
+}
+
+fn llama(edit: impl FnOnce(&mut ConvertOptions), out: &Path) -> ConvertReport {
+    let mut options = ConvertOptions::new(golden("llama/checkpoint"), out);
+    edit(&mut options);
+    run(&options)
+}
+
+#[test]
+fn forms_and_shards_change_no_bit() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    for case in ["llama", "video", "flamingo", "mpt7b-style", "mpt1b-style"] {
+        let source = golden(&format!("{case}/checkpoint"));
+        let original = content(&source);
+        let step = |from: &Path, to: &str, format, max_shard_bytes| {
+            let options = ConvertOptions { format, max_shard_bytes, ..ConvertOptions::new(from, path(to)) };
+            let report = run(&options);
+            assert_eq!(content(&path(to)), original, "{case}: {to}");
+            assert_eq!(report.renamed, 0);
+            report
+        };
+        let (safetensors, torch) = (OutputFormat::Safetensors, OutputFormat::Torch);
+        step(&source, "whole", safetensors, u64::MAX);
+        step(&path("whole"), "bin", torch, u64::MAX);
+        step(&path("bin"), "again", safetensors, u64::MAX);
+        let (first, again) =
+            (fs::read(path("whole/model.safetensors")), fs::read(path("again/model.safetensors")));
+        assert_eq!(first.unwrap(), again.unwrap(), "even the files are equal");
+        let sharded = step(&path("whole"), "shards", safetensors, 200_000);
+        assert!(sharded.weight_files.len() > 3 && path("shards/model.safetensors.index.json").is_file());
+        step(&path("shards"), "merged", safetensors, u64::MAX);
+        step(&path("merged"), "bin-shards", torch, 300_000);
+        assert!(path("bin-shards/pytorch_model.bin.index.json").is_file());
+        step(&path("bin-shards"), "shards-again", safetensors, 200_000);
+        for name in sharded.weight_files {
+            let (one, two) =
+                (fs::read(path("shards").join(&name)), fs::read(path("shards-again").join(&name)));
+            assert_eq!(one.unwrap(), two.unwrap(), "{name}");
+        }
+        for name in ["tokenizer.json", "special_tokens_map.json"] {
+            assert_eq!(
+                fs::read(source.join(name)).unwrap(),
+                fs::read(path("shards-again").join(name)).unwrap()
+            );
+        }
+        assert_eq!(json(&source.join("config.json")), json(&path("shards-again/config.json")), "{case}");
+    }
+}
+
+#[test]
+fn types_change_as_asked() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("half");
+    let keep_f32 = vec![KeepF32::Norms, KeepF32::Gates];
+    llama(|options| (options.dtype, options.keep_f32) = (Some(SaveDtype::Bf16), keep_f32), &out);
+    assert_eq!(json(&out.join("config.json"))["torch_dtype"], "bfloat16");
+    let original = content(&golden("llama/checkpoint"));
+    let halves = Weights::open(&out).unwrap();
+    for (name, (_, shape, bytes)) in &original {
+        let entry = halves.get(name).unwrap();
+        assert_eq!(&entry.shape, shape);
+        let kept = ["norm", "_gate", "feed_forward.0."].iter().any(|part| name.contains(part))
+            && !name.contains("gate_proj");
+        assert_eq!(entry.dtype, if kept { Dtype::F32 } else { Dtype::Bf16 }, "{name}");
+        let floats: Vec<f32> =
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let expected: Vec<f32> = match kept {
+            true => floats,
+            false => floats.iter().map(|&value| half::bf16::from_f32(value).to_f32()).collect(),
+        };
+        assert_eq!(halves.read_f32(name).unwrap(), expected, "{name}");
+        // Aligned, so that it can be used in the mapped file.
+        assert!(entry.dtype != Dtype::F32 || entry.mapped_f32().is_some(), "{name}");
+    }
+    // Widening back gives the rounded values exactly; integers would stay.
+    let wide = place.path().join("wide");
+    run(&ConvertOptions { dtype: Some(SaveDtype::F32), ..ConvertOptions::new(&out, &wide) });
+    let wide = Weights::open(&wide).unwrap();
+    for name in original.keys() {
+        assert_eq!(wide.read_f32(name).unwrap(), halves.read_f32(name).unwrap());
+    }
+}
+
+#[test]
+fn a_value_too_large_for_f16_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let (source, out) = (place.path().join("large.safetensors"), place.path().join("half.safetensors"));
+    let tensors = [("perceiver.norm.weight", vec![2], vec![1.0, 7e4])];
+    write(&source, &tensors);
+    let options = ConvertOptions::new(&source, &out);
+    error(
+        &ConvertOptions { dtype: Some(SaveDtype::F16), ..options.clone() },
+        &["half.safetensors", "`perceiver.norm.weight`", "70000", "bf16"],
+    );
+    run(&ConvertOptions { dtype: Some(SaveDtype::Bf16), ..options });
+}
+
+/// A file of 32-bit tensors.
+fn write(path: &Path, tensors: &[(&str, Vec<usize>, Vec<f32>)]) {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap();
+        (*name, view)
+    });
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// All tensors of a checkpoint as floats.
+fn floats(path: &Path) -> Tensors {
+    let weights = Weights::open(path).unwrap();
+    let names: Vec<String> = weights.names().map(str::to_owned).collect();
+    let shape = |name: &str| weights.get(name).unwrap().shape.clone();
+    names.into_iter().map(|name| (name.clone(), shape(&name), weights.read_f32(&name).unwrap())).collect()
+}
+
+fn save(directory: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)], config: &Value) {
+    fs::create_dir_all(directory).unwrap();
+    let borrowed: Vec<(&str, Vec<usize>, Vec<f32>)> =
+        tensors.iter().map(|(name, shape, values)| (name.as_str(), shape.clone(), values.clone())).collect();
+    write(&directory.join("model.safetensors"), &borrowed);
+    fs::write(directory.join("config.json"), config.to_string()).unwrap();
+}
+
+/// Adapters under the names of both ages of PEFT give `W + alpha / r * B A`.
+#[test]
+fn lora_is_merged_under_old_and_new_names() {
+    let place = tempfile::tempdir().unwrap();
+    let original = floats(&golden("llama/checkpoint"));
+    let (rank, alpha) = (3, 6.0);
+    let target = "lang_encoder.model.layers.1.decoder_layer.self_attn.v_proj";
+    let a: Vec<f32> = (0..rank * 64).map(|i| (i % 7) as f32 * 0.01 - 0.02).collect();
+    let b: Vec<f32> = (0..64 * rank).map(|i| (i % 5) as f32 * 0.1 - 0.2).collect();
+    for (newer, adapter) in [(false, "default."), (true, "default."), (true, "")] {
+        let mut tensors = Vec::new();
+        for (name, shape, values) in &original {
+            let inside = name
+                .strip_prefix("lang_encoder.")
+                .map(|rest| format!("lang_encoder.base_model.model.{rest}"));
+            let mut wrapped = inside.unwrap_or_else(|| name.clone());
+            if newer && *name == format!("{target}.weight") {
+                wrapped = wrapped.replace("v_proj.weight", "v_proj.base_layer.weight");
+            }
+            tensors.push((wrapped, shape.clone(), values.clone()));
+        }
+        let module = target.replace("lang_encoder.", "lang_encoder.base_model.model.");
+        tensors.push((format!("{module}.lora_A.{adapter}weight"), vec![rank, 64], a.clone()));
+        tensors.push((format!("{module}.lora_B.{adapter}weight"), vec![64, rank], b.clone()));
+        let mut config = json(&golden("llama/checkpoint/config.json"));
+        config["lora_config"] = json!({ "r": rank, "lora_alpha": alpha, "lora_dropout": 0.05 });
+        let (source, out) = (place.path().join("lora"), place.path().join("merged"));
+        save(&source, &tensors, &config);
+        let report = run(&ConvertOptions { merge_lora: true, ..ConvertOptions::new(&source, &out) });
+        assert!(json(&out.join("config.json")).get("lora_config").is_none());
+        assert!(report.created[0].how.contains("1 matrices: W + 2 * B A, rank 3"), "{:?}", report.created);
+        let merged = Weights::open(&out).unwrap();
+        for (name, _, values) in &original {
+            let found = merged.read_f32(name).unwrap();
+            if *name != format!("{target}.weight") {
+                assert_eq!(&found, values, "{name}");
+                continue;
+            }
+            for (at, (&found, &start)) in found.iter().zip(values).enumerate() {
+                let (row, column) = (at / 64, at % 64);
+                let delta: f64 =
+                    (0..rank).map(|k| f64::from(b[row * rank + k]) * f64::from(a[k * 64 + column])).sum();
+                let expected = f64::from(start) + alpha / rank as f64 * delta;
+                assert!((f64::from(found) - expected).abs() < 1e-6, "{found} {expected}");
+            }
+        }
+        // Half an adapter, a wrong rank and a missing matrix are errors.
+        let refused = |edit: &dyn Fn(&mut Tensors, &mut Value), part: &str| {
+            let (mut tensors, mut config) = (tensors.clone(), config.clone());
+            edit(&mut tensors, &mut config);
+            let (source, out) = (place.path().join("damaged"), place.path().join("refused"));
+            save(&source, &tensors, &config);
+            error(&ConvertOptions { merge_lora: true, ..ConvertOptions::new(&source, &out) }, &[part]);
+        };
+        refused(&|tensors, _| drop(tensors.pop()), "only one of lora_A and lora_B");
+        refused(&|_, config| config["lora_config"]["r"] = json!(4), "do not fit the matrix");
+        refused(&|_, config| config["lora_config"] = Value::Null, "no `lora_config`");
+        refused(
+            &|tensors, _| {
+                tensors.retain(|(name, _, _)| {
+                    !name.contains("1.decoder_layer.self_attn.v_proj") || name.contains("lora")
+                })
+            },
+            "is missing",
+        );
+    }
+}
+
+#[test]
+fn a_partial_checkpoint_goes_over_its_base() {
+    let place = tempfile::tempdir().unwrap();
+    let original = floats(&golden("llama/checkpoint"));
+    let trained: Tensors = original
+        .iter()
+        .filter(|(name, _, _)| {
+            name.starts_with("perceiver.") || name.contains("gated_cross") || name.contains("embed_tokens")
+        })
+        .map(|(name, shape, values)| {
+            (format!("module.{name}"), shape.clone(), values.iter().map(|v| v + 1.0).collect())
+        })
+        .collect();
+    let borrowed: Vec<(&str, Vec<usize>, Vec<f32>)> =
+        trained.iter().map(|(name, shape, values)| (name.as_str(), shape.clone(), values.clone())).collect();
+    let (part, out) = (place.path().join("final_weights.safetensors"), place.path().join("out"));
+    write(&part, &borrowed);
+    let base = golden("llama/checkpoint");
+    let ways = [
+        ConvertOptions { overlay: Some(part.clone()), ..ConvertOptions::new(&base, &out) },
+        ConvertOptions { base: Some(base.clone()), ..ConvertOptions::new(&part, &out) },
+    ];
+    for options in ways {
+        let report = run(&options);
+        let result = Weights::open(&out).unwrap();
+        for (name, _, values) in &original {
+            let over = trained.iter().find(|(over, _, _)| over[7..] == *name);
+            assert_eq!(
+                &result.read_f32(name).unwrap(),
+                over.map_or(values, |(_, _, values)| values),
+                "{name}"
+            );
+        }
+        assert_eq!(report.dropped.len(), trained.len());
+    }
+    // Frame embeddings and a larger vocabulary change the configuration too; fewer rows leave the base's.
+    let table =
+        |rows: usize| ("lang_encoder.model.embed_tokens.weight", vec![rows, 64], vec![0.5; rows * 64]);
+    let head = |rows: usize| ("lang_encoder.lm_head.weight", vec![rows, 64], vec![0.25; rows * 64]);
+    write(&part, &[("perceiver.frame_embs", vec![3, 32], vec![0.0; 96]), table(390), head(390)]);
+    run(&ConvertOptions { overlay: Some(part.clone()), ..ConvertOptions::new(&base, &out) });
+    let config = json(&out.join("config.json"));
+    assert_eq!((&config["max_num_frames"], &config["text_config"]["vocab_size"]), (&json!(3), &json!(390)));
+    write(&part, &[table(10)]);
+    run(&ConvertOptions { overlay: Some(part.clone()), ..ConvertOptions::new(&base, &out) });
+    let kept = Weights::open(&out).unwrap().read_f32("lang_encoder.model.embed_tokens.weight").unwrap();
+    let before = Weights::open(&base).unwrap().read_f32("lang_encoder.model.embed_tokens.weight").unwrap();
+    assert!(kept[..640].iter().all(|value| *value == 0.5) && kept[640..] == before[640..]);
+    fs::remove_dir_all(&out).unwrap();
+    write(&part, &[("perceiver.latent", vec![64, 32], vec![0.0; 2048])]);
+    error(
+        &ConvertOptions { overlay: Some(part.clone()), ..ConvertOptions::new(&base, &out) },
+        &["perceiver.latent", "does not have"],
+    );
+    write(&part, &[("perceiver.latents", vec![32, 32], vec![0.0; 1024])]);
+    error(
+        &ConvertOptions { overlay: Some(part.clone()), ..ConvertOptions::new(&base, &out) },
+        &["[32, 32]", "[64, 32]"],
+    );
+    error(&ConvertOptions::new(&part, &out), &["--base", "part of an Otter"]);
+}
+
+#[test]
+fn a_delta_is_added() {
+    let place = tempfile::tempdir().unwrap();
+    let base = golden(&format!("{V1}/base_lm"));
+    let mut delta = floats(&base);
+    for (name, shape, values) in &mut delta {
+        values.iter_mut().enumerate().for_each(|(at, value)| *value = (at % 3) as f32);
+        if name.contains("embed_tokens") || name.contains("lm_head") {
+            shape[0] += 1;
+            values.extend([9.0; 16]);
+        }
+    }
+    delta.push(("model.mm_projector.weight".to_owned(), vec![2], vec![3.0, 4.0]));
+    let (changes, out) = (place.path().join("delta"), place.path().join("sum"));
+    let mut config = json(&base.join("config.json"));
+    config["vocab_size"] = json!(385);
+    save(&changes, &delta, &config);
+    let report = run(&ConvertOptions { delta: Some(changes.clone()), ..ConvertOptions::new(&base, &out) });
+    assert!(report.warnings[0].contains("mm_projector"));
+    assert_eq!(json(&out.join("config.json"))["vocab_size"], 385);
+    let (start, sum) = (Weights::open(&base).unwrap(), Weights::open(&out).unwrap());
+    for (name, _, change) in &delta {
+        let mut expected = change.clone();
+        if start.get(name).is_some() {
+            expected.iter_mut().zip(start.read_f32(name).unwrap()).for_each(|(sum, value)| *sum += value);
+        }
+        assert_eq!(sum.read_f32(name).unwrap(), expected, "{name}");
+    }
+    delta.retain(|(name, _, _)| name != "model.norm.weight");
+    save(&changes, &delta, &config);
+    fs::remove_dir_all(&out).unwrap();
+    error(
+        &ConvertOptions { delta: Some(changes), ..ConvertOptions::new(&base, &out) },
+        &["model.norm.weight", "lacks"],
+    );
+}
+
+#[test]
+fn a_language_model_is_injected() {
+    let place = tempfile::tempdir().unwrap();
+    let inject = |case: &str, name: &str| ConvertOptions {
+        inject: true,
+        base_vision: Some(golden(&format!("{case}/base_clip"))),
+        cross_attn_every: Some(2),
+        seed: 3,
+        ..ConvertOptions::new(golden(&format!("{case}/base_lm")), place.path().join(name))
+    };
+    for case in [V1, V2] {
+        let report = run(&inject(case, "fresh"));
+        assert_eq!(report.token_order.as_deref(), Some("otter"));
+        assert_eq!(report.warnings, [""; 0]);
+        let fresh = content(&place.path().join("fresh"));
+        let expected = content(&golden(&format!("{case}/converted")));
+        assert_eq!(fresh.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        for (name, (_, _, bytes)) in &fresh {
+            if name.ends_with("_gate") {
+                assert_eq!(bytes, &[0; 4], "{name}");
+            }
+            // What is not between vision and language is the base's, except for new rows.
+            let between = name.starts_with("perceiver.") || name.contains("gated_cross");
+            if !between
+                && !name.contains("embed_tokens")
+                && !name.contains("lm_head")
+                && !name.contains("wte")
+            {
+                assert_eq!(bytes, &expected[name].2, "{name}");
+            }
+        }
+        // The same seed gives the same values, another one others.
+        run(&inject(case, "same"));
+        assert_eq!(content(&place.path().join("same")), fresh);
+        run(&ConvertOptions { seed: 4, ..inject(case, "other") });
+        assert_ne!(content(&place.path().join("other")), fresh);
+    }
+    // With an OpenFlamingo's parts between it is that OpenFlamingo.
+    let overlay = Some(golden(&format!("{V2}/checkpoint.pt")));
+    let options = ConvertOptions { cross_attn_every: None, overlay, ..inject(V2, "trained") };
+    run(&options);
+    let plain = place.path().join("plain");
+    run(&open_flamingo(V2, "checkpoint.pt", &plain));
+    assert_eq!(content(&place.path().join("trained")), content(&plain));
+
+    let config = json(&place.path().join("fresh/config.json"));
+    assert_eq!(config["text_config"]["hidden_size"], 16);
+    let videos = ConvertOptions { max_num_frames: Some(5), ..inject(V1, "video") };
+    run(&videos);
+    assert_eq!(json(&place.path().join("video/config.json"))["max_num_frames"], 5);
+    for every in [0, 9] {
+        let options = ConvertOptions { cross_attn_every: Some(every), ..inject(V1, "refused") };
+        error(&options, &["--cross-attn-every", "choose 1 to 2"]);
+    }
+}
+
+/// The same tower from open_clip's names, with query, key and value fused.
+#[test]
+fn open_clip_gives_the_same_tower() {
+    let place = tempfile::tempdir().unwrap();
+    let clip = golden(&format!("{V1}/base_clip"));
+    let source: BTreeMap<String, (Vec<usize>, Vec<f32>)> =
+        floats(&clip).into_iter().map(|(name, shape, values)| (name, (shape, values))).collect();
+    let mut theirs: Tensors = Vec::new();
+    for (name, (shape, values)) in &source {
+        if !["q_proj", "k_proj", "v_proj"].iter().any(|part| name.contains(part)) {
+            let renamed = otter_checkpoint::convert::tables::OPEN_CLIP.backward(name).unwrap();
+            theirs.push((renamed, shape.clone(), values.clone()));
+        }
+    }
+    for layer in 0..2 {
+        for (leaf, fused) in [("weight", "in_proj_weight"), ("bias", "in_proj_bias")] {
+            let mut all = Vec::new();
+            let mut shape = Vec::new();
+            for part in ["q_proj", "k_proj", "v_proj"] {
+                let name = format!("vision_model.encoder.layers.{layer}.self_attn.{part}.{leaf}");
+                shape.clone_from(&source[&name].0);
+                all.extend_from_slice(&source[&name].1);
+            }
+            shape[0] *= 3;
+            theirs.push((format!("visual.transformer.resblocks.{layer}.attn.{fused}"), shape, all));
+        }
+    }
+    theirs.push(("visual.proj".to_owned(), vec![4, 2], vec![0.0; 8]));
+    theirs.push(("token_embedding.weight".to_owned(), vec![2, 2], vec![0.0; 4]));
+    theirs.push(("logit_scale".to_owned(), vec![1], vec![0.0]));
+    let borrowed: Vec<(&str, Vec<usize>, Vec<f32>)> =
+        theirs.iter().map(|(name, shape, values)| (name.as_str(), shape.clone(), values.clone())).collect();
+    let directory = place.path().join("clip");
+    fs::create_dir(&directory).unwrap();
+    write(&directory.join("open_clip_model.safetensors"), &borrowed);
+    let config = json!({ "model_cfg": { "quick_gelu": true, "vision_cfg": { "head_width": 2 } } });
+    fs::write(directory.join("open_clip_config.json"), config.to_string()).unwrap();
+
+    let (plain, out) = (place.path().join("plain"), place.path().join("out"));
+    run(&open_flamingo(V1, "final_weights.pt", &plain));
+    let options = open_flamingo(V1, "final_weights.pt", &out);
+    let report = run(&ConvertOptions { base_vision: Some(directory.clone()), ..options });
+    assert_eq!(content(&out), content(&plain));
+    assert_eq!(report.dropped.iter().filter(|dropped| dropped.reason.contains("vision tower")).count(), 3);
+    let (ours, theirs) = (json(&out.join("config.json")), json(&plain.join("config.json")));
+    for key in [
+        "hidden_size",
+        "image_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "patch_size",
+    ] {
+        assert_eq!(ours["vision_config"][key], theirs["vision_config"][key], "{key}");
+    }
+    // Without the configuration beside it, the assumption is said.
+    let options = open_flamingo(V1, "final_weights.pt", &out);
+    let file = Some(directory.join("open_clip_model.safetensors"));
+    let message = convert(&ConvertOptions { base_vision: file, ..options }, &mut |_| {});
+    assert!(message.is_err() || message.unwrap().warnings[0].contains("quick_gelu"));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    let trained = golden(&format!("{V1}/final_weights.pt"));
+    error(&ConvertOptions::new(&trained, &out), &["OpenFlamingo", "--base-lm DIR --base-vision DIR"]);
+    let options = open_flamingo(V1, "final_weights.pt", &out);
+    // Trained on another language model.
+    let other = Some(golden(&format!("{V2}/base_lm")));
+    error(
+        &ConvertOptions { base_lm: other, ..options.clone() },
+        &["gated cross-attention blocks of this language model"],
+    );
+    let swapped = ConvertOptions {
+        base_lm: options.base_vision.clone(),
+        base_vision: options.base_lm.clone(),
+        ..options.clone()
+    };
+    error(&swapped, &["CLIP", "--base-lm"]);
+    error(
+        &ConvertOptions { cross_attn_every: Some(1), ..options.clone() },
+        &["every 2 layers", "leave the option out"],
+    );
+    error(&ConvertOptions { merge_lora: true, ..options.clone() }, &["--merge-lora"]);
+    error(
+        &ConvertOptions { out: place.path().join("x.pt"), ..options },
+        &["a whole model is written to a directory"],
+    );
+    let plain = ConvertOptions::new(golden("llama/checkpoint"), &out);
+    error(&ConvertOptions { token_order: Some(TokenOrder::Otter), ..plain.clone() }, &["--token-order"]);
+    error(&ConvertOptions { keep_f32: vec![KeepF32::Norms], ..plain }, &["--keep-f32"]);
+    // What stands at the target and is no checkpoint stays.
+    fs::create_dir_all(out.join("photos")).unwrap();
+    let options = open_flamingo(V1, "final_weights.pt", &out);
+    assert!(convert(&options, &mut |_| {}).unwrap_err().to_string().contains("`photos`"));
+    assert!(out.join("photos").is_dir());
+}
+
+/// A trained part that lacks a tensor, holds one too many, or whose alias differs.
+#[test]
+fn every_tensor_is_accounted_for() {
+    let place = tempfile::tempdir().unwrap();
+    let all = floats(&golden(&format!("{V1}/final_weights.pt")));
+    let (file, out) = (place.path().join("part.safetensors"), place.path().join("out"));
+    let attempt = |edit: &dyn Fn(&mut Tensors), parts: &[&str]| {
+        let mut tensors = all.clone();
+        edit(&mut tensors);
+        let borrowed: Vec<(&str, Vec<usize>, Vec<f32>)> = tensors
+            .iter()
+            .map(|(name, shape, values)| (name.as_str(), shape.clone(), values.clone()))
+            .collect();
+        write(&file, &borrowed);
+        let options = open_flamingo(V1, "final_weights.pt", &out);
+        error(&ConvertOptions { source: file.clone(), ..options }, parts);
+    };
+    attempt(
+        &|tensors| tensors.retain(|(name, _, _)| !name.ends_with("layers.3.0.to_q.weight")),
+        &["perceiver.layers.3.to_q.weight", "missing"],
+    );
+    attempt(
+        &|tensors| tensors.push(("module.perceiver.extra".to_owned(), vec![1], vec![0.0])),
+        &["perceiver.extra", "unexpected"],
+    );
+    attempt(
+        &|tensors| tensors.push(("module.optimizer.extra".to_owned(), vec![1], vec![0.0])),
+        &["optimizer.extra", "no place in an Otter"],
+    );
+    attempt(
+        &|tensors| {
+            let alias = tensors
+                .iter_mut()
+                .find(|(name, _, _)| name.ends_with("gated_cross_attn_layers.1.ff_gate"))
+                .unwrap();
+            alias.2[0] += 1.0;
+        },
+        &["lang_encoder.gated_cross_attn_layers.1.ff_gate", "differs"],
+    );
+    attempt(
+        &|tensors| tensors.push(("perceiver.latents".to_owned(), vec![64, 4], vec![0.0; 256])),
+        &["perceiver.latents", "wrapper prefixes"],
+    );
+}
+
+/// Wrappers of parallel training, in every place, change nothing.
+#[test]
+fn wrapped_names_are_the_same_model() {
+    let place = tempfile::tempdir().unwrap();
+    let (plain, out) = (place.path().join("plain"), place.path().join("out"));
+    run(&open_flamingo(V1, "final_weights.pt", &plain));
+    let wrapped: Tensors = floats(&golden(&format!("{V1}/final_weights.pt")))
+        .into_iter()
+        .map(|(name, shape, values)| {
+            let name = name
+                .replace("module.", "")
+                .replace("perceiver.", "_fsdp_wrapped_module.perceiver._fsdp_wrapped_module.")
+                .replace("layers.1.", "layers.1._checkpoint_wrapped_module._fsdp_wrapped_module.");
+            (name, shape, values)
+        })
+        .collect();
+    let borrowed: Vec<(&str, Vec<usize>, Vec<f32>)> =
+        wrapped.iter().map(|(name, shape, values)| (name.as_str(), shape.clone(), values.clone())).collect();
+    let file = place.path().join("fsdp.safetensors");
+    write(&file, &borrowed);
+    let options = open_flamingo(V1, "final_weights.pt", &out);
+    run(&ConvertOptions { source: file, ..options });
+    assert_eq!(content(&out), content(&plain));
+}
+
+/// Optimiser state goes, weights stay; the wrapper prefix too.
+#[test]
+fn optimiser_state_is_pruned() {
+    let place = tempfile::tempdir().unwrap();
+    for name in ["pruned.pt", "pruned.safetensors"] {
+        let out = place.path().join(name);
+        let report = run(&ConvertOptions::new(golden(&format!("{V2}/checkpoint_0.pt")), &out));
+        assert_eq!(content(&out), content(&golden(&format!("{V2}/checkpoint.pt"))));
+        assert!(report.dropped.iter().any(|dropped| dropped.reason.contains("optimizer_state_dict")));
+    }
+}
+
+/// A GGUF file holds everything: back to a directory it is the same model, exactly or to the precision asked for.
+#[test]
+fn gguf_and_back() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    for case in ["llama", "mpt7b-style"] {
+        let source = golden(&format!("{case}/checkpoint"));
+        let original = content(&source);
+        let special = *load_tokenizer(&source).unwrap().special();
+        for out in ["model.gguf", "directory"] {
+            let gguf = OutputFormat::Gguf;
+            let options = ConvertOptions::new(&source, path(out));
+            let report =
+                run(&ConvertOptions { format: gguf, quantization: GgufQuantization::F32, ..options });
+            assert_eq!(report.weight_files, ["model.gguf"]);
+            assert_eq!(path(out).is_dir(), out == "directory");
+            run(&ConvertOptions::new(path(out), path("back")));
+            assert_eq!(content(&path("back")), original, "{case} {out}");
+            assert_eq!(*load_tokenizer(&path("back")).unwrap().special(), special);
+            assert_eq!(json(&path("back/config.json")), json(&source.join("config.json")));
+        }
+        run(&ConvertOptions {
+            quantization: GgufQuantization::Q8_0,
+            ..ConvertOptions::new(&source, path("small.gguf"))
+        });
+        run(&ConvertOptions::new(path("small.gguf"), path("wide")));
+        let (small, whole) = (path("small.gguf").metadata().unwrap(), path("model.gguf").metadata().unwrap());
+        assert!(small.len() < whole.len());
+        for (name, _, values) in floats(&path("wide")) {
+            let exact = Weights::open(&source).unwrap().read_f32(&name).unwrap();
+            let largest = exact.iter().fold(0f32, |most, value| most.max(value.abs()));
+            let wrong = exact.iter().zip(&values).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(wrong <= largest / 127.0, "{name}: {wrong} of {largest}");
+        }
+    }
+    let options =
+        ConvertOptions { format: OutputFormat::Gguf, ..open_flamingo(V1, "final_weights.pt", &path("of")) };
+    run(&options);
+    let (of, plain) = (path("of"), path("plain"));
+    run(&open_flamingo(V1, "final_weights.pt", &plain));
+    let halves = Weights::open(&of).unwrap();
+    assert_eq!(content(&plain).len(), halves.names().count());
+    error(
+        &ConvertOptions {
+            dtype: Some(SaveDtype::F16),
+            format: OutputFormat::Gguf,
+            ..ConvertOptions::new(&plain, path("x"))
+        },
+        &["--quantize"],
+    );
+}
+
+#[test]
+fn the_transformers_module_is_added() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("python");
+    llama(|options| options.transformers = true, &out);
+    assert!(json(&out.join("config.json")).get("auto_map").is_some());
+    assert!(out.join("modeling_otter.py").is_file());
+    let again = place.path().join("again");
+    run(&ConvertOptions::new(&out, &again));
+    assert_eq!(content(&again), content(&golden("llama/checkpoint")));
+}

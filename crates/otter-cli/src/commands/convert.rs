@@ -1,0 +1,196 @@
+//! `otter convert`: any checkpoint to an Otter directory, another form, or an OpenFlamingo file.
+
+use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use otter_checkpoint::convert::{
+    ConvertOptions, ConvertReport, ConvertTarget, Dropped, KeepF32, NewRows, OutputFormat, convert,
+};
+use otter_checkpoint::{GgufQuantization, SaveDtype, TokenOrder};
+
+use crate::arguments::{
+    Convert, ConvertTo, DtypeChoice, FormatChoice, KeepChoice, NewRowsChoice, QuantizeChoice,
+    TokenOrderChoice,
+};
+use crate::output;
+
+/// Dropped tensors listed one by one; more of one reason are counted.
+const LISTED: usize = 3;
+
+/// Runs the command.
+pub fn run(arguments: &Convert) -> Result<()> {
+    let options = options(arguments)?;
+    let style =
+        ProgressStyle::with_template("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta} {wide_msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::no_length().with_style(style);
+    let report = convert(&options, &mut |progress| {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes_done);
+        bar.set_message(progress.tensor.to_owned());
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    if arguments.json {
+        return output::json(&serde_json::to_value(&report)?);
+    }
+    print(&report)
+}
+
+fn options(arguments: &Convert) -> Result<ConvertOptions> {
+    let Some(source) = arguments.source.as_ref().or(arguments.inject.as_ref()) else {
+        bail!("SOURCE is missing; give a checkpoint directory or file, or --inject LM_DIR");
+    };
+    Ok(ConvertOptions {
+        target: match arguments.to {
+            ConvertTo::Otter => ConvertTarget::Otter,
+            ConvertTo::Openflamingo => ConvertTarget::OpenFlamingo,
+        },
+        inject: arguments.inject.is_some(),
+        base: arguments.base.clone(),
+        base_lm: arguments.base_lm.clone(),
+        base_vision: arguments.base_vision.clone(),
+        overlay: arguments.overlay.clone(),
+        delta: arguments.delta.clone(),
+        merge_lora: arguments.merge_lora,
+        tokenizer: arguments.tokenizer.clone(),
+        token_order: arguments.token_order.map(|order| match order {
+            TokenOrderChoice::Otter => TokenOrder::Otter,
+            TokenOrderChoice::Flamingo => TokenOrder::Flamingo,
+        }),
+        cross_attn_every: arguments.cross_attn_every,
+        max_num_frames: arguments.max_num_frames,
+        new_rows: match arguments.new_rows {
+            NewRowsChoice::Normal => NewRows::Normal,
+            NewRowsChoice::Mean => NewRows::Mean,
+        },
+        seed: arguments.seed,
+        dtype: arguments.dtype.map(|dtype| match dtype {
+            DtypeChoice::F32 => SaveDtype::F32,
+            DtypeChoice::F16 => SaveDtype::F16,
+            DtypeChoice::Bf16 => SaveDtype::Bf16,
+        }),
+        keep_f32: arguments
+            .keep_f32
+            .iter()
+            .map(|kind| match kind {
+                KeepChoice::Norms => KeepF32::Norms,
+                KeepChoice::Gates => KeepF32::Gates,
+            })
+            .collect(),
+        format: match arguments.format {
+            FormatChoice::Safetensors => OutputFormat::Safetensors,
+            FormatChoice::Bin => OutputFormat::Torch,
+            FormatChoice::Gguf => OutputFormat::Gguf,
+        },
+        quantization: match arguments.quantize {
+            QuantizeChoice::F32 => GgufQuantization::F32,
+            QuantizeChoice::F16 => GgufQuantization::F16,
+            QuantizeChoice::Bf16 => GgufQuantization::Bf16,
+            QuantizeChoice::Q8_0 => GgufQuantization::Q8_0,
+            QuantizeChoice::Q4_0 => GgufQuantization::Q4_0,
+            QuantizeChoice::Q4K => GgufQuantization::Q4K,
+        },
+        transformers: arguments.transformers,
+        max_shard_bytes: arguments.shard_size,
+        module_prefix: arguments.module_prefix,
+        embedding_rows: arguments.embedding_rows,
+        ..ConvertOptions::new(source, &arguments.out)
+    })
+}
+
+fn print(report: &ConvertReport) -> Result<()> {
+    let line = |name: &str, value: String| output::text(&format!("{name:<16} {value}"));
+    line("source", format!("{} ({})", report.source.display(), report.source_kind))?;
+    line("conversion", report.conversion.clone())?;
+    line("written", report.out.display().to_string())?;
+    let dtypes: Vec<String> = report.dtypes.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    line(
+        "tensors",
+        format!(
+            "{} ({}), {} parameters, {}, {} renamed",
+            report.tensors,
+            dtypes.join(", "),
+            output::count(report.parameters),
+            output::bytes(report.bytes),
+            report.renamed
+        ),
+    )?;
+    line("weights", format!("{} file(s): {}", report.weight_files.len(), shortened(&report.weight_files)))?;
+    if !report.other_files.is_empty() {
+        line("other files", report.other_files.join(", "))?;
+    }
+    if let Some(order) = &report.token_order {
+        let ids: Vec<String> =
+            report.special_tokens.iter().map(|(token, id)| format!("{token} {id}")).collect();
+        line("added tokens", format!("order {order}: {}", ids.join("  ")))?;
+    }
+    for created in &report.created {
+        line("new", format!("{}: {}", created.name, created.how))?;
+    }
+    for (reason, items) in by_reason(&report.dropped) {
+        for item in items.iter().take(LISTED) {
+            let name = if item.name.is_empty() { String::new() } else { format!("{}: ", item.name) };
+            line("dropped", format!("{name}{reason}"))?;
+        }
+        if items.len() > LISTED {
+            line("dropped", format!("… and {} more: {reason}", items.len() - LISTED))?;
+        }
+    }
+    report.warnings.iter().try_for_each(|warning| line("note", warning.clone()))
+}
+
+/// What was dropped, together when the reason is the same, in the order of the first of each.
+fn by_reason(dropped: &[Dropped]) -> Vec<(&str, Vec<&Dropped>)> {
+    let mut groups: Vec<(&str, Vec<&Dropped>)> = Vec::new();
+    for item in dropped {
+        match groups.iter_mut().find(|(reason, _)| *reason == item.reason) {
+            Some((_, items)) => items.push(item),
+            None => groups.push((&item.reason, vec![item])),
+        }
+    }
+    groups
+}
+
+fn shortened(names: &[String]) -> String {
+    match names {
+        [first, .., last] if names.len() > LISTED => format!("{first} … {last}"),
+        _ => names.join(", "),
+    }
+}
+
+/// Reads `5GB`, `500MB`, `2GiB`, or a number of bytes.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1u64,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err(format!("`{unit}` is no unit; use B, KB, MB, GB, TB, KiB, MiB or GiB")),
+    };
+    let size = number.parse::<f64>().ok().map(|value| value * factor as f64);
+    match size {
+        Some(size) if (1.0..1e18).contains(&size) => Ok(size as u64),
+        _ => Err("expected a size of at least one byte, e.g. 5GB".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_units() {
+        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_size("1.5 MiB"), Ok(1_572_864));
+        assert_eq!(parse_size("100"), Ok(100));
+        for wrong in ["", "GB", "5XB", "-1GB", "0", "1e9", "99999999TB"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

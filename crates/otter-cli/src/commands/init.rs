@@ -1,0 +1,149 @@
+//! `otter init`: a checkpoint of random values.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use otter_checkpoint::{
+    CheckpointConfig, NAMED_MODELS, NamedModel, SaveDtype, SaveOptions, initialise_checkpoint, load_tokenizer,
+};
+use serde_json::json;
+
+use crate::arguments::{Init, InitDtype};
+use crate::output;
+
+/// Runs the command.
+pub fn run(arguments: &Init) -> Result<()> {
+    let (Some(like), Some(out)) = (&arguments.like, &arguments.out) else { return list(arguments.json) };
+    let mut config = config_of(like)?;
+    if let Some(rows) = arguments.vocab_size {
+        config.model.text.set_vocab_size(rows);
+        config.model.validate().with_context(|| format!("--vocab-size {rows}"))?;
+    }
+    if let Some(directory) = &arguments.tokenizer {
+        check_tokenizer(directory, config.model.text.vocab_size())?;
+    }
+    let options = SaveOptions {
+        tokenizer_from: arguments.tokenizer.as_deref(),
+        max_shard_bytes: arguments.shard_size,
+        dtype: match arguments.dtype {
+            InitDtype::F32 => SaveDtype::F32,
+            InitDtype::F16 => SaveDtype::F16,
+            InitDtype::Bf16 => SaveDtype::Bf16,
+        },
+        card: None,
+    };
+    let style = ProgressStyle::with_template("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::no_length().with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let started = Instant::now();
+    let made = initialise_checkpoint(out, &config, arguments.seed, &options, &mut |written, total| {
+        bar.set_length(total);
+        bar.set_position(written);
+    });
+    bar.finish_and_clear();
+    let made = made?;
+    let seconds = started.elapsed().as_secs_f64();
+    if arguments.tokenizer.is_none() {
+        eprintln!(
+            "note: {} has no tokenizer, so no prompt can be read; give one with --tokenizer DIR, or copy its files there",
+            out.display()
+        );
+    }
+    if arguments.json {
+        return output::json(&json!({
+            "directory": out,
+            "parameters": made.parameters,
+            "bytes": made.bytes,
+            "seconds": seconds,
+        }));
+    }
+    output::text(&format!(
+        "{}: {} random parameters, {} in {seconds:.1} s",
+        out.display(),
+        output::count(made.parameters),
+        output::bytes(made.bytes)
+    ))
+}
+
+/// The configuration of a published model or of a checkpoint directory.
+fn config_of(like: &str) -> Result<CheckpointConfig> {
+    if let Some(model) = NamedModel::find(like) {
+        return Ok(model.config());
+    }
+    let file = Path::new(like).join("config.json");
+    if file.is_file() {
+        return Ok(CheckpointConfig::read(&file)?);
+    }
+    let names: Vec<&str> = NAMED_MODELS.iter().map(|model| model.name).collect();
+    bail!("`{like}` is neither a directory with a config.json nor one of {}", names.join(", "))
+}
+
+/// A tokenizer with more tokens than the table has rows would make ids that the model cannot look up.
+fn check_tokenizer(directory: &Path, rows: usize) -> Result<()> {
+    let tokens = load_tokenizer(directory)?.vocab_size();
+    if tokens > rows {
+        bail!(
+            "the tokenizer in {} has {tokens} tokens, but the model has {rows} rows; \
+             pass --vocab-size {tokens} or another --tokenizer",
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+fn list(as_json: bool) -> Result<()> {
+    let mut models = Vec::new();
+    for model in NAMED_MODELS {
+        let parameters = u64::try_from(model.config().model.parameter_count())?;
+        models.push((model, parameters));
+    }
+    if as_json {
+        let models = models.iter().map(|(model, parameters)| {
+            json!({"name": model.name, "parameters": parameters, "description": model.description})
+        });
+        return output::json(&models.collect());
+    }
+    for (model, parameters) in models {
+        let count = output::count(parameters);
+        output::text(&format!("{:<20} {count:>15}  {}", model.name, model.description))?;
+    }
+    Ok(())
+}
+
+/// Bytes such as `5GB`, `512MiB` or `1000000`.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 7] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("kB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
+    ];
+    let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1));
+    let bytes = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    bytes
+        .filter(|&bytes| bytes > 0)
+        .ok_or_else(|| "expected a positive size such as 5GB, 512MiB or 1000000".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("5GB", 5_000_000_000), ("2 MiB", 2 << 20), ("7", 7), ("1kB", 1000), ("9B", 9)]
+        {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "-1GB", "0", "1.5GB", "20000000000GB", "5TB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+}

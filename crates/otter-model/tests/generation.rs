@@ -1,0 +1,339 @@
+//! Beams, several answers and the cache under them: whatever shares, moves or leaves must change no answer.
+
+use otter_model::config::{
+    CrossAttentionConfig, LlamaConfig, MptConfig, OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
+};
+use otter_model::decoder::Rows;
+use otter_model::generate::{
+    BeamOptions, Decoding, EarlyStopping, FinishReason, Generated, GenerationOptions, Processors,
+    PromptBatch, Sampling,
+};
+use otter_model::language_model::{Context, causal_mask};
+use otter_model::{ModelError, Otter, TextInput, VisionInput};
+use otter_nn::gradient_check::{random_parameters, random_tensor};
+use otter_nn::{MediaRows, MediaTarget, ParameterSpecs};
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
+
+const IMAGE: u32 = 3;
+const WIDTH: usize = 8;
+const VOCABULARY: u32 = 11;
+
+/// A LLaMA with shared key heads, and an MPT, which adds to its scores by distance.
+fn models() -> Result<Vec<(Otter, ParameterSpecs)>, ModelError> {
+    let llama = LlamaConfig {
+        hidden_size: WIDTH,
+        intermediate_size: 12,
+        num_hidden_layers: 4,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        ..LlamaConfig::llama_7b(VOCABULARY as usize)
+    };
+    let mpt = MptConfig {
+        d_model: WIDTH,
+        n_heads: 2,
+        key_heads: 2,
+        n_layers: 2,
+        expansion_ratio: 1,
+        vocab_size: VOCABULARY as usize,
+        ..MptConfig::mpt_7b()
+    };
+    [llama.into(), mpt.into()].into_iter().map(model).collect()
+}
+
+fn model(text: TextConfig) -> Result<(Otter, ParameterSpecs), ModelError> {
+    Otter::new(&OtterConfig {
+        vision: VisionConfig {
+            hidden_size: 8,
+            intermediate_size: 12,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            image_size: 4,
+            patch_size: 2,
+            num_channels: 3,
+            layer_norm_eps: 1e-5,
+        },
+        perceiver: PerceiverConfig {
+            depth: 1,
+            heads: 2,
+            dim_head: 4,
+            num_latents: 3,
+            ff_mult: 2,
+            max_num_frames: None,
+            max_num_media: None,
+        },
+        cross_attention: CrossAttentionConfig { every_n_layers: 2, heads: 2, dim_head: 4, ff_mult: 2 },
+        tie_word_embeddings: matches!(text, TextConfig::Mpt(_)),
+        text,
+        train_vision_encoder: false,
+        train_lang_encoder: false,
+        train_full_model: false,
+    })
+}
+
+/// Three images; prompts that show two, one and none of them, of different lengths.
+fn prompts() -> (VisionInput, Vec<Vec<u32>>) {
+    let vision = VisionInput {
+        pixels: random_tensor("pixels", &[3, 3, 4, 4]).cast::<f32>(),
+        media_frames: vec![0..1, 1..2, 2..3],
+        slots: vec![vec![0, 1], vec![2], vec![]],
+    };
+    (vision, vec![vec![1, IMAGE, 5, IMAGE, 7, 8], vec![1, IMAGE, 9], vec![1, 4, 5, 6]])
+}
+
+fn number(rng: &mut ChaCha8Rng, below: usize) -> usize {
+    (rng.next_u32() as usize) % below
+}
+
+/// Sequences are copied, exchanged and dropped between tokens, in random order; each must always have the hidden states
+/// that it has without a cache.
+#[test]
+fn reordered_caches_equal_recomputing_the_sequences() -> Result<(), ModelError> {
+    for (otter, specs) in models()? {
+        let parameters = random_parameters(&specs);
+        let language = otter.language();
+        let latents = random_tensor("latents", &[2 * 3, 8]);
+        let items = |batch: usize| vec![vec![0, 1]; batch];
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        for _ in 0..20 {
+            let length = 1 + number(&mut rng, 4);
+            let mut batch = 1 + number(&mut rng, 3);
+            let mut sequences: Vec<Vec<u32>> = vec![Vec::new(); batch];
+            let mut cache =
+                language.new_cache(&parameters, otter.config(), Some(&latents), batch, length + 12);
+            for step in 0..12 {
+                if step > 0 {
+                    // All rows may change, or only rows that begin alike exchange what comes after.
+                    let begin_alike = number(&mut rng, 2) == 0;
+                    let count = if begin_alike { batch } else { 1 + number(&mut rng, 4) };
+                    let rows: Vec<usize> = (0..count)
+                        .map(|row| {
+                            let other = number(&mut rng, batch);
+                            let alike = row < batch && sequences[other][..length] == sequences[row][..length];
+                            if begin_alike && !alike { row } else { other }
+                        })
+                        .collect();
+                    cache.reorder(&rows, if begin_alike { length } else { 0 });
+                    sequences = rows.iter().map(|&row| sequences[row].clone()).collect();
+                    batch = count;
+                }
+                let new = if step == 0 { length } else { 1 };
+                for sequence in &mut sequences {
+                    sequence.extend((0..new).map(|_| number(&mut rng, VOCABULARY as usize) as u32));
+                }
+                let seen = cache.len();
+                let ids: Vec<u32> = sequences.iter().flat_map(|ids| ids[seen..].to_vec()).collect();
+                let targets: Vec<MediaTarget> =
+                    ids.iter().map(|id| MediaTarget::Item((*id % 2) as usize)).collect();
+                let positions: Vec<u32> = (0..batch).flat_map(|_| seen as u32..(seen + new) as u32).collect();
+                let mask = causal_mask(&[], seen);
+                let context = Context {
+                    rows: Rows { batch, positions: &positions, mask: &mask },
+                    media_rows: &MediaRows { targets, items: items(batch) },
+                };
+                let hidden = language.forward_cached(&parameters, &ids, &context, &mut cache);
+                for (row, ids) in sequences.iter().enumerate() {
+                    let positions: Vec<u32> = (0..ids.len() as u32).collect();
+                    let targets = ids.iter().map(|id| MediaTarget::Item((*id % 2) as usize)).collect();
+                    let mask = causal_mask(&[], 0);
+                    let context = Context {
+                        rows: Rows { batch: 1, positions: &positions, mask: &mask },
+                        media_rows: &MediaRows { targets, items: items(1) },
+                    };
+                    let whole = language.forward(&parameters, ids, Some(&latents), &context, &mut |_, _| {});
+                    let expected = &whole.data()[(ids.len() - 1) * WIDTH..];
+                    let found = &hidden.data()[((row + 1) * new - 1) * WIDTH..][..WIDTH];
+                    assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "row {row}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn beams(num_beams: usize, length_penalty: f64, early_stopping: EarlyStopping) -> BeamOptions {
+    BeamOptions { num_beams, length_penalty, early_stopping }
+}
+
+fn ids(answers: &[Generated]) -> Vec<&[u32]> {
+    answers.iter().map(|answer| answer.token_ids.as_slice()).collect()
+}
+
+/// Each prompt by itself, with its own slots.
+fn alone(vision: &VisionInput, prompts: &[Vec<u32>]) -> Result<Vec<(VisionInput, PromptBatch)>, ModelError> {
+    let one = |(slots, prompt): (&Vec<usize>, &Vec<u32>)| {
+        let vision = VisionInput { slots: vec![slots.clone()], ..vision.clone() };
+        Ok((vision, PromptBatch::new(std::slice::from_ref(prompt), 0, IMAGE)?))
+    };
+    vision.slots.iter().zip(prompts).map(one).collect()
+}
+
+#[test]
+fn one_beam_that_ends_at_once_is_greedy() -> Result<(), ModelError> {
+    for (otter, specs) in models()? {
+        let parameters = random_parameters(&specs).cast::<f32>();
+        let (vision, prompts) = prompts();
+        let batch = PromptBatch::new(&prompts, 0, IMAGE)?;
+        let mut stopped = 0;
+        for stop_token in 0..VOCABULARY {
+            for decoding in [Decoding::Keep, Decoding::Reference] {
+                for no_repeat_ngram_size in [0, 2] {
+                    let processors = Processors { no_repeat_ngram_size, ..Processors::default() };
+                    let options = GenerationOptions {
+                        processors,
+                        decoding,
+                        ..GenerationOptions::greedy(7, stop_token)
+                    };
+                    let greedy =
+                        otter.generate(&parameters, Some(&vision), &batch, &options, &mut |_, _| true)?;
+                    let one = beams(1, 1.0, EarlyStopping::AtOnce);
+                    let beam = otter.generate_beams(&parameters, Some(&vision), &batch, &options, &one)?;
+                    assert_eq!(ids(&greedy), ids(&beam));
+                    for (greedy, beam) in greedy.iter().zip(&beam) {
+                        assert_eq!(greedy.finish_reason, beam.finish_reason);
+                        stopped += usize::from(beam.finish_reason == FinishReason::Stop);
+                    }
+                }
+            }
+        }
+        assert!(stopped > 10);
+    }
+    Ok(())
+}
+
+/// Answers of a batch end at different times, and leave it then.
+#[test]
+fn a_batch_gives_each_prompt_what_it_gets_alone() -> Result<(), ModelError> {
+    for (otter, specs) in models()? {
+        let parameters = random_parameters(&specs).cast::<f32>();
+        let (vision, prompts) = prompts();
+        let batch = PromptBatch::new(&prompts, 0, IMAGE)?;
+        let alone = alone(&vision, &prompts)?;
+        let mut lengths = std::collections::HashSet::new();
+        for stop_token in 0..VOCABULARY {
+            let options = GenerationOptions::greedy(7, stop_token);
+            let together = otter.generate(&parameters, Some(&vision), &batch, &options, &mut |_, _| true)?;
+            for ((vision, prompt), together) in alone.iter().zip(&together) {
+                let own = otter.generate(&parameters, Some(vision), prompt, &options, &mut |_, _| true)?;
+                assert_eq!(own[0], *together);
+            }
+            // A length penalty would see the padding.
+            let search = beams(3, 0.0, EarlyStopping::Heuristic);
+            let options = GenerationOptions { return_sequences: 3, ..options };
+            let together = otter.generate_beams(&parameters, Some(&vision), &batch, &options, &search)?;
+            for ((vision, prompt), together) in alone.iter().zip(together.chunks(3)) {
+                let own = otter.generate_beams(&parameters, Some(vision), prompt, &options, &search)?;
+                assert_eq!(ids(&own), ids(together), "stop token {stop_token}");
+                for (own, together) in own.iter().zip(together) {
+                    let difference = own.score.unwrap_or(f64::NAN) - together.score.unwrap_or(f64::NAN);
+                    assert!(difference.abs() < 1e-4);
+                    lengths.insert(own.token_ids.len());
+                }
+            }
+        }
+        assert!(lengths.len() > 3, "{lengths:?}");
+    }
+    Ok(())
+}
+
+/// The score of an answer is the sum of its tokens' log-probabilities over its length.
+#[test]
+fn scores_are_those_of_the_whole_pass() -> Result<(), ModelError> {
+    for (otter, specs) in models()? {
+        let parameters = random_parameters(&specs).cast::<f32>();
+        let (vision, prompts) = prompts();
+        for ((vision, batch), prompt) in alone(&vision, &prompts)?.iter().zip(&prompts) {
+            let options = GenerationOptions { return_sequences: 4, ..GenerationOptions::greedy(6, 8) };
+            let search = beams(4, 2.0, EarlyStopping::Never);
+            let answers = otter.generate_beams(&parameters, Some(vision), batch, &options, &search)?;
+            for answer in &answers {
+                let ids = [&prompt[..], &answer.token_ids].concat();
+                let labels: Vec<i64> = ids
+                    .iter()
+                    .enumerate()
+                    .map(|(index, &id)| if index < prompt.len() { -100 } else { i64::from(id) })
+                    .collect();
+                let length = ids.len() - usize::from(answer.finish_reason == FinishReason::Stop);
+                let text = TextInput::single(ids, IMAGE);
+                let each = otter.log_probabilities(&parameters, Some(vision), &text, &labels)?;
+                let expected = each.iter().flatten().sum::<f64>() / (length as f64).powi(2);
+                let score = answer.score.unwrap_or(f64::NAN);
+                assert!((score - expected).abs() < 1e-5, "{score} {expected}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The samples of one prompt are those of a batch that repeats it.
+#[test]
+fn several_samples_equal_a_repeated_prompt() -> Result<(), ModelError> {
+    for (otter, specs) in models()? {
+        let parameters = random_parameters(&specs).cast::<f32>();
+        let (vision, prompts) = prompts();
+        let sampling = Sampling::Random { temperature: 1.3, top_k: 0, top_p: 0.95, seed: 4 };
+        for ((own, batch), prompt) in alone(&vision, &prompts)?.iter().zip(&prompts) {
+            let options = GenerationOptions { sampling: sampling.clone(), ..GenerationOptions::greedy(8, 6) };
+            let repeated = PromptBatch::new(&vec![prompt.clone(); 4], 0, IMAGE)?;
+            let slots = vec![own.slots[0].clone(); 4];
+            let shown = VisionInput { slots, ..own.clone() };
+            let expected =
+                otter.generate(&parameters, Some(&shown), &repeated, &options, &mut |_, _| true)?;
+            let options = GenerationOptions { return_sequences: 4, ..options };
+            let mut said = vec![Vec::new(); 4];
+            let answers = otter.generate(&parameters, Some(own), batch, &options, &mut |answer, token| {
+                said[answer].push(token);
+                true
+            })?;
+            assert_eq!(answers, expected);
+            assert_eq!(ids(&answers), said);
+            assert!(answers.iter().any(|answer| answer.token_ids != answers[0].token_ids));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn options_that_cannot_work_are_named() -> Result<(), ModelError> {
+    let (otter, specs) = models()?.remove(0);
+    let parameters = random_parameters(&specs).cast::<f32>();
+    let batch = PromptBatch::new(&[vec![1, 4]], 0, IMAGE)?;
+    let with =
+        |return_sequences: usize| GenerationOptions { return_sequences, ..GenerationOptions::greedy(2, 6) };
+    for count in [0, 2] {
+        let error = otter.generate(&parameters, None, &batch, &with(count), &mut |_, _| true);
+        assert!(matches!(error, Err(ModelError::GenerationOption { found, .. }) if found == count));
+    }
+    let run = |num_beams: usize, options: &GenerationOptions| {
+        let search = beams(num_beams, 1.0, EarlyStopping::AtOnce);
+        otter.generate_beams(&parameters, None, &batch, options, &search)
+    };
+    for (num_beams, count) in [(0, 1), (2, 0), (2, 3)] {
+        assert!(matches!(run(num_beams, &with(count)), Err(ModelError::GenerationOption { .. })));
+    }
+    let all_stop = GenerationOptions { stop_tokens: (0..VOCABULARY).collect(), ..with(1) };
+    assert!(matches!(run(2, &all_stop), Err(ModelError::GenerationOption { found: 11, .. })));
+    assert_eq!(run(2, &with(2))?.len(), 2);
+    Ok(())
+}
+
+/// Weights that are not numbers, and no room for an answer: an end, not a panic.
+#[test]
+fn broken_weights_and_no_new_tokens_come_to_an_end() -> Result<(), ModelError> {
+    let (otter, specs) = models()?.remove(0);
+    let mut parameters = random_parameters(&specs).cast::<f32>();
+    let batch = PromptBatch::new(&[vec![1, 4]], 0, IMAGE)?;
+    let search = beams(2, 1.0, EarlyStopping::Heuristic);
+    let none = GenerationOptions::greedy(0, 6);
+    assert_eq!(ids(&otter.generate_beams(&parameters, None, &batch, &none, &search)?), [&[0u32; 0]]);
+    for parameter in parameters.iter_mut() {
+        parameter.tensor.make_full().data_mut().fill(f32::NAN);
+    }
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling::Random { temperature, top_k: 0, top_p: 1.0, seed: 0 };
+        let options = GenerationOptions { sampling, ..GenerationOptions::greedy(3, 6) };
+        assert_eq!(otter.generate_beams(&parameters, None, &batch, &options, &search)?.len(), 1);
+        assert_eq!(otter.generate(&parameters, None, &batch, &options, &mut |_, _| true)?.len(), 1);
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What `otter` saves opens with plain safetensors, tokenizers and transformers pieces.
+
+    plain_files.py GOLDEN_CASE SAVED_FOLDER…
+
+A saved folder's name ends in the element type it was saved with: `…-f32`, `…-f16`, `…-bf16`.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import check, close, finish, golden_weights, read_json
+from safetensors import safe_open
+from tokenizers import Tokenizer
+from transformers import CONFIG_MAPPING, CLIPVisionConfig, CLIPVisionModel, GenerationConfig
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def saved_weights(folder):
+    """Tensors of a folder; what the index says must be what the shards hold."""
+    index = folder / "model.safetensors.index.json"
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    tensors, places = {}, {}
+    for name in names:
+        with safe_open(folder / name, framework="pt") as file:
+            check(file.metadata() == {"format": "pt"}, f"{folder / name}: metadata {file.metadata()}")
+            for key in file.keys():
+                tensors[key] = file.get_tensor(key)
+                places[key] = name
+    if index.exists():
+        check(len(names) > 1, f"{index}: names one shard only")
+        check(read_json(index)["weight_map"] == places, f"{index}: weight_map differs from the shards")
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        check(read_json(index)["metadata"]["total_size"] == size, f"{index}: total_size is not {size}")
+    return tensors
+
+
+def check_weights(folder, expected, dtype):
+    found = saved_weights(folder)
+    check(found.keys() == expected.keys(), f"{folder}: names differ: {sorted(found.keys() ^ expected.keys())[:6]}")
+    for name in found.keys() & expected.keys():
+        same = torch.equal(found[name], expected[name].to(dtype))
+        check(found[name].dtype == dtype and same, f"{folder}: {name} differs")
+    return found
+
+
+def check_tokenizer(folder, case):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for prompt in read_json(case / "generate.json")["prompts"]:
+        for text, ids, mask in zip(prompt["texts"], prompt["input_ids"], prompt["attention_mask"]):
+            expected = [token for token, real in zip(ids, mask) if real]
+            check(tokenizer.encode(text).ids == expected, f"{folder}: token ids of {text!r}")
+
+
+def check_configuration(folder, case, weights):
+    saved, original = read_json(folder / "config.json"), read_json(case / "checkpoint" / "config.json")
+    for key, value in original.items():
+        if key not in ("vision_config", "text_config", "torch_dtype"):
+            check(saved.get(key) == value, f"{folder}: config.json: {key} is {saved.get(key)}, was {value}")
+    for part in ("vision_config", "text_config"):
+        for key, value in original[part].items():
+            check(saved[part].get(key) == value, f"{folder}: config.json: {part}.{key}: {saved[part].get(key)}, {value}")
+    generation = GenerationConfig.from_pretrained(folder)
+    before = GenerationConfig.from_pretrained(case / "checkpoint")
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        check(getattr(generation, key) == getattr(before, key), f"{folder}: generation_config.json: {key}")
+    text = dict(saved["text_config"])
+    model_type = text.pop("model_type")
+    if model_type in CONFIG_MAPPING:
+        config = CONFIG_MAPPING[model_type](**text)
+        rows = next(weights[name].shape for name in weights if name.endswith(("embed_tokens.weight", "wte.weight")))
+        check((config.vocab_size, config.hidden_size) == tuple(rows), f"{folder}: text_config has other sizes")
+    vision = CLIPVisionModel(CLIPVisionConfig(**{k: v for k, v in saved["vision_config"].items() if k != "model_type"}))
+    prefix = "vision_encoder.vision_model."
+    tower = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    vision = getattr(vision, "vision_model", vision)
+    vision.load_state_dict(tower)  # raises on missing, unexpected and misshapen
+    return vision
+
+
+def check_pixels(folder, images):
+    """`preprocessor_config.json` makes the image processor of CLIP give what the original's gave."""
+    from safetensors.torch import load_file
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(folder)
+    side = read_json(folder / "config.json")["vision_config"]["image_size"]
+    expected = load_file(images / "preprocessed.safetensors")
+    from PIL import Image
+
+    for name, pixels in expected.items():
+        kind, _, file = name.partition(".")
+        if kind == f"clip{side}" and file.endswith(".png"):
+            found = processor(Image.open(images / file), return_tensors="pt")["pixel_values"][0]
+            close(torch.as_tensor(np.asarray(found)), pixels, 1e-5, f"{folder}: pixels of {file}")
+
+
+def main():
+    case, folders = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
+    expected = golden_weights(case / "checkpoint")
+    for folder in folders:
+        dtype = DTYPES[folder.name.rsplit("-", 1)[1]]
+        weights = check_weights(folder, expected, dtype)
+        check_tokenizer(folder, case)
+        check_configuration(folder, case, weights)
+        if (folder / "preprocessor_config.json").exists():
+            check_pixels(folder, case.parent / "images")
+    finish(f"plain pieces on {len(folders)} folders of {case.name}")
+
+
+main()

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Text and pictures -> `input_ids`, `attention_mask`, `vision_x`, as Otter was trained.
+
+Pictures are resized and cropped with Pillow, whose bicubic filter is what the checkpoints have seen; tensor libraries
+round differently.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+
+
+class OtterProcessor(ProcessorMixin):
+    """Tokenizer and picture preprocessing of an Otter."""
+
+    def __init__(self, tokenizer, image_size=224):
+        super().__init__(tokenizer)
+        self.image_size = image_size
+
+    def pixels(self, picture):
+        """One picture (path, PIL image or uint8 array) as (3, S, S): short side to S, centre crop, CLIP's scale."""
+        if isinstance(picture, np.ndarray):
+            picture = Image.fromarray(picture)
+        elif not isinstance(picture, Image.Image):
+            picture = Image.open(picture)
+        side, (width, height) = self.image_size, picture.size
+        short = min(width, height)
+        size = (side * width // short, side * height // short)
+        picture = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        left, top = (size[0] - side) // 2, (size[1] - side) // 2
+        picture = np.asarray(picture.crop((left, top, left + side, top + side)), dtype=np.float32)
+        picture = (picture * np.float32(1 / 255) - CLIP_MEAN) / CLIP_STD
+        return torch.from_numpy(picture.transpose(2, 0, 1).copy())
+
+    def __call__(self, text, images=None, padding_side="left", **kwargs):
+        """Inputs of the model for one prompt or a batch.
+
+        For a prompt `text`, `images` is a list with one item for each `<image>` in it; an item is a picture, or a list
+        of pictures, the frames of one video. For a list of prompts it is a list of such lists. Prompts with fewer items
+        than others get black ones, which nothing attends to.
+        """
+        single = isinstance(text, str)
+        texts = [text] if single else list(text)
+        images = ([images] if single else images) or [None] * len(texts)
+        if len(images) != len(texts):
+            raise ValueError(f"{len(texts)} prompts, but {len(images)} lists of images")
+        media = [[item if isinstance(item, (list, tuple)) else [item] for item in row or []] for row in images]
+        for number, (prompt, row) in enumerate(zip(texts, media)):
+            if prompt.count("<image>") != len(row):
+                raise ValueError(f"prompt {number} has {prompt.count('<image>')} <image>, but {len(row)} were given")
+        tokens = self.tokenizer(texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs)
+        data = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        frames = {len(item) for row in media for item in row}
+        if len(frames) > 1:
+            raise ValueError(f"all media of a batch need the same number of frames, but they have {sorted(frames)}")
+        if frames:
+            vision_x = torch.zeros(len(texts), max(map(len, media)), *frames, 3, self.image_size, self.image_size)
+            for b, row in enumerate(media):
+                for t, item in enumerate(row):
+                    vision_x[b, t] = torch.stack([self.pixels(picture) for picture in item])
+            data["vision_x"] = vision_x
+        return BatchFeature(data)
+
+    def decode(self, ids, **kwargs):
+        return self.tokenizer.decode(ids, **kwargs)
+
+    def batch_decode(self, ids, **kwargs):
+        return self.tokenizer.batch_decode(ids, **kwargs)
