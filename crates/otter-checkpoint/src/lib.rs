@@ -55,6 +55,7 @@ mod tokenizer_bpe;
 mod tokenizer_files;
 mod tokenizer_write;
 mod torch_file;
+mod torch_names;
 mod torch_write;
 mod transformers_module;
 mod weights;

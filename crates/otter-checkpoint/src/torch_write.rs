@@ -3,8 +3,8 @@
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
-use crate::pickle::storage_name;
 use crate::tensor::{Dtype, LARGEST_RANK, checked_elements, row_major_strides};
+use crate::torch_names::storage_name;
 use crate::zip_write::ZipWriter;
 use std::collections::HashSet;
 use std::fs::File;

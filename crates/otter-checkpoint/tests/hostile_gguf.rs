@@ -126,6 +126,10 @@ fn metadata_is_checked() {
     assert!(other(&llama(2), "blk.0.ffn_gate_exps.weight").contains("no part of the architecture llama"));
     assert!(other(&llama(2), "blk.0.attn_q.weight").contains("halves of 2 heads"));
     assert!(other(&llama(0), "blk.0.attn_q.weight").contains("head_count` is 0"));
+    for shape in [&[][..], &[0, 4]] {
+        let tensor = Tensor::new("blk.0.attn_q.weight", shape, 0, vec![0; 4]);
+        assert!(refusal(&gguf_bytes(3, &llama(2), &[tensor])).contains("0 rows"));
+    }
     let later = [("general.architecture", Meta::Text("otter")), ("otter.format_version", Meta::U32(2))];
     assert!(other(&later, "a").contains("expected 1"));
 }

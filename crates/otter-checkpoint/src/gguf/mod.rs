@@ -78,6 +78,9 @@ pub(crate) fn file_of(path: &Path) -> Option<PathBuf> {
         let file = path.join(FILE_NAME);
         return (file.is_file() && !path.join("config.json").exists()).then_some(file);
     }
+    if !path.is_file() {
+        return None;
+    }
     let mut magic = [0; 4];
     let mut file = std::fs::File::open(path).ok()?;
     std::io::Read::read_exact(&mut file, &mut magic).ok()?;
@@ -258,14 +261,14 @@ impl GgufFile {
             Moved::No => Ok(RowOrder::Stored),
             Moved::QueryHeads | Moved::KeyHeads => {
                 let heads = if moved == Moved::QueryHeads { heads } else { key_heads };
-                if !rows.is_multiple_of(heads.saturating_mul(2)) {
+                if rows == 0 || !rows.is_multiple_of(heads.saturating_mul(2)) {
                     return Err(fit(format!("{rows} rows cannot be the halves of {heads} heads")));
                 }
                 Ok(RowOrder::Interleaved { head: rows / heads })
             }
             Moved::Fused => {
                 let parts = key_heads.saturating_mul(2).saturating_add(heads);
-                if !heads.is_multiple_of(key_heads) || !rows.is_multiple_of(parts) {
+                if rows == 0 || !heads.is_multiple_of(key_heads) || !rows.is_multiple_of(parts) {
                     return Err(fit(format!(
                         "{rows} rows cannot be {heads} queries, {key_heads} keys and {key_heads} values"
                     )));
