@@ -1,0 +1,9 @@
+//! tokenizer.json.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let directory = otter_fuzz::directory("tokenizer.json", bytes);
+    let _ = otter_checkpoint::load_tokenizer(directory);
+});
