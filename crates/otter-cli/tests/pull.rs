@@ -118,6 +118,10 @@ fn a_pulled_model_is_known_by_its_name_without_a_network() {
     };
     assert_eq!(generate(ID), generate(golden("llama/checkpoint").to_str().unwrap()));
     user.otter(&["pull", ID]).success();
+    user.otter(&["convert", ID, "--out", "converted"]).success();
+    assert_eq!(user.otter(&["inspect", "converted", "--json"]).json()["parameters"]["total"], 990_276);
+    user.otter(&["convert", "org/other", "--out", "other"]).error(&["otter pull org/other"]);
+    user.otter(&["init", "--like", ID, "--tokenizer", ID, "--out", "random"]).success();
 
     // A run's configuration may name the model so too.
     let config =

@@ -1,5 +1,7 @@
 //! `otter convert`: any checkpoint to an Otter directory, another form, or an OpenFlamingo file.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::convert::{
@@ -7,6 +9,7 @@ use otter_checkpoint::convert::{
 };
 use otter_checkpoint::{GgufQuantization, SaveDtype, TokenOrder};
 
+use super::hub::resolve_model;
 use crate::arguments::{
     Convert, ConvertTo, DtypeChoice, FormatChoice, KeepChoice, NewRowsChoice, QuantizeChoice,
     TokenOrderChoice,
@@ -40,19 +43,20 @@ fn options(arguments: &Convert) -> Result<ConvertOptions> {
     let Some(source) = arguments.source.as_ref().or(arguments.inject.as_ref()) else {
         bail!("SOURCE is missing; give a checkpoint directory or file, or --inject LM_DIR");
     };
+    let found = |model: &Option<PathBuf>| model.as_deref().map(resolve_model).transpose();
     Ok(ConvertOptions {
         target: match arguments.to {
             ConvertTo::Otter => ConvertTarget::Otter,
             ConvertTo::Openflamingo => ConvertTarget::OpenFlamingo,
         },
         inject: arguments.inject.is_some(),
-        base: arguments.base.clone(),
-        base_lm: arguments.base_lm.clone(),
-        base_vision: arguments.base_vision.clone(),
-        overlay: arguments.overlay.clone(),
-        delta: arguments.delta.clone(),
+        base: found(&arguments.base)?,
+        base_lm: found(&arguments.base_lm)?,
+        base_vision: found(&arguments.base_vision)?,
+        overlay: found(&arguments.overlay)?,
+        delta: found(&arguments.delta)?,
         merge_lora: arguments.merge_lora,
-        tokenizer: arguments.tokenizer.clone(),
+        tokenizer: found(&arguments.tokenizer)?,
         token_order: arguments.token_order.map(|order| match order {
             TokenOrderChoice::Otter => TokenOrder::Otter,
             TokenOrderChoice::Flamingo => TokenOrder::Flamingo,
@@ -94,7 +98,7 @@ fn options(arguments: &Convert) -> Result<ConvertOptions> {
         max_shard_bytes: arguments.shard_size,
         module_prefix: arguments.module_prefix,
         embedding_rows: arguments.embedding_rows,
-        ..ConvertOptions::new(source, &arguments.out)
+        ..ConvertOptions::new(resolve_model(source)?, &arguments.out)
     })
 }
 

@@ -10,6 +10,7 @@ use otter_checkpoint::{
 };
 use serde_json::json;
 
+use super::hub::resolve_model;
 use crate::arguments::{Init, InitDtype};
 use crate::output;
 
@@ -21,11 +22,12 @@ pub fn run(arguments: &Init) -> Result<()> {
         config.model.text.set_vocab_size(rows);
         config.model.validate().with_context(|| format!("--vocab-size {rows}"))?;
     }
-    if let Some(directory) = &arguments.tokenizer {
+    let tokenizer = arguments.tokenizer.as_deref().map(resolve_model).transpose()?;
+    if let Some(directory) = &tokenizer {
         check_tokenizer(directory, config.model.text.vocab_size())?;
     }
     let options = SaveOptions {
-        tokenizer_from: arguments.tokenizer.as_deref(),
+        tokenizer_from: tokenizer.as_deref(),
         max_shard_bytes: arguments.shard_size,
         dtype: match arguments.dtype {
             InitDtype::F32 => SaveDtype::F32,
@@ -73,7 +75,7 @@ fn config_of(like: &str) -> Result<CheckpointConfig> {
     if let Some(model) = NamedModel::find(like) {
         return Ok(model.config());
     }
-    let file = Path::new(like).join("config.json");
+    let file = resolve_model(Path::new(like))?.join("config.json");
     if file.is_file() {
         return Ok(CheckpointConfig::read(&file)?);
     }
