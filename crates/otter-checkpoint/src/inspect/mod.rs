@@ -210,7 +210,8 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
     let (mut warnings, mut notes) = (Vec::new(), source.notes);
 
     let missing = source.files.iter().any(|file| file.bytes.is_none());
-    let whole_directory = with_model && (path.is_dir() || gguf) && !missing && kind != Kind::Configuration;
+    let part = matches!(kind, Kind::Configuration | Kind::TrainedPart | Kind::OpenFlamingo(_));
+    let whole_directory = with_model && (path.is_dir() || gguf) && !missing && !part;
     let checkpoint = (whole_directory && family.is_some() && source.form.is_some())
         .then(|| Checkpoint::open(path).map_err(|error| error.to_string()));
     let config = match &checkpoint {
