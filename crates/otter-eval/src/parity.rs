@@ -270,7 +270,8 @@ pub fn compare_gradients(
                 let values = &gradients.flat()[range.clone()];
                 let tolerance = tolerances.gradients;
                 let name = &parameter.name;
-                let mut comparison = compare("gradients", name, values, &expected.floats, None, tolerance, true);
+                let mut comparison =
+                    compare("gradients", name, values, &expected.floats, None, tolerance, true);
                 comparison.ok |= comparison.max_absolute <= GRADIENT_NOISE * f64::from(largest);
                 report.comparisons.push(comparison);
             }
