@@ -794,7 +794,12 @@ fn gguf_and_back() {
             run(&ConvertOptions::new(path(out), path("back")));
             assert_eq!(content(&path("back")), original, "{case} {out}");
             assert_eq!(*load_tokenizer(&path("back")).unwrap().special(), special);
-            assert_eq!(json(&path("back/config.json")), json(&source.join("config.json")));
+            // In the file the tie is said, which the original leaves to a default.
+            let mut config = json(&source.join("config.json"));
+            if out == "model.gguf" {
+                config["tie_word_embeddings"] = json!(case == "mpt7b-style");
+            }
+            assert_eq!(json(&path("back/config.json")), config);
         }
         run(&ConvertOptions {
             quantization: GgufQuantization::Q8_0,
