@@ -233,7 +233,14 @@ fn write_all(
     for (range, name) in plan.iter().zip(&names) {
         let (shard, first) = (&entries[range.clone()], range.start);
         let path = temporary.join(name);
-        safetensors_file::write(&path, target, shard, &mut |at, out| elements(first + at, out))?;
+        safetensors_file::write(&path, target, shard, &mut |at, out| {
+            elements(first + at, out).map_err(|error| match error {
+                CheckpointError::Write { target, source, .. } => {
+                    CheckpointError::Write { path: path.clone(), target, source }
+                }
+                other => other,
+            })
+        })?;
         places.extend(shard.iter().map(|entry| (entry.name, name.as_str())));
     }
     if plan.len() == 1 {

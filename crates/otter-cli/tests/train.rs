@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::otter;
+use common::{otter, strings};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -200,8 +200,9 @@ fn a_run_leaves_its_records_and_can_be_repeated() {
     let told =
         |text: &str| ended.stderr.find(text).unwrap_or_else(|| panic!("no '{text}': {}", ended.stderr));
     assert!(told("memory plan") < told("step 1/6"), "the plan comes before the first step");
+    let plan = &ended.stderr[told("memory plan")..told("step 1/6")];
     for item in ["weights", "gradients", "optimizer moments", "total"] {
-        assert!(told("memory plan") < told(item) && told(item) < told("step 1/6"), "{item}");
+        assert!(plan.lines().any(|line| line.trim_start().starts_with(item)), "{item}: {plan}");
     }
     for step in 1..=6 {
         let line = ended.stderr.lines().find(|line| line.starts_with(&format!("step {step}/6  ")));
@@ -343,7 +344,12 @@ fn a_kill_at_any_moment_leaves_a_complete_checkpoint() {
             let model = place.checkpoint("killed", newest).join("model");
             let inspection = otter(&arguments!["inspect", model, "--json"]).json();
             assert_eq!(inspection["missing"], serde_json::json!([]), "{left:?}");
-            assert_eq!(inspection["odd"], serde_json::json!([]), "{left:?}");
+            // The first steps leave the gates of the base, which are zero.
+            let mut odd = strings(&inspection["odd"]).into_iter();
+            assert!(
+                odd.all(|text| text.contains("gates of the cross-attention are exactly zero")),
+                "{inspection}"
+            );
         }
     }
     let last = newest + 2;
@@ -445,7 +451,9 @@ fn a_plan_is_printed_without_a_run() {
     assert_eq!(json["total_bytes"], items.iter().map(bytes).sum::<u64>());
     let weights = items.iter().find(|item| item["name"] == "weights").unwrap();
     let inspection = otter(&arguments!["inspect", repository("assets/toybox-base"), "--json"]).json();
-    assert_eq!(bytes(weights), 4 * inspection["parameters"]["total"].as_u64().unwrap());
+    // The base is stored in 16 bits: frozen matrices stay so, what is trained has 32.
+    let total = inspection["parameters"]["total"].as_u64().unwrap();
+    assert!((2 * total + 1..4 * total).contains(&bytes(weights)), "{weights}, {total} parameters");
     // A plan of something impossible is an error and leaves nothing either.
     plan(&["data.image_size=48"]).error(&["data.image_size", "48", "32"]);
     assert!(!place.path("run").exists());

@@ -284,7 +284,9 @@ fn check_cached_generation(otter: &Otter, specs: &ParameterSpecs) -> Result<(), 
         for &token in &answers[row].token_ids {
             let text = TextInput::single(ids.clone(), IMAGE);
             let hidden = otter.forward(&parameters, Some(&own), &text, &mut |_, _| {})?;
-            let last = Tensor::from_vec(hidden.data()[hidden.len() - 8..].to_vec(), &[1, 8], Device::Cpu);
+            let width = hidden.width();
+            let last = hidden.data()[hidden.len() - width..].to_vec();
+            let last = Tensor::from_vec(last, &[1, width], Device::Cpu);
             let logits = otter.language().logits(&parameters, &last);
             let allowed = logits.data().iter().enumerate().filter(|(id, _)| *id != 10);
             let best = allowed.max_by(|a, b| a.1.total_cmp(b.1)).map(|(id, _)| id as u32);
