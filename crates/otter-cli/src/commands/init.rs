@@ -114,38 +114,3 @@ fn list(as_json: bool) -> Result<()> {
     }
     Ok(())
 }
-
-/// Bytes such as `5GB`, `512MiB` or `1000000`.
-pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 7] = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("kB", 1000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("B", 1),
-    ];
-    let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
-    let (number, factor) = unit.unwrap_or((text, 1));
-    let bytes = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    bytes
-        .filter(|&bytes| bytes > 0)
-        .ok_or_else(|| "expected a positive size such as 5GB, 512MiB or 1000000".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in [("5GB", 5_000_000_000), ("2 MiB", 2 << 20), ("7", 7), ("1kB", 1000), ("9B", 9)]
-        {
-            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "GB", "-1GB", "0", "1.5GB", "20000000000GB", "5TB"] {
-            assert!(parse_bytes(text).is_err(), "{text}");
-        }
-    }
-}
