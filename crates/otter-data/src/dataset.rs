@@ -2,6 +2,7 @@
 //!
 //! Files stay mapped; what is held per sample is eight bytes and the key index of its file.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,11 +11,11 @@ use rayon::prelude::*;
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
 use crate::error::{DataError, Result, SkipReason};
 use crate::image_table::ImageTable;
-use crate::json_index::{JsonIndex, Section};
+use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::loader::DataReport;
 use crate::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN};
 use crate::python_random::resample_positions;
-use crate::record::{Record, parse_context};
+use crate::record::Record;
 use crate::sample::Sample;
 use crate::sample_builder::{SampleBuilder, Turn};
 use crate::tokenizer::TextTokenizer;
@@ -23,11 +24,21 @@ use crate::tokenizer::TextTokenizer;
 pub(crate) struct Set {
     pub(crate) name: String,
     pub(crate) group: Group,
-    pub(crate) instructions: JsonIndex,
-    train: Option<JsonIndex>,
+    pub(crate) instructions: InstructionTable,
+    train: Option<ContextTable>,
     /// Position in [`Dataset::tables`].
     pub(crate) table: Option<usize>,
     pub(crate) task_descriptions: Vec<String>,
+}
+
+impl Set {
+    /// Id of a sample: an entry of the train file if there is one, otherwise of the instruction file.
+    fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
+        match &self.train {
+            Some(train) => train.id(entry),
+            None => self.instructions.id(entry),
+        }
+    }
 }
 
 /// Entry of the train file if the set has one, otherwise of the instruction file.
@@ -75,9 +86,9 @@ impl Dataset {
                     }
                 }),
             };
-            let instructions = JsonIndex::open(&set.instructions, Section::Named("data"))?;
-            let train = set.train.as_ref().map(|path| JsonIndex::open(path, Section::Root)).transpose()?;
-            let candidates = train.as_ref().unwrap_or(&instructions).len();
+            let instructions = InstructionTable::open(&set.instructions)?;
+            let train = set.train.as_deref().map(ContextTable::open).transpose()?;
+            let candidates = train.as_ref().map_or(instructions.len(), ContextTable::len);
             let number = dataset.sets.len() as u32;
             let positions = resample_positions(candidates, set.num_samples);
             dataset
@@ -131,7 +142,7 @@ impl Dataset {
     /// Instruction id of a sample, without building it.
     pub fn sample_id(&self, index: usize) -> Result<String> {
         let (set, entry) = self.locate(index)?;
-        Ok(set.train.as_ref().unwrap_or(&set.instructions).key(entry)?.into_owned())
+        set.id(entry).map(Cow::into_owned)
     }
 
     /// Name, group and number of samples of each set.
@@ -152,10 +163,7 @@ impl Dataset {
     /// image tables are not read.
     pub fn sample_in_epoch(&self, index: usize, epoch: u64, with_pixels: bool) -> Result<Sample> {
         let (set, entry) = self.locate(index)?;
-        let id = match &set.train {
-            Some(train) => train.key(entry)?,
-            None => set.instructions.key(entry)?,
-        };
+        let id = set.id(entry)?;
         let failed = |reason, message| DataError::Sample {
             id: id.to_string(),
             file: set.instructions.path().to_owned(),
@@ -176,8 +184,7 @@ impl Dataset {
         };
         let query = query.map_err(|(reason, message)| failed(reason, message))?;
         let context_ids = match &set.train {
-            Some(train) => parse_context(train.value(entry)?)
-                .map_err(|message| failed(SkipReason::BadRecord, message))?,
+            Some(train) => train.context(entry).map_err(|message| failed(SkipReason::BadRecord, message))?,
             None if self.config.populate_rel_ins => query.rel_ins_ids.clone(),
             None => Vec::new(),
         };
@@ -268,9 +275,7 @@ impl Dataset {
     }
 
     fn parse(&self, set: &Set, entry: usize) -> Result<Record, (SkipReason, String)> {
-        let json =
-            set.instructions.value(entry).map_err(|error| (SkipReason::BadRecord, error.to_string()))?;
-        Record::parse(json).map_err(|message| (SkipReason::BadRecord, message))
+        set.instructions.record(entry).map_err(|message| (SkipReason::BadRecord, message))
     }
 }
 

@@ -1,9 +1,9 @@
 //! One entry of an instruction file (`spec/data.md` 1.1).
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Question, answer and images of one instruction id.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Record {
     /// User turn.
     pub instruction: String,

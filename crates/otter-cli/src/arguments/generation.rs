@@ -1,0 +1,165 @@
+//! Arguments of the commands that run a model: chat, generate, score.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// How generated tokens see the media.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum DecodingChoice {
+    /// They keep attending the last image.
+    #[default]
+    Keep,
+    /// As the original by default: with `use_cache: false` in the text configuration (MPT) they attend the last image,
+    /// otherwise (LLaMA) its cached decoding shows them none.
+    Reference,
+    /// As the original when told to use its cache: they see none, whatever the checkpoint.
+    ReferenceUseCache,
+}
+
+/// When beam search ends, with the names that the original's options have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EarlyStoppingChoice {
+    /// When the best open beam, at its present length, scores no better than the worst finished answer.
+    False,
+    /// As soon as there are as many finished answers as beams.
+    True,
+    /// When no open beam can score better, however long it gets.
+    Never,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+pub struct SamplingArguments {
+    /// Most new tokens.
+    #[arg(long, default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// Most tokens, prompt included; replaces --max-new-tokens.
+    #[arg(long, conflicts_with = "max_new_tokens")]
+    pub max_length: Option<usize>,
+    /// No end of the answer before this many new tokens.
+    #[arg(long, default_value_t = 0)]
+    pub min_new_tokens: usize,
+    /// No end of the answer before this many tokens, prompt included.
+    #[arg(long, default_value_t = 0)]
+    pub min_length: usize,
+    /// Take the most probable token (the default unless a sampling option is given).
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p"])]
+    pub greedy: bool,
+    /// Sample with this temperature.
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Sample among this many tokens (0: all).
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Sample among the fewest tokens with this total probability.
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Penalty on tokens that occurred before (1: none).
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// Never repeat a sequence of this many tokens (0: off).
+    #[arg(long, default_value_t = 0)]
+    pub no_repeat_ngram_size: usize,
+    /// Never complete this text; may be given several times. It is split into tokens as it stands, so that most
+    /// tokenizers tell 'cat' from ' cat'.
+    #[arg(long, value_name = "WORD")]
+    pub bad_words: Vec<String>,
+    /// Let the language model's end-of-sequence token end the answer too, not only <|endofchunk|>.
+    #[arg(long)]
+    pub stop_at_eos: bool,
+    /// End the answer at this text; may be given several times.
+    #[arg(long = "stop", value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// What generated tokens see of the images.
+    #[arg(long, value_enum, default_value_t)]
+    pub decoding: DecodingChoice,
+}
+
+/// How many answers, and how they are searched.
+#[derive(Debug, Args)]
+pub struct BeamArguments {
+    /// Beams of the search (1: none). With a sampling option, beam sampling.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub num_beams: usize,
+    /// Answers are ranked by the sum of their log-probabilities over their length to this power (default: 1): above 0
+    /// long answers gain, below 0 short ones.
+    #[arg(long, value_name = "POWER", allow_negative_numbers = true)]
+    pub length_penalty: Option<f64>,
+    /// When to end with as many finished answers as beams (default: false; without a value: true).
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "true", value_name = "WHEN")]
+    pub early_stopping: Option<EarlyStoppingChoice>,
+    /// Answers to each prompt: the best beams, or independent samples.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub num_return_sequences: usize,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub struct Chat {
+    /// Checkpoint directory, or org/name of a pulled model.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Image for the first question; may be given several times.
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<PathBuf>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Checkpoint directory, or org/name of a pulled model.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Image of the first, second, … <image>; for a video checkpoint and one <image>, the frames of the video.
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<PathBuf>,
+    /// The prompt as the model sees it, or with --chat a plain instruction.
+    #[arg(long, required_unless_present = "batch", conflicts_with = "batch")]
+    pub prompt: Option<String>,
+    /// Wrap the prompt in the Otter template, with one <image> per image in front.
+    #[arg(long)]
+    pub chat: bool,
+    /// Continue many prompts at once: one JSON object a line, {"prompt": "…", "images": ["a.png"]}.
+    #[arg(long, value_name = "FILE", conflicts_with = "images")]
+    pub batch: Option<PathBuf>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+    /// How many answers, and how they are searched.
+    #[command(flatten)]
+    pub beams: BeamArguments,
+    /// Print JSON, one object an answer: token_ids, text, finish_reason (stop, stop_string or length); with beams score;
+    /// with several answers sequence, and with --batch prompt (both from 0).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `score`.
+#[derive(Debug, Args)]
+pub struct Score {
+    /// Checkpoint directory, or org/name of a pulled model.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Image of the first, second, … <image>.
+    #[arg(long = "image", value_name = "FILE")]
+    pub images: Vec<PathBuf>,
+    /// The prompt as the model sees it.
+    #[arg(long)]
+    pub prompt: String,
+    /// The answer whose tokens are scored.
+    #[arg(long)]
+    pub answer: String,
+    /// Wrap the prompt in the Otter template.
+    #[arg(long)]
+    pub chat: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}

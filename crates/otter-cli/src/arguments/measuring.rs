@@ -1,0 +1,96 @@
+//! Arguments of the commands that measure: eval, parity, bench.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// Arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Checkpoint directory, or org/name of a pulled model.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Toybox data directory.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Most queries in all, spread evenly over tasks and numbers of shots (default: all).
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `parity`.
+#[derive(Debug, Args)]
+pub struct Parity {
+    /// Checkpoint directory, or org/name of a pulled model.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Golden forward results.
+    #[arg(long, value_name = "FILE")]
+    pub golden: PathBuf,
+    /// Golden gradients.
+    #[arg(long, value_name = "FILE")]
+    pub gradients: Option<PathBuf>,
+    /// One scenario only.
+    #[arg(long, value_name = "NAME")]
+    pub scenario: Option<String>,
+    /// Which parameters are trained: head, v0.1, or patterns separated by commas.
+    #[arg(long, default_value = "head")]
+    pub trainable: String,
+    /// Recompute decoder layers in the reverse pass.
+    #[arg(long)]
+    pub recompute: bool,
+    /// Largest absolute difference of vision features, Perceiver output, hidden states and loss.
+    #[arg(long, default_value_t = 1e-4)]
+    pub tolerance: f64,
+    /// Largest absolute difference of logits.
+    #[arg(long, default_value_t = 2e-4)]
+    pub logits_tolerance: f64,
+    /// Largest difference of a gradient, relative to the tensor's largest entry.
+    #[arg(long, default_value_t = 1e-3)]
+    pub gradient_tolerance: f64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Sizes of a benchmark model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BenchPreset {
+    /// ViT-B/32-size tower, 12 layers of width 768.
+    #[default]
+    Mid,
+    /// The quickstart model.
+    Toybox,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Sizes of the model.
+    #[arg(long, value_enum, default_value_t)]
+    pub preset: BenchPreset,
+    /// What to time: train or decode (default: both).
+    #[arg(long, value_name = "WHAT")]
+    pub only: Option<String>,
+    /// Timed repetitions after one warm-up.
+    #[arg(long, default_value_t = 3)]
+    pub repeats: usize,
+    /// Sequences of a training batch.
+    #[arg(long, default_value_t = 4)]
+    pub batch: usize,
+    /// Tokens of a training sequence.
+    #[arg(long, default_value_t = 128)]
+    pub length: usize,
+    /// New tokens of a decode.
+    #[arg(long, default_value_t = 64)]
+    pub new_tokens: usize,
+    /// Recompute decoder layers in the reverse pass.
+    #[arg(long)]
+    pub recompute: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}

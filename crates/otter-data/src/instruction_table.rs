@@ -1,0 +1,111 @@
+//! Where instruction records and contexts come from, whatever the form of the files.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::json_index::{JsonIndex, Section};
+use crate::record::{Record, parse_context};
+
+/// Instruction records by id, in file order (`spec/data.md` 1.1).
+pub enum InstructionTable {
+    /// `{"data": {id: record}}`.
+    Json(JsonIndex),
+}
+
+impl InstructionTable {
+    /// Opens an instruction file.
+    pub fn open(path: &Path) -> Result<Self> {
+        JsonIndex::open(path, Section::Named("data")).map(Self::Json)
+    }
+
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Json(index) => index.path(),
+        }
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Json(index) => index.len(),
+        }
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Id of an entry.
+    pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
+        match self {
+            Self::Json(index) => index.key(entry),
+        }
+    }
+
+    /// The entry with this id.
+    pub fn find(&self, id: &str) -> Option<usize> {
+        match self {
+            Self::Json(index) => index.find(id),
+        }
+    }
+
+    /// The record of an entry; the inner error says why this one record cannot be used.
+    pub fn record(&self, entry: usize) -> Result<Record, String> {
+        match self {
+            Self::Json(index) => {
+                index.value(entry).map_err(|error| error.to_string()).and_then(Record::parse)
+            }
+        }
+    }
+}
+
+/// Which ids are samples, each with the ids of its context (`spec/data.md` 1.4).
+pub enum ContextTable {
+    /// `{id: [id, …]}`.
+    Json(JsonIndex),
+}
+
+impl ContextTable {
+    /// Opens a train file.
+    pub fn open(path: &Path) -> Result<Self> {
+        JsonIndex::open(path, Section::Root).map(Self::Json)
+    }
+
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Json(index) => index.path(),
+        }
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Json(index) => index.len(),
+        }
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Id of the query of an entry.
+    pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
+        match self {
+            Self::Json(index) => index.key(entry),
+        }
+    }
+
+    /// Ids of the context of an entry; the inner error says why this one entry cannot be used.
+    pub fn context(&self, entry: usize) -> Result<Vec<String>, String> {
+        match self {
+            Self::Json(index) => {
+                index.value(entry).map_err(|error| error.to_string()).and_then(parse_context)
+            }
+        }
+    }
+}
