@@ -46,7 +46,7 @@ pub use error::{DataError, Result, SkipReason};
 pub use image_open::{MAX_PIXELS, MAX_SIDE, Orientation, RgbImage, load_image_file, open_image};
 pub use image_parquet::ParquetImages;
 pub use image_preprocess::{ImageTransform, preprocess};
-pub use image_resize::{resize_bicubic, resize_bicubic_window};
+pub use image_resize::{resize_bicubic, resize_bicubic_window, resize_lanczos};
 pub use image_table::{ImageFolder, ImageTable};
 pub use instruction_table::{ContextTable, InstructionTable};
 pub use json_index::{JsonIndex, Section};
