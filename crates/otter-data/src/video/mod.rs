@@ -34,6 +34,7 @@ use std::time::Duration;
 
 pub use error::VideoError;
 pub use ffmpeg_process::find_ffmpeg;
+pub use select::spread;
 pub use sequence::{image_files, natural_order};
 
 use crate::image_open::RgbImage;
