@@ -56,6 +56,7 @@ fn inputs(file: &SafeTensors<'_>, step: u64, media_token_id: u32) -> (VisionInpu
             .collect(),
         batch: shape[0],
         length: shape[1],
+        segments: None,
         media_token_id,
     };
     (vision, text, integers(file, &format!("step{step}.labels")).1)
