@@ -59,6 +59,8 @@ pub fn other_language_models() -> Vec<TextConfig> {
         ..MptConfig::mpt_7b()
     };
     let learned = MptConfig { alibi: false, logit_scale: Some(0.5), no_bias: false, ..mpt.clone() };
+    // The style of the 1B: normalised queries and keys.
+    let normalised = MptConfig { qk_ln: true, ..mpt.clone() };
     let neox = GptNeoxConfig {
         hidden_size: 8,
         intermediate_size: 6,
@@ -95,5 +97,13 @@ pub fn other_language_models() -> Vec<TextConfig> {
         eos_token_id: None,
         ..FalconConfig::falcon_7b()
     };
-    vec![mpt.into(), learned.into(), neox.into(), opt.into(), projected.into(), falcon.into()]
+    vec![
+        mpt.into(),
+        learned.into(),
+        normalised.into(),
+        neox.into(),
+        opt.into(),
+        projected.into(),
+        falcon.into(),
+    ]
 }
