@@ -15,6 +15,7 @@ use crate::batch::Batch;
 use crate::config::Sampling;
 use crate::dataset::Dataset;
 use crate::error::{DataError, Result, SkipReason};
+use crate::packing::Packing;
 use crate::python_random::PythonRandom;
 use crate::sample::Sample;
 
@@ -29,11 +30,22 @@ pub struct LoaderOptions {
     pub prefetch: usize,
     /// Leave out the last batch of an epoch if it is not full.
     pub drop_last: bool,
+    /// Where the samples of a batch stand; the samples themselves and their order do not depend on it.
+    pub packing: Packing,
+    /// Longest packed row; `None`: all samples of a batch in one row.
+    pub pack_length: Option<usize>,
 }
 
 impl Default for LoaderOptions {
     fn default() -> Self {
-        Self { batch_size: 1, workers: 2, prefetch: 16, drop_last: false }
+        Self {
+            batch_size: 1,
+            workers: 2,
+            prefetch: 16,
+            drop_last: false,
+            packing: Packing::Off,
+            pack_length: None,
+        }
     }
 }
 
@@ -194,7 +206,11 @@ impl Loader {
         self.state.position = workers.next;
         self.workers = Some(workers);
         let pad = self.dataset.tokenizer().special().pad;
-        Ok(Some(Batch::collate(samples, pad, self.dataset.config().image_size)))
+        let image_size = self.dataset.config().image_size;
+        Ok(Some(match self.options.packing {
+            Packing::Off => Batch::collate(samples, pad, image_size),
+            Packing::Batch => Batch::collate_packed(samples, self.options.pack_length, pad, image_size),
+        }))
     }
 
     fn start_workers(&self) -> Result<Workers> {

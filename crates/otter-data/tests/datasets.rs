@@ -10,7 +10,7 @@ use base64::Engine;
 use common::{golden, tokenizer};
 use otter_data::{
     Batch, DataConfig, DataError, Dataset, Group, ImageTable, ImagesOfRecord, InContextImages, Loader,
-    LoaderOptions, OnBadSample, Sample, SetConfig, SkipReason,
+    LoaderOptions, OnBadSample, Packing, Sample, SetConfig, SkipReason,
 };
 
 fn set(group: Group, instructions: &str, images: Option<&str>, train: Option<&str>) -> SetConfig {
@@ -112,6 +112,74 @@ fn placeholders_and_media_items_agree_by_default() {
     // IC_1 with its own two images stands in several samples but is stored once.
     let slots: usize = batch.media_slots.iter().map(Vec::len).sum();
     assert!(batch.media_frames.len() < slots);
+}
+
+/// Packed or not, a loader gives the same samples in the same batches, whatever the length of a row.
+#[test]
+fn a_packed_batch_holds_the_samples_of_the_plain_one() {
+    let dataset = open(&small_config(all_groups()));
+    let batches = |packing, pack_length| {
+        let options = LoaderOptions { batch_size: 5, packing, pack_length, ..LoaderOptions::default() };
+        let mut loader = Loader::new(dataset.clone(), options, None).unwrap();
+        let batches: Vec<Batch> = std::iter::from_fn(|| loader.next_batch().unwrap()).collect();
+        (batches, loader.state())
+    };
+    let (plain, end) = batches(Packing::Off, None);
+    assert!(plain.iter().all(|batch| !batch.is_packed() && batch.samples() == batch.batch));
+    // A row that some samples do not fit in, one that holds a few, one for all.
+    for pack_length in [Some(1), Some(400), None] {
+        let (packed, packed_end) = batches(Packing::Batch, pack_length);
+        assert_eq!((packed.len(), packed_end), (plain.len(), end));
+        let rows = |batches: &[Batch]| batches.iter().map(|batch| batch.batch).sum::<usize>();
+        assert_eq!(rows(&packed) < rows(&plain), pack_length != Some(1));
+        for (packed, plain) in packed.iter().zip(&plain) {
+            let mut ids = (packed.sample_ids.clone(), plain.sample_ids.clone());
+            ids.0.sort();
+            ids.1.sort();
+            assert_eq!(ids.0, ids.1);
+            assert_eq!(packed.tokens(), plain.tokens());
+            assert_eq!(packed.label_tokens, plain.label_tokens);
+            assert_eq!(packed.unpacked_cells(), plain.input_ids.len());
+            for (sample, id) in packed.sample_ids.iter().enumerate() {
+                let other = plain.sample_ids.iter().position(|other| other == id).unwrap();
+                let (here, there) = (packed.sample_range(sample), plain.sample_range(other));
+                assert_eq!(packed.input_ids[here.clone()], plain.input_ids[there.clone()]);
+                assert_eq!(packed.labels[here.clone()], plain.labels[there]);
+                assert!(packed.attention_mask[here].iter().all(|&real| real));
+                let pictures = |batch: &Batch, sample: usize| -> Vec<Vec<f32>> {
+                    let plane = 3 * batch.image_size * batch.image_size;
+                    let frames =
+                        batch.media_slots[sample].iter().flat_map(|&i| batch.media_frames[i].clone());
+                    frames.map(|frame| batch.pixels[frame * plane..][..plane].to_vec()).collect()
+                };
+                assert_eq!(pictures(packed, sample), pictures(plain, other));
+            }
+            assert_eq!(packed.pixels.len(), plain.pixels.len());
+            match pack_length {
+                None => assert_eq!((packed.batch, packed.input_ids.len()), (1, plain.tokens())),
+                Some(1) => assert_eq!(packed, plain),
+                Some(limit) => assert!(packed.length <= limit.max(plain.length)),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_is_removed_from_packed_rows_as_from_plain_ones() {
+    let dataset = open(&small_config(all_groups()));
+    let samples: Vec<_> = (0..6).map(|index| dataset.sample(index).unwrap()).collect();
+    let answer = dataset.tokenizer().special().answer;
+    let mut plain = Batch::collate(samples.clone(), 387, 28);
+    let mut packed = Batch::collate_packed(samples, None, 387, 28);
+    plain.remove_token(answer, 387);
+    packed.remove_token(answer, 387);
+    assert_eq!(packed.tokens(), packed.input_ids.len());
+    assert!(!packed.input_ids.contains(&answer));
+    for sample in 0..6 {
+        let (here, there) = (packed.sample_range(sample), plain.sample_range(sample));
+        assert_eq!(packed.input_ids[here.clone()], plain.input_ids[there.clone()]);
+        assert_eq!(packed.labels[here], plain.labels[there]);
+    }
 }
 
 #[test]
@@ -283,7 +351,13 @@ fn batches_do_not_depend_on_workers_and_resume_exactly() {
     config.sets[0].task_description = vec!["One.".into(), "Two.".into(), "Three.".into()];
     config.max_seq_len = 120;
     let dataset = open(&config);
-    let options = |workers, drop_last| LoaderOptions { batch_size: 4, workers, prefetch: 3, drop_last };
+    let options = |workers, drop_last| LoaderOptions {
+        batch_size: 4,
+        workers,
+        prefetch: 3,
+        drop_last,
+        ..LoaderOptions::default()
+    };
     let all = drain(&mut Loader::new(dataset.clone(), options(1, false), None).unwrap(), 2);
     for workers in [2, 3, 7] {
         assert_eq!(drain(&mut Loader::new(dataset.clone(), options(workers, false), None).unwrap(), 2), all);

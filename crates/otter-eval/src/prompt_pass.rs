@@ -106,7 +106,7 @@ impl<'a> PromptPass<'a> {
             self.visible[row].extend(std::iter::repeat_n(true, length));
         }
         let mask = causal_mask(&self.visible.concat(), cached);
-        let media_rows = MediaRows { targets, items: self.items.clone() };
+        let media_rows = MediaRows { targets, length, items: self.items.clone() };
         let rows = Rows { batch, positions: &positions, mask: &mask };
         let context = Context { rows, media_rows: &media_rows };
         let hidden =

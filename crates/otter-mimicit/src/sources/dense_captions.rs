@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+use otter_data::Group;
 use serde::Deserialize;
 
 use super::Inputs;
@@ -67,6 +68,10 @@ fn questions(entry: &Entry) -> Vec<Pair> {
 impl Source for DenseCaptions {
     fn code(&self) -> &'static str {
         "DC"
+    }
+
+    fn group(&self) -> Group {
+        Group::VideoText
     }
 
     fn len(&self) -> usize {

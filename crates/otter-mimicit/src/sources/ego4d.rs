@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use otter_data::Group;
 use serde::Deserialize;
 
 use super::Inputs;
@@ -78,6 +79,10 @@ fn in_words(text: &str) -> String {
 impl Source for Ego4d {
     fn code(&self) -> &'static str {
         "E4D"
+    }
+
+    fn group(&self) -> Group {
+        Group::VideoText
     }
 
     fn len(&self) -> usize {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use otter_data::Group;
 use serde::Deserialize;
 
 use super::Inputs;
@@ -62,6 +63,10 @@ impl FunQa {
 impl Source for FunQa {
     fn code(&self) -> &'static str {
         "FunQA"
+    }
+
+    fn group(&self) -> Group {
+        Group::VideoText
     }
 
     fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use otter_data::Group;
 use serde::{Deserialize, Serialize};
 
 /// One visual item and everything that is said about it.
@@ -171,6 +172,16 @@ pub trait Source: Sync {
     /// Digits of numbered instruction ids.
     fn id_digits(&self) -> usize {
         6
+    }
+
+    /// The task group under which it is trained.
+    fn group(&self) -> Group {
+        Group::ImageText
+    }
+
+    /// The language of all pairs, where the source tells it and it is one.
+    fn language(&self) -> Option<&str> {
+        None
     }
 
     /// Whether the source itself says what the context of its pairs is.

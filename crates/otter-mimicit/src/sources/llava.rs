@@ -45,17 +45,18 @@ impl Llava {
             ("detail", LlavaKind::Detail),
             ("complex", LlavaKind::Complex),
         ];
-        let kind = kind
-            .or_else(|| guessed.iter().find(|(part, _)| name.contains(part)).map(|(_, kind)| *kind))
-            .ok_or_else(|| {
-                ImportError::Option(format!(
-                    "{name}: its name says neither conversation, detail nor complex; say what it holds with --kind"
-                ))
-            })?;
+        let kind =
+            kind.or_else(|| guessed.iter().find(|(part, _)| name.contains(part)).map(|(_, kind)| *kind));
+        let code = inputs.name.as_deref().or(kind.map(LlavaKind::code)).ok_or_else(|| {
+            ImportError::Option(format!(
+                "{name}: its name says neither conversation, detail nor complex; say what it holds with --kind, or give \
+                 the prefix of ids with --name"
+            ))
+        })?;
         Ok(Self {
             annotations: Annotations::json_list(file)?,
             images: inputs.images()?.to_owned(),
-            code: kind.code().to_owned(),
+            code: code.to_owned(),
         })
     }
 }

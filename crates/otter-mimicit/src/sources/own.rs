@@ -16,6 +16,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use otter_data::Group;
 use serde::Deserialize;
 
 use super::Inputs;
@@ -87,6 +88,9 @@ pub struct Own {
     videos: Option<PathBuf>,
     code: String,
     has_contexts: bool,
+    has_videos: bool,
+    /// Language of all rows; `Some(None)`: none or several.
+    language: Option<Option<String>>,
 }
 
 impl Own {
@@ -121,6 +125,8 @@ impl Own {
             videos: inputs.videos.clone(),
             code: code.to_owned(),
             has_contexts: false,
+            has_videos: false,
+            language: None,
         };
         own.group(start);
         Ok(own)
@@ -130,12 +136,20 @@ impl Own {
     fn group(&mut self, start: (usize, usize)) {
         let mut items: Vec<ItemRows> = Vec::new();
         let mut before: Option<u64> = None;
-        let mut has_contexts = false;
+        let (mut has_contexts, mut has_videos) = (false, false);
+        let mut language: Option<Option<String>> = None;
         let mut cursor = start;
         while let Some((begin, row)) = self.next_row(&mut cursor) {
             // A row that cannot be read is an item of its own.
             let key = row.ok().and_then(|mut row| {
                 has_contexts |= row.context.is_some();
+                has_videos |= row.video.is_some();
+                let code = row.language.take().filter(|code| !code.is_empty());
+                match &language {
+                    None => language = Some(code),
+                    Some(before) if *before != code => language = Some(None),
+                    Some(_) => {}
+                }
                 let images = row.images();
                 (!images.is_empty() || row.video.is_some()).then(|| {
                     let mut hasher = DefaultHasher::new();
@@ -151,6 +165,8 @@ impl Own {
         }
         self.items = items;
         self.has_contexts = has_contexts;
+        self.has_videos = has_videos;
+        self.language = language;
     }
 
     /// The row at a place, which moves on behind it.
@@ -312,6 +328,14 @@ impl Source for Own {
 
     fn has_contexts(&self) -> bool {
         self.has_contexts
+    }
+
+    fn group(&self) -> Group {
+        if self.has_videos { Group::VideoText } else { Group::ImageText }
+    }
+
+    fn language(&self) -> Option<&str> {
+        self.language.as_ref()?.as_deref()
     }
 
     fn item(&self, index: usize) -> Result<Item, Skip> {

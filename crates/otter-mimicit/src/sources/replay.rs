@@ -100,6 +100,9 @@ impl<'s> Replay<'s> {
         let image_ids: Vec<String> = entry.images.into_iter().map(|image| image.id).collect();
         for (place, (id, pair)) in pairs.into_iter().enumerate() {
             let siblings = siblings(&ids, place);
+            if let Some(code) = pair.language {
+                *self.report.languages.entry(code).or_default() += 1;
+            }
             let record = Record {
                 instruction: pair.instruction,
                 answer: pair.answer,

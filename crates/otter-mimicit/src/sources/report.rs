@@ -32,6 +32,8 @@ pub struct ImportReport {
     pub thinned: u64,
     /// Images that an earlier item had brought already.
     pub shared_images: u64,
+    /// Pairs by language, of those that tell theirs.
+    pub languages: BTreeMap<String, u64>,
     /// What was left out, by reason.
     pub skipped: BTreeMap<&'static str, SkipCount>,
     /// What was written.

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use otter_data::Group;
 use otter_data::video::image_files;
 use serde::Deserialize;
 
@@ -44,6 +45,10 @@ impl SceneNavigation {
 impl Source for SceneNavigation {
     fn code(&self) -> &'static str {
         "SN"
+    }
+
+    fn group(&self) -> Group {
+        Group::VideoText
     }
 
     fn len(&self) -> usize {

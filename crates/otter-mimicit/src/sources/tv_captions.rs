@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+use otter_data::Group;
 use otter_data::video::image_files;
 use serde::Deserialize;
 
@@ -79,6 +80,10 @@ impl TvCaptions {
 impl Source for TvCaptions {
     fn code(&self) -> &'static str {
         "TVC"
+    }
+
+    fn group(&self) -> Group {
+        Group::VideoText
     }
 
     fn len(&self) -> usize {
