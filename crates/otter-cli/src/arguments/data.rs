@@ -90,7 +90,7 @@ pub struct DataImport {
     /// Folder of videos: video files, GIFs, or folders of frames.
     #[arg(long, value_name = "DIR")]
     pub videos: Option<PathBuf>,
-    /// Replies of a chat model, [{\"id\", \"results\"}] or [{\"id\", \"question\", \"answer\"}], to take instead of the
+    /// Replies of a chat model, [{"id", "results"}] or [{"id", "question", "answer"}], to take instead of the
     /// source's own sentences.
     #[arg(long, value_name = "FILE")]
     pub pairs: Option<PathBuf>,

@@ -147,6 +147,19 @@ fn folder(path: &Path) -> Result<&Path, ImportError> {
 
 /// Opens a source.
 pub fn open_source(kind: SourceKind, inputs: &Inputs) -> Result<Box<dyn Source>, ImportError> {
+    // Before a large annotation file is read for nothing.
+    match kind {
+        SourceKind::Own => {}
+        SourceKind::Llava | SourceKind::Sd | SourceKind::Cgd | SourceKind::Vst => {
+            inputs.images()?;
+        }
+        SourceKind::Tvc | SourceKind::Sn => {
+            inputs.images_or_videos()?;
+        }
+        SourceKind::Dc | SourceKind::E4d | SourceKind::Funqa => {
+            inputs.videos()?;
+        }
+    }
     Ok(match kind {
         SourceKind::Own => {
             for path in [&inputs.images, &inputs.videos].into_iter().flatten() {

@@ -128,12 +128,12 @@ impl Own {
             has_videos: false,
             language: None,
         };
-        own.group(start);
+        own.find_items(start);
         Ok(own)
     }
 
     /// Finds the rows of each item.
-    fn group(&mut self, start: (usize, usize)) {
+    fn find_items(&mut self, start: (usize, usize)) {
         let mut items: Vec<ItemRows> = Vec::new();
         let mut before: Option<u64> = None;
         let (mut has_contexts, mut has_videos) = (false, false);
