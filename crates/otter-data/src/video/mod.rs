@@ -96,7 +96,7 @@ impl VideoOptions {
         let wrong = |message: String| Err(VideoError::Option(message));
         match self.sampling {
             FrameSampling::Uniform(0) => return wrong("0 frames are asked for; ask for at least 1".into()),
-            FrameSampling::Fps(rate) if !(rate.is_finite() && rate >= 1e-4 && rate <= 1000.0) => {
+            FrameSampling::Fps(rate) if !(1e-4..=1000.0).contains(&rate) => {
                 return wrong(format!("{rate} frames a second; it must be from 0.0001 to 1000"));
             }
             FrameSampling::SceneChange(score) if !(score > 0.0 && score < 1.0) => {
