@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use otter_checkpoint::{LoadedModel, load_model};
-use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Sampling, TextTokenizer};
+use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, TextTokenizer};
 use otter_nn::{Device, Parameters};
 
 use crate::config::{EmbeddingRows, EvalSection, TrainConfig};
@@ -63,7 +63,7 @@ fn train_here(
     let tokenizer = Arc::new(tokenizer);
     let dataset = Arc::new(open_data("data", &config.data, image_size, &tokenizer)?);
     observer.message(&format!("{} training samples", dataset.len()));
-    let total_steps = config.total_steps(dataset.len());
+    let total_steps = config.total_steps(dataset.mixture().epoch_len());
     let held_out = match &config.eval {
         Some(section) => {
             let sequential = DataConfig { sampling: Some(Sampling::Sequential), ..section.data.clone() };
@@ -82,6 +82,7 @@ fn train_here(
         drop_last: false,
         packing: config.packing(),
         pack_length: config.train.pack_length,
+        rank: Rank::default(),
     };
     let mut source = Loader::new(dataset, options.clone(), found.as_ref().map(|found| found.state.loader))?;
     let mut evaluation = held_out.map(|(section, dataset)| {
