@@ -26,6 +26,7 @@ pub mod config;
 mod config_differences;
 pub mod embedding_rows;
 mod error;
+pub mod feature_cache;
 pub mod guard;
 pub mod memory_plan;
 pub mod metrics;
