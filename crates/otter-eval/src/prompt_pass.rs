@@ -183,7 +183,7 @@ impl<'a> PromptPass<'a> {
             // A generated media token has no media of its own: as in recomputing the whole sequence.
             for (row, [token]) in tokens.iter().enumerate() {
                 if *token == self.ids.media && !generated[row].1 {
-                    self.target[row] = MediaTarget::Uniform;
+                    self.target[row] = MediaTarget::Uniform(row);
                 }
             }
             let continuations: Vec<&[u32]> = tokens.iter().map(<[u32; 1]>::as_slice).collect();
