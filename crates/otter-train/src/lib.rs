@@ -46,5 +46,5 @@ pub mod trainer;
 
 pub use config::TrainConfig;
 pub use error::{Result, TrainError};
-pub use report::{Observer, Outcome, StepReport, TrainSummary};
+pub use report::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
 pub use session::train;
