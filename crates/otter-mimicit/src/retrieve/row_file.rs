@@ -37,7 +37,9 @@ impl RowFile {
         }
         let stored = stored as usize;
         let done = if stored == rows { rows } else { stored / block * block };
-        file.set_len(done as u64 * row_bytes).map_err(RetrieveError::io(path, "shorten"))?;
+        if length != done as u64 * row_bytes {
+            file.set_len(done as u64 * row_bytes).map_err(RetrieveError::io(path, "shorten"))?;
+        }
         file.seek(SeekFrom::End(0)).map_err(RetrieveError::io(path, "seek"))?;
         Ok(Self { path: path.to_path_buf(), file, row_bytes, done })
     }
