@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use otter_mimicit::retrieve::{
-    EmbeddingSource, ExampleOrder, Heuristic, ImageEncoder, ImagePooling, IndexKind, Ivf, IvfOptions, Observer,
-    RetrieveOptions, RetrieveReport, Rices, SearchPlan, SentenceEncoder, Stage, Vectors, normalise_rows, retrieve,
-    search_exactly,
+    EmbeddingSource, ExampleOrder, Heuristic, ImageEncoder, ImagePooling, IndexKind, Ivf, IvfOptions,
+    Observer, RetrieveOptions, RetrieveReport, Rices, SearchPlan, SentenceEncoder, Stage, Vectors,
+    normalise_rows, retrieve, search_exactly,
 };
 use otter_model::clip::ClipVision;
 use otter_nn::{Device, ParameterSpecs, Parameters, Tensor};
@@ -44,13 +44,18 @@ fn assert_near(found: &[f32], expected: &[f32], tolerance: f32) {
 fn sentence_vectors_equal_those_of_pytorch() {
     for name in ["bert", "xlm_roberta"] {
         let expected = read(&fixture(name).join("expected.json"));
-        let texts: Vec<&str> = expected["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+        let texts: Vec<&str> =
+            expected["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
         let encoder = SentenceEncoder::load(&fixture(name)).unwrap();
         let vectors = encoder.encode(&texts).unwrap();
         let wanted: Vec<f32> = expected["vectors"].as_array().unwrap().iter().flat_map(floats).collect();
         assert_near(&vectors, &wanted, 2e-6);
         // Alone as in company.
-        assert_near(&encoder.encode(&texts[5..6]).unwrap(), &wanted[5 * encoder.width()..][..encoder.width()], 2e-6);
+        assert_near(
+            &encoder.encode(&texts[5..6]).unwrap(),
+            &wanted[5 * encoder.width()..][..encoder.width()],
+            2e-6,
+        );
     }
 }
 
@@ -59,7 +64,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { drop(std::fs::copy(&path, &target).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
     }
 }
 
@@ -107,7 +116,10 @@ fn class_features_equal_those_of_pytorch() {
     let config = &checkpoint.config.model.vision;
     let tower = ClipVision::new(&mut specs, "vision_encoder.vision_model", config);
     let parameters = Parameters::<f32>::build(&specs, Device::Cpu, |spec| {
-        checkpoint.weights.read_f32(&spec.name).map(|values| Tensor::from_vec(values, &spec.shape, Device::Cpu))
+        checkpoint
+            .weights
+            .read_f32(&spec.name)
+            .map(|values| Tensor::from_vec(values, &spec.shape, Device::Cpu))
     })
     .unwrap();
     let side = config.image_size;
@@ -206,7 +218,8 @@ fn the_approximate_index_recalls_the_neighbours() {
     let all = Ivf::build(&vectors, &IvfOptions { probes: 256, ..options }, &mut |_| true).unwrap();
     let again = Ivf::from_bytes(&all.to_bytes(), width, rows).unwrap();
     for (exact, found) in exact.iter().zip(again.search(&vectors, &queries, k)) {
-        let items = |list: &[otter_mimicit::retrieve::Neighbour]| list.iter().map(|n| n.item).collect::<Vec<_>>();
+        let items =
+            |list: &[otter_mimicit::retrieve::Neighbour]| list.iter().map(|n| n.item).collect::<Vec<_>>();
         assert_eq!(items(exact), items(&found));
     }
     for cut in [0, 8, 40, 1000] {
@@ -303,7 +316,10 @@ fn text_examples_follow_the_rules() {
     let (found, report) = run(&set, &options(place.path(), text(), 3));
     // Not itself, not the twin (same instruction and answer), not another answer to its image nor to one picked before.
     assert_eq!(found["q"][0], "near");
-    assert_eq!(found["q"][1..].iter().collect::<HashSet<_>>(), HashSet::from([&"far".to_owned(), &"further".to_owned()]));
+    assert_eq!(
+        found["q"][1..].iter().collect::<HashSet<_>>(),
+        HashSet::from([&"far".to_owned(), &"further".to_owned()])
+    );
     assert!(found["empty"].is_empty() && found["marks"].is_empty());
     assert!(found.values().flatten().all(|id| id != "empty" && id != "marks"));
     assert_eq!((report.queries, report.written, report.none), (9, 9, 2));
@@ -311,7 +327,8 @@ fn text_examples_follow_the_rules() {
     assert!(report.turned_away.duplicate > 0 && report.turned_away.same_image > 0);
     assert!(!place.path().join("train.json.work").exists(), "nothing is left behind");
 
-    let (found, _) = run(&set, &RetrieveOptions { allow_same_image: true, ..options(place.path(), text(), 3) });
+    let (found, _) =
+        run(&set, &RetrieveOptions { allow_same_image: true, ..options(place.path(), text(), 3) });
     let firsts: HashSet<&str> = found["q"].iter().map(String::as_str).collect();
     assert_eq!(firsts, HashSet::from(["near", "same_image", "near_image"]));
 
@@ -320,7 +337,8 @@ fn text_examples_follow_the_rules() {
 
     let queries = place.path().join("queries.json");
     std::fs::write(&queries, r#"{"far": [], "absent": [], "q": ["far"]}"#).unwrap();
-    let (found, report) = run(&set, &RetrieveOptions { queries: Some(queries), ..options(place.path(), text(), 1) });
+    let (found, report) =
+        run(&set, &RetrieveOptions { queries: Some(queries), ..options(place.path(), text(), 1) });
     assert_eq!(found.keys().collect::<Vec<_>>(), ["far", "q"]);
     assert_eq!((report.queries, report.unknown_queries, report.full), (3, 1, 2));
 }
@@ -330,9 +348,16 @@ fn text_examples_follow_the_rules() {
 fn a_deeper_search_finds_what_the_rules_leave() {
     let place = tempfile::tempdir().unwrap();
     let ids: Vec<String> = (0..160).map(|i| format!("r{i:03}")).collect();
-    let texts: Vec<String> = (0..160)
-        .map(|i| if i < 120 { format!("How many cats sit on sofa {i}?") } else { format!("Describe boat {i}.") })
-        .collect();
+    let texts: Vec<String> =
+        (0..160)
+            .map(|i| {
+                if i < 120 {
+                    format!("How many cats sit on sofa {i}?")
+                } else {
+                    format!("Describe boat {i}.")
+                }
+            })
+            .collect();
     let images: Vec<String> = (0..160).map(|i| if i < 120 { "I".into() } else { format!("J{i}") }).collect();
     let images: Vec<[&str; 1]> = images.iter().map(|image| [image.as_str()]).collect();
     let records: Vec<(&str, &str, &str, &[&str], &[&str])> =
@@ -340,7 +365,11 @@ fn a_deeper_search_finds_what_the_rules_leave() {
     let set = write_set(place.path(), &records);
     for index in [IndexKind::Exact, IndexKind::Approximate] {
         let probes = Some(1000);
-        let options = RetrieveOptions { index: Some(index), probes, ..options(place.path(), Heuristic::Text(TFIDF), 4) };
+        let options = RetrieveOptions {
+            index: Some(index),
+            probes,
+            ..options(place.path(), Heuristic::Text(TFIDF), 4)
+        };
         let (found, report) = run(&set, &options);
         assert_eq!(report.full, 160, "{report:?}");
         assert!(report.searched_deeper >= 120);
@@ -429,7 +458,8 @@ fn image_examples_by_precomputed_vectors_and_by_the_tower() {
     }
     std::fs::write(folder.join("I5.png"), b"broken").unwrap();
     let source = EmbeddingSource::Tower { model: golden("llama/checkpoint"), pooling: ImagePooling::Class };
-    let tower = RetrieveOptions { images: vec![folder], ..options(place.path(), Heuristic::Image(source), 5) };
+    let tower =
+        RetrieveOptions { images: vec![folder], ..options(place.path(), Heuristic::Image(source), 5) };
     let (found, report) = run(&set, &tower);
     assert_eq!(report.unusable, BTreeMap::from([("missing_image", 2), ("no_embedding", 2)]));
     let images_of = |id: &str| -> HashSet<usize> {
@@ -446,7 +476,8 @@ fn large_set(folder: &Path) -> PathBuf {
     for i in 0..5000_u32 {
         let (colour, thing) = (["red", "blue", "green", "black"][i as usize % 4], i * 7919 % 4999);
         let text = format!("Where is the {colour} thing number {thing} of the row?");
-        let record = json!({"instruction": text, "answer": i.to_string(), "image_ids": [format!("I{}", i / 3)]});
+        let record =
+            json!({"instruction": text, "answer": i.to_string(), "image_ids": [format!("I{}", i / 3)]});
         data.insert(format!("r{i}"), record);
     }
     let path = folder.join("set.json");
@@ -464,7 +495,8 @@ fn an_interrupted_run_gives_the_same_file() {
             IndexKind::Exact => EmbeddingSource::SentenceTransformer(fixture("bert")),
             IndexKind::Approximate => TFIDF,
         };
-        let plain = RetrieveOptions { index: Some(index), ..options(place.path(), Heuristic::Text(source), 5) };
+        let plain =
+            RetrieveOptions { index: Some(index), ..options(place.path(), Heuristic::Text(source), 5) };
         let expected = run(&set, &plain).0;
         let mut stopped = 0;
         for stop_after in (1..).step_by(if index == IndexKind::Exact { 1 } else { 7 }) {
@@ -502,7 +534,11 @@ fn kept_work_is_used_again_unless_the_texts_changed() {
     let neighbours = place.path().join("train.json.work/neighbours.bin");
     let before = std::fs::metadata(&neighbours).unwrap().modified().unwrap();
     let (found, _) = run(&set, &RetrieveOptions { allow_same_image: true, ..kept.clone() });
-    assert_eq!(std::fs::metadata(&neighbours).unwrap().modified().unwrap(), before, "nothing was searched again");
+    assert_eq!(
+        std::fs::metadata(&neighbours).unwrap().modified().unwrap(),
+        before,
+        "nothing was searched again"
+    );
     assert_eq!(found.len(), 5000);
 
     let text = std::fs::read_to_string(&set).unwrap().replace("thing number 0 ", "cat ");
@@ -517,13 +553,17 @@ fn kept_work_is_used_again_unless_the_texts_changed() {
 fn impossible_options_are_refused() {
     let place = tempfile::tempdir().unwrap();
     let set = golden("data/image_text_instructions.json");
-    let message = |options: RetrieveOptions| retrieve(&set, &options, &mut silent()).err().unwrap().to_string();
+    let message =
+        |options: RetrieveOptions| retrieve(&set, &options, &mut silent()).err().unwrap().to_string();
     assert!(message(options(place.path(), Heuristic::Random, 0)).contains("between 1 and"));
     assert!(message(options(place.path(), Heuristic::Image(TFIDF), 2)).contains("makes no vectors"));
     let tower = EmbeddingSource::Tower { model: golden("llama/checkpoint"), pooling: ImagePooling::Mean };
     assert!(message(options(place.path(), Heuristic::Image(tower), 2)).contains("pictures are not given"));
     let absent = EmbeddingSource::SentenceTransformer(place.path().join("absent"));
     assert!(message(options(place.path(), Heuristic::Text(absent), 2)).contains("absent"));
-    let out = RetrieveOptions { out: place.path().join("no/train.json"), ..options(place.path(), Heuristic::Random, 2) };
+    let out = RetrieveOptions {
+        out: place.path().join("no/train.json"),
+        ..options(place.path(), Heuristic::Random, 2)
+    };
     assert!(message(out).contains("cannot write"));
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_mimicit::retrieve::{
-    EmbeddingSource, ExampleOrder, Heuristic, ImagePooling, IndexKind, Observer, RetrieveOptions, RetrieveReport,
-    SearchPlan, Stage, retrieve,
+    EmbeddingSource, ExampleOrder, Heuristic, ImagePooling, IndexKind, Observer, RetrieveOptions,
+    RetrieveReport, SearchPlan, Stage, retrieve,
 };
 use serde_json::json;
 
@@ -40,10 +40,14 @@ fn options(arguments: &DataRetrieve) -> Result<RetrieveOptions> {
     let mut images = arguments.images.clone();
     let heuristic = match arguments.by {
         RetrieveBy::Text => Heuristic::Text(match (precomputed, arguments.text_encoder.as_str()) {
-            (Some(_), encoder) if encoder != "tfidf" => bail!("--embeddings and --text-encoder {encoder} exclude each other"),
+            (Some(_), encoder) if encoder != "tfidf" => {
+                bail!("--embeddings and --text-encoder {encoder} exclude each other")
+            }
             (Some(precomputed), _) => precomputed,
             (None, "tfidf") => EmbeddingSource::TfIdf { width: arguments.tfidf_width as usize },
-            (None, directory) => EmbeddingSource::SentenceTransformer(hub::resolve_model(directory.as_ref())?),
+            (None, directory) => {
+                EmbeddingSource::SentenceTransformer(hub::resolve_model(directory.as_ref())?)
+            }
         }),
         RetrieveBy::Image => Heuristic::Image(match precomputed {
             Some(precomputed) => precomputed,
@@ -110,7 +114,11 @@ struct Show {
 
 impl Observer for Show {
     fn plan(&mut self, plan: &SearchPlan) {
-        if self.bar.is_hidden() { eprintln!("{plan}") } else { self.bar.println(plan.to_string()) }
+        if self.bar.is_hidden() {
+            eprintln!("{plan}")
+        } else {
+            self.bar.println(plan.to_string())
+        }
         self.plan = Some(plan.clone());
     }
 

@@ -8,7 +8,8 @@ use otter_checkpoint::Weights;
 use otter_nn::kernels::elementwise::{Gelu, GeluTanh, Relu, activate};
 use otter_nn::layers::attention::KeysValues;
 use otter_nn::{
-    AttentionMask, Device, Embedding, Init, LayerNorm, Linear, ParameterSpecs, Parameters, SelfAttentionCore, Tensor,
+    AttentionMask, Device, Embedding, Init, LayerNorm, Linear, ParameterSpecs, Parameters, SelfAttentionCore,
+    Tensor,
 };
 
 use super::bert_config::BertConfig;
@@ -48,7 +49,9 @@ impl Bert {
     pub fn load(directory: &Path, config: BertConfig) -> Result<Self> {
         let weights = Weights::open(directory)?;
         let anchor = "embeddings.word_embeddings.weight";
-        let Some(prefix) = PREFIXES.into_iter().find(|prefix| weights.get(&format!("{prefix}{anchor}")).is_some()) else {
+        let Some(prefix) =
+            PREFIXES.into_iter().find(|prefix| weights.get(&format!("{prefix}{anchor}")).is_some())
+        else {
             let problem = format!("no tensor `{anchor}`; the weights of a BERT encoder are expected");
             return Err(RetrieveError::format(directory, problem));
         };
@@ -67,7 +70,8 @@ impl Bert {
             let name = format!("{prefix}{}", spec.name);
             let shape = weights.get(&name).map(|entry| entry.shape.clone()).unwrap_or_default();
             if shape != spec.shape {
-                let problem = format!("`{name}` has shape {shape:?}; the configuration says {:?}", spec.shape);
+                let problem =
+                    format!("`{name}` has shape {shape:?}; the configuration says {:?}", spec.shape);
                 return Err(RetrieveError::format(directory, problem));
             }
             Ok(Tensor::from_vec(weights.read_f32(&name)?, &spec.shape, Device::Cpu))
@@ -96,7 +100,8 @@ impl Bert {
         let parameters = &self.parameters;
         let texts = ids.len() / length.max(1);
         let first = self.config.first_position();
-        let positions: Vec<u32> = (0..texts).flat_map(|_| (first..first + length).map(|at| at as u32)).collect();
+        let positions: Vec<u32> =
+            (0..texts).flat_map(|_| (first..first + length).map(|at| at as u32)).collect();
         let mut x = self.tokens.forward(parameters, ids);
         x.add_assign(&self.positions.forward(parameters, &positions));
         x.add_assign(&self.segments.forward(parameters, &vec![0; ids.len()]));
@@ -149,7 +154,8 @@ impl BertLayer {
 
 /// Every stored tensor is read, or known to be of no use here.
 fn check_names(weights: &Weights, prefix: &str, specs: &ParameterSpecs) -> Result<()> {
-    let wanted: std::collections::HashSet<String> = specs.iter().map(|spec| format!("{prefix}{}", spec.name)).collect();
+    let wanted: std::collections::HashSet<String> =
+        specs.iter().map(|spec| format!("{prefix}{}", spec.name)).collect();
     if let Some(missing) = wanted.iter().filter(|name| weights.get(name).is_none()).min() {
         let problem = format!("no tensor `{missing}`; the configuration asks for it");
         return Err(RetrieveError::format(weights.path(), problem));
@@ -163,7 +169,8 @@ fn check_names(weights: &Weights, prefix: &str, specs: &ParameterSpecs) -> Resul
     match weights.names().find(|name| !wanted.contains(*name) && !no_use(name)) {
         None => Ok(()),
         Some(name) => {
-            let problem = format!("tensor `{}` belongs to no BERT encoder of these sizes", name.escape_debug());
+            let problem =
+                format!("tensor `{}` belongs to no BERT encoder of these sizes", name.escape_debug());
             Err(RetrieveError::format(weights.path(), problem))
         }
     }

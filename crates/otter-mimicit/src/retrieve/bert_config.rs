@@ -96,13 +96,21 @@ impl BertConfig {
             return wrong("hidden_size", &config.hidden_size, "it must be a multiple of num_attention_heads");
         }
         if !["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"].contains(&config.hidden_act.as_str()) {
-            return wrong("hidden_act", &config.hidden_act, "gelu, gelu_new, gelu_pytorch_tanh or relu is expected");
+            return wrong(
+                "hidden_act",
+                &config.hidden_act,
+                "gelu, gelu_new, gelu_pytorch_tanh or relu is expected",
+            );
         }
         if config.position_embedding_type.as_deref().is_some_and(|kind| kind != "absolute") {
             return wrong("position_embedding_type", &config.position_embedding_type, "absolute is expected");
         }
         if config.first_position() >= config.max_position_embeddings {
-            return wrong("max_position_embeddings", &config.max_position_embeddings, "more positions are expected");
+            return wrong(
+                "max_position_embeddings",
+                &config.max_position_embeddings,
+                "more positions are expected",
+            );
         }
         Ok(config)
     }
@@ -209,7 +217,9 @@ fn pooling(path: &Path) -> Result<TextPooling> {
         ["max_tokens" | "max"] => Ok(TextPooling::Max),
         _ => Err(RetrieveError::format(
             path,
-            format!("the pooling is {modes:?}; exactly one of mean_tokens, cls_token and max_tokens is supported"),
+            format!(
+                "the pooling is {modes:?}; exactly one of mean_tokens, cls_token and max_tokens is supported"
+            ),
         )),
     }
 }
@@ -218,7 +228,10 @@ fn pooling(path: &Path) -> Result<TextPooling> {
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let length = std::fs::metadata(path).map_err(RetrieveError::io(path, "open"))?.len();
     if length > LONGEST_JSON {
-        return Err(RetrieveError::format(path, format!("{length} bytes; at most {LONGEST_JSON} are expected")));
+        return Err(RetrieveError::format(
+            path,
+            format!("{length} bytes; at most {LONGEST_JSON} are expected"),
+        ));
     }
     let bytes = std::fs::read(path).map_err(RetrieveError::io(path, "read"))?;
     serde_json::from_slice(&bytes)

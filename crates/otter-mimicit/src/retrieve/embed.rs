@@ -149,7 +149,8 @@ pub fn embed(
         }
         let end = (file.done() + block).min(records.items());
         let rows = encoder.encode(table, images, &records.representative[file.done()..end])?;
-        if let Some(row) = rows.chunks_exact(width).position(|row| row.iter().any(|value| !value.is_finite())) {
+        if let Some(row) = rows.chunks_exact(width).position(|row| row.iter().any(|value| !value.is_finite()))
+        {
             let id = table.id(records.representative[file.done() + row] as usize)?;
             return Err(not_finite(&path, &id));
         }

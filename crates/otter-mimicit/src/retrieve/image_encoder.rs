@@ -49,14 +49,16 @@ impl ImageEncoder {
         let parameters = Parameters::build(&specs, Device::Cpu, |spec| {
             let shape = checkpoint.weights.get(&spec.name).map(|entry| entry.shape.clone());
             if shape.as_ref().is_some_and(|shape| *shape != spec.shape) {
-                let problem = format!("`{}` has shape {shape:?}; the configuration says {:?}", spec.name, spec.shape);
+                let problem =
+                    format!("`{}` has shape {shape:?}; the configuration says {:?}", spec.name, spec.shape);
                 return Err(RetrieveError::format(directory, problem));
             }
             let values = checkpoint.weights.read_f32(&spec.name)?;
             values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
             Ok(Tensor::from_vec(values, &spec.shape, Device::Cpu))
         })?;
-        let fingerprint = format!("clip-1 {pooling:?} {} {}", config.image_size, hash::hex(&hasher.finalize()));
+        let fingerprint =
+            format!("clip-1 {pooling:?} {} {}", config.image_size, hash::hex(&hasher.finalize()));
         let (side, width) = (config.image_size, config.hidden_size);
         Ok(Self { tower, parameters, side, width, pooling, fingerprint })
     }
@@ -104,7 +106,9 @@ impl ImageEncoder {
         let features = self.tower.forward(&self.parameters, pixels); // (images, patches, width)
         let patches = features.shape()[1];
         let mut sums = vec![0.0; pixels.shape()[0] * self.width];
-        for (sum, image) in sums.chunks_exact_mut(self.width).zip(features.data().chunks_exact(patches * self.width)) {
+        for (sum, image) in
+            sums.chunks_exact_mut(self.width).zip(features.data().chunks_exact(patches * self.width))
+        {
             for row in image.chunks_exact(self.width) {
                 sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += value);
             }

@@ -60,9 +60,16 @@ pub struct Ivf {
 impl Ivf {
     /// Spherical k-means on a sample, then every item into the list of its nearest centroid. `progress` is told the
     /// fraction of the work that is done, and says whether to go on.
-    pub fn build(vectors: &Vectors, options: &IvfOptions, progress: &mut dyn FnMut(f64) -> bool) -> Option<Self> {
-        let usable: Vec<u32> =
-            (0..vectors.len()).into_par_iter().filter(|&item| vectors.is_usable(item)).map(|item| item as u32).collect();
+    pub fn build(
+        vectors: &Vectors,
+        options: &IvfOptions,
+        progress: &mut dyn FnMut(f64) -> bool,
+    ) -> Option<Self> {
+        let usable: Vec<u32> = (0..vectors.len())
+            .into_par_iter()
+            .filter(|&item| vectors.is_usable(item))
+            .map(|item| item as u32)
+            .collect();
         let lists = options.lists.clamp(1, usable.len().max(1));
         let sample = sample(&usable, lists.saturating_mul(SAMPLE_PER_LIST), options.seed);
         let width = vectors.width();
@@ -127,7 +134,8 @@ impl Ivf {
     /// Reads what [`Ivf::to_bytes`] gave; `None` where the bytes are not that, or not for vectors of this width.
     pub fn from_bytes(bytes: &[u8], width: usize, items: usize) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(4 * 8)?;
-        let numbers: Vec<usize> = head.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b) as usize).collect();
+        let numbers: Vec<usize> =
+            head.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b) as usize).collect();
         let (probes, lists, count) = (numbers[1], numbers[2], numbers[3]);
         if numbers[0] != width || probes == 0 || probes > lists || count > items || lists > bytes.len() {
             return None;
@@ -197,7 +205,9 @@ impl Ivf {
                 }
             }
         });
-        best.into_iter().map(|best| best.into_inner().map_or_else(|_| Vec::new(), TopK::into_sorted)).collect()
+        best.into_iter()
+            .map(|best| best.into_inner().map_or_else(|_| Vec::new(), TopK::into_sorted))
+            .collect()
     }
 }
 

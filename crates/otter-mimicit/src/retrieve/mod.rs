@@ -55,4 +55,4 @@ pub use scene::frame_of;
 pub use sentence_encoder::SentenceEncoder;
 pub use tfidf::{DEFAULT_WIDTH as TFIDF_WIDTH, TfIdf};
 pub use top_k::{Neighbour, TopK};
-pub use vectors::{Vectors, normalise_rows};
+pub use vectors::{Vectors, narrowed, normalise_rows};

@@ -61,7 +61,9 @@ impl Index {
     /// The usable items in the order in which they are asked for.
     fn order(&self, vectors: &Vectors) -> Vec<u32> {
         match self {
-            Self::Exact => (0..vectors.len()).filter(|&item| vectors.is_usable(item)).map(|item| item as u32).collect(),
+            Self::Exact => {
+                (0..vectors.len()).filter(|&item| vectors.is_usable(item)).map(|item| item as u32).collect()
+            }
             Self::Approximate(ivf) => ivf.order().to_vec(),
         }
     }

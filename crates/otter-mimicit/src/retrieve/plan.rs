@@ -95,7 +95,10 @@ impl SearchPlan {
             width,
             neighbours,
             exact: Cost { seconds: exact / rate, bytes: exact_bytes as u64 },
-            approximate: Cost { seconds: approximate / (rate * GATHERED_RATE), bytes: approximate_bytes as u64 },
+            approximate: Cost {
+                seconds: approximate / (rate * GATHERED_RATE),
+                bytes: approximate_bytes as u64,
+            },
             lists,
             probes,
             index: asked_for.unwrap_or(chosen),
@@ -120,12 +123,18 @@ impl fmt::Display for SearchPlan {
         for (kind, cost) in [(IndexKind::Exact, self.exact), (IndexKind::Approximate, self.approximate)] {
             let (mark, name) = match kind {
                 IndexKind::Exact => (self.index == kind, "exact".to_owned()),
-                IndexKind::Approximate => {
-                    (self.index == kind, format!("approximate ({} lists, {} looked into)", self.lists, self.probes))
-                }
+                IndexKind::Approximate => (
+                    self.index == kind,
+                    format!("approximate ({} lists, {} looked into)", self.lists, self.probes),
+                ),
             };
             let mark = if mark { "->" } else { "  " };
-            writeln!(f, "{mark} {name}: about {:.1} s and {:.0} MiB of memory", cost.seconds, mib(cost.bytes))?;
+            writeln!(
+                f,
+                "{mark} {name}: about {:.1} s and {:.0} MiB of memory",
+                cost.seconds,
+                mib(cost.bytes)
+            )?;
         }
         write!(f, "   chosen {}", if self.asked_for { "by --index" } else { "by size" })
     }

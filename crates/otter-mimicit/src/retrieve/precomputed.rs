@@ -39,12 +39,14 @@ impl Precomputed {
         let list = read_ids(ids)?;
         let count = rows.len() / width;
         if list.len() != count {
-            let problem = format!("{} ids, but {} has {count} rows; they must agree", list.len(), matrix.display());
+            let problem =
+                format!("{} ids, but {} has {count} rows; they must agree", list.len(), matrix.display());
             return Err(RetrieveError::format(ids, problem));
         }
         for (id, row) in list.iter().zip(rows.chunks_exact(width)) {
             if let Some(value) = row.iter().find(|value| !value.is_finite()) {
-                let problem = format!("the row of `{}` holds {value}; finite numbers are expected", id.escape_debug());
+                let problem =
+                    format!("the row of `{}` holds {value}; finite numbers are expected", id.escape_debug());
                 return Err(RetrieveError::format(matrix, problem));
             }
             if row.iter().all(|&value| value == 0.0) {
@@ -55,7 +57,10 @@ impl Precomputed {
         let mut row_of = HashMap::with_capacity(list.len());
         for (row, id) in (0..).zip(&list) {
             if row_of.insert(hash::content(id.as_bytes()), row).is_some() {
-                return Err(RetrieveError::format(ids, format!("the id `{}` occurs twice", id.escape_debug())));
+                return Err(RetrieveError::format(
+                    ids,
+                    format!("the id `{}` occurs twice", id.escape_debug()),
+                ));
             }
         }
         normalise_rows(&mut rows, width);
@@ -139,7 +144,8 @@ fn read_npy(path: &Path) -> Result<(Vec<f32>, usize)> {
     };
     let expected = shape.iter().try_fold(size, |product: usize, &size| product.checked_mul(size));
     if expected != Some(data.len()) {
-        let problem = format!("{} bytes of elements; the shape {shape:?} of {kind} asks for {expected:?}", data.len());
+        let problem =
+            format!("{} bytes of elements; the shape {shape:?} of {kind} asks for {expected:?}", data.len());
         return Err(wrong(&problem));
     }
     let rows = match kind {
@@ -153,8 +159,9 @@ fn read_npy(path: &Path) -> Result<(Vec<f32>, usize)> {
 fn read_ids(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(RetrieveError::io(path, "read"))?;
     if text.trim_start().starts_with('[') {
-        return serde_json::from_str(&text)
-            .map_err(|error| RetrieveError::format(path, format!("a JSON array of strings is expected ({error})")));
+        return serde_json::from_str(&text).map_err(|error| {
+            RetrieveError::format(path, format!("a JSON array of strings is expected ({error})"))
+        });
     }
     Ok(text.lines().map(|line| line.trim_end_matches('\r').to_owned()).collect())
 }

@@ -112,7 +112,8 @@ impl Records {
         let mut content = Sha256::new();
         for first in (0..table.len()).step_by(CHUNK) {
             let entries = first..(first + CHUNK).min(table.len());
-            let parsed: Vec<Parsed> = entries.into_par_iter().map(|entry| parse(table, entry, kind)).collect();
+            let parsed: Vec<Parsed> =
+                entries.into_par_iter().map(|entry| parse(table, entry, kind)).collect();
             for parsed in parsed {
                 let entry = records.item.len() as u32;
                 let item = match parsed.item {

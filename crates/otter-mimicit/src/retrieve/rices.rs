@@ -37,7 +37,13 @@ impl Rices {
     ///
     /// # Errors
     /// When the query cannot be decoded.
-    pub fn select(&self, query: Vec<u8>, k: usize, leave_out: &[usize], order: ExampleOrder) -> Result<Vec<usize>> {
+    pub fn select(
+        &self,
+        query: Vec<u8>,
+        k: usize,
+        leave_out: &[usize],
+        order: ExampleOrder,
+    ) -> Result<Vec<usize>> {
         let row = self.encoder.encode(&[Some(query)]);
         if row.iter().all(|&value| value == 0.0) {
             return Err(RetrieveError::Options("the query's picture cannot be decoded".into()));

@@ -33,7 +33,10 @@ impl RowFile {
         let row_bytes = row_bytes as u64;
         let stored = length / row_bytes.max(1);
         if stored > rows as u64 {
-            return Err(RetrieveError::format(path, format!("{stored} rows; {rows} are expected. Delete it")));
+            return Err(RetrieveError::format(
+                path,
+                format!("{stored} rows; {rows} are expected. Delete it"),
+            ));
         }
         let stored = stored as usize;
         let done = if stored == rows { rows } else { stored / block * block };

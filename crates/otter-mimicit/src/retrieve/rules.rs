@@ -53,7 +53,14 @@ pub struct Picked<'a> {
 impl<'a> Picked<'a> {
     /// Nothing yet.
     pub fn new(records: &'a Records, rules: &'a Rules, query: usize) -> Self {
-        Self { records, rules, query, entries: Vec::new(), similarity: 0.0, turned_away: TurnedAway::default() }
+        Self {
+            records,
+            rules,
+            query,
+            entries: Vec::new(),
+            similarity: 0.0,
+            turned_away: TurnedAway::default(),
+        }
     }
 
     /// Forgets all that was picked.

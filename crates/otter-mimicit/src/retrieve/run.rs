@@ -42,9 +42,14 @@ const IMAGE_CACHE: usize = 64 << 20;
 ///
 /// # Errors
 /// When a file is missing, damaged or cannot be written, options do not fit, or the observer stopped the run.
-pub fn retrieve(set: &Path, options: &RetrieveOptions, observer: &mut dyn Observer) -> Result<RetrieveReport> {
+pub fn retrieve(
+    set: &Path,
+    options: &RetrieveOptions,
+    observer: &mut dyn Observer,
+) -> Result<RetrieveReport> {
     if options.k == 0 || options.k > MOST_EXAMPLES {
-        let problem = format!("{} examples for each query; between 1 and {MOST_EXAMPLES} are possible", options.k);
+        let problem =
+            format!("{} examples for each query; between 1 and {MOST_EXAMPLES} are possible", options.k);
         return Err(RetrieveError::Options(problem));
     }
     let table = InstructionTable::open(set)?;
@@ -102,7 +107,9 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         if self.options.images.is_empty() {
-            return Err(RetrieveError::Options("the pictures are not given; name their file or folder".into()));
+            return Err(RetrieveError::Options(
+                "the pictures are not given; name their file or folder".into(),
+            ));
         }
         self.options.images.iter().map(|path| Ok(ImageTable::open(path, IMAGE_CACHE)?)).collect()
     }
@@ -163,10 +170,7 @@ impl Run<'_> {
         );
         self.observer.plan(&plan);
         self.report.index = Some(plan.index);
-        let key = format!(
-            "1 {:?} {per_item} {} {} {}",
-            plan.index, plan.lists, plan.probes, options.seed
-        );
+        let key = format!("1 {:?} {per_item} {} {} {}", plan.index, plan.lists, plan.probes, options.seed);
         let (index_path, neighbours_path) = work.search(&key)?;
         let started = Instant::now();
         let observer = &mut *self.observer;
@@ -191,7 +195,8 @@ impl Run<'_> {
                 picked.offer_items(&found.of(records.item[query] as usize), skip_own);
             }
         };
-        let more = |unsatisfied: &mut [(usize, Picked<'_>)]| deeper.search(records, &rules, skip_own, unsatisfied);
+        let more =
+            |unsatisfied: &mut [(usize, Picked<'_>)]| deeper.search(records, &rules, skip_own, unsatisfied);
         self.write_with(records, &rules, queries, offer, more)?;
         drop((found, vectors));
         if !options.keep_work {
@@ -246,7 +251,9 @@ impl Run<'_> {
             for query in first..(first + PICK_ROWS).min(total) {
                 let entry = match queries {
                     None => Some(query),
-                    Some(queries) => self.table.find(&queries.id(query)?).filter(|&entry| entry < records.len()),
+                    Some(queries) => {
+                        self.table.find(&queries.id(query)?).filter(|&entry| entry < records.len())
+                    }
                 };
                 match entry {
                     None => self.report.unknown_queries += 1,
@@ -322,7 +329,13 @@ struct Deeper<'a> {
 
 impl Deeper<'_> {
     /// Returns how many queries were searched again.
-    fn search(&self, records: &Records, rules: &Rules, skip_own: bool, queries: &mut [(usize, Picked<'_>)]) -> u64 {
+    fn search(
+        &self,
+        records: &Records,
+        rules: &Rules,
+        skip_own: bool,
+        queries: &mut [(usize, Picked<'_>)],
+    ) -> u64 {
         let item = |query: usize| records.item[query] as usize;
         let mut depth = 0;
         let mut count = 0;

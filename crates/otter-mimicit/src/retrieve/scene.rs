@@ -72,7 +72,9 @@ impl Scenes {
         let same = &same[..same.partition_point(|&(other, ..)| other == own)];
         let middle = same.partition_point(|&(_, entry, _)| (entry as usize) < query);
         let mut near = around(same, middle).to_vec();
-        near.sort_by_key(|&(_, entry, other)| (frame.abs_diff(other), query.abs_diff(entry as usize), Reverse(entry)));
+        near.sort_by_key(|&(_, entry, other)| {
+            (frame.abs_diff(other), query.abs_diff(entry as usize), Reverse(entry))
+        });
         for (_, entry, _) in near {
             if picked.is_full() {
                 return;
@@ -99,7 +101,9 @@ fn sequence(record: &Record) -> Option<(u64, u64)> {
 /// a picture of its own, because `LA_IMG` is no sequence.
 pub fn frame_of(id: &str) -> Option<(&str, u64)> {
     let stem = match id.rsplit_once('.') {
-        Some((stem, extension)) if extension.len() <= 4 && extension.chars().all(char::is_alphanumeric) => stem,
+        Some((stem, extension)) if extension.len() <= 4 && extension.chars().all(char::is_alphanumeric) => {
+            stem
+        }
         _ => id,
     };
     let at = stem.rfind(['_', '-', '/'])?;

@@ -128,15 +128,24 @@ fn pool(out: &mut [f32], hidden: &[f32], pooling: TextPooling) {
 fn load_tokenizer(directory: &Path) -> Result<Tokenizer> {
     let path = directory.join("tokenizer.json");
     if path.exists() {
-        return Tokenizer::from_file(&path)
-            .map_err(|error| RetrieveError::format(&path, format!("no tokenizer that can be read ({error})")));
+        return Tokenizer::from_file(&path).map_err(|error| {
+            RetrieveError::format(&path, format!("no tokenizer that can be read ({error})"))
+        });
     }
     let path = directory.join("vocab.txt");
-    let text = std::fs::read_to_string(&path).map_err(RetrieveError::io(&path, "read (nor is there a tokenizer.json)"))?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(RetrieveError::io(&path, "read (nor is there a tokenizer.json)"))?;
     let id = |token: &str| {
-        (0..).zip(text.lines()).find(|(_, line)| line.trim() == token).map(|(id, _): (u32, _)| (token.to_owned(), id)).ok_or_else(|| {
-            RetrieveError::format(&path, format!("no token `{token}`; the vocabulary of a BERT model is expected"))
-        })
+        (0..)
+            .zip(text.lines())
+            .find(|(_, line)| line.trim() == token)
+            .map(|(id, _): (u32, _)| (token.to_owned(), id))
+            .ok_or_else(|| {
+                RetrieveError::format(
+                    &path,
+                    format!("no token `{token}`; the vocabulary of a BERT model is expected"),
+                )
+            })
     };
     let (separator, first) = (id("[SEP]")?, id("[CLS]")?);
     id("[UNK]")?;
@@ -187,7 +196,8 @@ fn fingerprint(directory: &Path) -> Result<String> {
         let mut content = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
         loop {
-            let read = std::io::Read::read(&mut file, &mut buffer).map_err(RetrieveError::io(&path, "read"))?;
+            let read =
+                std::io::Read::read(&mut file, &mut buffer).map_err(RetrieveError::io(&path, "read"))?;
             if read == 0 {
                 break;
             }

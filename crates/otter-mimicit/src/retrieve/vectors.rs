@@ -28,7 +28,12 @@ enum Bytes {
 impl Vectors {
     /// Rounds rows of f32 to 16 bits; a cosine moves by about 1e-4.
     pub fn from_rows(rows: &[f32], width: usize) -> Self {
-        Self { bytes: Bytes::Owned(narrowed(rows)), width }
+        Self::from_bytes(narrowed(rows), width)
+    }
+
+    /// Takes rows that were rounded by [`narrowed`].
+    pub fn from_bytes(bytes: Vec<u8>, width: usize) -> Self {
+        Self { bytes: Bytes::Owned(bytes), width }
     }
 
     /// Maps a file of rows.

@@ -39,7 +39,10 @@ impl Work {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(RetrieveError::format(folder, "another run uses this folder; wait for it, or give another"));
+                return Err(RetrieveError::format(
+                    folder,
+                    "another run uses this folder; wait for it, or give another",
+                ));
             }
             Err(TryLockError::Error(error)) => return Err(RetrieveError::io(&path, "lock")(error)),
         }
@@ -103,7 +106,9 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(RetrieveError::io(path, "remove")(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(RetrieveError::io(path, "remove")(error))
+        }
         _ => Ok(()),
     }
 }
