@@ -131,7 +131,7 @@ pub struct DataRetrieve {
     /// Lists of the approximate index (default: four times the square root of the items).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub lists: Option<u32>,
-    /// Lists that a query looks into: more are slower and find more.
+    /// Lists that a query looks into (default: 64): more are slower and find more.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub probes: Option<u32>,
     /// Allow examples that show an image of the query or of another example.

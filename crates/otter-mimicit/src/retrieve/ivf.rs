@@ -27,7 +27,7 @@ const TILE_ROWS: usize = 256;
 /// Most lists.
 pub const MOST_LISTS: usize = 1 << 14;
 /// Lists a query looks into unless told otherwise.
-pub const DEFAULT_PROBES: usize = 32;
+pub const DEFAULT_PROBES: usize = 64;
 
 /// How the lists are made and searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

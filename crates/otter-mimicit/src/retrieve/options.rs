@@ -76,7 +76,7 @@ pub struct RetrieveOptions {
     pub index: Option<IndexKind>,
     /// Lists of the approximate index (default: by size).
     pub lists: Option<usize>,
-    /// Lists that a query looks into (default: 32).
+    /// Lists that a query looks into (default: 64).
     pub probes: Option<usize>,
     /// Whether an example may show an image of the query. Always so with [`Heuristic::Scene`].
     pub allow_same_image: bool,
