@@ -13,6 +13,7 @@ mod base64_text;
 mod batch;
 mod config;
 mod dataset;
+mod epoch_order;
 mod error;
 mod hash_index;
 mod image_files;
@@ -55,6 +56,7 @@ pub use config::{
     Sampling, SetConfig, SpecialTokensInText, Switches, Truncation,
 };
 pub use dataset::Dataset;
+pub use epoch_order::{Mixture, Rank, epoch_order};
 pub use error::{DataError, Result, SkipReason};
 pub use image_files::ImageFolder;
 pub use image_open::{MAX_PIXELS, MAX_SIDE, Orientation, RgbImage, load_image_file, open_image};
@@ -66,7 +68,7 @@ pub use image_tar::TarImages;
 pub use instruction_table::{ContextTable, InstructionTable};
 pub use json_index::{JsonIndex, Section};
 pub use labels::{IGNORE_INDEX, LabelRule, label_mask, reference_label_mask, strict_label_mask};
-pub use loader::{DataReport, Loader, LoaderOptions, LoaderState, epoch_order};
+pub use loader::{DataReport, Loader, LoaderOptions, LoaderState};
 pub use packing::{Packing, Segment, best_fit};
 pub use parquet_table::PageValue;
 pub use prompt::InstructionFormat;

@@ -10,7 +10,7 @@ use base64::Engine;
 use common::{golden, tokenizer};
 use otter_data::{
     Batch, DataConfig, DataError, Dataset, Group, ImageTable, ImagesOfRecord, InContextImages, Loader,
-    LoaderOptions, OnBadSample, Packing, Sample, SetConfig, SkipReason,
+    LoaderOptions, OnBadSample, Packing, Rank, Sample, SetConfig, SkipReason,
 };
 
 fn set(group: Group, instructions: &str, images: Option<&str>, train: Option<&str>) -> SetConfig {
@@ -22,6 +22,7 @@ fn set(group: Group, instructions: &str, images: Option<&str>, train: Option<&st
         images: images.map(|name| golden("data").join(name)),
         train: train.map(|name| golden("data").join(name)),
         num_samples: 0,
+        weight: None,
         task_description: Vec::new(),
     }
 }
@@ -396,6 +397,83 @@ fn batches_do_not_depend_on_workers_and_resume_exactly() {
     let mut state = whole_only.state();
     state.samples += 1;
     assert!(Loader::new(dataset, options(1, false), Some(state)).is_err());
+}
+
+/// Ten records `R0` to `R9`; those in `bad` name a picture that is nowhere.
+fn ten_records(folder: &Path, bad: &[usize]) -> SetConfig {
+    let record = |number: usize| {
+        let image = if bad.contains(&number) { "ABSENT".to_owned() } else { format!("P{number}") };
+        (format!("R{number}"), serde_json::json!({"instruction": "q", "answer": "a", "image_ids": [image]}))
+    };
+    let records: serde_json::Map<_, _> = (0..10).map(record).collect();
+    write_set(folder, records.into())
+}
+
+fn ids_of(batches: &[Option<Batch>]) -> Vec<Vec<String>> {
+    batches.iter().flatten().map(|batch| batch.sample_ids.clone()).collect()
+}
+
+#[test]
+fn ranks_get_batches_of_the_same_steps_and_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small_config(vec![ten_records(folder.path(), &[])]);
+    let loader = |config: &DataConfig, rank, world, batch_size, state| {
+        let rank = Rank { rank, world };
+        Loader::new(open(config), LoaderOptions { batch_size, rank, ..LoaderOptions::default() }, state)
+    };
+    let alone = ids_of(&drain(&mut loader(&config, 0, 1, 4, None).unwrap(), 2));
+    let [first, second] =
+        [0, 1].map(|rank| ids_of(&drain(&mut loader(&config, rank, 2, 2, None).unwrap(), 2)));
+    // Ten samples make two steps of four; the third batch of the one process, of two samples, is for nobody.
+    let steps: Vec<_> = first.iter().zip(&second).map(|(a, b)| [a.clone(), b.clone()].concat()).collect();
+    assert_eq!(steps, [&alone[..2], &alone[3..5]].concat());
+    assert!(loader(&config, 2, 2, 2, None).is_err());
+    assert!(loader(&config, 0, 6, 2, None).err().unwrap().to_string().contains("lower the batch size"));
+
+    // One process has samples that cannot be used. It makes up for them, and its epoch has as many batches.
+    drop(ten_records(folder.path(), &[1, 4, 5]));
+    config.on_bad_sample = OnBadSample::Skip;
+    for rank in [0, 1] {
+        let all = drain(&mut loader(&config, rank, 2, 2, None).unwrap(), 3);
+        assert_eq!(all.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false].repeat(3));
+        assert!(all.iter().flatten().all(|batch| batch.samples() == 2));
+        for taken in 0..all.len() {
+            let mut before = loader(&config, rank, 2, 2, None).unwrap();
+            (0..taken).for_each(|_| drop(before.next_batch().unwrap()));
+            let mut after = loader(&config, rank, 2, 2, Some(before.state())).unwrap();
+            for expected in &all[taken..] {
+                assert_eq!(&after.next_batch().unwrap(), expected, "rank {rank} after {taken}");
+            }
+        }
+    }
+    drop(ten_records(folder.path(), &[0, 1, 2, 3, 4, 5, 6, 7, 8]));
+    let ends = |rank| {
+        let mut loader = loader(&config, rank, 2, 2, None).unwrap();
+        (0..3).find_map(|_| loader.next_batch().err())
+    };
+    let message = ends(0).or_else(|| ends(1)).unwrap().to_string();
+    assert!(message.contains("more than half") && message.contains("missing_image"), "{message}");
+}
+
+#[test]
+fn sets_are_mixed_by_weight() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [small, large] = [0, 1].map(|number| ten_records(folders[number].path(), &[]));
+    let weighted = |set: &SetConfig, name: &str, weight| SetConfig {
+        weight: Some(weight),
+        name: name.into(),
+        ..set.clone()
+    };
+    let mut config = small_config(vec![weighted(&small, "A", 0.25), weighted(&large, "B", 0.75)]);
+    config.samples_per_epoch = Some(12);
+    let dataset = open(&config);
+    assert_eq!((dataset.len(), dataset.mixture().epoch_len()), (20, 12));
+    let options = LoaderOptions { batch_size: 5, ..LoaderOptions::default() };
+    let batches = drain(&mut Loader::new(dataset, options, None).unwrap(), 2);
+    assert_eq!(batches.iter().flatten().map(Batch::samples).collect::<Vec<_>>(), [5, 5, 2, 5, 5, 2]);
+    config.sets[1].weight = None;
+    let message = Dataset::open(&config, tokenizer("tokenizer_llama")).err().unwrap().to_string();
+    assert!(message.contains("set B: no `weight`"), "{message}");
 }
 
 #[test]

@@ -20,5 +20,6 @@
 //! ```
 
 mod atomic_file;
+pub mod retrieve;
 pub mod sources;
 pub mod toybox;

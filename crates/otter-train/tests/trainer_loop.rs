@@ -130,7 +130,7 @@ const SAMPLES: u64 = 10;
 
 impl Samples {
     fn new(batch: usize, state: Option<LoaderState>) -> Self {
-        let start = LoaderState { epoch: 0, position: 0, seed: 5, samples: SAMPLES };
+        let start = LoaderState { epoch: 0, position: 0, seed: 5, samples: SAMPLES, batches: 0 };
         Self { state: state.unwrap_or(start), batch, report: DataReport::default(), unlabelled: false }
     }
 

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
-use otter_data::OutputForm;
+use clap::{Args, Subcommand};
+
+use super::data_import::{DataImport, IMPORT_EXAMPLES};
 
 /// Commands about data.
 #[derive(Debug, Subcommand)]
@@ -15,154 +16,20 @@ pub enum Data {
     /// Make a data set from an original source, or from a table of your own.
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Box<DataImport>),
+    /// Pick in-context examples for the instructions of a set and write them as a train file.
+    #[command(after_help = RETRIEVE_EXAMPLES)]
+    Retrieve(Box<DataRetrieve>),
 }
 
-const IMPORT_EXAMPLES: &str = "Your own images and videos (columns: instruction, answer, image or images or video, id, context, language):
-  otter data import own --annotations table.csv --images photos --out data/mine --name MINE
-  otter data import own --annotations table.jsonl --videos clips --frames 16 --out data/clips
-The sources of MIMIC-IT (docs/data-sources.md has their schemas):
-  otter data import llava --annotations conversation_58k.json --images coco/train2017 --out data/LACONV
-  otter data import sd --annotations train.json --images resized_images --out data/SD
-  otter data import dc --annotations train.json --videos videos --fps 1 --out data/DC
-  otter data import tvc --annotations tvc_train.jsonl --images frames --out data/TVC --to json
-  otter data import e4d --annotations narrations.json --videos v2 --pairs replies.json --out data/E4D
-As the original's converters wrote it: --to json --image-size 224
-Stopped with Ctrl-C or killed, the same command goes on where it was.";
-
-/// The sources.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Source {
-    /// A table of your own, CSV, TSV or one JSON object a line, with images or videos.
-    Own,
-    /// LLaVA's instructions over COCO images (LACONV, LADD, LACR).
-    Llava,
-    /// Spot-the-Difference.
-    Sd,
-    /// General differences of two pictures, CLEVR-Change.
-    Cgd,
-    /// VIST, visual storytelling.
-    Vst,
-    /// TV captions.
-    Tvc,
-    /// ActivityNet Captions, dense captions.
-    Dc,
-    /// Ego4D.
-    E4d,
-    /// ScanNet, scene navigation.
-    Sn,
-    /// FunQA.
-    Funqa,
-}
-
-/// What a file of LLaVA holds.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum LlavaFile {
-    /// LACONV.
-    Conversation,
-    /// LADD.
-    Detail,
-    /// LACR.
-    Complex,
-}
-
-/// How frames are stored.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum FrameFile {
-    /// JPEG of quality 90.
-    #[default]
-    Jpeg,
-    /// PNG, without loss.
-    Png,
-}
-
-/// Arguments of `data import`.
-#[derive(Debug, Args)]
-pub struct DataImport {
-    /// Which source.
-    #[arg(value_enum)]
-    pub source: Source,
-    /// Its annotation file, or the table of your own.
-    #[arg(long, value_name = "FILE")]
-    pub annotations: PathBuf,
-    /// Folder of images.
-    #[arg(long, value_name = "DIR")]
-    pub images: Option<PathBuf>,
-    /// Folder of videos: video files, GIFs, or folders of frames.
-    #[arg(long, value_name = "DIR")]
-    pub videos: Option<PathBuf>,
-    /// Replies of a chat model, [{"id", "results"}] or [{"id", "question", "answer"}], to take instead of the
-    /// source's own sentences.
-    #[arg(long, value_name = "FILE")]
-    pub pairs: Option<PathBuf>,
-    /// Directory of the data set.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Form of the data set: layout, json, parquet, folder or tar.
-    #[arg(long, default_value = "layout", value_name = "FORM", value_parser = output_form)]
-    pub to: OutputForm,
-    /// Name of the data set; ids of own tables and of LLaVA begin with it (default: the source's code).
-    #[arg(long)]
-    pub name: Option<String>,
-    /// What the file of LLaVA holds (default: told by its name).
-    #[arg(long, value_enum)]
-    pub kind: Option<LlavaFile>,
-    /// Frames a second of videos (default: 1; below 1 is possible).
-    #[arg(long, value_name = "RATE", group = "sampling")]
-    pub fps: Option<f64>,
-    /// Frames of a video, spread evenly, instead of a rate (TVC: 16 by default).
-    #[arg(long, value_name = "N", group = "sampling")]
-    pub frames: Option<usize>,
-    /// Frames at which scenes change, with a score from 0 to 1 above this (0.3 is usual), instead of a rate.
-    #[arg(long, value_name = "SCORE", group = "sampling")]
-    pub scene: Option<f64>,
-    /// Most frames of a video; more are thinned out evenly (0: no limit).
-    #[arg(long, default_value_t = otter_data::video::DEFAULT_MAX_FRAMES, value_name = "N")]
-    pub max_frames: usize,
-    /// Images a second in folders of frames, from which their times follow.
-    #[arg(long, default_value_t = 1.0, value_name = "RATE")]
-    pub sequence_fps: f64,
-    /// Squash every picture to this side with Lanczos and store it as PNG, as the original (224). By default JPEG and
-    /// PNG files stay as they are, to the byte.
-    #[arg(long, value_name = "SIDE", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub image_size: Option<u32>,
-    /// Scale larger pictures down to this longest side.
-    #[arg(long, value_name = "SIDE", conflicts_with = "image_size", value_parser = clap::value_parser!(u32).range(1..=65_535))]
-    pub max_side: Option<u32>,
-    /// How frames of videos and GIFs are stored.
-    #[arg(long, value_enum, default_value_t)]
-    pub frame_format: FrameFile,
-    /// Write a context table: the pairs of the same item before each pair.
-    #[arg(long)]
-    pub contexts: bool,
-    /// Items worked on at once (default: all cores).
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<std::num::NonZeroUsize>,
-    /// The ffmpeg to run (default: the variable OTTER_FFMPEG, then ffmpeg on PATH).
-    #[arg(long, value_name = "PATH")]
-    pub ffmpeg: Option<PathBuf>,
-    /// Longest silence of ffmpeg in seconds.
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
-    pub timeout: f64,
-    /// Stop at the first thing that would be left out.
-    #[arg(long)]
-    pub strict: bool,
-    /// Forget what an interrupted import did.
-    #[arg(long)]
-    pub restart: bool,
-    /// Replace a data set that is there.
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Print the account as JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-fn output_form(text: &str) -> Result<OutputForm, String> {
-    OutputForm::ALL.into_iter().find(|form| form.name() == text).ok_or_else(|| {
-        let names = OutputForm::ALL.map(OutputForm::name);
-        format!("expected one of {}", names.join(", "))
-    })
-}
+const RETRIEVE_EXAMPLES: &str = "Examples:
+  otter data retrieve LACR_instructions.json --by text --k 10 --out LACR_T2T_train.json
+  otter data retrieve LACR_instructions.json --by text --text-encoder all-MiniLM-L6-v2 --out LACR_T2T_train.json
+  otter data retrieve LACR_instructions.json --by image --images LA.parquet --model OTTER --out LACR_I2I_train.json
+  otter data retrieve SET --by image --embeddings vectors.npy --embedding-ids ids.txt --out train.json
+  otter data retrieve DC_instructions.json --by scene --k 8 --out DC_train.json
+  otter data retrieve SET --by random --seed 3 --train-json few.json --out few_train.json
+An example is never the query, never repeats an instruction with its answer, and shows no image that the query or another
+example shows (unless --allow-same-image, or --by scene). An interrupted run goes on when the same command is given again.";
 
 /// Arguments of `data show`.
 #[derive(Debug, Args)]
@@ -182,4 +49,115 @@ pub struct DataShow {
     /// Overrides such as `data.max_seq_len=512`.
     #[arg(value_name = "KEY=VALUE")]
     pub overrides: Vec<String>,
+}
+
+/// How examples are picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RetrieveBy {
+    /// Similar instructions (T2T).
+    Text,
+    /// Similar first pictures (I2I).
+    Image,
+    /// The same scene: rel_ins_ids, then the same images, then neighbouring frames.
+    Scene,
+    /// At random.
+    Random,
+}
+
+/// How neighbours are searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RetrieveIndex {
+    /// Every query against every item.
+    Exact,
+    /// Lists around centroids, of which a query looks into a few.
+    Approximate,
+}
+
+/// Where the most similar example stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RetrieveOrder {
+    /// Last, right before the query.
+    NearestLast,
+    /// First.
+    NearestFirst,
+}
+
+/// How a picture becomes one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RetrievePooling {
+    /// The class token after the last norm, as CLIP.
+    Class,
+    /// The mean over the patches.
+    Mean,
+}
+
+/// Arguments of `data retrieve`.
+#[derive(Debug, Args)]
+pub struct DataRetrieve {
+    /// An instruction file, or a data set directory.
+    #[arg(value_name = "SET")]
+    pub set: PathBuf,
+    /// How examples are picked.
+    #[arg(long, value_enum)]
+    pub by: RetrieveBy,
+    /// Examples for each query.
+    #[arg(long, default_value_t = 10)]
+    pub k: usize,
+    /// The train file to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// A train file whose ids are the queries (default: all records); any record may be an example.
+    #[arg(long, value_name = "FILE")]
+    pub train_json: Option<PathBuf>,
+    /// For texts: `tfidf` (words and letters, needs no checkpoint) or a sentence-transformers directory.
+    #[arg(long, value_name = "tfidf|DIR", default_value = "tfidf")]
+    pub text_encoder: String,
+    /// Length of a tfidf vector.
+    #[arg(long, value_name = "N", default_value_t = 384, value_parser = clap::value_parser!(u32).range(16..=8192))]
+    pub tfidf_width: u32,
+    /// For pictures: the Otter checkpoint whose vision tower encodes them.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// How a picture becomes one vector.
+    #[arg(long, value_enum, default_value_t = RetrievePooling::Class)]
+    pub pooling: RetrievePooling,
+    /// The pictures: JSON, parquet or a folder; may be given several times (default: SET, if it is a directory).
+    #[arg(long, value_name = "PATH")]
+    pub images: Vec<PathBuf>,
+    /// Embeddings made elsewhere: one matrix (rows, width), .npy or .safetensors.
+    #[arg(long, value_name = "FILE", requires = "embedding_ids", conflicts_with = "model")]
+    pub embeddings: Option<PathBuf>,
+    /// Ids of its rows, a JSON array or one a line: instruction ids with --by text, image ids with --by image.
+    #[arg(long, value_name = "FILE", requires = "embeddings")]
+    pub embedding_ids: Option<PathBuf>,
+    /// The index (default: exact up to about 200,000 items of width 384).
+    #[arg(long, value_enum)]
+    pub index: Option<RetrieveIndex>,
+    /// Lists of the approximate index (default: four times the square root of the items).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub lists: Option<u32>,
+    /// Lists that a query looks into (default: 64): more are slower and find more.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub probes: Option<u32>,
+    /// Allow examples that show an image of the query or of another example.
+    #[arg(long)]
+    pub allow_same_image: bool,
+    /// Most examples with the same instruction text (default: any number).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub per_instruction: Option<u32>,
+    /// Where the most similar example stands.
+    #[arg(long, value_enum, default_value_t = RetrieveOrder::NearestLast)]
+    pub order: RetrieveOrder,
+    /// Seed of the index and of all choices among equals.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Folder for what an interrupted run leaves (default: FILE.work).
+    #[arg(long, value_name = "DIR")]
+    pub work: Option<PathBuf>,
+    /// Keep that folder: another run with other rules then need not embed and search again.
+    #[arg(long)]
+    pub keep_work: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }

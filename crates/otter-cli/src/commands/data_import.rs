@@ -15,7 +15,7 @@ use otter_mimicit::sources::{
 use serde_json::json;
 
 use super::interrupt;
-use crate::arguments::{DataImport, FrameFile, LlavaFile, Source};
+use crate::arguments::{DataImport, FrameFile, ImportSource, LlavaFile};
 use crate::output;
 
 /// Exit status of a run that was stopped, as shells report it.
@@ -144,33 +144,33 @@ fn options(arguments: &DataImport) -> Result<ImportOptions> {
     })
 }
 
-fn kind(source: Source) -> SourceKind {
+fn kind(source: ImportSource) -> SourceKind {
     match source {
-        Source::Own => SourceKind::Own,
-        Source::Llava => SourceKind::Llava,
-        Source::Sd => SourceKind::Sd,
-        Source::Cgd => SourceKind::Cgd,
-        Source::Vst => SourceKind::Vst,
-        Source::Tvc => SourceKind::Tvc,
-        Source::Dc => SourceKind::Dc,
-        Source::E4d => SourceKind::E4d,
-        Source::Sn => SourceKind::Sn,
-        Source::Funqa => SourceKind::Funqa,
+        ImportSource::Own => SourceKind::Own,
+        ImportSource::Llava => SourceKind::Llava,
+        ImportSource::Sd => SourceKind::Sd,
+        ImportSource::Cgd => SourceKind::Cgd,
+        ImportSource::Vst => SourceKind::Vst,
+        ImportSource::Tvc => SourceKind::Tvc,
+        ImportSource::Dc => SourceKind::Dc,
+        ImportSource::E4d => SourceKind::E4d,
+        ImportSource::Sn => SourceKind::Sn,
+        ImportSource::Funqa => SourceKind::Funqa,
     }
 }
 
-fn source_name(source: Source) -> &'static str {
+fn source_name(source: ImportSource) -> &'static str {
     match source {
-        Source::Own => "own",
-        Source::Llava => "LLaVA instructions over COCO",
-        Source::Sd => "Spot-the-Difference",
-        Source::Cgd => "general differences",
-        Source::Vst => "VIST",
-        Source::Tvc => "TV captions",
-        Source::Dc => "ActivityNet Captions",
-        Source::E4d => "Ego4D",
-        Source::Sn => "ScanNet",
-        Source::Funqa => "FunQA",
+        ImportSource::Own => "own",
+        ImportSource::Llava => "LLaVA instructions over COCO",
+        ImportSource::Sd => "Spot-the-Difference",
+        ImportSource::Cgd => "general differences",
+        ImportSource::Vst => "VIST",
+        ImportSource::Tvc => "TV captions",
+        ImportSource::Dc => "ActivityNet Captions",
+        ImportSource::E4d => "Ego4D",
+        ImportSource::Sn => "ScanNet",
+        ImportSource::Funqa => "FunQA",
     }
 }
 

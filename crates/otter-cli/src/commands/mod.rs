@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 pub(crate) mod convert;
 mod data_import;
+mod data_retrieve;
 mod data_show;
 mod eval;
 mod generate;
@@ -45,6 +46,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Import(arguments)) => return data_import::run(&arguments),
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
+        Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
