@@ -59,9 +59,8 @@ impl ImageTable {
         if is_parquet {
             return Ok(Self::Parquet(ParquetImages::open(path, vec![path.to_owned()], parquet_cache_bytes)?));
         }
-        let has_extension = |wanted: &str| {
-            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
-        };
+        let has_extension =
+            |wanted: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted));
         if has_extension("parquet") {
             return Err(DataError::format(path, "no parquet file: it does not begin with PAR1"));
         }

@@ -12,6 +12,7 @@
 mod base64_text;
 mod batch;
 mod config;
+mod convert;
 mod dataset;
 mod error;
 mod hash_index;
@@ -52,24 +53,25 @@ pub use config::{
     DataConfig, Group, ImagesOfRecord, InContextImages, ItemSeed, OnBadSample, Preset, RecordsWithoutImages,
     Sampling, SetConfig, SpecialTokensInText, Switches, Truncation,
 };
+pub use convert::{ConvertOptions, ConvertProgress, Converted, convert_set};
 pub use dataset::Dataset;
 pub use error::{DataError, Result, SkipReason};
+pub use image_files::ImageFolder;
 pub use image_open::{MAX_PIXELS, MAX_SIDE, Orientation, RgbImage, load_image_file, open_image};
 pub use image_parquet::ParquetImages;
 pub use image_preprocess::{ImageTransform, preprocess};
 pub use image_resize::{resize_bicubic, resize_bicubic_window};
-pub use image_files::ImageFolder;
 pub use image_table::ImageTable;
 pub use image_tar::TarImages;
 pub use instruction_table::{ContextTable, InstructionTable};
 pub use json_index::{JsonIndex, Section};
 pub use labels::{IGNORE_INDEX, LabelRule, label_mask, reference_label_mask, strict_label_mask};
 pub use loader::{DataReport, Loader, LoaderOptions, LoaderState, epoch_order};
+pub use parquet_table::PageValue;
 pub use prompt::InstructionFormat;
 pub use python_random::{PythonRandom, reference_item_seed, resample_frames, resample_positions};
 pub use record::Record;
 pub use sample::{Frame, MediaItem, Sample};
 pub use text::{clean_answer, clean_question};
 pub use tokenizer::{SpecialTokens, StreamDecoder, TextTokenizer};
-pub use parquet_table::PageValue;
 pub use writer::{DatasetWriter, OutputForm, WriterOptions, WrittenSet, create_writer, output_paths};

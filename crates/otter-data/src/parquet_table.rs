@@ -69,7 +69,14 @@ impl ParquetTable {
             starts.push(start);
         }
         let cache = PageCache::new(cache_bytes);
-        Ok(Self { files, starts, id_columns, index: HashIndex::Memory(Vec::new()), hidden: Vec::new(), cache })
+        Ok(Self {
+            files,
+            starts,
+            id_columns,
+            index: HashIndex::Memory(Vec::new()),
+            hidden: Vec::new(),
+            cache,
+        })
     }
 
     /// Takes an index of the ids that was made before.
