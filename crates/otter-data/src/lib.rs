@@ -12,6 +12,7 @@
 mod base64_text;
 mod batch;
 mod config;
+mod convert;
 mod dataset;
 mod epoch_order;
 mod error;
@@ -55,6 +56,7 @@ pub use config::{
     DataConfig, Group, ImagesOfRecord, InContextImages, ItemSeed, OnBadSample, Preset, RecordsWithoutImages,
     Sampling, SetConfig, SpecialTokensInText, Switches, Truncation,
 };
+pub use convert::{ConvertOptions, ConvertProgress, Converted, convert_set};
 pub use dataset::Dataset;
 pub use epoch_order::{Mixture, Rank, epoch_order};
 pub use error::{DataError, Result, SkipReason};

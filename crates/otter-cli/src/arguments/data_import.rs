@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use otter_data::OutputForm;
 
+use super::data::parse_form;
+
 pub(super) const IMPORT_EXAMPLES: &str = "Your own images and videos (columns: instruction, answer, image or images or video, id, context, language):
   otter data import own --annotations table.csv --images photos --out data/mine --name MINE
   otter data import own --annotations table.jsonl --videos clips --frames 16 --out data/clips
@@ -86,7 +88,7 @@ pub struct DataImport {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Form of the data set: layout, json, parquet, folder or tar.
-    #[arg(long, default_value = "layout", value_name = "FORM", value_parser = output_form)]
+    #[arg(long, default_value = "layout", value_name = "FORM", value_parser = parse_form)]
     pub to: OutputForm,
     /// Name of the data set; ids of own tables and of LLaVA begin with it (default: the source's code).
     #[arg(long)]
@@ -143,11 +145,4 @@ pub struct DataImport {
     /// Print the account as JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-fn output_form(text: &str) -> Result<OutputForm, String> {
-    OutputForm::ALL.into_iter().find(|form| form.name() == text).ok_or_else(|| {
-        let names = OutputForm::ALL.map(OutputForm::name);
-        format!("expected one of {}", names.join(", "))
-    })
 }

@@ -3,9 +3,11 @@
 mod bench;
 mod chat;
 pub(crate) mod convert;
+mod data_convert;
 mod data_import;
 mod data_retrieve;
 mod data_show;
+mod data_synthesise;
 mod eval;
 mod generate;
 mod hub;
@@ -47,6 +49,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Data(Data::Import(arguments)) => return data_import::run(&arguments),
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
+        Command::Data(Data::Convert(arguments)) => data_convert::run(&arguments)?,
+        Command::Data(Data::Synthesise(arguments)) => data_synthesise::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
