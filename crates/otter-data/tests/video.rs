@@ -162,12 +162,12 @@ fn a_slow_reader_is_no_silence() {
     let fake = Fake::new("for i in 1 2 3 4; do kept 0 $i $i; printf 'P6 2 1 255 abcdef'; done");
     let options = VideoOptions { timeout: Duration::from_millis(400), ..fake.options() };
     let frames = open_frames(&fake.folder.path().join("clip.mp4"), &options).unwrap();
-    let taken = frames
-        .map(|frame| {
-            std::thread::sleep(Duration::from_millis(600));
-            frame.unwrap()
-        })
-        .count();
+    let mut taken = 0;
+    for frame in frames {
+        frame.unwrap();
+        taken += 1;
+        std::thread::sleep(Duration::from_millis(600));
+    }
     assert_eq!(taken, 4);
 }
 
