@@ -478,7 +478,7 @@ fn a_table_of_ones_own() {
     assert_eq!(contexts[1], ("MY_INS_000002", "first".to_owned()));
     assert_eq!(contexts[2], ("MY_INS_000003", "first zero".to_owned()));
     assert_eq!(contexts.len(), 4, "where one row has a context, every pair gets an entry");
-    assert_eq!(report.languages["en"], 3);
+    assert_eq!(report.languages["en"], 4);
     let expected = [
         ("bad_annotation", 1, "items"),
         ("duplicate_id", 1, "pairs"),

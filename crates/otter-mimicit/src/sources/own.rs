@@ -170,7 +170,6 @@ impl Own {
     }
 
     /// The row at a place, which moves on behind it.
-    #[expect(clippy::type_complexity, reason = "a place and what stands there")]
     fn next_row(&self, cursor: &mut (usize, usize)) -> Option<((usize, usize), Result<Row, String>)> {
         match &self.form {
             Form::Lines => loop {
