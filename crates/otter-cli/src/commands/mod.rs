@@ -4,7 +4,9 @@ mod bench;
 mod chat;
 pub(crate) mod convert;
 mod data_retrieve;
+mod data_convert;
 mod data_show;
+mod data_synthesise;
 mod eval;
 mod generate;
 mod hub;
@@ -45,6 +47,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
+        Command::Data(Data::Convert(arguments)) => data_convert::run(&arguments)?,
+        Command::Data(Data::Synthesise(arguments)) => data_synthesise::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
