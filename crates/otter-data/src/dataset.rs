@@ -25,7 +25,7 @@ pub(crate) struct Set {
     pub(crate) name: String,
     pub(crate) group: Group,
     pub(crate) instructions: InstructionTable,
-    train: Option<ContextTable>,
+    pub(crate) train: Option<ContextTable>,
     /// Position in [`Dataset::tables`].
     pub(crate) table: Option<usize>,
     pub(crate) task_descriptions: Vec<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Set {
 
 impl Set {
     /// Id of a sample: an entry of the train file if there is one, otherwise of the instruction file.
-    fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
+    pub(crate) fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match &self.train {
             Some(train) => train.id(entry),
             None => self.instructions.id(entry),

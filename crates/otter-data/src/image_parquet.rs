@@ -42,6 +42,7 @@ pub struct ParquetImages {
     parts: Vec<Part>,
     places: HashMap<Box<str>, Place>,
     cache: Mutex<PageCache>,
+    repeated: usize,
 }
 
 impl ParquetImages {
@@ -52,6 +53,7 @@ impl ParquetImages {
             parts: Vec::with_capacity(files.len()),
             places: HashMap::new(),
             cache: Mutex::new(PageCache { pages: VecDeque::new(), bytes: 0, limit: cache_bytes }),
+            repeated: 0,
         };
         for file in files {
             images.add_part(file)?;
@@ -85,7 +87,8 @@ impl ParquetImages {
                                 format!("row {row} of row group {row_group} has no readable id"),
                             )
                         })?;
-                    self.places.insert(id.into(), Place { file, row_group: row_group as u32, row });
+                    let place = Place { file, row_group: row_group as u32, row };
+                    self.repeated += usize::from(self.places.insert(id.into(), place).is_some());
                     row += 1;
                 }
             }
@@ -107,6 +110,18 @@ impl ParquetImages {
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// How many rows were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        self.repeated
+    }
+
+    /// Calls `visit` with each id, in the order of the rows.
+    pub fn visit_ids(&self, visit: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+        let mut ids: Vec<(&Place, &str)> = self.places.iter().map(|(id, place)| (place, &**id)).collect();
+        ids.sort_unstable_by_key(|(place, _)| (place.file, place.row_group, place.row));
+        ids.into_iter().try_for_each(|(_, id)| visit(id))
     }
 
     /// The base64 text of an image.

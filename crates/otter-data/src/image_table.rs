@@ -72,6 +72,24 @@ impl ImageTable {
         self.len() == 0
     }
 
+    /// How many entries were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        match self {
+            Self::Json(index) => index.repeated_keys(),
+            Self::Parquet(images) => images.repeated_ids(),
+            Self::Folder(_) => 0,
+        }
+    }
+
+    /// Calls `visit` with each id once, in the order in which the images lie in the files.
+    pub fn visit_ids(&self, visit: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Json(index) => (0..index.len()).try_for_each(|entry| visit(&index.key(entry)?)),
+            Self::Parquet(images) => images.visit_ids(visit),
+            Self::Folder(folder) => folder.visit_ids(visit),
+        }
+    }
+
     /// The encoded bytes of an image, or `None` if the table does not have it.
     pub fn encoded(&self, id: &str) -> Result<Option<Vec<u8>>> {
         let bad = |message: &str| DataError::Image {
@@ -170,6 +188,15 @@ impl ImageFolder {
                 .or_insert_with(|| Some(entry.path()));
         }
         Ok(())
+    }
+
+    /// The names with extension.
+    fn visit_ids(&self, visit: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+        let mut names = self.names.iter();
+        names.try_for_each(|(name, file)| {
+            let is_whole = file.as_ref().is_some_and(|file| file.ends_with(name));
+            if is_whole { visit(name) } else { Ok(()) }
+        })
     }
 
     fn encoded(&self, id: &str) -> Result<Option<Vec<u8>>> {

@@ -38,6 +38,13 @@ impl InstructionTable {
         self.len() == 0
     }
 
+    /// How many entries were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        match self {
+            Self::Json(index) => index.repeated_keys(),
+        }
+    }
+
     /// Id of an entry.
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match self {
@@ -91,6 +98,13 @@ impl ContextTable {
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many entries were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        match self {
+            Self::Json(index) => index.repeated_keys(),
+        }
     }
 
     /// Id of the query of an entry.

@@ -37,6 +37,8 @@ pub struct JsonIndex {
     keys: Vec<u64>,
     /// (hash of the key, index into `keys`), sorted.
     by_hash: Vec<(u64, u32)>,
+    /// Entries left out because their key stands there more than once.
+    repeated: usize,
 }
 
 impl JsonIndex {
@@ -86,7 +88,7 @@ impl JsonIndex {
         if u32::try_from(keys.len()).is_err() {
             return Err(DataError::format(path, "more than 4294967295 entries; split the file"));
         }
-        let mut index = Self { path: path.to_owned(), map, keys, by_hash: Vec::new() };
+        let mut index = Self { path: path.to_owned(), map, keys, by_hash: Vec::new(), repeated: 0 };
         index.sort_keys()?;
         Ok(index)
     }
@@ -122,6 +124,7 @@ impl JsonIndex {
         for (entry, place) in replacements {
             self.keys[entry] = place;
         }
+        self.repeated = gone.len();
         gone.sort_unstable();
         let mut entry = 0;
         self.keys.retain(|_| {
@@ -144,6 +147,11 @@ impl JsonIndex {
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// How many entries were left out because a later one has the same key.
+    pub fn repeated_keys(&self) -> usize {
+        self.repeated
     }
 
     /// The key of an entry, in file order.

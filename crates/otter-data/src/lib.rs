@@ -32,6 +32,7 @@ mod sample;
 mod sample_builder;
 mod text;
 mod tokenizer;
+pub mod verify;
 mod writer;
 
 pub use base64_text::decode_base64;
