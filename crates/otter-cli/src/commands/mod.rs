@@ -4,6 +4,9 @@ mod bench;
 mod chat;
 pub(crate) mod convert;
 mod data_show;
+mod data_source;
+mod data_stats;
+mod data_verify;
 mod eval;
 mod generate;
 mod hub;
@@ -43,6 +46,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
+        Command::Data(Data::Verify(arguments)) => return data_verify::run(&arguments),
+        Command::Data(Data::Stats(arguments)) => data_stats::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,

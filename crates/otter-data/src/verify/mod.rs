@@ -47,7 +47,7 @@ use images::{IMAGES_PER_CHUNK, ImageCheck, ImagesChecked};
 use records::{Copy, RecordCheck};
 use samples::SampleCheck;
 use source::{Sources, flag};
-use windows::in_windows;
+pub(crate) use windows::in_windows;
 
 /// Records and samples handled by one task between two merges.
 const RECORDS_PER_CHUNK: usize = 512;

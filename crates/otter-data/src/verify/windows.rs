@@ -10,7 +10,7 @@ use crate::error::Result;
 const CHUNKS_PER_WINDOW: usize = 64;
 
 /// Runs `work` on pieces of `0..total` and hands the results to `merge` in order; `merge` returns whether to go on.
-pub(super) fn in_windows<Out: Send>(
+pub(crate) fn in_windows<Out: Send>(
     total: usize,
     chunk: usize,
     work: impl Fn(Range<usize>) -> Result<Out> + Sync,
