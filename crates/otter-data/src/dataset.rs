@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
-use crate::error::{DataError, Result, SkipReason};
+use crate::error::{DataError, Result, SkipReason, excerpt};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::loader::DataReport;
@@ -164,11 +164,11 @@ impl Dataset {
     pub fn sample_in_epoch(&self, index: usize, epoch: u64, with_pixels: bool) -> Result<Sample> {
         let (set, entry) = self.locate(index)?;
         let id = set.id(entry)?;
-        let failed = |reason, message| DataError::Sample {
-            id: id.to_string(),
+        let failed = |reason, message: String| DataError::Sample {
+            id: excerpt(&id),
             file: set.instructions.path().to_owned(),
             reason,
-            message,
+            message: excerpt(&message),
         };
         let query = match &set.train {
             None => self.parse(set, entry),

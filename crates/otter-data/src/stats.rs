@@ -67,7 +67,8 @@ pub struct StatsRow {
     pub answer_words: f64,
     /// Mean images of a record.
     pub images_per_pair: f64,
-    /// Samples with a context: those of the train file, otherwise those with `rel_ins_ids`.
+    /// Samples with a context: those of the train file, in sets without one those with `rel_ins_ids`. Train files are
+    /// counted by sub-dataset only, not by language.
     pub with_context: u64,
     /// Mean number of context records of a sample that has any.
     pub context_size: f64,
@@ -93,7 +94,7 @@ pub fn stats(config: &DataConfig, progress: &mut dyn FnMut(u64, u64)) -> Result<
             RECORDS_PER_CHUNK,
             |entries| entries.map(|entry| describe(table, entry, set.group, &set.name)).collect::<Result<Vec<_>>>(),
             |pairs, done| {
-                pairs.into_iter().for_each(|pair| counter.add(pair));
+                pairs.into_iter().for_each(|pair| counter.add(pair, set.train.is_none()));
                 progress(before + done as u64, total);
                 true
             },
@@ -109,7 +110,7 @@ pub fn stats(config: &DataConfig, progress: &mut dyn FnMut(u64, u64)) -> Result<
             }
         }
     }
-    counter.finish(sets.iter().any(|set| set.train.is_some()))
+    counter.finish()
 }
 
 /// What is counted of a record.
@@ -249,8 +250,6 @@ struct Sums {
     answer_words: u64,
     contexts: u64,
     context_records: u64,
-    related: u64,
-    related_records: u64,
 }
 
 #[derive(Default)]
@@ -288,7 +287,8 @@ impl Counter {
         (MOST_CODES + place) as u32
     }
 
-    fn add(&mut self, pair: Option<Pair>) {
+    /// `related_is_context`: its set has no train file, so its related records are what can serve as context.
+    fn add(&mut self, pair: Option<Pair>, related_is_context: bool) {
         let Some(pair) = pair else {
             self.unreadable += 1;
             return;
@@ -304,8 +304,10 @@ impl Counter {
             sums.images += pair.images.len() as u64;
             sums.instruction_words += pair.instruction_words;
             sums.answer_words += pair.answer_words;
-            sums.related += u64::from(pair.related > 0);
-            sums.related_records += pair.related;
+            if related_is_context {
+                sums.contexts += u64::from(pair.related > 0);
+                sums.context_records += pair.related;
+            }
         }
     }
 
@@ -316,14 +318,9 @@ impl Counter {
         sums.context_records += size;
     }
 
-    fn finish(self, has_train_file: bool) -> Result<StatsReport> {
+    fn finish(self) -> Result<StatsReport> {
         let row = |name: &str, sums: &Sums, unique: [u64; 4]| {
             let mean = |sum: u64, count: u64| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
-            let (with_context, context_records) = if has_train_file {
-                (sums.contexts, sums.context_records)
-            } else {
-                (sums.related, sums.related_records)
-            };
             let [unique_instructions, unique_answers, images, clips] = unique;
             StatsRow {
                 name: name.to_owned(),
@@ -335,8 +332,8 @@ impl Counter {
                 instruction_words: mean(sums.instruction_words, sums.pairs),
                 answer_words: mean(sums.answer_words, sums.pairs),
                 images_per_pair: mean(sums.images, sums.pairs),
-                with_context,
-                context_size: mean(context_records, with_context),
+                with_context: sums.contexts,
+                context_size: mean(sums.context_records, sums.contexts),
             }
         };
         let none = Sums::default();
@@ -360,8 +357,6 @@ impl Counter {
             sum.answer_words += part.answer_words;
             sum.contexts += part.contexts;
             sum.context_records += part.context_records;
-            sum.related += part.related;
-            sum.related_records += part.related_records;
         }
         if sum.pairs == 0 {
             return Err(DataError::Config(format!(

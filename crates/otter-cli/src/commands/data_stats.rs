@@ -24,12 +24,12 @@ pub fn run(arguments: &DataStats) -> Result<()> {
 }
 
 fn print(report: &StatsReport) -> Result<()> {
-    heading("sub-dataset")?;
-    report.datasets.iter().try_for_each(row)?;
-    row(&report.total)?;
+    heading("sub-dataset", true)?;
+    report.datasets.iter().try_for_each(|one| row(one, true))?;
+    row(&report.total, true)?;
     output::text("")?;
-    heading("language")?;
-    report.languages.iter().try_for_each(row)?;
+    heading("language", false)?;
+    report.languages.iter().try_for_each(|one| row(one, false))?;
     output::text("Languages are guessed from script and frequent words.")?;
     if report.unreadable > 0 {
         output::text(&format!(
@@ -40,17 +40,24 @@ fn print(report: &StatsReport) -> Result<()> {
     Ok(())
 }
 
-fn heading(name: &str) -> Result<()> {
+/// The context is known by sub-dataset only.
+fn heading(name: &str, with_context: bool) -> Result<()> {
+    let context = if with_context { format!(" {:>11} {:>8}", "in context", "size") } else { String::new() };
     output::text(&format!(
-        "{name:<16} {:>11} {:>11} {:>11} {:>11} {:>9} {:>8} {:>8} {:>8} {:>11} {:>8}",
-        "pairs", "unique ins.", "unique ans.", "images", "clips", "ins. wd", "ans. wd", "img/pair", "in context", "size"
+        "{name:<16} {:>11} {:>11} {:>11} {:>11} {:>9} {:>8} {:>8} {:>8}{context}",
+        "pairs", "unique ins.", "unique ans.", "images", "clips", "ins. wd", "ans. wd", "img/pair"
     ))
 }
 
-fn row(row: &StatsRow) -> Result<()> {
+fn row(row: &StatsRow, with_context: bool) -> Result<()> {
     let count = output::count;
+    let context = if with_context {
+        format!(" {:>11} {:>8.2}", count(row.with_context), row.context_size)
+    } else {
+        String::new()
+    };
     output::text(&format!(
-        "{:<16} {:>11} {:>11} {:>11} {:>11} {:>9} {:>8.1} {:>8.1} {:>8.2} {:>11} {:>8.2}",
+        "{:<16} {:>11} {:>11} {:>11} {:>11} {:>9} {:>8.1} {:>8.1} {:>8.2}{context}",
         row.name,
         count(row.pairs),
         count(row.unique_instructions),
@@ -60,7 +67,5 @@ fn row(row: &StatsRow) -> Result<()> {
         row.instruction_words,
         row.answer_words,
         row.images_per_pair,
-        count(row.with_context),
-        row.context_size
     ))
 }

@@ -238,11 +238,6 @@ impl Findings {
         self.first_error.as_ref()
     }
 
-    /// Number of findings of a reason.
-    pub(crate) fn count(&self, reason: Reason) -> u64 {
-        self.counts.range((reason, 0)..=(reason, u32::MAX)).map(|(_, count)| count).sum()
-    }
-
     /// The reasons that occurred with their counts by file and their examples.
     pub(crate) fn into_summaries(mut self, files: &[String]) -> Vec<FindingSummary> {
         let mut summaries = Vec::new();
@@ -323,7 +318,6 @@ mod tests {
             findings.add(Reason::EmptyImage, part, &id, || ("f".into(), "m".repeat(1000)));
             whole.merge(findings);
         }
-        assert_eq!(whole.count(Reason::EmptyImage), 3);
         assert_eq!(whole.first_error().map(|(reason, example)| (*reason, example.id.as_str())), Some((Reason::EmptyImage, "0\\u{0}")));
         let summaries = whole.into_summaries(&["a".into(), "b".into(), "c".into()]);
         assert_eq!(summaries.len(), 2);
