@@ -18,11 +18,13 @@ Examples:
   otter data verify recipes/toybox.toml
   otter data verify data/train.yaml --model models/otter --report report.html
   otter data verify DC_instructions.json --images DC.parquet --group VIDEO_TEXT
-  otter data verify data/train.yaml --ids-only --strict")]
+  otter data verify data/train.yaml --ids-only --strict
+  otter data verify data/train.yaml --fix --dedupe --out data/repaired")]
     Verify(DataVerify),
     /// How much there is of what: pairs, unique instructions, images and clips, by sub-dataset and language.
     #[command(after_help = "Examples:
   otter data stats data/train.yaml
+  otter data stats data/DC
   otter data stats SD_instructions.json --train SD_train.json --json")]
     Stats(DataStats),
 }
@@ -30,16 +32,16 @@ Examples:
 /// The data that a command looks at.
 #[derive(Debug, Args)]
 pub struct DataSource {
-    /// A training configuration (.toml), a YAML data list, or one instruction file.
+    /// A training configuration (.toml), a YAML data list, a data set directory, or one instruction file.
     #[arg(value_name = "SRC")]
     pub source: PathBuf,
-    /// Images of the instruction file: JSON, parquet, or a folder.
+    /// Images of the instruction file: JSON, parquet, tar, or a folder.
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
     /// Train file of the instruction file: which ids are samples, with which context.
     #[arg(long, value_name = "FILE")]
     pub train: Option<PathBuf>,
-    /// Group of the instruction file (default: IMAGE_TEXT_IN_CONTEXT with --images and --train, IMAGE_TEXT with
+    /// Group of the instruction file or directory (default: IMAGE_TEXT_IN_CONTEXT with --images and --train, IMAGE_TEXT with
     /// --images, otherwise TEXT_ONLY).
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
@@ -64,6 +66,18 @@ pub struct DataVerify {
     /// Stop at the first error.
     #[arg(long)]
     pub strict: bool,
+    /// Write a repaired copy to --out: what cannot be used is left out, and nothing refers to it any more.
+    #[arg(long, requires = "out", conflicts_with = "strict")]
+    pub fix: bool,
+    /// New folder of the repaired copy; its list is data.yaml.
+    #[arg(long, value_name = "DIR", requires = "fix")]
+    pub out: Option<PathBuf>,
+    /// Merge images of equal pixels and records of equal content in the repaired copy.
+    #[arg(long, requires = "fix", conflicts_with = "ids_only")]
+    pub dedupe: bool,
+    /// Form of the repaired copy: layout, json, parquet, folder or tar.
+    #[arg(long, value_name = "FORM", requires = "fix", default_value = "layout")]
+    pub form: String,
     /// Write the report as one HTML page with histograms and pictures.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use otter_checkpoint::load_tokenizer;
+use otter_data::layout::{Manifest, layout_directory};
 use otter_data::{DataConfig, Group, SetConfig, TextTokenizer};
 use otter_train::config::TrainConfig;
 
@@ -35,21 +36,43 @@ pub fn open(source: &DataSource) -> Result<(DataConfig, Option<PathBuf>)> {
 }
 
 fn single_set(source: &DataSource) -> Result<SetConfig> {
-    let group = match (&source.group, &source.images, &source.train) {
-        (Some(name), _, _) => match Group::ALL.into_iter().find(|group| group.name() == name) {
-            Some(group) => group,
+    let given = match &source.group {
+        None => None,
+        Some(name) => match Group::ALL.into_iter().find(|group| group.name() == name) {
+            Some(group) => Some(group),
             None => bail!("--group {name} is unknown; use one of {}", Group::ALL.map(Group::name).join(", ")),
         },
-        (None, None, _) => Group::TextOnly,
-        (None, Some(_), None) => Group::ImageText,
-        (None, Some(_), Some(_)) => Group::ImageTextInContext,
     };
+    let guess = |images: bool, contexts: bool| match (images, contexts) {
+        (false, _) => Group::TextOnly,
+        (true, false) => Group::ImageText,
+        (true, true) => Group::ImageTextInContext,
+    };
+    if let Some(directory) = layout_directory(&source.source) {
+        if source.images.is_some() || source.train.is_some() {
+            bail!("{} is a whole data set; --images and --train belong to an instruction file", directory.display());
+        }
+        let manifest = Manifest::read(&directory)?;
+        let group = given.or(manifest.group).unwrap_or(guess(manifest.images > 0, manifest.contexts > 0));
+        return Ok(SetConfig {
+            name: manifest.name,
+            group,
+            dataset: Some(directory),
+            instructions: PathBuf::new(),
+            images: None,
+            train: None,
+            num_samples: 0,
+            task_description: Vec::new(),
+        });
+    }
+    let group = given.unwrap_or(guess(source.images.is_some(), source.train.is_some()));
     if group != Group::TextOnly && source.images.is_none() {
         bail!("group {} needs images; pass --images, or --group TEXT_ONLY", group.name());
     }
     Ok(SetConfig {
         name: String::new(),
         group,
+        dataset: None,
         instructions: source.source.clone(),
         images: source.images.clone(),
         train: source.train.clone(),

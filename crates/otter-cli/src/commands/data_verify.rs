@@ -5,7 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use otter_data::verify::{HistogramSummary, Severity, VerifyOptions, VerifyProgress, VerifyReport, report_html, verify};
+use otter_data::OutputForm;
+use otter_data::verify::{
+    FixOptions, FixReport, HistogramSummary, Severity, VerifyOptions, VerifyProgress, VerifyReport, report_html, verify,
+    verify_and_fix,
+};
 
 use super::data_source;
 use crate::arguments::DataVerify;
@@ -45,20 +49,41 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
         thumbnails: arguments.report.is_some(),
     };
     let bar = Bar::new();
-    let report = verify(&config, tokenizer.as_ref(), &options, &mut |progress| bar.show(progress))?;
+    let mut show = |progress| bar.show(progress);
+    let (report, fixed) = match &arguments.out {
+        None => (verify(&config, tokenizer.as_ref(), &options, &mut show)?, None),
+        Some(out) => {
+            let fix = FixOptions { form: form(&arguments.form)?, dedupe: arguments.dedupe };
+            let (report, fixed) = verify_and_fix(&config, tokenizer.as_ref(), &options, &fix, out, &mut show)?;
+            (report, Some(fixed))
+        }
+    };
     bar.0.finish_and_clear();
     if let Some(path) = &arguments.report {
         write_report(path, &report_html(&report, &source.display().to_string()))?;
     }
     if arguments.json {
-        output::json(&serde_json::to_value(&report)?)?;
+        let mut value = serde_json::to_value(&report)?;
+        if let Some(fixed) = &fixed {
+            value["fixed"] = serde_json::to_value(fixed)?;
+        }
+        output::json(&value)?;
     } else {
         print(&report)?;
         if let Some(path) = &arguments.report {
             output::text(&format!("report: {}", path.display()))?;
         }
+        if let Some(fixed) = &fixed {
+            print_fixed(fixed)?;
+        }
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn form(name: &str) -> Result<OutputForm> {
+    let known = || OutputForm::ALL.map(OutputForm::name).join(", ");
+    let form = OutputForm::ALL.into_iter().find(|form| form.name() == name);
+    form.with_context(|| format!("--form {name} is unknown; use one of {}", known()))
 }
 
 fn write_report(path: &Path, page: &str) -> Result<()> {
@@ -135,6 +160,38 @@ fn print(report: &VerifyReport) -> Result<()> {
         output::count(report.warnings),
         report.seconds
     ))
+}
+
+fn print_fixed(fixed: &FixReport) -> Result<()> {
+    output::text("")?;
+    output::text(&format!("repaired copy: {}", fixed.list.display()))?;
+    for (what, kept, left_out) in [
+        ("records", fixed.records, vec![("unusable", fixed.records_dropped), ("merged", fixed.records_merged)]),
+        ("contexts", fixed.contexts, vec![("unusable", fixed.contexts_dropped)]),
+        (
+            "images",
+            fixed.images,
+            vec![
+                ("undecodable", fixed.images_dropped),
+                ("merged", fixed.images_merged),
+                ("needed by no record", fixed.images_unused),
+            ],
+        ),
+    ] {
+        let left_out: Vec<String> = left_out
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(why, count)| format!("{} {why}", output::count(count)))
+            .collect();
+        let left_out =
+            if left_out.is_empty() { String::new() } else { format!("; left out: {}", left_out.join(", ")) };
+        output::text(&format!("  {} {what}{left_out}", output::count(kept)))?;
+    }
+    let ids = fixed.context_ids_removed + fixed.related_ids_removed;
+    if ids > 0 {
+        output::text(&format!("  {} ids removed from contexts and rel_ins_ids", output::count(ids)))?;
+    }
+    Ok(())
 }
 
 fn print_histogram(histogram: &HistogramSummary) -> Result<()> {

@@ -1,8 +1,8 @@
 //! The images: does each decode, how large is it, is it there twice?
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Cursor;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use image::{ExtendedColorType, ImageEncoder, ImageReader};
@@ -14,8 +14,7 @@ use crate::image_resize::resize_bicubic;
 
 use super::finding::{Findings, Reason};
 use super::histogram::Histogram;
-use super::id_table::id_hash;
-use super::source::{OpenedTable, Sources};
+use super::source::OpenedTable;
 
 /// Images decoded by one task between two merges.
 pub(super) const IMAGES_PER_CHUNK: usize = 16;
@@ -44,8 +43,8 @@ pub(super) struct ImagesChecked {
     pub(super) width: Histogram,
     pub(super) height: Histogram,
     pub(super) bytes: Histogram,
-    /// Hashes of the ids that cannot be used.
-    pub(super) bad: Vec<u64>,
+    /// Entries that cannot be used.
+    pub(super) bad: Vec<u32>,
     /// (hash of the pixels, entry).
     pub(super) contents: Vec<(u64, u32)>,
     pub(super) thumbnails: Vec<Thumbnail>,
@@ -63,8 +62,7 @@ pub(super) struct ImageCheck<'a> {
 }
 
 impl ImageCheck<'_> {
-    /// `images` are entries with their ids.
-    pub(super) fn run(&self, images: &[(u32, String)]) -> Result<ImagesChecked> {
+    pub(super) fn run(&self, entries: Range<usize>) -> Result<ImagesChecked> {
         let mut checked = ImagesChecked {
             findings: Findings::new(self.max_examples),
             width: Histogram::default(),
@@ -74,10 +72,11 @@ impl ImageCheck<'_> {
             contents: Vec::new(),
             thumbnails: Vec::new(),
         };
-        for (entry, id) in images {
-            if let Err((reason, message)) = self.image(*entry, id, &mut checked) {
-                checked.bad.push(id_hash(id));
-                self.add(&mut checked, reason, id, message);
+        for entry in entries {
+            let id = self.opened.table.id(entry)?;
+            if let Err((reason, message)) = self.image(entry as u32, &id, &mut checked) {
+                checked.bad.push(entry as u32);
+                self.add(&mut checked, reason, &id, message);
             }
         }
         Ok(checked)
@@ -89,11 +88,11 @@ impl ImageCheck<'_> {
     }
 
     fn image(&self, entry: u32, id: &str, checked: &mut ImagesChecked) -> Result<(), (Reason, String)> {
-        let bytes = match self.opened.table.encoded(id) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Err((Reason::BadImageEntry, "the table lists it but does not have it".into())),
-            Err(error) => return Err((Reason::BadImageEntry, without_name(&error))),
-        };
+        let bytes = self
+            .opened
+            .table
+            .encoded_entry(entry as usize)
+            .map_err(|error| (Reason::BadImageEntry, without_name(&error)))?;
         if bytes.is_empty() {
             return Err((Reason::EmptyImage, "its entry holds no byte".into()));
         }
@@ -176,32 +175,11 @@ pub(super) fn thumbnail(image: &RgbImage, caption: &str) -> Option<Thumbnail> {
     Some(Thumbnail { caption: caption.to_owned(), jpeg })
 }
 
-/// Ids of some entries of the tables.
-pub(super) fn ids_of(
-    sources: &Sources,
-    mut wanted: BTreeMap<(u32, u32), String>,
-) -> Result<BTreeMap<(u32, u32), String>> {
-    for (number, opened) in sources.tables.iter().enumerate() {
-        let number = number as u32;
-        if wanted.range((number, 0)..=(number, u32::MAX)).next().is_none() {
-            continue;
-        }
-        let mut entry = 0;
-        opened.table.visit_ids(&mut |id| {
-            if let Some(text) = wanted.get_mut(&(number, entry)) {
-                id.clone_into(text);
-            }
-            entry += 1;
-            Ok(())
-        })?;
-    }
-    Ok(wanted)
-}
-
 /// Decodes an image again for the report.
-pub(super) fn thumbnail_of(config: &DataConfig, opened: &OpenedTable, id: &str) -> Option<Thumbnail> {
-    let bytes = opened.table.encoded(id).ok()??;
-    thumbnail(&open_image(&bytes, config.switches().orientation, id).ok()?, id)
+pub(super) fn thumbnail_of(config: &DataConfig, opened: &OpenedTable, entry: u32) -> Option<Thumbnail> {
+    let id = opened.table.id(entry as usize).ok()?;
+    let bytes = opened.table.encoded_entry(entry as usize).ok()?;
+    thumbnail(&open_image(&bytes, config.switches().orientation, &id).ok()?, &id)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! itself is reported.
 
 mod finding;
+mod fix;
 mod histogram;
 mod html;
 mod id_table;
@@ -26,16 +27,16 @@ mod samples;
 mod source;
 mod windows;
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-
-use rayon::prelude::*;
 
 use crate::config::{DataConfig, Group, Sampling};
 use crate::error::Result;
 use crate::tokenizer::TextTokenizer;
 
 pub use finding::{Example, FileCount, FindingSummary, Reason, Severity};
+pub use fix::{FIXED_LIST, FixOptions, FixReport, verify_and_fix};
 pub use histogram::{Bin, HistogramSummary};
 pub use html::report_html;
 pub(crate) use images::Thumbnail;
@@ -43,7 +44,7 @@ pub use report::{SetSummary, TableSummary, VerifyReport};
 
 use finding::Findings;
 use histogram::Histogram;
-use images::{IMAGES_PER_CHUNK, ImageCheck, ImagesChecked};
+use images::{IMAGES_PER_CHUNK, ImageCheck, thumbnail_of};
 use records::{Copy, RecordCheck};
 use samples::SampleCheck;
 use source::{Sources, flag};
@@ -51,9 +52,6 @@ pub(crate) use windows::in_windows;
 
 /// Records and samples handled by one task between two merges.
 const RECORDS_PER_CHUNK: usize = 512;
-
-/// Images decoded between two merges.
-const IMAGES_PER_WINDOW: usize = 64 * IMAGES_PER_CHUNK;
 
 /// Pictures of a kind in the HTML report.
 const SAMPLE_THUMBNAILS: usize = 24;
@@ -190,7 +188,7 @@ impl<'a> Verifier<'a> {
         let step = if self.options.thumbnails { (total as usize / SAMPLE_THUMBNAILS).max(1) } else { 0 };
         let one_large = Mutex::new(());
         let mut contents: Vec<(u64, (u32, u32))> = Vec::new();
-        let mut done = 0;
+        let mut before = 0;
         for number in 0..self.sources.tables.len() {
             let mut bad = Vec::new();
             let opened = &self.sources.tables[number];
@@ -201,42 +199,27 @@ impl<'a> Verifier<'a> {
                 thumbnail_step: step as u32,
                 one_large: &one_large,
             };
-            let mut window: Vec<(u32, String)> = Vec::with_capacity(IMAGES_PER_WINDOW);
-            let mut stopped = false;
-            let mut flush = |window: &mut Vec<(u32, String)>| -> Result<bool> {
-                let results: Vec<Result<ImagesChecked>> =
-                    window.par_chunks(IMAGES_PER_CHUNK).map(|images| check.run(images)).collect();
-                for result in results {
-                    let checked = result?;
-                    self.findings.merge(checked.findings);
-                    self.histograms.width.merge(&checked.width);
-                    self.histograms.height.merge(&checked.height);
-                    self.histograms.image_bytes.merge(&checked.bytes);
+            let (findings, histograms) = (&mut self.findings, &mut self.histograms);
+            let thumbnails = &mut self.thumbnails.samples;
+            in_windows(
+                opened.table.len(),
+                IMAGES_PER_CHUNK,
+                |entries| check.run(entries),
+                |checked, done| {
+                    findings.merge(checked.findings);
+                    histograms.width.merge(&checked.width);
+                    histograms.height.merge(&checked.height);
+                    histograms.image_bytes.merge(&checked.bytes);
                     contents.extend(checked.contents.iter().map(|&(hash, entry)| (hash, (number as u32, entry))));
                     bad.extend(checked.bad);
-                    self.thumbnails.samples.extend(checked.thumbnails);
-                }
-                done += window.len() as u64;
-                window.clear();
-                progress(VerifyProgress { stage: "images", done, total });
-                Ok(self.options.strict && self.findings.first_error().is_some())
-            };
-            let mut entry = 0;
-            opened.table.visit_ids(&mut |id| {
-                if !stopped {
-                    window.push((entry, id.to_owned()));
-                    if window.len() == IMAGES_PER_WINDOW {
-                        stopped = flush(&mut window)?;
-                    }
-                }
-                entry += 1;
-                Ok(())
-            })?;
-            if !stopped {
-                stopped = flush(&mut window)?;
-            }
+                    thumbnails.extend(checked.thumbnails);
+                    progress(VerifyProgress { stage: "images", done: before + done as u64, total });
+                    !(self.options.strict && findings.first_error().is_some())
+                },
+            )?;
+            before += opened.table.len() as u64;
             self.sources.tables[number].bad.extend(bad);
-            if stopped {
+            if self.stops() {
                 return Ok(());
             }
         }
@@ -246,25 +229,25 @@ impl<'a> Verifier<'a> {
     }
 
     fn report_image_copies(&mut self) -> Result<()> {
-        let shown = self.options.max_examples.max(DUPLICATE_THUMBNAILS);
-        let wanted = self.image_copies.iter().take(shown).flat_map(|copy| [copy.place, copy.first]);
-        let ids = images::ids_of(&self.sources, wanted.map(|place| (place, String::new())).collect())?;
-        let id = |place: (u32, u32)| ids.get(&place).map_or("", String::as_str);
-        for copy in &self.image_copies {
-            let table = &self.sources.tables[copy.place.0 as usize];
-            self.findings.add(Reason::DuplicateImage, table.file, id(copy.place), || {
-                let first = self.sources.tables[copy.first.0 as usize].table.path().display();
-                let message = format!("the same pixels as {} of {first}", id(copy.first));
-                (table.table.path().display().to_string(), message)
+        for (number, copy) in self.image_copies.iter().enumerate() {
+            let table = |place: (u32, u32)| &self.sources.tables[place.0 as usize];
+            // The ids are only needed for examples.
+            let id = |place: (u32, u32)| match number < self.options.max_examples {
+                true => table(place).table.id(place.1 as usize).map(Cow::into_owned),
+                false => Ok(String::new()),
+            };
+            let (own, first) = (id(copy.place)?, id(copy.first)?);
+            self.findings.add(Reason::DuplicateImage, table(copy.place).file, &own, || {
+                let message = format!("the same pixels as {first} of {}", table(copy.first).table.path().display());
+                (table(copy.place).table.path().display().to_string(), message)
             });
         }
         if self.options.thumbnails {
-            for copy in self.image_copies.iter().take(DUPLICATE_THUMBNAILS) {
-                let picture = |place: (u32, u32)| {
-                    images::thumbnail_of(&self.config, &self.sources.tables[place.0 as usize], id(place))
-                };
-                self.thumbnails.duplicates.extend(picture(copy.first).zip(picture(copy.place)));
-            }
+            let picture =
+                |place: (u32, u32)| thumbnail_of(&self.config, &self.sources.tables[place.0 as usize], place.1);
+            let copies = self.image_copies.iter().take(DUPLICATE_THUMBNAILS);
+            self.thumbnails.duplicates =
+                copies.filter_map(|copy| picture(copy.first).zip(picture(copy.place))).collect();
         }
         Ok(())
     }
@@ -367,16 +350,12 @@ impl<'a> Verifier<'a> {
             return Ok(());
         }
         for opened in &self.sources.tables {
-            let mut entry = 0;
-            opened.table.visit_ids(&mut |id| {
-                if !opened.ids.is_used(entry) {
-                    self.findings.add(Reason::UnusedImage, opened.file, id, || {
-                        (opened.table.path().display().to_string(), "no record refers to it".into())
-                    });
-                }
-                entry += 1;
-                Ok(())
-            })?;
+            for entry in (0..opened.table.len()).filter(|entry| !opened.ids.is_used(*entry as u32)) {
+                let id = opened.table.id(entry)?;
+                self.findings.add(Reason::UnusedImage, opened.file, &id, || {
+                    (opened.table.path().display().to_string(), "no record refers to it".into())
+                });
+            }
         }
         Ok(())
     }

@@ -90,12 +90,11 @@ impl RecordCheck<'_> {
         }
         let mut flags = 0;
         for image in &record.image_ids {
-            let hash = id_hash(image);
-            match self.sources.find_image(number, hash) {
+            match self.sources.find_image(number, image) {
                 Some((table, entry)) => {
                     let table = &self.sources.tables[table];
                     table.ids.mark_used(entry);
-                    if table.bad.contains(&hash) {
+                    if table.bad.contains(&entry) {
                         flags = flag::IMAGES;
                         found.add(Reason::BadImage, || {
                             format!("image {image} of {} cannot be decoded", table.table.path().display())

@@ -66,8 +66,18 @@ pub(super) struct OpenedTable {
     pub(super) table: ImageTable,
     pub(super) ids: IdTable,
     pub(super) file: u32,
-    /// Hashes of the ids whose images cannot be decoded.
-    pub(super) bad: HashSet<u64>,
+    /// Entries whose images cannot be decoded.
+    pub(super) bad: HashSet<u32>,
+}
+
+impl OpenedTable {
+    fn find(&self, id: &str, hash: u64) -> Option<u32> {
+        self.ids.find(hash).or_else(|| match self.table {
+            // A picture can be named with and without its extension.
+            ImageTable::Folder(_) | ImageTable::Tar(_) => self.table.find(id).ok()?.map(|entry| entry as u32),
+            _ => None,
+        })
+    }
 }
 
 /// What the sets of one group share: ids are looked up in the own file first, then in the others.
@@ -189,9 +199,10 @@ impl Sources {
     }
 
     /// The image with this id as a record of set `from` would find it: table and entry.
-    pub(super) fn find_image(&self, from: usize, hash: u64) -> Option<(usize, u32)> {
+    pub(super) fn find_image(&self, from: usize, id: &str) -> Option<(usize, u32)> {
+        let hash = id_hash(id);
         self.table_order(from)
-            .find_map(|table| self.tables[table].ids.find(hash).map(|entry| (table, entry)))
+            .find_map(|table| self.tables[table].find(id, hash).map(|entry| (table, entry)))
     }
 
     /// Tables in which a set looks for images, in order.
@@ -261,21 +272,12 @@ fn record_ids(instructions: &InstructionTable, file: u32, findings: &mut Finding
 }
 
 fn table_ids(table: &ImageTable, file: u32, findings: &mut Findings) -> Result<IdTable> {
-    // A picture in a folder can be named with and without its extension.
-    let names_each = if matches!(table, ImageTable::Folder(_)) { 2 } else { 1 };
-    let mut ids = IdTable::new(table.len() * names_each);
-    let mut entry = 0;
-    table.visit_ids(&mut |id| {
-        check_id(id, file, table.path(), findings);
-        ids.insert(id_hash(id), entry);
-        if names_each == 2
-            && let Some((stem, _)) = id.rsplit_once('.')
-        {
-            ids.insert(id_hash(stem), entry);
-        }
-        entry += 1;
-        Ok(())
-    })?;
+    let mut ids = IdTable::new(table.len());
+    for entry in 0..table.len() {
+        let id = table.id(entry)?;
+        check_id(&id, file, table.path(), findings);
+        ids.insert(id_hash(&id), entry as u32);
+    }
     repeated(findings, file, table.path(), table.repeated_ids());
     Ok(ids)
 }
