@@ -107,6 +107,13 @@ impl ImageTable {
         }
     }
 
+    /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
+    pub fn release_pages(&self) {
+        if let Self::Json(index) = self {
+            index.release_pages();
+        }
+    }
+
     /// Id of an entry, in the order of the files.
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match self {

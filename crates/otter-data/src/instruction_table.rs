@@ -71,6 +71,13 @@ impl InstructionTable {
         }
     }
 
+    /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
+    pub fn release_pages(&self) {
+        if let Self::Json(index) = self {
+            index.release_pages();
+        }
+    }
+
     /// The record of an entry; the inner error says why this one record cannot be used.
     pub fn record(&self, entry: usize) -> Result<Record, String> {
         match self {
@@ -134,6 +141,13 @@ impl ContextTable {
         match self {
             Self::Json(index) => index.key(entry),
             Self::Layout(table) => table.id(entry).map(Cow::Owned),
+        }
+    }
+
+    /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
+    pub fn release_pages(&self) {
+        if let Self::Json(index) = self {
+            index.release_pages();
         }
     }
 

@@ -93,6 +93,7 @@ pub fn stats(config: &DataConfig, progress: &mut dyn FnMut(u64, u64)) -> Result<
             table.len(),
             RECORDS_PER_CHUNK,
             |entries| entries.map(|entry| describe(table, entry, set.group, &set.name)).collect::<Result<Vec<_>>>(),
+            || table.release_pages(),
             |pairs, done| {
                 pairs.into_iter().for_each(|pair| counter.add(pair, set.train.is_none()));
                 progress(before + done as u64, total);
@@ -107,6 +108,9 @@ pub fn stats(config: &DataConfig, progress: &mut dyn FnMut(u64, u64)) -> Result<
                 let size = train.context(entry).map_or(0, |context| context.len());
                 let id = train.id(entry)?;
                 counter.context(&code_of(&id, &set.name), size as u64);
+                if entry % RECORDS_PER_CHUNK == 0 {
+                    train.release_pages();
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ pub enum Data {
   otter data show --config recipes/toybox.toml --index 3")]
     Show(DataShow),
     /// Look at every id, record and image of a data set, and say what is wrong with it.
-    #[command(after_help = "Exit status: 0 without errors (warnings do not count), 1 with errors or when it cannot be looked at.
+    #[command(after_help = "Exit status: 0 without errors (warnings do not count) or when --fix has written its copy, 1 with errors or when it cannot be looked at.
 
 Examples:
   otter data verify recipes/toybox.toml

@@ -77,7 +77,7 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
             print_fixed(fixed)?;
         }
     }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_clean() || fixed.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn form(name: &str) -> Result<OutputForm> {

@@ -106,7 +106,9 @@ struct Repair<'a, 'b> {
     merged_images: HashMap<(u32, u32), String>,
     /// The same for records: (set, entry).
     merged_records: HashMap<(u32, u32), String>,
-    /// Images that stay, a bit for each entry of each table.
+    /// Sets whose train file would be empty: without one, all their records would become samples.
+    without_samples: Vec<bool>,
+    /// Images that stay, for each entry of each table.
     needed: Vec<Vec<bool>>,
     report: FixReport,
 }
@@ -121,12 +123,25 @@ impl<'a, 'b> Repair<'a, 'b> {
             names: folder_names(&sources.sets),
             merged_images: HashMap::new(),
             merged_records: HashMap::new(),
+            without_samples: vec![false; sources.sets.len()],
             needed: sources.tables.iter().map(|opened| vec![false; opened.table.len()]).collect(),
             report: FixReport { list: out.join(FIXED_LIST), ..FixReport::default() },
         };
         if fix.dedupe {
             repair.merge_images()?;
             repair.merge_records()?;
+        }
+        for (number, opened) in sources.sets.iter().enumerate() {
+            let Some(train) = &opened.set.train else { continue };
+            let mut has_samples = false;
+            for entry in 0..train.len() {
+                let found = sources.find_record(number, id_hash(&train.id(entry)?));
+                if found.is_some_and(|(set, record)| repair.stays(set, record)) && train.context(entry).is_ok() {
+                    has_samples = true;
+                    break;
+                }
+            }
+            repair.without_samples[number] = !has_samples;
         }
         Ok(repair)
     }
@@ -165,6 +180,7 @@ impl<'a, 'b> Repair<'a, 'b> {
     fn stays(&self, set: usize, entry: u32) -> bool {
         self.verifier.sources.sets[set].flags(entry) & flag::UNUSABLE == 0
             && !self.merged_records.contains_key(&(set as u32, entry))
+            && !self.without_samples[set]
     }
 
     /// The id under which a record of the repaired copy finds an image; `None` if it is not there.

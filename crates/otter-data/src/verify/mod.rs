@@ -205,6 +205,7 @@ impl<'a> Verifier<'a> {
                 opened.table.len(),
                 IMAGES_PER_CHUNK,
                 |entries| check.run(entries),
+                || opened.table.release_pages(),
                 |checked, done| {
                     findings.merge(checked.findings);
                     histograms.width.merge(&checked.width);
@@ -270,6 +271,7 @@ impl<'a> Verifier<'a> {
                 count,
                 RECORDS_PER_CHUNK,
                 |entries| check.run(number, entries),
+                || self.sources.sets[number].set.instructions.release_pages(),
                 |checked, done| {
                     findings.merge(checked.findings);
                     histograms.instruction_characters.merge(&checked.instruction_characters);
@@ -326,6 +328,7 @@ impl<'a> Verifier<'a> {
                 count,
                 RECORDS_PER_CHUNK,
                 |entries| check.run(number, entries),
+                || self.sources.release_records(),
                 |checked, done| {
                     findings.merge(checked.findings);
                     histograms.context.merge(&checked.context);

@@ -26,6 +26,9 @@ pub(super) mod flag {
     pub(crate) const UNUSABLE: u8 = UNREADABLE | IMAGES | EMPTY_ANSWER | TOKENS;
 }
 
+/// Mapped pages are let go of after so many ids.
+const RELEASE_EVERY: usize = 1 << 14;
+
 /// One set with the ids of its records.
 pub(super) struct OpenedSet {
     pub(super) config: SetConfig,
@@ -186,6 +189,14 @@ impl Sources {
         }) as u32
     }
 
+    /// Lets go of mapped pages of the instruction and train files.
+    pub(super) fn release_records(&self) {
+        for opened in &self.sets {
+            opened.set.instructions.release_pages();
+            opened.set.train.iter().for_each(ContextTable::release_pages);
+        }
+    }
+
     pub(super) fn file_name(&self, file: u32) -> String {
         self.files.get(file as usize).cloned().unwrap_or_default()
     }
@@ -266,6 +277,9 @@ fn record_ids(instructions: &InstructionTable, file: u32, findings: &mut Finding
                 (instructions.path().display().to_string(), "the id stands more than once".to_owned())
             });
         }
+        if entry % RELEASE_EVERY == 0 {
+            instructions.release_pages();
+        }
     }
     repeated(findings, file, instructions.path(), instructions.repeated_ids());
     Ok(ids)
@@ -277,6 +291,9 @@ fn table_ids(table: &ImageTable, file: u32, findings: &mut Findings) -> Result<I
         let id = table.id(entry)?;
         check_id(&id, file, table.path(), findings);
         ids.insert(id_hash(&id), entry as u32);
+        if entry % RELEASE_EVERY == 0 {
+            table.release_pages();
+        }
     }
     repeated(findings, file, table.path(), table.repeated_ids());
     Ok(ids)

@@ -10,10 +10,12 @@ use crate::error::Result;
 const CHUNKS_PER_WINDOW: usize = 64;
 
 /// Runs `work` on pieces of `0..total` and hands the results to `merge` in order; `merge` returns whether to go on.
+/// `after_window` runs now and then, to let go of what the pieces left behind.
 pub(crate) fn in_windows<Out: Send>(
     total: usize,
     chunk: usize,
     work: impl Fn(Range<usize>) -> Result<Out> + Sync,
+    after_window: impl Fn(),
     mut merge: impl FnMut(Out, usize) -> bool,
 ) -> Result<()> {
     let chunks = total.div_ceil(chunk);
@@ -28,6 +30,7 @@ pub(crate) fn in_windows<Out: Send>(
                 return Ok(());
             }
         }
+        after_window();
     }
     Ok(())
 }
