@@ -16,33 +16,34 @@ const WORDS: [(&str, &[&str]); 4] = [
     (
         "en",
         &[
-            "the", "and", "is", "of", "in", "to", "are", "what", "how", "with", "there", "this", "that", "it", "can",
-            "you", "does", "has", "was", "they", "which", "who", "where", "why", "on", "for", "at", "from", "his", "her",
-            "do", "if", "i", "my", "not", "yes", "he", "she", "a",
+            "the", "and", "is", "of", "in", "to", "are", "what", "how", "with", "there", "this", "that",
+            "it", "can", "you", "does", "has", "was", "they", "which", "who", "where", "why", "on", "for",
+            "at", "from", "his", "her", "do", "if", "i", "my", "not", "yes", "he", "she", "a",
         ],
     ),
     (
         "es",
         &[
-            "el", "los", "las", "una", "y", "es", "del", "qué", "en", "con", "por", "para", "cómo", "está", "están", "hay",
-            "su", "al", "dónde", "cuántos", "cuántas", "se", "lo", "mi", "son", "muy", "sí", "no", "cuál", "la", "de", "un",
-            "que", "quién", "tiene",
+            "el", "los", "las", "una", "y", "es", "del", "qué", "en", "con", "por", "para", "cómo", "está",
+            "están", "hay", "su", "al", "dónde", "cuántos", "cuántas", "se", "lo", "mi", "son", "muy", "sí",
+            "no", "cuál", "la", "de", "un", "que", "quién", "tiene",
         ],
     ),
     (
         "de",
         &[
-            "der", "die", "das", "und", "ist", "ein", "eine", "einen", "einem", "einer", "auf", "mit", "den", "dem", "wie",
-            "was", "sind", "im", "zu", "von", "nicht", "es", "sich", "für", "wo", "wer", "ich", "mein", "kann", "ja", "nein",
-            "warum", "welche", "er", "sie", "in",
+            "der", "die", "das", "und", "ist", "ein", "eine", "einen", "einem", "einer", "auf", "mit", "den",
+            "dem", "wie", "was", "sind", "im", "zu", "von", "nicht", "es", "sich", "für", "wo", "wer", "ich",
+            "mein", "kann", "ja", "nein", "warum", "welche", "er", "sie", "in",
         ],
     ),
     (
         "fr",
         &[
-            "le", "les", "une", "et", "est", "du", "des", "que", "quelle", "quel", "dans", "avec", "pour", "sur", "il",
-            "elle", "sont", "au", "aux", "qui", "où", "comment", "ce", "cette", "ne", "pas", "la", "de", "un", "y", "oui",
-            "non", "combien", "pourquoi", "je", "mon", "se", "en", "quels", "l", "d", "a",
+            "le", "les", "une", "et", "est", "du", "des", "que", "quelle", "quel", "dans", "avec", "pour",
+            "sur", "il", "elle", "sont", "au", "aux", "qui", "où", "comment", "ce", "cette", "ne", "pas",
+            "la", "de", "un", "y", "oui", "non", "combien", "pourquoi", "je", "mon", "se", "en", "quels",
+            "l", "d", "a",
         ],
     ),
 ];
@@ -58,7 +59,10 @@ pub fn guess_language(text: &str) -> Option<&'static str> {
             '\u{3040}'..='\u{30FF}' | '\u{31F0}'..='\u{31FF}' | '\u{FF66}'..='\u{FF9D}' => 0,
             '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' => 1,
             '\u{1100}'..='\u{11FF}' | '\u{3130}'..='\u{318F}' | '\u{AC00}'..='\u{D7AF}' => 2,
-            '\u{0600}'..='\u{06FF}' | '\u{0750}'..='\u{077F}' | '\u{FB50}'..='\u{FDFF}' | '\u{FE70}'..='\u{FEFC}' => 3,
+            '\u{0600}'..='\u{06FF}'
+            | '\u{0750}'..='\u{077F}'
+            | '\u{FB50}'..='\u{FDFF}'
+            | '\u{FE70}'..='\u{FEFC}' => 3,
             'a'..='z' | 'A'..='Z' | '\u{C0}'..='\u{24F}' => 4,
             _ => continue,
         };
@@ -167,7 +171,14 @@ mod tests {
         ),
         (
             "zh",
-            &["这个男人拿着什么？", "两只狗跑过田野。", "有几个杯子？", "是蓝色的。", "是。", "第二张图片里多了一辆 BMW 汽车。"],
+            &[
+                "这个男人拿着什么？",
+                "两只狗跑过田野。",
+                "有几个杯子？",
+                "是蓝色的。",
+                "是。",
+                "第二张图片里多了一辆 BMW 汽车。",
+            ],
         ),
         (
             "ja",
@@ -182,11 +193,25 @@ mod tests {
         ),
         (
             "ko",
-            &["남자는 무엇을 들고 있나요?", "개 두 마리가 들판을 달립니다.", "컵이 몇 개 있나요?", "파란색입니다.", "네.", "두 번째 사진에는 차가 한 대 더 있습니다."],
+            &[
+                "남자는 무엇을 들고 있나요?",
+                "개 두 마리가 들판을 달립니다.",
+                "컵이 몇 개 있나요?",
+                "파란색입니다.",
+                "네.",
+                "두 번째 사진에는 차가 한 대 더 있습니다.",
+            ],
         ),
         (
             "ar",
-            &["ماذا يحمل الرجل؟", "كلبان يركضان في الحقل.", "كم عدد الأكواب؟", "إنه أزرق.", "نعم.", "تظهر الصورة الثانية سيارة أخرى قرب البوابة."],
+            &[
+                "ماذا يحمل الرجل؟",
+                "كلبان يركضان في الحقل.",
+                "كم عدد الأكواب؟",
+                "إنه أزرق.",
+                "نعم.",
+                "تظهر الصورة الثانية سيارة أخرى قرب البوابة.",
+            ],
         ),
     ];
 

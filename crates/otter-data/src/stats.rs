@@ -92,7 +92,9 @@ pub fn stats(config: &DataConfig, progress: &mut dyn FnMut(u64, u64)) -> Result<
         in_windows(
             table.len(),
             RECORDS_PER_CHUNK,
-            |entries| entries.map(|entry| describe(table, entry, set.group, &set.name)).collect::<Result<Vec<_>>>(),
+            |entries| {
+                entries.map(|entry| describe(table, entry, set.group, &set.name)).collect::<Result<Vec<_>>>()
+            },
             || table.release_pages(),
             |pairs, done| {
                 pairs.into_iter().for_each(|pair| counter.add(pair, set.train.is_none()));
@@ -185,7 +187,8 @@ fn words(text: &str) -> u64 {
     let mut words = 0;
     let mut inside = false;
     for character in text.chars() {
-        let wide = matches!(character, '\u{3040}'..='\u{30FF}' | '\u{3400}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7AF}');
+        let wide =
+            matches!(character, '\u{3040}'..='\u{30FF}' | '\u{3400}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7AF}');
         if wide {
             words += 1;
             inside = false;

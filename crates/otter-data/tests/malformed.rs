@@ -29,7 +29,8 @@ impl Corpus {
     fn sound() -> Self {
         let corpus = Self(tempfile::tempdir().unwrap());
         corpus.records(json!({"a": record(&["red"]), "b": record(&["second"])}));
-        corpus.json("images.json", &json!({"red": image_text("rgb_96x64.png"), "second": image_text("photo")}));
+        corpus
+            .json("images.json", &json!({"red": image_text("rgb_96x64.png"), "second": image_text("photo")}));
         corpus.json("train.json", &json!({"a": ["b"], "b": []}));
         corpus.list("images.json");
         corpus
@@ -90,7 +91,8 @@ fn image_bytes(name: &str) -> Vec<u8> {
         std::fs::read_dir(golden("images")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let wanted = if name == "photo" { "jpg" } else { "png" };
-    let file = files.iter().find(|file| file.extension().is_some_and(|extension| extension == wanted)).unwrap();
+    let file =
+        files.iter().find(|file| file.extension().is_some_and(|extension| extension == wanted)).unwrap();
     std::fs::read(file).unwrap()
 }
 
@@ -113,11 +115,8 @@ impl Outcome {
         let config = corpus.config();
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let outcome = Self {
-                loader: load(&config),
-                report: check(&config, false),
-                strict: check(&config, true),
-            };
+            let outcome =
+                Self { loader: load(&config), report: check(&config, false), strict: check(&config, true) };
             let _ = sender.send(outcome);
         });
         match receiver.recv_timeout(PATIENCE) {
@@ -217,7 +216,8 @@ fn load(config: &DataConfig) -> Result<DataReport, String> {
 
 fn check(config: &DataConfig, strict: bool) -> Result<VerifyReport, String> {
     let options = VerifyOptions { strict, thumbnails: true, ..VerifyOptions::default() };
-    verify(config, Some(&tokenizer("tokenizer_llama")), &options, &mut |_| {}).map_err(|error| error.to_string())
+    verify(config, Some(&tokenizer("tokenizer_llama")), &options, &mut |_| {})
+        .map_err(|error| error.to_string())
 }
 
 #[test]
@@ -336,7 +336,10 @@ fn images_that_claim_to_be_huge() {
 
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 })
+        (0..8).fold(
+            crc ^ u32::from(byte),
+            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xEDB8_8320 } else { crc >> 1 },
+        )
     })
 }
 
@@ -364,12 +367,18 @@ fn ids_that_lead_nowhere() {
     let corpus = Corpus::sound();
     corpus.records(json!({"a": record(&["blue"]), "b": record(&["second"])}));
     let outcome = Outcome::of(&corpus);
-    outcome.only(&[Reason::MissingImage, Reason::UnusedImage]).stops_at(Reason::MissingImage).skips("missing_image", 1);
+    outcome
+        .only(&[Reason::MissingImage, Reason::UnusedImage])
+        .stops_at(Reason::MissingImage)
+        .skips("missing_image", 1);
     assert_eq!(outcome.verified().usable_samples, 1);
 
     let corpus = Corpus::sound();
     corpus.json("train.json", &json!({"a": ["gone"], "b": []}));
-    Outcome::of(&corpus).only(&[Reason::MissingContext]).stops_at(Reason::MissingContext).skips("missing_context", 1);
+    Outcome::of(&corpus)
+        .only(&[Reason::MissingContext])
+        .stops_at(Reason::MissingContext)
+        .skips("missing_context", 1);
 
     let corpus = Corpus::sound();
     corpus.json("train.json", &json!({"gone": [], "b": ["a"]}));
@@ -382,7 +391,10 @@ fn ids_that_lead_nowhere() {
     // The context's record is the bad one.
     let corpus = Corpus::sound();
     corpus.records(json!({"a": record(&["red"]), "b": record(&["blue"])}));
-    Outcome::of(&corpus).stops_at(Reason::MissingImage).finds(Reason::UnusableContext).refuses(&["no batch", "\"missing_image\": 2"]);
+    Outcome::of(&corpus)
+        .stops_at(Reason::MissingImage)
+        .finds(Reason::UnusableContext)
+        .refuses(&["no batch", "\"missing_image\": 2"]);
 }
 
 #[test]
@@ -475,7 +487,10 @@ fn values_of_the_wrong_kind() {
 fn repeated_ids() {
     let corpus = Corpus::sound();
     let (first, last) = (json!({"instruction": "first"}), record(&["red"]));
-    corpus.write("instructions.json", format!("{{\"data\":{{\"a\":{first},\"b\":{},\"a\":{last}}}}}", record(&["second"])));
+    corpus.write(
+        "instructions.json",
+        format!("{{\"data\":{{\"a\":{first},\"b\":{},\"a\":{last}}}}}", record(&["second"])),
+    );
     let outcome = Outcome::of(&corpus);
     outcome.only(&[Reason::RepeatedId]).loads(2);
     assert_eq!(outcome.verified().count(Reason::RepeatedId), 1);
@@ -516,7 +531,9 @@ fn texts_of_a_hundred_megabytes() {
     assert_eq!(outcome.loader.as_ref().unwrap().used, 1);
 
     let corpus = Corpus::sound();
-    corpus.records(json!({"a": {"instruction": "q", "answer": "a", "image_ids": long}, "b": record(&["second"])}));
+    corpus.records(
+        json!({"a": {"instruction": "q", "answer": "a", "image_ids": long}, "b": record(&["second"])}),
+    );
     Outcome::of(&corpus).stops_at(Reason::MissingImage).skips("missing_image", 1);
 
     let corpus = Corpus::sound();
@@ -629,10 +646,15 @@ mod parquet_files {
             ("message m { required int64 base64; required binary id (UTF8); }", vec![numbers(), ids]),
             ("message m { required binary base64 (UTF8); required int64 id; }", vec![images, numbers()]),
             ("message m { required int64 a; }", vec![numbers()]),
-            ("message m { required int64 a; required int64 b; required int64 c; }", vec![numbers(), numbers(), numbers()]),
+            (
+                "message m { required int64 a; required int64 b; required int64 c; }",
+                vec![numbers(), numbers(), numbers()],
+            ),
         ];
         for (message, columns) in cases {
-            Outcome::of(&corpus(message, &columns)).stops_at(Reason::UnreadableFile).refuses(&["images.parquet"]);
+            Outcome::of(&corpus(message, &columns))
+                .stops_at(Reason::UnreadableFile)
+                .refuses(&["images.parquet"]);
         }
     }
 
@@ -640,11 +662,15 @@ mod parquet_files {
     fn ids_that_are_no_text_or_stand_twice() {
         let [images, _] = sound_columns();
         let ids = Column::Texts(vec![b"red\xFF".to_vec(), b"second".to_vec()]);
-        Outcome::of(&corpus(SOUND, &[images, ids])).stops_at(Reason::UnreadableFile).refuses(&["images.parquet"]);
+        Outcome::of(&corpus(SOUND, &[images, ids]))
+            .stops_at(Reason::UnreadableFile)
+            .refuses(&["images.parquet"]);
         let [Column::Texts(mut images), Column::Texts(mut ids)] = sound_columns() else { unreachable!() };
         images.push(image_text("png").into_bytes());
         ids.push(b"red".to_vec());
-        Outcome::of(&corpus(SOUND, &[Column::Texts(images), Column::Texts(ids)])).only(&[Reason::RepeatedId]).loads(2);
+        Outcome::of(&corpus(SOUND, &[Column::Texts(images), Column::Texts(ids)]))
+            .only(&[Reason::RepeatedId])
+            .loads(2);
     }
 
     #[test]
@@ -669,7 +695,11 @@ mod parquet_files {
             sound.write("images.parquet", &spoilt);
             let outcome = Outcome::of(&sound);
             if let (Ok(report), Ok(loaded)) = (&outcome.report, &outcome.loader) {
-                assert_eq!(report.usable_samples, loaded.used, "byte {place}: {:?} {loaded:?}", report.findings);
+                assert_eq!(
+                    report.usable_samples, loaded.used,
+                    "byte {place}: {:?} {loaded:?}",
+                    report.findings
+                );
             }
         }
     }

@@ -8,7 +8,9 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{golden, tokenizer};
-use otter_data::verify::{FixOptions, FixReport, Reason, VerifyOptions, VerifyReport, verify, verify_and_fix};
+use otter_data::verify::{
+    FixOptions, FixReport, Reason, VerifyOptions, VerifyReport, verify, verify_and_fix,
+};
 use otter_data::{DataConfig, Dataset, OutputForm};
 use serde_json::{Value, json};
 
@@ -78,13 +80,18 @@ TEXT_ONLY:
     DataConfig { mimicit_yaml: Some(folder.join("list.yaml")), image_size: 8, ..DataConfig::default() }
 }
 
-fn fix(config: &DataConfig, out: &Path, form: OutputForm, dedupe: bool) -> (VerifyReport, FixReport, VerifyReport) {
+fn fix(
+    config: &DataConfig,
+    out: &Path,
+    form: OutputForm,
+    dedupe: bool,
+) -> (VerifyReport, FixReport, VerifyReport) {
     let tokenizer = tokenizer("tokenizer_llama");
     let options = VerifyOptions::default();
     let fix = FixOptions { form, dedupe };
-    let (before, fixed) =
-        verify_and_fix(config, Some(&tokenizer), &options, &fix, out, &mut |_| {}).unwrap();
-    let repaired = DataConfig { mimicit_yaml: Some(fixed.list.clone()), image_size: 8, ..DataConfig::default() };
+    let (before, fixed) = verify_and_fix(config, Some(&tokenizer), &options, &fix, out, &mut |_| {}).unwrap();
+    let repaired =
+        DataConfig { mimicit_yaml: Some(fixed.list.clone()), image_size: 8, ..DataConfig::default() };
     let after = verify(&repaired, Some(&tokenizer), &options, &mut |_| {}).unwrap();
     // The loader agrees.
     let loaded = Dataset::open(&repaired, tokenizer).unwrap().check(true).unwrap();
@@ -101,7 +108,9 @@ fn nothing_is_wrong_with_the_copy_in_any_form() {
         let (before, fixed, after) = fix(&config, &out, form, false);
         assert!(before.errors > 10);
         assert!(after.is_clean(), "{form}: {:?}", after.findings);
-        for reason in [Reason::DanglingRelated, Reason::SelfReference, Reason::RepeatedContext, Reason::UnusedImage] {
+        for reason in
+            [Reason::DanglingRelated, Reason::SelfReference, Reason::RepeatedContext, Reason::UnusedImage]
+        {
             assert_eq!(after.count(reason), 0, "{form} {reason}");
         }
         let expected = FixReport {
@@ -172,7 +181,10 @@ fn a_file_that_cannot_be_read_is_not_repaired_away() {
     let out = folder.path().join("out");
     let fix = |out: &Path| {
         let options = FixOptions { form: OutputForm::Json, dedupe: false };
-        verify_and_fix(&config, None, &VerifyOptions::default(), &options, out, &mut |_| {}).err().unwrap().to_string()
+        verify_and_fix(&config, None, &VerifyOptions::default(), &options, out, &mut |_| {})
+            .err()
+            .unwrap()
+            .to_string()
     };
     assert!(fix(&out).contains("text_instructions.json"));
     assert!(!out.exists());

@@ -34,7 +34,18 @@ enum Damage {
 fn damage() -> impl Strategy<Value = Damage> {
     let place = any::<usize>();
     let text = prop_oneof![
-        Just("\""), Just("\\"), Just("{"), Just("]"), Just(","), Just("null"), Just("[[["), Just("\0"), Just("é"), Just("IT_1"), Just("  "), Just("<image>")
+        Just("\""),
+        Just("\\"),
+        Just("{"),
+        Just("]"),
+        Just(","),
+        Just("null"),
+        Just("[[["),
+        Just("\0"),
+        Just("é"),
+        Just("IT_1"),
+        Just("  "),
+        Just("<image>")
     ];
     prop_oneof![
         4 => (place, any::<u8>()).prop_map(|(place, byte)| Damage::Set { place, byte }),
@@ -71,8 +82,11 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
 }
 
 fn check(folder: &Path) -> Result<(), TestCaseError> {
-    let config =
-        DataConfig { mimicit_yaml: Some(folder.join("train_json.yaml")), image_size: 8, ..DataConfig::default() };
+    let config = DataConfig {
+        mimicit_yaml: Some(folder.join("train_json.yaml")),
+        image_size: 8,
+        ..DataConfig::default()
+    };
     let tokenizer = tokenizer("tokenizer_llama");
     let options = VerifyOptions { thumbnails: true, ..VerifyOptions::default() };
     let report = verify(&config, Some(&tokenizer), &options, &mut |_| {});

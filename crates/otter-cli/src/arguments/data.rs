@@ -12,14 +12,16 @@ pub enum Data {
   otter data show --config recipes/toybox.toml --index 3")]
     Show(DataShow),
     /// Look at every id, record and image of a data set, and say what is wrong with it.
-    #[command(after_help = "Exit status: 0 without errors (warnings do not count) or when --fix has written its copy, 1 with errors or when it cannot be looked at.
+    #[command(
+        after_help = "Exit status: 0 without errors (warnings do not count) or when --fix has written its copy, 1 with errors or when it cannot be looked at.
 
 Examples:
   otter data verify recipes/toybox.toml
   otter data verify data/train.yaml --model models/otter --report report.html
   otter data verify DC_instructions.json --images DC.parquet --group VIDEO_TEXT
   otter data verify data/train.yaml --ids-only --strict
-  otter data verify data/train.yaml --fix --dedupe --out data/repaired")]
+  otter data verify data/train.yaml --fix --dedupe --out data/repaired"
+    )]
     Verify(DataVerify),
     /// How much there is of what: pairs, unique instructions, images and clips, by sub-dataset and language.
     #[command(after_help = "Examples:

@@ -50,7 +50,10 @@ fn single_set(source: &DataSource) -> Result<SetConfig> {
     };
     if let Some(directory) = layout_directory(&source.source) {
         if source.images.is_some() || source.train.is_some() {
-            bail!("{} is a whole data set; --images and --train belong to an instruction file", directory.display());
+            bail!(
+                "{} is a whole data set; --images and --train belong to an instruction file",
+                directory.display()
+            );
         }
         let manifest = Manifest::read(&directory)?;
         let group = given.or(manifest.group).unwrap_or(guess(manifest.images > 0, manifest.contexts > 0));

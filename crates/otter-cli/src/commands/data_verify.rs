@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_data::OutputForm;
 use otter_data::verify::{
-    FixOptions, FixReport, HistogramSummary, Severity, VerifyOptions, VerifyProgress, VerifyReport, report_html, verify,
-    verify_and_fix,
+    FixOptions, FixReport, HistogramSummary, Severity, VerifyOptions, VerifyProgress, VerifyReport,
+    report_html, verify, verify_and_fix,
 };
 
 use super::data_source;
@@ -54,7 +54,8 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
         None => (verify(&config, tokenizer.as_ref(), &options, &mut show)?, None),
         Some(out) => {
             let fix = FixOptions { form: form(&arguments.form)?, dedupe: arguments.dedupe };
-            let (report, fixed) = verify_and_fix(&config, tokenizer.as_ref(), &options, &fix, out, &mut show)?;
+            let (report, fixed) =
+                verify_and_fix(&config, tokenizer.as_ref(), &options, &fix, out, &mut show)?;
             (report, Some(fixed))
         }
     };
@@ -166,7 +167,11 @@ fn print_fixed(fixed: &FixReport) -> Result<()> {
     output::text("")?;
     output::text(&format!("repaired copy: {}", fixed.list.display()))?;
     for (what, kept, left_out) in [
-        ("records", fixed.records, vec![("unusable", fixed.records_dropped), ("merged", fixed.records_merged)]),
+        (
+            "records",
+            fixed.records,
+            vec![("unusable", fixed.records_dropped), ("merged", fixed.records_merged)],
+        ),
         ("contexts", fixed.contexts, vec![("unusable", fixed.contexts_dropped)]),
         (
             "images",

@@ -318,7 +318,10 @@ mod tests {
             findings.add(Reason::EmptyImage, part, &id, || ("f".into(), "m".repeat(1000)));
             whole.merge(findings);
         }
-        assert_eq!(whole.first_error().map(|(reason, example)| (*reason, example.id.as_str())), Some((Reason::EmptyImage, "0\\u{0}")));
+        assert_eq!(
+            whole.first_error().map(|(reason, example)| (*reason, example.id.as_str())),
+            Some((Reason::EmptyImage, "0\\u{0}"))
+        );
         let summaries = whole.into_summaries(&["a".into(), "b".into(), "c".into()]);
         assert_eq!(summaries.len(), 2);
         assert_eq!((summaries[0].by_file.len(), summaries[0].examples.len(), summaries[0].count), (3, 2, 3));

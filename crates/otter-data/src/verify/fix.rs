@@ -79,7 +79,10 @@ pub fn verify_and_fix(
 ) -> Result<(VerifyReport, FixReport)> {
     let options = VerifyOptions { strict: false, ..options.clone() };
     if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(DataError::format(out, "the folder is not empty; choose a new one for the repaired copy"));
+        return Err(DataError::format(
+            out,
+            "the folder is not empty; choose a new one for the repaired copy",
+        ));
     }
     let mut verifier = Verifier::open(config, tokenizer, &options, progress)?;
     if let Some((Reason::UnreadableFile, example)) = verifier.findings.first_error() {
@@ -136,7 +139,9 @@ impl<'a, 'b> Repair<'a, 'b> {
             let mut has_samples = false;
             for entry in 0..train.len() {
                 let found = sources.find_record(number, id_hash(&train.id(entry)?));
-                if found.is_some_and(|(set, record)| repair.stays(set, record)) && train.context(entry).is_ok() {
+                if found.is_some_and(|(set, record)| repair.stays(set, record))
+                    && train.context(entry).is_ok()
+                {
                     has_samples = true;
                     break;
                 }
@@ -168,7 +173,8 @@ impl<'a, 'b> Repair<'a, 'b> {
             let opened = &self.verifier.sources.sets[place.0 as usize];
             let id = |entry: u32| opened.set.instructions.id(entry as usize);
             let (own, other) = (id(place.1)?, id(first.1)?);
-            let is_sample = |id: &str| samples.get(&place.0).is_none_or(|samples| samples.contains(&id_hash(id)));
+            let is_sample =
+                |id: &str| samples.get(&place.0).is_none_or(|samples| samples.contains(&id_hash(id)));
             let usable = |entry: u32| opened.flags(entry) & flag::UNUSABLE == 0;
             if usable(place.1) && usable(first.1) && (is_sample(&other) || !is_sample(&own)) {
                 self.merged_records.insert(place, other.into_owned());
@@ -265,7 +271,8 @@ impl<'a, 'b> Repair<'a, 'b> {
             let place = (number as u32, entry as u32);
             if !self.stays(number, entry as u32) {
                 let merged = self.merged_records.contains_key(&place);
-                *(if merged { &mut self.report.records_merged } else { &mut self.report.records_dropped }) += 1;
+                *(if merged { &mut self.report.records_merged } else { &mut self.report.records_dropped }) +=
+                    1;
                 continue;
             }
             let id = opened.set.instructions.id(entry)?;
@@ -342,9 +349,12 @@ impl<'a, 'b> Repair<'a, 'b> {
         let mut text = String::new();
         for group in Group::ALL {
             let mut heading = Some(group.name());
-            for (number, opened) in sources.sets.iter().enumerate().filter(|(_, opened)| opened.set.group == group) {
+            for (number, opened) in
+                sources.sets.iter().enumerate().filter(|(_, opened)| opened.set.group == group)
+            {
                 let paths = self.paths(number);
-                let has_records = (0..opened.set.instructions.len()).any(|entry| self.stays(number, entry as u32));
+                let has_records =
+                    (0..opened.set.instructions.len()).any(|entry| self.stays(number, entry as u32));
                 if !has_records {
                     continue;
                 }

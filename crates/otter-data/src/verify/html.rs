@@ -5,10 +5,10 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::Thumbnail;
 use super::finding::{FindingSummary, Severity};
 use super::histogram::HistogramSummary;
 use super::report::VerifyReport;
-use super::Thumbnail;
 
 const STYLE: &str = include_str!("report.css");
 
@@ -199,7 +199,8 @@ fn chart(histogram: &HistogramSummary) -> String {
     );
     for (place, (from, to, count)) in bars.iter().enumerate() {
         let tall = (*count as f64 / highest as f64 * height).max(1.0);
-        let range = if from == to { thousands(*from) } else { format!("{} to {}", thousands(*from), thousands(*to)) };
+        let range =
+            if from == to { thousands(*from) } else { format!("{} to {}", thousands(*from), thousands(*to)) };
         let _ = write!(
             svg,
             "<rect x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{tall:.2}\"><title>{range}: {}</title></rect>",
@@ -254,7 +255,8 @@ fn counted(count: u64, noun: &str) -> String {
 /// 1 234 567 with narrow spaces.
 fn thousands(value: u64) -> String {
     let digits = value.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
     groups.join("\u{202F}")
 }
 

@@ -70,7 +70,9 @@ impl IdTable {
 
     /// Whether something refers to an entry.
     pub(crate) fn is_used(&self, entry: u32) -> bool {
-        self.used.get(entry as usize / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (entry % 64) & 1 == 1)
+        self.used
+            .get(entry as usize / 64)
+            .is_some_and(|word| word.load(Ordering::Relaxed) >> (entry % 64) & 1 == 1)
     }
 }
 

@@ -108,9 +108,10 @@ impl ImageCheck<'_> {
             return Err((Reason::ImageTooLarge, message));
         }
         // Nothing below waits for other tasks while this is held: a task that waits may be given another image.
-        let lock = (pixels > LARGE_PIXELS)
-            .then(|| self.one_large.lock().unwrap_or_else(PoisonError::into_inner));
-        let image = open_image(&bytes, self.orientation, id).map_err(|error| undecodable(without_name(&error)))?;
+        let lock =
+            (pixels > LARGE_PIXELS).then(|| self.one_large.lock().unwrap_or_else(PoisonError::into_inner));
+        let image =
+            open_image(&bytes, self.orientation, id).map_err(|error| undecodable(without_name(&error)))?;
         checked.width.add(u64::from(width));
         checked.height.add(u64::from(height));
         checked.bytes.add(bytes.len() as u64);
@@ -202,7 +203,9 @@ mod tests {
 
     #[test]
     fn thumbnails_keep_the_shape_and_small_images_their_size() {
-        for ((width, height), expected) in [((400, 100), (112, 28)), ((20, 10), (20, 10)), ((1, 3000), (1, 112))] {
+        for ((width, height), expected) in
+            [((400, 100), (112, 28)), ((20, 10), (20, 10)), ((1, 3000), (1, 112))]
+        {
             let image = RgbImage::new(width, height, vec![9; width * height * 3]).unwrap();
             let small = open_image(&thumbnail(&image, "").unwrap().jpeg, Orientation::Ignore, "").unwrap();
             assert_eq!((small.width(), small.height()), expected);

@@ -211,7 +211,8 @@ impl<'a> Verifier<'a> {
                     histograms.width.merge(&checked.width);
                     histograms.height.merge(&checked.height);
                     histograms.image_bytes.merge(&checked.bytes);
-                    contents.extend(checked.contents.iter().map(|&(hash, entry)| (hash, (number as u32, entry))));
+                    contents
+                        .extend(checked.contents.iter().map(|&(hash, entry)| (hash, (number as u32, entry))));
                     bad.extend(checked.bad);
                     thumbnails.extend(checked.thumbnails);
                     progress(VerifyProgress { stage: "images", done: before + done as u64, total });
@@ -239,13 +240,15 @@ impl<'a> Verifier<'a> {
             };
             let (own, first) = (id(copy.place)?, id(copy.first)?);
             self.findings.add(Reason::DuplicateImage, table(copy.place).file, &own, || {
-                let message = format!("the same pixels as {first} of {}", table(copy.first).table.path().display());
+                let message =
+                    format!("the same pixels as {first} of {}", table(copy.first).table.path().display());
                 (table(copy.place).table.path().display().to_string(), message)
             });
         }
         if self.options.thumbnails {
-            let picture =
-                |place: (u32, u32)| thumbnail_of(&self.config, &self.sources.tables[place.0 as usize], place.1);
+            let picture = |place: (u32, u32)| {
+                thumbnail_of(&self.config, &self.sources.tables[place.0 as usize], place.1)
+            };
             let copies = self.image_copies.iter().take(DUPLICATE_THUMBNAILS);
             self.thumbnails.duplicates =
                 copies.filter_map(|copy| picture(copy.first).zip(picture(copy.place))).collect();
@@ -277,7 +280,8 @@ impl<'a> Verifier<'a> {
                     histograms.instruction_characters.merge(&checked.instruction_characters);
                     histograms.answer_characters.merge(&checked.answer_characters);
                     histograms.images_per_record.merge(&checked.images);
-                    contents.extend(checked.contents.iter().map(|&(hash, entry)| (hash, (number as u32, entry))));
+                    contents
+                        .extend(checked.contents.iter().map(|&(hash, entry)| (hash, (number as u32, entry))));
                     progress(VerifyProgress { stage: "records", done: before + done as u64, total });
                     !(self.options.strict && findings.first_error().is_some())
                 },
@@ -304,7 +308,10 @@ impl<'a> Verifier<'a> {
             let first = if number < self.options.max_examples { id(copy.first)? } else { String::new() };
             self.findings.add(Reason::DuplicateRecord, set.file, &own, || {
                 let other = self.sources.file_name(self.sources.sets[copy.first.0 as usize].file);
-                (self.sources.file_name(set.file), format!("the same instruction, answer and images as {first} of {other}"))
+                (
+                    self.sources.file_name(set.file),
+                    format!("the same instruction, answer and images as {first} of {other}"),
+                )
             });
         }
         Ok(())

@@ -85,7 +85,8 @@ impl RecordCheck<'_> {
         }
         let may_be_empty = self.config.switches().records_without_images == RecordsWithoutImages::Empty;
         if record.image_ids.is_empty() && !may_be_empty {
-            found.add(Reason::NoImages, || format!("`image_ids` is empty in a set of group {}", group.name()));
+            found
+                .add(Reason::NoImages, || format!("`image_ids` is empty in a set of group {}", group.name()));
             return flag::IMAGES;
         }
         let mut flags = 0;
@@ -104,7 +105,9 @@ impl RecordCheck<'_> {
                 None if !self.sources.images_complete(group) => {}
                 None => {
                     flags = flag::IMAGES;
-                    found.add(Reason::MissingImage, || format!("image {image} is in no image table of its group"));
+                    found.add(Reason::MissingImage, || {
+                        format!("image {image} is in no image table of its group")
+                    });
                 }
             }
         }
@@ -145,7 +148,11 @@ impl RecordCheck<'_> {
         let limit = self.config.max_seq_len.saturating_mul(LONG_ANSWER_BYTES_PER_TOKEN);
         if record.answer.len() > limit {
             found.add(Reason::LongAnswer, || {
-                format!("the answer has {} bytes; max_seq_len is {} tokens", record.answer.len(), self.config.max_seq_len)
+                format!(
+                    "the answer has {} bytes; max_seq_len is {} tokens",
+                    record.answer.len(),
+                    self.config.max_seq_len
+                )
             });
         }
         if record.answer.trim().is_empty() {
@@ -211,8 +218,7 @@ mod tests {
     #[test]
     fn copies_point_to_the_first_in_order() {
         let contents = vec![(7, (1, 0)), (5, (0, 2)), (7, (0, 3)), (9, (0, 0)), (7, (0, 1))];
-        let expected =
-            [Copy { place: (0, 3), first: (0, 1) }, Copy { place: (1, 0), first: (0, 1) }];
+        let expected = [Copy { place: (0, 3), first: (0, 1) }, Copy { place: (1, 0), first: (0, 1) }];
         assert_eq!(copies(contents), expected);
     }
 }

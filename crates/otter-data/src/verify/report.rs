@@ -123,7 +123,8 @@ pub(super) fn build(verifier: Verifier<'_>) -> VerifyReport {
         (&histograms.height, "image height", "pixels"),
         (&histograms.image_bytes, "encoded image", "bytes"),
     ];
-    let histograms = measured.iter().filter_map(|(histogram, name, unit)| histogram.summary(name, unit)).collect();
+    let histograms =
+        measured.iter().filter_map(|(histogram, name, unit)| histogram.summary(name, unit)).collect();
     let findings = verifier.findings.into_summaries(&sources.files);
     let sum = |severity| {
         findings.iter().filter(|finding| finding.severity == severity).map(|finding| finding.count).sum()

@@ -75,7 +75,11 @@ impl SampleCheck<'_> {
             (Some(train), _) => train.context(entry),
             (None, Some((set, entry))) if self.config.populate_rel_ins => {
                 // An unreadable record was reported with the records.
-                Ok(self.sources.sets[set].set.instructions.record(entry as usize).map_or(Vec::new(), |r| r.rel_ins_ids))
+                Ok(self.sources.sets[set]
+                    .set
+                    .instructions
+                    .record(entry as usize)
+                    .map_or(Vec::new(), |r| r.rel_ins_ids))
             }
             _ => Ok(Vec::new()),
         };
@@ -100,7 +104,9 @@ impl SampleCheck<'_> {
                 Some((set, entry)) => {
                     if self.sources.sets[set].flags(entry) & self.bad_as_context(opened.set.group) != 0 {
                         usable = false;
-                        add(Reason::UnusableContext, &|| format!("its context names {name}, a record that cannot be used"));
+                        add(Reason::UnusableContext, &|| {
+                            format!("its context names {name}, a record that cannot be used")
+                        });
                     }
                     places.push((set, entry));
                 }
@@ -167,8 +173,14 @@ impl SampleCheck<'_> {
                 checked.trained_tokens.add(sample.label_tokens() as u64);
                 if sample.dropped_turns > 0 {
                     checked.findings.add(Reason::ContextDropped, file, id, || {
-                        let (dropped, all, limit) = (sample.dropped_turns, context.len(), self.config.max_seq_len);
-                        (name(), format!("{dropped} of {all} context turns are left out to stay within {limit} tokens"))
+                        let (dropped, all, limit) =
+                            (sample.dropped_turns, context.len(), self.config.max_seq_len);
+                        (
+                            name(),
+                            format!(
+                                "{dropped} of {all} context turns are left out to stay within {limit} tokens"
+                            ),
+                        )
                     });
                 }
                 Ok(true)
@@ -193,4 +205,3 @@ impl SampleCheck<'_> {
 
 /// Repetitions are looked for among so many ids of a context: they are short, unless something is wrong.
 const REPETITION_WINDOW: usize = 256;
-

@@ -151,7 +151,8 @@ impl Sources {
             let ids = record_ids(&instructions, file, findings)?;
             Ok((instructions, ids))
         });
-        let Some((instructions, ids)) = report_unreadable(opened, &config.instructions, file, findings) else {
+        let Some((instructions, ids)) = report_unreadable(opened, &config.instructions, file, findings)
+        else {
             self.groups[group].records_incomplete = true;
             return;
         };
@@ -212,8 +213,7 @@ impl Sources {
     /// The image with this id as a record of set `from` would find it: table and entry.
     pub(super) fn find_image(&self, from: usize, id: &str) -> Option<(usize, u32)> {
         let hash = id_hash(id);
-        self.table_order(from)
-            .find_map(|table| self.tables[table].find(id, hash).map(|entry| (table, entry)))
+        self.table_order(from).find_map(|table| self.tables[table].find(id, hash).map(|entry| (table, entry)))
     }
 
     /// Tables in which a set looks for images, in order.
@@ -262,7 +262,10 @@ fn check_id(id: &str, file: u32, path: &Path, findings: &mut Findings) {
 fn repeated(findings: &mut Findings, file: u32, path: &Path, count: usize) {
     for _ in 0..count {
         findings.add(Reason::RepeatedId, file, "", || {
-            (path.display().to_string(), format!("{count} entries repeat the id of another one; the last one counts"))
+            (
+                path.display().to_string(),
+                format!("{count} entries repeat the id of another one; the last one counts"),
+            )
         });
     }
 }
