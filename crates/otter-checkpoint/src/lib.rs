@@ -53,6 +53,7 @@ mod text_config;
 mod tokenizer;
 mod tokenizer_bpe;
 mod tokenizer_files;
+mod tokenizer_json;
 mod tokenizer_write;
 mod torch_file;
 mod torch_names;
