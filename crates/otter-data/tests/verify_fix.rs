@@ -70,10 +70,10 @@ fn spoilt(folder: &Path) -> DataConfig {
     std::fs::write(
         folder.join("list.yaml"),
         "IMAGE_TEXT_IN_CONTEXT:
-  first: {mimicit_path: first_instructions.json, images_path: images.json, train_config_path: first_train.json, num_samples: 40}
-  'second: #1': {mimicit_path: second_instructions.json, images_path: images.json}
+  first: {mimicit_path: first_instructions.json, images_path: images.json, train_config_path: first_train.json, num_samples: 40, weight: 0.5}
+  'second: #1': {mimicit_path: second_instructions.json, images_path: images.json, weight: 2}
 TEXT_ONLY:
-  first: {mimicit_path: text_instructions.json, task_description: ['Say \"it\".']}
+  first: {mimicit_path: text_instructions.json, weight: 1, task_description: ['Say \"it\".']}
 ",
     )
     .unwrap();
@@ -156,7 +156,7 @@ fn copies_are_merged_on_request() {
     // A10 is A1 now, once.
     assert_eq!(train, json!({"A1": ["A2", "B1"], "A2": ["A1"], "A9": []}));
     let list = std::fs::read_to_string(&fixed.list).unwrap();
-    assert!(list.contains("num_samples: 40") && list.contains("Say \\\"it\\\"."), "{list}");
+    assert!(list.contains("num_samples: 40") && list.contains("weight: 0.5") && list.contains("Say \\\"it\\\"."), "{list}");
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn single_set(source: &DataSource) -> Result<SetConfig> {
             images: None,
             train: None,
             num_samples: 0,
+            weight: None,
             task_description: Vec::new(),
         });
     }
@@ -80,6 +81,7 @@ fn single_set(source: &DataSource) -> Result<SetConfig> {
         images: source.images.clone(),
         train: source.train.clone(),
         num_samples: 0,
+        weight: None,
         task_description: Vec::new(),
     })
 }

@@ -372,6 +372,9 @@ impl<'a, 'b> Repair<'a, 'b> {
                 if opened.config.num_samples > 0 {
                     let _ = writeln!(text, "    num_samples: {}", opened.config.num_samples);
                 }
+                if let Some(weight) = opened.config.weight {
+                    let _ = writeln!(text, "    weight: {weight}");
+                }
                 if !opened.set.task_descriptions.is_empty() {
                     let descriptions: Vec<String> =
                         opened.set.task_descriptions.iter().map(|description| quoted(description)).collect();

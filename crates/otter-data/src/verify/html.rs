@@ -56,7 +56,7 @@ pub fn report_html(report: &VerifyReport, title: &str) -> String {
     html += &pictures(report);
     html += &histograms(report);
     html += &sources(report);
-    let _ = write!(html, "<footer>{:.1} s</footer></main></body></html>\n", report.seconds);
+    let _ = writeln!(html, "<footer>{:.1} s</footer></main></body></html>", report.seconds);
     html
 }
 

@@ -12,6 +12,9 @@ use super::histogram::Histogram;
 use super::id_table::id_hash;
 use super::source::{Sources, flag};
 
+/// Number of a set, and entry of a record in it.
+type Place = (usize, u32);
+
 /// What was found in some samples of one set.
 pub(super) struct SamplesChecked {
     pub(super) findings: Findings,
@@ -142,7 +145,7 @@ impl SampleCheck<'_> {
         entry: usize,
         id: &str,
         file: u32,
-        (query, context, places): ((usize, u32), &[String], &[(usize, u32)]),
+        (query, context, places): (Place, &[String], &[Place]),
         tokenizer: &TextTokenizer,
         checked: &mut SamplesChecked,
     ) -> Result<bool> {
