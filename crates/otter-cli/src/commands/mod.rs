@@ -7,6 +7,9 @@ mod data_retrieve;
 mod data_convert;
 mod data_show;
 mod data_synthesise;
+mod data_source;
+mod data_stats;
+mod data_verify;
 mod eval;
 mod generate;
 mod hub;
@@ -49,6 +52,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
         Command::Data(Data::Convert(arguments)) => data_convert::run(&arguments)?,
         Command::Data(Data::Synthesise(arguments)) => data_synthesise::run(&arguments)?,
+        Command::Data(Data::Verify(arguments)) => return data_verify::run(&arguments),
+        Command::Data(Data::Stats(arguments)) => data_stats::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
