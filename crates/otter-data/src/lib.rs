@@ -50,6 +50,7 @@ mod tar_archive;
 mod text;
 mod tokenizer;
 pub mod verify;
+pub mod video;
 mod writer;
 
 pub use base64_text::decode_base64;
@@ -66,7 +67,7 @@ pub use image_files::ImageFolder;
 pub use image_open::{MAX_PIXELS, MAX_SIDE, Orientation, RgbImage, load_image_file, open_image};
 pub use image_parquet::ParquetImages;
 pub use image_preprocess::{ImageTransform, preprocess};
-pub use image_resize::{resize_bicubic, resize_bicubic_window};
+pub use image_resize::{resize_bicubic, resize_bicubic_window, resize_lanczos};
 pub use image_table::ImageTable;
 pub use image_tar::TarImages;
 pub use instruction_table::{ContextTable, InstructionTable};
@@ -75,7 +76,6 @@ pub use labels::{IGNORE_INDEX, LabelRule, label_mask, reference_label_mask, stri
 pub use language::{LANGUAGES, guess_language};
 pub use loader::{DataReport, Loader, LoaderOptions, LoaderState};
 pub use packing::{Packing, Segment, best_fit};
-pub use loader::{DataReport, Loader, LoaderOptions, LoaderState, epoch_order};
 pub use parquet_table::PageValue;
 pub use prompt::InstructionFormat;
 pub use python_random::{PythonRandom, reference_item_seed, resample_frames, resample_positions};

@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod data;
+mod data_import;
 mod generation;
 mod making;
 mod measuring;
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 pub use checkpoints::*;
 pub use data::*;
+pub use data_import::*;
 pub use generation::*;
 pub use making::*;
 pub use measuring::*;
@@ -95,6 +97,7 @@ Inside:
   otter generate --model DIR --image a.png --prompt 'What is this?' --chat
   otter generate --model DIR --image a.png --image b.png --json \\
     --prompt '<image>User:What? GPT:<answer>A cup.<|endofchunk|><image>User:What? GPT:<answer>'
+  otter generate --model DIR --video clip.mp4 --frames 16 --prompt 'What happens?' --chat
   otter generate --model DIR --image a.png --prompt 'Describe it.' --chat --num-beams 3 --no-repeat-ngram-size 3
   otter generate --model DIR --image a.png --prompt 'What is it?' --chat --num-beams 5 --length-penalty -2 \\
     --early-stopping --num-return-sequences 5 --json

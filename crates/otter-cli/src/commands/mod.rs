@@ -5,6 +5,9 @@ mod chat;
 pub(crate) mod convert;
 mod data_retrieve;
 mod data_convert;
+mod data_convert;
+mod data_import;
+mod data_retrieve;
 mod data_show;
 mod data_synthesise;
 mod data_source;
@@ -48,6 +51,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Inspect(arguments) => inspect::run(&arguments)?,
         Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
+        Command::Data(Data::Import(arguments)) => return data_import::run(&arguments),
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
         Command::Data(Data::Convert(arguments)) => data_convert::run(&arguments)?,
