@@ -11,6 +11,7 @@ use crate::error::{DataError, Result};
 use crate::image_open::Orientation;
 use crate::image_preprocess::ImageTransform;
 use crate::labels::LabelRule;
+use crate::layout::{Manifest, layout_directory};
 use crate::mixture_yaml;
 use crate::pretraining::StreamConfig;
 use crate::prompt::InstructionFormat;
@@ -60,12 +61,17 @@ pub struct SetConfig {
     pub name: String,
     /// Task group.
     pub group: Group,
-    /// Instruction JSON.
+    /// Directory of a data set in our own layout; then `instructions`, `images` and `train` are not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<PathBuf>,
+    /// Instruction JSON, or a layout directory whose records are taken.
+    #[serde(default, skip_serializing_if = "is_empty_path")]
     pub instructions: PathBuf,
-    /// Image JSON, parquet file or folder of parts, or a folder of image files.
+    /// Image JSON, parquet file or folder of parts, tar archive or folder of them, layout directory, or a folder of image
+    /// files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
-    /// Train JSON: which ids are samples, with which context.
+    /// Train JSON, or a layout directory with contexts: which ids are samples, with which context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<PathBuf>,
     /// Number of samples; 0 and -1 mean all.
@@ -74,6 +80,55 @@ pub struct SetConfig {
     /// Lines of which one may be put before a sample. A bare string is one description.
     #[serde(default, deserialize_with = "string_or_list", skip_serializing_if = "Vec::is_empty")]
     pub task_description: Vec<String>,
+}
+
+fn is_empty_path(path: &Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+impl SetConfig {
+    /// Takes from a layout directory what it has, where `images` and `train` are not given.
+    pub(crate) fn fill_from_layout(&mut self, directory: &Path) -> Result<()> {
+        let manifest = Manifest::read(directory)?;
+        self.instructions = directory.to_owned();
+        if manifest.images > 0 {
+            self.images.get_or_insert_with(|| directory.to_owned());
+        }
+        if manifest.contexts > 0 {
+            self.train.get_or_insert_with(|| directory.to_owned());
+        }
+        if self.name.is_empty() {
+            self.name = manifest.name;
+        }
+        Ok(())
+    }
+
+    /// Replaces `dataset` by the paths that it stands for.
+    fn resolve_dataset(&mut self) -> Result<()> {
+        let named = |set: &Self| if set.name.is_empty() { String::new() } else { format!(" {}", set.name) };
+        let Some(path) = self.dataset.take() else {
+            if is_empty_path(&self.instructions) {
+                return Err(DataError::Config(format!(
+                    "set{} names no data; give `dataset` (a layout directory) or `instructions`",
+                    named(self)
+                )));
+            }
+            return Ok(());
+        };
+        if !is_empty_path(&self.instructions) || self.images.is_some() || self.train.is_some() {
+            return Err(DataError::Config(format!(
+                "set{} gives `dataset` and also `instructions`, `images` or `train`; keep one form",
+                named(self)
+            )));
+        }
+        let directory = layout_directory(&path).ok_or_else(|| {
+            DataError::format(
+                &path,
+                "`dataset` must be a layout directory with its manifest.json; make one with `otter data convert`, or give `instructions`",
+            )
+        })?;
+        self.fill_from_layout(&directory)
+    }
 }
 
 /// Reads `"text"` as `["text"]`.
@@ -394,8 +449,10 @@ impl DataConfig {
             stream.resolve(base_dir);
         }
         for set in &mut self.sets {
-            set.instructions = base_dir.join(&set.instructions);
-            for path in [&mut set.images, &mut set.train].into_iter().flatten() {
+            if !is_empty_path(&set.instructions) {
+                set.instructions = base_dir.join(&set.instructions);
+            }
+            for path in [&mut set.dataset, &mut set.images, &mut set.train].into_iter().flatten() {
                 *path = base_dir.join(&*path);
             }
         }
@@ -444,6 +501,7 @@ impl DataConfig {
                     set.group.name()
                 )));
             }
+            set.resolve_dataset()?;
             if set.name.is_empty() {
                 set.name = set.instructions.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             }

@@ -15,6 +15,14 @@ pub enum DataError {
         /// What the operating system said.
         message: String,
     },
+    /// A file could not be written.
+    #[error("{}: cannot be written: {message}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        message: String,
+    },
     /// A file is readable but its content is not what the format asks for.
     #[error("{}: {message}", path.display())]
     Format {
@@ -57,6 +65,10 @@ pub enum DataError {
 impl DataError {
     pub(crate) fn io(path: impl Into<PathBuf>, error: impl std::fmt::Display) -> Self {
         Self::Io { path: path.into(), message: error.to_string() }
+    }
+
+    pub(crate) fn write(path: impl Into<PathBuf>, error: impl std::fmt::Display) -> Self {
+        Self::Write { path: path.into(), message: error.to_string() }
     }
 
     pub(crate) fn format(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {

@@ -1,19 +1,25 @@
-//! Where encoded images come from: a JSON file, parquet, or a folder of image files.
+//! Where encoded images come from: a JSON file, parquet, our own layout, tar archives, or a folder of image files.
 //!
 //! | source | memory held | cost of one image |
 //! |---|---|---|
 //! | JSON | 24 bytes an image | one base64 decode from the mapped file |
-//! | parquet | about 100 bytes an image and the page cache | one page decompressed unless cached |
+//! | layout | 12 mapped bytes an image and the page cache | one page read |
+//! | parquet | 16 bytes an image and the page cache | one page decompressed unless cached |
+//! | tar | 32 bytes an image | one header and the file read |
 //! | folder | its file names | one file read |
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::base64_text::decode_base64;
 use crate::error::{DataError, Result};
+use crate::image_files::ImageFolder;
 use crate::image_parquet::ParquetImages;
+use crate::image_tar::TarImages;
 use crate::json_index::{JsonIndex, Section, json_string};
+use crate::layout::{LayoutImages, layout_directory};
+use crate::tar_archive::is_tar;
 
 /// Encoded images by id.
 pub enum ImageTable {
@@ -21,21 +27,31 @@ pub enum ImageTable {
     Json(JsonIndex),
     /// One parquet file, or a folder of parts.
     Parquet(ParquetImages),
+    /// Our own layout.
+    Layout(LayoutImages),
+    /// One tar archive, or a folder of them; the id is the path inside without extension.
+    Tar(TarImages),
     /// Image files; the id is the path below the folder, with or without extension.
     Folder(ImageFolder),
 }
 
 impl ImageTable {
-    /// Opens a source, recognised by what it is: a folder with or without parquet parts, or a file's content.
+    /// Opens a source, recognised by what it is: a folder's content, or a file's.
     pub fn open(path: &Path, parquet_cache_bytes: usize) -> Result<Self> {
+        if let Some(directory) = layout_directory(path) {
+            return Ok(Self::Layout(LayoutImages::open(&directory, parquet_cache_bytes)?));
+        }
         let metadata = fs::metadata(path).map_err(|error| DataError::io(path, error))?;
         if metadata.is_dir() {
-            let parts = parquet_parts(path)?;
-            return if parts.is_empty() {
-                Ok(Self::Folder(ImageFolder::open(path)?))
-            } else {
-                Ok(Self::Parquet(ParquetImages::open(path, parts, parquet_cache_bytes)?))
-            };
+            let parts = parts_with_extension(path, "parquet")?;
+            if !parts.is_empty() {
+                return Ok(Self::Parquet(ParquetImages::open(path, parts, parquet_cache_bytes)?));
+            }
+            let archives = parts_with_extension(path, "tar")?;
+            if !archives.is_empty() {
+                return Ok(Self::Tar(TarImages::open(path, archives)?));
+            }
+            return Ok(Self::Folder(ImageFolder::open(path)?));
         }
         let mut magic = [0; 4];
         let mut file = fs::File::open(path).map_err(|error| DataError::io(path, error))?;
@@ -43,8 +59,14 @@ impl ImageTable {
         if is_parquet {
             return Ok(Self::Parquet(ParquetImages::open(path, vec![path.to_owned()], parquet_cache_bytes)?));
         }
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+        let has_extension = |wanted: &str| {
+            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
+        };
+        if has_extension("parquet") {
             return Err(DataError::format(path, "no parquet file: it does not begin with PAR1"));
+        }
+        if has_extension("tar") || is_tar(path) {
+            return Ok(Self::Tar(TarImages::open(path, vec![path.to_owned()])?));
         }
         Ok(Self::Json(JsonIndex::open(path, Section::NamedOrRoot("base64"))?))
     }
@@ -54,7 +76,9 @@ impl ImageTable {
         match self {
             Self::Json(index) => index.path(),
             Self::Parquet(images) => images.path(),
-            Self::Folder(folder) => &folder.path,
+            Self::Layout(images) => images.path(),
+            Self::Tar(images) => images.path(),
+            Self::Folder(folder) => folder.path(),
         }
     }
 
@@ -63,7 +87,9 @@ impl ImageTable {
         match self {
             Self::Json(index) => index.len(),
             Self::Parquet(images) => images.len(),
-            Self::Folder(folder) => folder.files,
+            Self::Layout(images) => images.len(),
+            Self::Tar(images) => images.len(),
+            Self::Folder(folder) => folder.len(),
         }
     }
 
@@ -72,42 +98,71 @@ impl ImageTable {
         self.len() == 0
     }
 
+    /// Id of an entry, in the order of the files.
+    pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
+        match self {
+            Self::Json(index) => index.key(entry),
+            Self::Parquet(images) => images.id(entry).map(Cow::Owned),
+            Self::Layout(images) => images.id(entry).map(Cow::Owned),
+            Self::Tar(images) => images.id(entry).map(Cow::Owned),
+            Self::Folder(folder) => Ok(Cow::Borrowed(folder.id(entry))),
+        }
+    }
+
+    /// The entry with this id.
+    pub fn find(&self, id: &str) -> Result<Option<usize>> {
+        match self {
+            Self::Json(index) => Ok(index.find(id)),
+            Self::Parquet(images) => images.find(id),
+            Self::Layout(images) => images.find(id),
+            Self::Tar(images) => images.find(id),
+            Self::Folder(folder) => folder.find(id),
+        }
+    }
+
     /// The encoded bytes of an image, or `None` if the table does not have it.
     pub fn encoded(&self, id: &str) -> Result<Option<Vec<u8>>> {
-        let bad = |message: &str| DataError::Image {
-            name: format!("{id} of {}", self.path().display()),
-            message: message.to_owned(),
+        self.find(id)?.map(|entry| self.encoded_entry(entry)).transpose()
+    }
+
+    /// The encoded bytes of the image at an entry.
+    pub fn encoded_entry(&self, entry: usize) -> Result<Vec<u8>> {
+        let bad = |message: &str| {
+            Err(DataError::Image {
+                name: format!("{} of {}", self.id(entry)?, self.path().display()),
+                message: message.to_owned(),
+            })
         };
-        match self {
+        let text = match self {
             Self::Json(index) => {
-                let Some(entry) = index.find(id) else { return Ok(None) };
                 let value = index.value(entry)?;
                 if value.first() != Some(&b'"') {
-                    return Err(bad("its value is no string; base64 text of an image is expected"));
+                    return bad("its value is no string; base64 text of an image is expected");
                 }
                 // The escaped form `\/` of a slash is common in files written by other languages.
                 let text = match memchr::memchr(b'\\', value) {
-                    Some(_) => {
-                        json_string(value).map_err(|message| bad(&message))?.into_owned().into_bytes().into()
-                    }
-                    None => std::borrow::Cow::Borrowed(&value[1..value.len() - 1]),
+                    Some(_) => json_string(value).map(|text| Cow::Owned(text.into_owned().into_bytes())),
+                    None => Ok(Cow::Borrowed(&value[1..value.len() - 1])),
                 };
-                decode_base64(&text).map(Some).map_err(bad)
+                match text {
+                    Ok(text) => decode_base64(&text),
+                    Err(message) => return bad(&message),
+                }
             }
-            Self::Parquet(images) => match images.base64(id)? {
-                None => Ok(None),
-                Some(text) => decode_base64(&text).map(Some).map_err(bad),
-            },
-            Self::Folder(folder) => folder.encoded(id),
-        }
+            Self::Parquet(images) => decode_base64(&images.base64(entry)?),
+            Self::Layout(images) => return images.encoded(entry).map(|bytes| bytes.to_vec()),
+            Self::Tar(images) => return images.encoded(entry),
+            Self::Folder(folder) => return folder.encoded(entry),
+        };
+        text.or_else(bad)
     }
 }
 
-fn parquet_parts(folder: &Path) -> Result<Vec<PathBuf>> {
+fn parts_with_extension(folder: &Path, wanted: &str) -> Result<Vec<PathBuf>> {
     let mut parts = Vec::new();
     for entry in fs::read_dir(folder).map_err(|error| DataError::io(folder, error))? {
         let path = entry.map_err(|error| DataError::io(folder, error))?.path();
-        if path.extension().is_some_and(|extension| extension == "parquet") && path.is_file() {
+        if path.extension().is_some_and(|extension| extension == wanted) && path.is_file() {
             parts.push(path);
         }
     }
@@ -118,70 +173,6 @@ fn parquet_parts(folder: &Path) -> Result<Vec<PathBuf>> {
         (number, name)
     });
     Ok(parts)
-}
-
-/// Image files below a folder.
-pub struct ImageFolder {
-    path: PathBuf,
-    /// Relative name with and without extension. `None` where several files share the short name.
-    names: BTreeMap<String, Option<PathBuf>>,
-    files: usize,
-}
-
-const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "gif"];
-
-/// Deepest folder that is searched.
-const FOLDER_DEPTH: usize = 8;
-
-impl ImageFolder {
-    fn open(path: &Path) -> Result<Self> {
-        let mut folder = Self { path: path.to_owned(), names: BTreeMap::new(), files: 0 };
-        folder.collect(path, "", 0)?;
-        if folder.files == 0 {
-            return Err(DataError::format(
-                path,
-                format!(
-                    "neither parquet parts nor image files ({}) are in this folder",
-                    IMAGE_EXTENSIONS.join(", ")
-                ),
-            ));
-        }
-        Ok(folder)
-    }
-
-    fn collect(&mut self, path: &Path, prefix: &str, depth: usize) -> Result<()> {
-        for entry in fs::read_dir(path).map_err(|error| DataError::io(path, error))? {
-            let entry = entry.map_err(|error| DataError::io(path, error))?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            // The type of the entry itself: linked folders are not followed, so there is no way out.
-            let kind = entry.file_type().map_err(|error| DataError::io(entry.path(), error))?;
-            if kind.is_dir() && depth < FOLDER_DEPTH {
-                self.collect(&entry.path(), &format!("{prefix}{name}/"), depth + 1)?;
-            }
-            let Some((stem, extension)) = name.rsplit_once('.') else { continue };
-            if kind.is_dir() || !IMAGE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)) {
-                continue;
-            }
-            self.files += 1;
-            self.names.insert(format!("{prefix}{name}"), Some(entry.path()));
-            self.names
-                .entry(format!("{prefix}{stem}"))
-                .and_modify(|file| *file = None)
-                .or_insert_with(|| Some(entry.path()));
-        }
-        Ok(())
-    }
-
-    fn encoded(&self, id: &str) -> Result<Option<Vec<u8>>> {
-        match self.names.get(id) {
-            None => Ok(None),
-            Some(None) => Err(DataError::Image {
-                name: format!("{id} of {}", self.path.display()),
-                message: "several files have this name; use ids with the extension".into(),
-            }),
-            Some(Some(file)) => fs::read(file).map(Some).map_err(|error| DataError::io(file, error)),
-        }
-    }
 }
 
 #[cfg(test)]

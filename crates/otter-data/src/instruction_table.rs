@@ -5,17 +5,23 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::json_index::{JsonIndex, Section};
+use crate::layout::{LayoutContexts, LayoutInstructions, layout_directory};
 use crate::record::{Record, parse_context};
 
 /// Instruction records by id, in file order (`spec/data.md` 1.1).
 pub enum InstructionTable {
     /// `{"data": {id: record}}`.
     Json(JsonIndex),
+    /// Our own layout.
+    Layout(LayoutInstructions),
 }
 
 impl InstructionTable {
-    /// Opens an instruction file.
+    /// Opens an instruction file, or the records of a layout directory.
     pub fn open(path: &Path) -> Result<Self> {
+        if let Some(directory) = layout_directory(path) {
+            return LayoutInstructions::open(&directory).map(Self::Layout);
+        }
         JsonIndex::open(path, Section::Named("data")).map(Self::Json)
     }
 
@@ -23,6 +29,7 @@ impl InstructionTable {
     pub fn path(&self) -> &Path {
         match self {
             Self::Json(index) => index.path(),
+            Self::Layout(table) => table.path(),
         }
     }
 
@@ -30,6 +37,7 @@ impl InstructionTable {
     pub fn len(&self) -> usize {
         match self {
             Self::Json(index) => index.len(),
+            Self::Layout(table) => table.len(),
         }
     }
 
@@ -42,6 +50,7 @@ impl InstructionTable {
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match self {
             Self::Json(index) => index.key(entry),
+            Self::Layout(table) => table.id(entry).map(Cow::Owned),
         }
     }
 
@@ -49,6 +58,7 @@ impl InstructionTable {
     pub fn find(&self, id: &str) -> Option<usize> {
         match self {
             Self::Json(index) => index.find(id),
+            Self::Layout(table) => table.find(id),
         }
     }
 
@@ -58,6 +68,7 @@ impl InstructionTable {
             Self::Json(index) => {
                 index.value(entry).map_err(|error| error.to_string()).and_then(Record::parse)
             }
+            Self::Layout(table) => table.record(entry),
         }
     }
 }
@@ -66,11 +77,16 @@ impl InstructionTable {
 pub enum ContextTable {
     /// `{id: [id, …]}`.
     Json(JsonIndex),
+    /// Our own layout.
+    Layout(LayoutContexts),
 }
 
 impl ContextTable {
-    /// Opens a train file.
+    /// Opens a train file, or the contexts of a layout directory.
     pub fn open(path: &Path) -> Result<Self> {
+        if let Some(directory) = layout_directory(path) {
+            return LayoutContexts::open(&directory).map(Self::Layout);
+        }
         JsonIndex::open(path, Section::Root).map(Self::Json)
     }
 
@@ -78,6 +94,7 @@ impl ContextTable {
     pub fn path(&self) -> &Path {
         match self {
             Self::Json(index) => index.path(),
+            Self::Layout(table) => table.path(),
         }
     }
 
@@ -85,6 +102,7 @@ impl ContextTable {
     pub fn len(&self) -> usize {
         match self {
             Self::Json(index) => index.len(),
+            Self::Layout(table) => table.len(),
         }
     }
 
@@ -97,6 +115,7 @@ impl ContextTable {
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match self {
             Self::Json(index) => index.key(entry),
+            Self::Layout(table) => table.id(entry).map(Cow::Owned),
         }
     }
 
@@ -106,6 +125,7 @@ impl ContextTable {
             Self::Json(index) => {
                 index.value(entry).map_err(|error| error.to_string()).and_then(parse_context)
             }
+            Self::Layout(table) => table.context(entry),
         }
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::config::{Group, SetConfig, string_or_list};
 use crate::error::{DataError, Result};
+use crate::layout::layout_directory;
 
 /// A mapping that keeps the order of the file: it decides the order of the samples.
 struct Ordered<V>(Vec<(String, V)>);
@@ -63,7 +64,8 @@ pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
         for (name, entry) in entries.0 {
             // An empty path means that the set has none.
             let optional = |text: Option<String>| text.filter(|t| !t.is_empty()).map(|t| folder.join(t));
-            let set = SetConfig {
+            let mut set = SetConfig {
+                dataset: None,
                 instructions: folder.join(entry.mimicit_path),
                 images: optional(entry.images_path),
                 train: optional(entry.train_config_path),
@@ -81,6 +83,10 @@ pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
                         format!("set {} names {}, which does not exist", set.name, file.display()),
                     ));
                 }
+            }
+            // A layout directory brings its images and contexts along.
+            if let Some(directory) = layout_directory(&set.instructions) {
+                set.fill_from_layout(&directory)?;
             }
             sets.push(set);
         }

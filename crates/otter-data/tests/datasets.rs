@@ -17,6 +17,7 @@ fn set(group: Group, instructions: &str, images: Option<&str>, train: Option<&st
     SetConfig {
         name: String::new(),
         group,
+        dataset: None,
         instructions: golden("data").join(instructions),
         images: images.map(|name| golden("data").join(name)),
         train: train.map(|name| golden("data").join(name)),

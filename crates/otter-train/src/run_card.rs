@@ -41,7 +41,7 @@ fn name(path: &Path) -> String {
 }
 
 fn data_files(data: &DataConfig) -> Vec<String> {
-    let instructions = data.sets.iter().map(|set| name(&set.instructions));
+    let instructions = data.sets.iter().map(|set| name(set.dataset.as_ref().unwrap_or(&set.instructions)));
     data.mimicit_yaml.as_deref().map(name).into_iter().chain(instructions).collect()
 }
 

@@ -1,0 +1,243 @@
+//! The tables of a layout directory.
+
+use std::path::{Path, PathBuf};
+
+use super::manifest::{Manifest, digest_of_shards, wrong_size};
+use super::schema::{CONTEXTS, IMAGES, INSTRUCTIONS, Table};
+use crate::error::{DataError, Result};
+use crate::hash_index::HashIndex;
+use crate::parquet_file::{ColumnForm, ParquetFile};
+use crate::parquet_table::{PageValue, ParquetTable, RepeatedIds};
+use crate::record::Record;
+
+/// Memory for decompressed pages of text; more helps only where records are read in order by many threads.
+const TEXT_CACHE_BYTES: usize = 16 << 20;
+
+/// Opens the shards of a table and its index.
+fn open_table(directory: &Path, manifest: &Manifest, table: &Table, cache_bytes: usize) -> Result<ParquetTable> {
+    let shards = manifest.shards(table.name);
+    let mut paths = Vec::with_capacity(shards.len());
+    for shard in &shards {
+        let path = directory.join(&shard.name);
+        let found = std::fs::metadata(&path).map_err(|error| DataError::io(&path, error))?.len();
+        if found != shard.bytes {
+            return Err(wrong_size(&path, found, shard.bytes));
+        }
+        paths.push(path);
+    }
+    let id_column = |file: &ParquetFile| file.column("id", ColumnForm::Value);
+    let mut opened = ParquetTable::open(&paths, cache_bytes, id_column)?;
+    for (file, shard) in opened.files().iter().zip(&shards) {
+        if file.rows() != shard.rows {
+            return Err(DataError::format(
+                file.path(),
+                format!("{} rows, but manifest.json says {}; copy the file anew", file.rows(), shard.rows),
+            ));
+        }
+    }
+    let index = format!("{}.index", table.name);
+    match manifest.file(&index) {
+        Some(listed) if opened.rows() > 0 => {
+            let path = directory.join(&listed.name);
+            let index = HashIndex::open(&path, opened.rows(), &digest_of_shards(&shards))?;
+            opened.set_index(index);
+        }
+        _ => opened.build_index(RepeatedIds::Refused)?,
+    }
+    Ok(opened)
+}
+
+fn check_count(directory: &Path, table: &str, found: usize, expected: u64) -> Result<()> {
+    if found as u64 == expected {
+        return Ok(());
+    }
+    Err(DataError::format(
+        directory.join(super::MANIFEST_NAME),
+        format!("it says that there are {expected} {table}, but its files hold {found}"),
+    ))
+}
+
+/// Instruction records of a layout directory.
+pub struct LayoutInstructions {
+    directory: PathBuf,
+    table: ParquetTable,
+    /// Of each field, its column in each file.
+    columns: [Vec<u32>; 4],
+}
+
+impl LayoutInstructions {
+    /// Opens the records of a directory.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let manifest = Manifest::read(directory)?;
+        let table = open_table(directory, &manifest, &INSTRUCTIONS, TEXT_CACHE_BYTES)?;
+        check_count(directory, "records", table.len(), manifest.records)?;
+        let mut columns = <[Vec<u32>; 4]>::default();
+        for (numbers, column) in columns.iter_mut().zip(INSTRUCTIONS.columns) {
+            *numbers = table.columns(column.name, column.form)?;
+        }
+        Ok(Self { directory: directory.to_owned(), table, columns })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Id of an entry.
+    pub fn id(&self, entry: usize) -> Result<String> {
+        self.table.id(self.table.row_of(entry))
+    }
+
+    /// The entry with this id. An entry whose id cannot be read counts, so that reading it tells why.
+    pub fn find(&self, id: &str) -> Option<usize> {
+        find(&self.table, id)
+    }
+
+    /// The record of an entry; the inner error says why this one record cannot be used.
+    pub fn record(&self, entry: usize) -> Result<Record, String> {
+        let row = self.table.row_of(entry);
+        let [instruction, answer, image_ids, rel_ins_ids] = &self.columns;
+        let text = |name: &str, columns: &[u32]| {
+            let value = self.table.text(columns, row).map_err(|error| error.to_string())?;
+            value.map_err(|what| format!("column `{name}`: {what}"))
+        };
+        let texts = |name: &str, columns: &[u32]| {
+            let value = self.table.texts(columns, row).map_err(|error| error.to_string())?;
+            value.map_err(|what| format!("column `{name}`: {what}"))
+        };
+        Ok(Record {
+            instruction: text("instruction", instruction)?,
+            answer: text("answer", answer)?,
+            image_ids: texts("image_ids", image_ids)?,
+            rel_ins_ids: texts("rel_ins_ids", rel_ins_ids)?,
+        })
+    }
+}
+
+/// Contexts of a layout directory.
+pub struct LayoutContexts {
+    directory: PathBuf,
+    table: ParquetTable,
+    column: Vec<u32>,
+}
+
+impl LayoutContexts {
+    /// Opens the contexts of a directory, which must have them.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let manifest = Manifest::read(directory)?;
+        if manifest.contexts == 0 {
+            return Err(DataError::format(directory, "this data set has no table of contexts"));
+        }
+        let table = open_table(directory, &manifest, &CONTEXTS, TEXT_CACHE_BYTES)?;
+        check_count(directory, "contexts", table.len(), manifest.contexts)?;
+        let column = table.columns("context", ColumnForm::List)?;
+        Ok(Self { directory: directory.to_owned(), table, column })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Id of the query of an entry.
+    pub fn id(&self, entry: usize) -> Result<String> {
+        self.table.id(self.table.row_of(entry))
+    }
+
+    /// The entry of this query.
+    pub fn find(&self, id: &str) -> Option<usize> {
+        find(&self.table, id)
+    }
+
+    /// Ids of the context of an entry; the inner error says why this one entry cannot be used.
+    pub fn context(&self, entry: usize) -> Result<Vec<String>, String> {
+        let value = self.table.texts(&self.column, self.table.row_of(entry)).map_err(|error| error.to_string())?;
+        value.map_err(|what| format!("column `context`: {what}"))
+    }
+}
+
+fn find(table: &ParquetTable, id: &str) -> Option<usize> {
+    match table.find(id) {
+        Ok(row) => row.map(|row| table.entry_of(row)),
+        // The page of a row with the same hash is unreadable: this is almost surely the row meant.
+        Err(_) => table.last_candidate(id).map(|row| table.entry_of(row)),
+    }
+}
+
+/// Encoded images of a layout directory.
+pub struct LayoutImages {
+    directory: PathBuf,
+    table: ParquetTable,
+    column: Vec<u32>,
+}
+
+impl LayoutImages {
+    /// Opens the images of a directory, which must have them.
+    pub fn open(directory: &Path, cache_bytes: usize) -> Result<Self> {
+        let manifest = Manifest::read(directory)?;
+        if manifest.images == 0 {
+            return Err(DataError::format(directory, "this data set has no table of images"));
+        }
+        let table = open_table(directory, &manifest, &IMAGES, cache_bytes)?;
+        check_count(directory, "images", table.len(), manifest.images)?;
+        let column = table.columns("image", ColumnForm::Value)?;
+        Ok(Self { directory: directory.to_owned(), table, column })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Id of an image.
+    pub fn id(&self, entry: usize) -> Result<String> {
+        self.table.id(self.table.row_of(entry))
+    }
+
+    /// Position of the image with this id.
+    pub fn find(&self, id: &str) -> Result<Option<usize>> {
+        Ok(self.table.find(id)?.map(|row| self.table.entry_of(row)))
+    }
+
+    /// The encoded bytes of an image.
+    pub fn encoded(&self, entry: usize) -> Result<PageValue> {
+        let row = self.table.row_of(entry);
+        match self.table.value(&self.column, row)? {
+            Some(bytes) => Ok(bytes),
+            None => Err(DataError::Image {
+                name: format!("{} of {}", self.table.id(row)?, self.directory.display()),
+                message: "column `image` is null in its row; bytes are expected".into(),
+            }),
+        }
+    }
+}
