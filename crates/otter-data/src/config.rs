@@ -490,7 +490,8 @@ impl DataConfig {
         };
         if sets.is_empty() && self.streams.is_empty() {
             return Err(DataError::Config(
-                "no data set is given; set mimicit_yaml, or add a [[data.sets]] or [[data.streams]] entry".into(),
+                "no data set is given; set mimicit_yaml, or add a [[data.sets]] or [[data.streams]] entry"
+                    .into(),
             ));
         }
         for set in &mut sets {

@@ -109,7 +109,8 @@ impl Dataset {
         dataset.open_streams()?;
         if dataset.samples.is_empty() {
             return Err(DataError::Config(
-                "the data sets hold no sample; check the instruction files, or the files of the streams".into(),
+                "the data sets hold no sample; check the instruction files, or the files of the streams"
+                    .into(),
             ));
         }
         if u32::try_from(dataset.samples.len()).is_err() {

@@ -273,7 +273,11 @@ impl SampleBuilder<'_> {
 
 /// Encodes so that only the template's own special tokens are special. Texts without their
 /// characters, nearly all, are encoded in one go, exactly as a prompt is at inference.
-pub(crate) fn encode_pieces(tokenizer: &TextTokenizer, pieces: &[Piece], text: &str) -> Result<Vec<u32>, BuildError> {
+pub(crate) fn encode_pieces(
+    tokenizer: &TextTokenizer,
+    pieces: &[Piece],
+    text: &str,
+) -> Result<Vec<u32>, BuildError> {
     let special = tokenizer.special();
     let mut segments: Vec<(String, Option<u32>)> = vec![(String::new(), None)];
     for piece in pieces {

@@ -10,7 +10,9 @@ pub fn best_assignment(score: &[Vec<f64>]) -> Option<Vec<(usize, usize)>> {
     let columns = score.first().map_or(0, Vec::len);
     let (short, long) = (score.len().min(columns), score.len().max(columns));
     let steps = short.checked_mul(short)?.checked_mul(long)?;
-    if steps > MAX_STEPS || score.iter().any(|row| row.len() != columns || row.iter().any(|value| !value.is_finite())) {
+    if steps > MAX_STEPS
+        || score.iter().any(|row| row.len() != columns || row.iter().any(|value| !value.is_finite()))
+    {
         return None;
     }
     if score.len() <= columns {
@@ -140,7 +142,8 @@ mod tests {
     #[test]
     fn two_hundred_images_and_sentences_take_no_time() {
         let value = |row: usize, column: usize| ((row * 7919 + column * 104_729) % 1009) as f64 / 1009.0;
-        let score: Vec<Vec<f64>> = (0..200).map(|row| (0..300).map(|column| value(row, column)).collect()).collect();
+        let score: Vec<Vec<f64>> =
+            (0..200).map(|row| (0..300).map(|column| value(row, column)).collect()).collect();
         let pairs = best_assignment(&score).unwrap();
         assert_eq!(pairs.len(), 200);
         // No exchange of two pairs and no move to a free column is better.

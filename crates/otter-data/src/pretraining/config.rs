@@ -136,7 +136,12 @@ impl StreamConfig {
         if !self.name.is_empty() {
             return self.name.clone();
         }
-        self.files.first().and_then(|path| path.file_stem()).unwrap_or_default().to_string_lossy().into_owned()
+        self.files
+            .first()
+            .and_then(|path| path.file_stem())
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// Longest row in tokens.

@@ -48,6 +48,15 @@ pub(super) enum Document {
     Synthetic(SyntheticDocument),
 }
 
+/// Reads the fields of a JSON object. Arrays are refused: their elements would be taken for the fields in order.
+pub(super) fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err("it is no JSON object; one that begins with `{` is expected".to_owned());
+    }
+    serde_json::from_slice(json)
+        .map_err(|error| format!("it is no JSON object of the expected form ({error})"))
+}
+
 impl Document {
     /// Parses a document; a key `is_gpt` marks a synthetic one.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
@@ -55,14 +64,14 @@ impl Document {
         struct Mark {
             is_gpt: Option<IgnoredAny>,
         }
-        let wrong = |form: &str, error: serde_json::Error| format!("the document is no {form} ({error})");
-        let mark: Mark = serde_json::from_slice(json).map_err(|error| wrong("JSON object", error))?;
+        let mark: Mark = parse_object(json)?;
         if mark.is_gpt.is_some() {
-            let document = serde_json::from_slice(json);
-            return document.map(Self::Synthetic).map_err(|error| wrong("object with `example` and `image_map`", error));
+            let document = parse_object(json).map(Self::Synthetic);
+            return document
+                .map_err(|error| format!("a synthetic document needs `example` and `image_map`; {error}"));
         }
-        let document = serde_json::from_slice(json);
-        document.map(Self::Web).map_err(|error| wrong("object with `text_list` and `image_info`", error))
+        let document = parse_object(json).map(Self::Web);
+        document.map_err(|error| format!("a document needs `text_list` and `image_info`; {error}"))
     }
 }
 
@@ -73,7 +82,9 @@ mod tests {
 
     #[test]
     fn both_forms() {
-        let web = Document::parse(br#"{"text_list":["a"],"image_info":[{"matched_sim":0.3,"x":1}],"url":"u"}"#).unwrap();
+        let web =
+            Document::parse(br#"{"text_list":["a"],"image_info":[{"matched_sim":0.3,"x":1}],"url":"u"}"#)
+                .unwrap();
         let Document::Web(web) = web else { panic!("{web:?}") };
         assert_eq!((web.text_list.len(), web.image_info[0].matched_sim), (1, Some(0.3)));
         let synthetic = br#"{"is_gpt":true,"example":"_!_IMAGE1_!_ a","image_map":{"_!_IMAGE1_!_":{"base64_image":"aGk="}}}"#;
@@ -85,6 +96,7 @@ mod tests {
         for (json, part) in [
             (&b"[1]"[..], "no JSON object"),
             (b"{", "no JSON object"),
+            (b"", "no JSON object"),
             (br#"{"text_list":["a"]}"#, "image_info"),
             (br#"{"text_list":[1],"image_info":[]}"#, "text_list"),
             (br#"{"text_list":["a"],"image_info":[{"matched_text_index":-1}]}"#, "-1"),

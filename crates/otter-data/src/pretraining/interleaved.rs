@@ -52,7 +52,9 @@ fn matched(document: &WebDocument, usable: &[usize], threshold: f64) -> Result<V
     for &image in usable {
         let info = &document.image_info[image];
         let (Some(similarity), Some(sentence)) = (info.matched_sim, info.matched_text_index) else {
-            return Err(format!("image {image} lacks `matched_sim` or `matched_text_index`; use image_rule = \"assignment\""));
+            return Err(format!(
+                "image {image} lacks `matched_sim` or `matched_text_index`; use image_rule = \"assignment\""
+            ));
         };
         if similarity >= threshold {
             placements.push(Placement { image, sentence });
@@ -74,8 +76,8 @@ fn assigned(document: &WebDocument, usable: &[usize], threshold: f64) -> Result<
         ));
     }
     let rows: Vec<Vec<f64>> = usable.iter().map(|&image| matrix[image].clone()).collect();
-    let pairs = best_assignment(&rows)
-        .ok_or("similarity_matrix has rows of different lengths or is too large")?;
+    let pairs =
+        best_assignment(&rows).ok_or("similarity_matrix has rows of different lengths or is too large")?;
     let similar = pairs.into_iter().filter(|&(row, sentence)| rows[row][sentence] >= threshold);
     Ok(similar.map(|(row, sentence)| Placement { image: usable[row], sentence }).collect())
 }
@@ -189,8 +191,11 @@ mod tests {
     }
 
     fn text(texts: &[&str], images_before: &[usize]) -> String {
-        let placements: Vec<_> =
-            images_before.iter().enumerate().map(|(image, &sentence)| Placement { image, sentence }).collect();
+        let placements: Vec<_> = images_before
+            .iter()
+            .enumerate()
+            .map(|(image, &sentence)| Placement { image, sentence })
+            .collect();
         pieces_text(&document_pieces(sentences(texts), &placements))
     }
 
@@ -218,7 +223,10 @@ mod tests {
             assert_eq!(text(&page, images), expected);
         }
         // One space goes at each mark, further ones stay; so does the one at the very end.
-        assert_eq!(text(&[" a ", " b ", "", "c "], &[1, 2]), " a <image>b <|endofchunk|><image>c <|endofchunk|>");
+        assert_eq!(
+            text(&[" a ", " b ", "", "c "], &[1, 2]),
+            " a <image>b <|endofchunk|><image>c <|endofchunk|>"
+        );
     }
 
     #[test]
@@ -250,9 +258,8 @@ mod tests {
     }
 
     fn page(images: &str, matrix: &str) -> WebDocument {
-        let json = format!(
-            r#"{{"text_list":["a","b","c"],"image_info":[{images}],"similarity_matrix":{matrix}}}"#
-        );
+        let json =
+            format!(r#"{{"text_list":["a","b","c"],"image_info":[{images}],"similarity_matrix":{matrix}}}"#);
         serde_json::from_str(&json).unwrap()
     }
 
@@ -305,7 +312,10 @@ mod tests {
         for &sentence in images_before {
             sentences[sentence] = format!("<|endofchunk|><image>{}", sentences[sentence]);
         }
-        let text = sentences.join(" ").replacen("<|endofchunk|>", "", 1).replace(" <|endofchunk|>", "<|endofchunk|>");
+        let text = sentences
+            .join(" ")
+            .replacen("<|endofchunk|>", "", 1)
+            .replace(" <|endofchunk|>", "<|endofchunk|>");
         text.replace("<image> ", "<image>").replace(" <image>", "<image>") + "<|endofchunk|>"
     }
 

@@ -6,7 +6,8 @@ use crate::tokenizer::SpecialTokens;
 /// Of a caption: everything but the first token of the row and `<image>`. The end-of-text token is trained.
 pub fn caption_label_mask(ids: &[u32], special: &SpecialTokens) -> Vec<i64> {
     let trained = |position: usize, id: u32| position > 0 && id != special.image;
-    let label = |(position, &id): (usize, &u32)| if trained(position, id) { i64::from(id) } else { IGNORE_INDEX };
+    let label =
+        |(position, &id): (usize, &u32)| if trained(position, id) { i64::from(id) } else { IGNORE_INDEX };
     ids.iter().enumerate().map(label).collect()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::captions::{CaptionJson, caption_pieces};
 use super::config::{CaptionFormat, DocumentRules, Rules, StreamConfig};
-use super::document::{Document, SyntheticDocument, WebDocument};
+use super::document::{Document, SyntheticDocument, WebDocument, parse_object};
 use super::embedded_image::{base64_image, image_bytes, mirror};
 use super::interleaved::{document_pieces, order_by_sentence, place_images, synthetic_pieces};
 use super::labels::{caption_label_mask, interleaved_label_mask};
@@ -66,7 +66,11 @@ struct Parts {
 
 impl Stream {
     /// Opens a stream. `first_table` is a number that no image table of the dataset has.
-    pub(crate) fn open(config: &StreamConfig, first_table: usize, parquet_cache_bytes: usize) -> Result<Self> {
+    pub(crate) fn open(
+        config: &StreamConfig,
+        first_table: usize,
+        parquet_cache_bytes: usize,
+    ) -> Result<Self> {
         let rules = config.rules()?;
         let images = config.images.as_deref();
         Ok(Self {
@@ -131,7 +135,10 @@ impl Stream {
                 if shown < rules.min_images {
                     return skip(
                         SkipReason::TooFewImages,
-                        format!("its first {} tokens show {shown} images, fewer than min_images = {}", self.max_tokens, rules.min_images),
+                        format!(
+                            "its first {} tokens show {shown} images, fewer than min_images = {}",
+                            self.max_tokens, rules.min_images
+                        ),
                     );
                 }
                 interleaved_label_mask(&input_ids, special)
@@ -142,7 +149,9 @@ impl Stream {
             return skip(SkipReason::NoLabelTokens, message);
         }
         if shown == 1 && coins.random() < reject_single_image {
-            let message = format!("it shows a single image; such are passed over with probability {reject_single_image}");
+            let message = format!(
+                "it shows a single image; such are passed over with probability {reject_single_image}"
+            );
             return skip(SkipReason::SingleImage, message);
         }
         let media = images.into_iter().map(|image| self.media_item(image, mirrored, context));
@@ -160,7 +169,9 @@ impl Stream {
     }
 
     fn item(&self, entry: usize, extensions: &[&str]) -> Result<Item, BuildError> {
-        self.shards.item(entry, extensions)?.map_err(|message| BuildError::Skip(SkipReason::BadRecord, message))
+        self.shards
+            .item(entry, extensions)?
+            .map_err(|message| BuildError::Skip(SkipReason::BadRecord, message))
     }
 
     fn caption(&self, entry: usize, id: &str, format: CaptionFormat) -> Result<Parts, BuildError> {
@@ -168,16 +179,16 @@ impl Stream {
         let item = self.item(entry, &CAPTION_EXTENSIONS)?;
         let json = match item.part(&["json"]) {
             None => CaptionJson::default(),
-            Some((_, bytes)) => serde_json::from_slice(bytes)
-                .map_err(|error| bad_record(format!("its JSON is no object with `caption` ({error})")))?,
+            Some((_, bytes)) => parse_object(bytes)
+                .map_err(|error| bad_record(format!("its .json does not hold a caption: {error}")))?,
         };
         let caption = match item.part(&["txt"]) {
             Some((_, bytes)) => std::str::from_utf8(bytes)
                 .map_err(|error| bad_record(format!("its caption is not UTF-8 ({error})")))?
                 .to_owned(),
-            None => json
-                .caption
-                .ok_or_else(|| bad_record("it has no caption: neither a .txt nor a .json with `caption`".into()))?,
+            None => json.caption.ok_or_else(|| {
+                bad_record("it has no caption: neither a .txt nor a .json with `caption`".into())
+            })?,
         };
         let pieces = caption_pieces(&caption, format)
             .ok_or_else(|| BuildError::Skip(SkipReason::EmptyCaption, "its caption is empty".into()))?;
@@ -235,7 +246,10 @@ impl Stream {
         if found.is_empty() && too_small > 0 {
             return skip(
                 SkipReason::ImagesTooSmall,
-                format!("all {too_small} images have fewer than min_image_bytes = {} bytes", rules.min_image_bytes),
+                format!(
+                    "all {too_small} images have fewer than min_image_bytes = {} bytes",
+                    rules.min_image_bytes
+                ),
             );
         }
         if found.is_empty() {
@@ -272,9 +286,13 @@ impl Stream {
         let mut images = Vec::with_capacity(markers.len());
         for marker in markers {
             let Some(image) = document.image_map.get(marker) else {
-                return skip(SkipReason::MissingImage, format!("its text has {marker}, but image_map has no such image"));
+                return skip(
+                    SkipReason::MissingImage,
+                    format!("its text has {marker}, but image_map has no such image"),
+                );
             };
-            let bytes = base64_image(&image.base64_image).map_err(|message| bad_image(format!("{marker}: {message}")))?;
+            let bytes = base64_image(&image.base64_image)
+                .map_err(|message| bad_image(format!("{marker}: {message}")))?;
             images.push(EncodedImage { id: format!("{id}#{marker}"), table: self.own_table(entry), bytes });
         }
         Ok(Parts { pieces, images, reject_single_image: 0.0 })
@@ -290,7 +308,8 @@ impl Stream {
         name: Option<&str>,
     ) -> Result<Option<EncodedImage>, BuildError> {
         if let Some(text) = base64 {
-            let bytes = base64_image(text).map_err(|message| bad_image(format!("image {number}: {message}")))?;
+            let bytes =
+                base64_image(text).map_err(|message| bad_image(format!("image {number}: {message}")))?;
             let id = format!("{id}#{number}");
             return Ok(Some(EncodedImage { id, table: self.own_table(entry), bytes }));
         }
@@ -307,7 +326,12 @@ impl Stream {
         self.first_table + 1 + entry
     }
 
-    fn media_item(&self, image: EncodedImage, mirrored: bool, context: &StreamContext<'_>) -> Result<MediaItem, BuildError> {
+    fn media_item(
+        &self,
+        image: EncodedImage,
+        mirrored: bool,
+        context: &StreamContext<'_>,
+    ) -> Result<MediaItem, BuildError> {
         let EncodedImage { mut id, table, bytes } = image;
         let (pixels, original_size) = if context.with_pixels {
             let opened = open_image(&bytes, context.switches.orientation, &id).map_err(sample_error)?;
@@ -331,7 +355,8 @@ impl Stream {
 }
 
 fn coins(context: &StreamContext<'_>) -> PythonRandom {
-    let words = [context.config.seed, context.epoch, context.index].map(|word| [word as u32, (word >> 32) as u32]);
+    let words =
+        [context.config.seed, context.epoch, context.index].map(|word| [word as u32, (word >> 32) as u32]);
     PythonRandom::from_key(words.as_flattened())
 }
 

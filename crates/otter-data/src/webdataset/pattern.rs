@@ -85,7 +85,10 @@ fn alternatives(inside: &str) -> Result<Vec<String>, String> {
     };
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse::<u64>().ok().filter(|_| digits).ok_or_else(|| format!("{{{inside}}} is no range of numbers"))
+        text.parse::<u64>()
+            .ok()
+            .filter(|_| digits)
+            .ok_or_else(|| format!("{{{inside}}} is no range of numbers"))
     };
     let (from, to) = (number(first)?, number(last)?);
     if from > to {
@@ -112,7 +115,9 @@ mod tests {
         assert_eq!(expand("{9..11}"), ["9", "10", "11"]);
         assert_eq!(expand("{x,y}/{0..1}"), ["x/0", "x/1", "y/0", "y/1"]);
         assert_eq!(expand("{00000..00041}").len(), 42);
-        for wrong in ["{3..1}", "{a..b}", "{1", "1}", "{a{1..2}}", "{0..99999999}", "{0..999}{0..9999}", "{-1..2}"] {
+        for wrong in
+            ["{3..1}", "{a..b}", "{1", "1}", "{a{1..2}}", "{0..99999999}", "{0..999}{0..9999}", "{-1..2}"]
+        {
             assert!(expand_braces(wrong).is_err(), "{wrong}");
         }
     }
@@ -125,7 +130,10 @@ mod tests {
         }
         let names = |pattern: &str| {
             let paths = expand_paths(&[place.path().join(pattern)]).unwrap();
-            paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect::<Vec<_>>()
+            paths
+                .iter()
+                .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
         };
         assert_eq!(names(""), ["a.tar", "b.tar", "c.jsonl", "x{1}.tar"]);
         assert_eq!(names("{b,a}.tar"), ["b.tar", "a.tar"]);

@@ -49,7 +49,8 @@ pub(crate) struct Item {
 impl Item {
     /// The content of the first part whose extension is one of these, with the extension.
     pub(crate) fn part(&self, extensions: &[&str]) -> Option<(&str, &[u8])> {
-        let found = extensions.iter().find_map(|wanted| self.parts.iter().find(|(extension, _)| extension == wanted));
+        let found =
+            extensions.iter().find_map(|wanted| self.parts.iter().find(|(extension, _)| extension == wanted));
         found.map(|(extension, bytes)| (extension.as_str(), &bytes[..]))
     }
 }
@@ -66,7 +67,8 @@ impl Shards {
         if u32::try_from(paths.len()).is_err() {
             return Err(DataError::Config("more than 4294967295 shards; list fewer".into()));
         }
-        let found: Vec<(u64, Form, Vec<u64>)> = paths.par_iter().map(|path| starts(path)).collect::<Result<_>>()?;
+        let found: Vec<(u64, Form, Vec<u64>)> =
+            paths.par_iter().map(|path| starts(path)).collect::<Result<_>>()?;
         let mut shards = Vec::with_capacity(paths.len());
         let mut places = Vec::with_capacity(found.iter().map(|(_, _, starts)| starts.len()).sum());
         for (path, (length, form, starts)) in paths.into_iter().zip(found) {
@@ -102,7 +104,9 @@ impl Shards {
     /// The files of a sample that have one of these extensions. The inner error says why this one sample cannot be used.
     pub(crate) fn item(&self, entry: usize, extensions: &[&str]) -> Result<Result<Item, String>> {
         let (shard, file, start, end) = self.open_at(entry)?;
-        let read = |start: u64, size: u64| file.bytes(start, size as usize).map_err(|e| DataError::io(&shard.path, e));
+        let read = |start: u64, size: u64| {
+            file.bytes(start, size as usize).map_err(|e| DataError::io(&shard.path, e))
+        };
         let mut parts = Vec::new();
         match shard.form {
             Form::JsonLines => {
@@ -148,7 +152,8 @@ fn changed(path: &Path) -> DataError {
 }
 
 fn too_large(what: &str, size: u64) -> Option<String> {
-    (size > MAX_PART_BYTES).then(|| format!("{what} has {size} bytes, more than the limit of {MAX_PART_BYTES}"))
+    (size > MAX_PART_BYTES)
+        .then(|| format!("{what} has {size} bytes, more than the limit of {MAX_PART_BYTES}"))
 }
 
 /// Length, form and the start of each sample of a file.
@@ -174,7 +179,8 @@ fn tar_starts(file: &PositionedFile, path: &Path) -> Result<Vec<u64>> {
         }
         seen.push(extension);
         if seen.len() > MAX_PARTS {
-            let message = format!("sample {current:?} has more than {MAX_PARTS} files; this is no WebDataset shard");
+            let message =
+                format!("sample {current:?} has more than {MAX_PARTS} files; this is no WebDataset shard");
             return Err(DataError::format(path, message));
         }
     }
