@@ -3,12 +3,14 @@
 //! Files stay mapped; what is held per sample is eight bytes and the key index of its file.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
+use crate::epoch_order::Mixture;
 use crate::error::{DataError, Result, SkipReason};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
@@ -58,6 +60,7 @@ pub struct Dataset {
     tables: Vec<ImageTable>,
     streams: Vec<Stream>,
     samples: Vec<SampleRef>,
+    mixture: Mixture,
 }
 
 impl Dataset {
@@ -74,7 +77,9 @@ impl Dataset {
             tables: Vec::new(),
             streams: Vec::new(),
             samples: Vec::new(),
+            mixture: Mixture::default(),
         };
+        let mut shares = Vec::new();
         let mut table_paths: Vec<PathBuf> = Vec::new();
         for set in config.resolved_sets()? {
             let table = match set.images.as_ref().filter(|_| set.group != Group::TextOnly) {
@@ -94,9 +99,11 @@ impl Dataset {
             let candidates = train.as_ref().map_or(instructions.len(), ContextTable::len);
             let number = dataset.sets.len() as u32;
             let positions = resample_positions(candidates, set.num_samples);
+            let start = dataset.samples.len();
             dataset
                 .samples
                 .extend(positions.into_iter().map(|entry| SampleRef { set: number, entry: entry as u32 }));
+            shares.push((set.name.clone(), start..dataset.samples.len(), set.weight));
             dataset.sets.push(Set {
                 name: set.name,
                 group: set.group,
@@ -106,7 +113,7 @@ impl Dataset {
                 task_descriptions: set.task_description,
             });
         }
-        dataset.open_streams()?;
+        dataset.open_streams(&mut shares)?;
         if dataset.samples.is_empty() {
             return Err(DataError::Config(
                 "the data sets hold no sample; check the instruction files, or the files of the streams"
@@ -116,23 +123,35 @@ impl Dataset {
         if u32::try_from(dataset.samples.len()).is_err() {
             return Err(DataError::Config("more than 4294967295 samples; lower num_samples".into()));
         }
+        let shares = shares
+            .into_iter()
+            .map(|(name, range, weight)| (name, range.start as u32..range.end as u32, weight));
+        dataset.mixture = Mixture::new(shares.collect(), config.samples_per_epoch)?;
         Ok(dataset)
     }
 
-    fn open_streams(&mut self) -> Result<()> {
+    /// Opens the streams; each adds its name, its range of samples and its weight to `shares`.
+    fn open_streams(&mut self, shares: &mut Vec<(String, Range<usize>, Option<f64>)>) -> Result<()> {
         let mut first_table = self.tables.len();
         for config in &self.config.streams {
             let stream = Stream::open(config, first_table, self.config.parquet_cache_mib << 20)?;
             first_table = stream.end_table();
             let set = (self.sets.len() + self.streams.len()) as u32;
             let positions = resample_positions(stream.len(), config.num_samples);
+            let start = self.samples.len();
             self.samples.extend(positions.into_iter().map(|entry| SampleRef { set, entry: entry as u32 }));
+            shares.push((stream.name.clone(), start..self.samples.len(), config.weight));
             self.streams.push(stream);
         }
         Ok(())
     }
 
-    /// Number of samples of an epoch, usable or not.
+    /// How the sets are mixed.
+    pub fn mixture(&self) -> &Mixture {
+        &self.mixture
+    }
+
+    /// Number of samples, usable or not. An epoch has [`Mixture::epoch_len`] of them.
     pub fn len(&self) -> usize {
         self.samples.len()
     }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use otter_data::DataConfig;
+use otter_data::{DataConfig, Packing, Preset};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -167,9 +167,18 @@ pub struct TrainSection {
     /// Stop after this step with a checkpoint; the schedule still spans the whole run. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_after: Option<u64>,
-    /// Samples of a micro-batch. Default: 1.
+    /// Samples of a micro-batch, packed or not. Default: 1.
     #[serde(default = "one")]
     pub batch_size: usize,
+    /// `batch`: the samples of a micro-batch stand one after another in as few rows as hold them, each seeing only
+    /// itself, instead of every one in a row padded to the longest; losses and gradients are the same but for
+    /// rounding. `off`: a row each. Default: `batch`; `off` with `data.preset = "reference"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
+    /// Longest packed row in tokens; a longer sample has a row to itself. Default: none, all samples of a micro-batch
+    /// in one row, which needs no padding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack_length: Option<usize>,
     /// Micro-batches of an optimizer step. Default: 1.
     #[serde(default = "one")]
     pub gradient_accumulation: usize,
@@ -286,6 +295,14 @@ impl TrainConfig {
         toml::to_string(self).map_err(|error| TrainError::config("configuration", error.to_string()))
     }
 
+    /// Whether rows are packed.
+    pub fn packing(&self) -> Packing {
+        self.train.packing.unwrap_or(match self.data.preset {
+            Preset::Repaired => Packing::Batch,
+            Preset::Reference => Packing::Off,
+        })
+    }
+
     /// Constants of the optimizer.
     pub fn adamw(&self) -> AdamWOptions {
         let section = &self.optimizer;
@@ -369,6 +386,14 @@ impl TrainConfig {
         ] {
             if value == 0 || value > most {
                 return wrong(format!("{key} is {value}; give a number from 1 to {most}"));
+            }
+        }
+        if let Some(length) = train.pack_length {
+            if length == 0 || length > 1 << 24 {
+                return wrong(format!("train.pack_length is {length}; give a number from 1 to {}", 1 << 24));
+            }
+            if self.packing() == Packing::Off {
+                return wrong("train.pack_length is given, but rows are not packed; set train.packing = \"batch\" or remove it".into());
             }
         }
         let patterns = &self.model.trainable;
@@ -470,6 +495,16 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_packed_unless_the_samples_are_the_originals() {
+        assert_eq!(parse(&[]).unwrap().packing(), Packing::Batch);
+        assert_eq!(parse(&["data.preset=reference"]).unwrap().packing(), Packing::Off);
+        assert_eq!(parse(&["train.packing=off"]).unwrap().packing(), Packing::Off);
+        let both = parse(&["data.preset=reference", "train.packing=batch", "train.pack_length=512"]).unwrap();
+        assert_eq!((both.packing(), both.train.pack_length), (Packing::Batch, Some(512)));
+        assert!(message(&["train.packing=off", "train.pack_length=512"]).contains("rows are not packed"));
+    }
+
+    #[test]
     fn unknown_keys_name_the_nearest_known_one() {
         let cases = [
             ("train.stepz=3", "train.stepz", "train.steps"),
@@ -497,6 +532,8 @@ mod tests {
             ("optimizer.decay_rule=all", "decay_rule"),
             ("model.trainable=[\"perceiver\"]", "model.freeze is not \"patterns\""),
             ("model.freeze=patterns", "model.trainable lists none"),
+            ("train.pack_length=0", "train.pack_length is 0"),
+            ("train.packing=rows", "packing"),
             ("train.steps=twenty", "train.steps"),
             ("steps", "key=value"),
         ];

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use otter_checkpoint::{CheckpointConfig, SaveOptions, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Gradients, Parameters, Tensor, Weight};
+use otter_nn::{Gradients, Parameters, Segment, Segments, Tensor, Weight};
 
 use crate::activation_plan::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
@@ -36,7 +36,7 @@ impl TrainableOtter {
     }
 
     /// Model inputs of a batch.
-    fn inputs(&self, parameters: &Parameters, batch: &Batch) -> (Option<VisionInput>, TextInput) {
+    fn inputs(&self, parameters: &Parameters, batch: &Batch) -> Result<(Option<VisionInput>, TextInput)> {
         let side = batch.image_size;
         let vision = (!batch.media_frames.is_empty()).then(|| VisionInput {
             pixels: Tensor::from_vec(
@@ -52,9 +52,10 @@ impl TrainableOtter {
             attention_mask: batch.attention_mask.clone(),
             batch: batch.batch,
             length: batch.length,
+            segments: batch.is_packed().then(|| segments(batch)).transpose()?,
             media_token_id: self.media_token_id,
         };
-        (vision, text)
+        Ok((vision, text))
     }
 }
 
@@ -65,6 +66,14 @@ pub fn freeze_rule(section: &ModelSection) -> FreezeRule {
         Freeze::V01 => FreezeRule::V01,
         Freeze::Patterns => FreezeRule::Patterns(section.trainable.clone()),
     }
+}
+
+/// Where the samples of packed rows stand.
+fn segments(batch: &Batch) -> Result<Segments> {
+    let place =
+        |segment: &otter_data::Segment| Segment { row: segment.row, start: segment.start, len: segment.len };
+    let list = batch.segments.iter().map(place).collect();
+    Segments::new(batch.batch, batch.length, list).map_err(|error| refused(batch)(error.into()))
 }
 
 fn refused(batch: &Batch) -> impl FnOnce(otter_model::ModelError) -> TrainError {
@@ -81,7 +90,7 @@ impl TrainableModel for TrainableOtter {
         recompute: bool,
         gradients: &mut Gradients,
     ) -> Result<LossSum> {
-        let (vision, text) = self.inputs(parameters, batch);
+        let (vision, text) = self.inputs(parameters, batch)?;
         let scale = LossScale::Factor(factor);
         self.otter
             .forward_backward(parameters, vision.as_ref(), &text, &batch.labels, scale, recompute, gradients)
@@ -89,7 +98,7 @@ impl TrainableModel for TrainableOtter {
     }
 
     fn loss(&self, parameters: &Parameters, batch: &Batch) -> Result<LossSum> {
-        let (vision, text) = self.inputs(parameters, batch);
+        let (vision, text) = self.inputs(parameters, batch)?;
         self.otter.loss(parameters, vision.as_ref(), &text, &batch.labels).map_err(refused(batch))
     }
 

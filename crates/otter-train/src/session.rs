@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use otter_checkpoint::{LoadedModel, load_model};
-use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Sampling, TextTokenizer};
+use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, TextTokenizer};
 use otter_nn::{Device, Parameters};
 
 use crate::config::{EmbeddingRows, EvalSection, TrainConfig};
@@ -63,7 +63,7 @@ fn train_here(
     let tokenizer = Arc::new(tokenizer);
     let dataset = Arc::new(open_data("data", &config.data, image_size, &tokenizer)?);
     observer.message(&format!("{} training samples", dataset.len()));
-    let total_steps = config.total_steps(dataset.len());
+    let total_steps = config.total_steps(dataset.mixture().epoch_len());
     let held_out = match &config.eval {
         Some(section) => {
             let sequential = DataConfig { sampling: Some(Sampling::Sequential), ..section.data.clone() };
@@ -80,11 +80,15 @@ fn train_here(
         workers: config.train.workers.max(1),
         prefetch: config.train.prefetch,
         drop_last: false,
+        packing: config.packing(),
+        pack_length: config.train.pack_length,
+        rank: Rank::default(),
     };
-    let mut source = Loader::new(dataset, options, found.as_ref().map(|found| found.state.loader))?;
+    let mut source = Loader::new(dataset, options.clone(), found.as_ref().map(|found| found.state.loader))?;
     let mut evaluation = held_out.map(|(section, dataset)| {
-        let (model, workers) = (&model, config.train.workers.max(1));
-        move |parameters: &Parameters| evaluate(model, parameters, &dataset, section, workers)
+        let options = LoaderOptions { batch_size: section.batch_size, drop_last: false, ..options.clone() };
+        let model = &model;
+        move |parameters: &Parameters| evaluate(model, parameters, &dataset, section, &options)
     });
     let setup = Setup {
         config,
@@ -153,10 +157,9 @@ fn evaluate(
     parameters: &Parameters,
     dataset: &Arc<Dataset>,
     section: &EvalSection,
-    workers: usize,
+    options: &LoaderOptions,
 ) -> Result<Vec<(String, f64)>> {
-    let options = LoaderOptions { batch_size: section.batch_size, workers, ..LoaderOptions::default() };
-    let mut loader = Loader::new(Arc::clone(dataset), options, None)?;
+    let mut loader = Loader::new(Arc::clone(dataset), options.clone(), None)?;
     let mut total = LossSum::default();
     let mut batches = 0;
     while section.max_batches.is_none_or(|most| batches < most) {

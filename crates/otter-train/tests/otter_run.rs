@@ -91,6 +91,47 @@ fn a_run_resumes_bit_for_bit() {
     println!("{:?} {:?}", whole.skipped, seen.steps.iter().map(|step| step.loss).collect::<Vec<_>>());
 }
 
+/// Whole runs with and without packing: the same samples in every step, the same losses, the same evaluation and, but for
+/// rounding, the same weights; fewer tokens are computed. A packed run resumes bit for bit as well.
+#[test]
+fn packing_changes_the_cost_and_nothing_else() {
+    let place = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str], resume: bool| {
+        let overrides = [&["train.batch_size=4", "train.gradient_accumulation=1"], more].concat();
+        go(&config(&place.path().join(name), &overrides), resume)
+    };
+    let (off, off_seen) = run("off", &["train.packing=off"], false);
+    assert_eq!(off.tokens.computed, off.tokens.unpacked);
+    for (name, more) in [
+        ("one row", &["train.packing=batch"][..]),
+        ("rows of 300", &["train.packing=batch", "train.pack_length=300"]),
+        ("recompute", &["model.recompute=true"]),
+    ] {
+        let (on, seen) = run(name, more, false);
+        println!("{name}: {}", on.tokens);
+        assert_eq!((on.samples_seen, on.tokens.real), (off.samples_seen, off.tokens.real));
+        assert_eq!(on.tokens.unpacked, off.tokens.computed);
+        assert!(on.tokens.computed < off.tokens.computed);
+        assert!(on.tokens.computed == on.tokens.real || name == "rows of 300");
+        for (a, b) in off_seen.steps.iter().zip(&seen.steps) {
+            assert_eq!((a.samples, a.target_tokens, a.epoch), (b.samples, b.target_tokens, b.epoch));
+            assert!((a.loss - b.loss).abs() < 1e-5 * a.loss, "step {}: {} and {}", a.step, a.loss, b.loss);
+            let norms = (a.gradient_norm, b.gradient_norm);
+            assert!((norms.0 - norms.1).abs() < 1e-4 * norms.0, "step {}: {norms:?}", a.step);
+        }
+        for ((name, a), (_, b)) in off.evaluation.iter().zip(&on.evaluation) {
+            assert!((a - b).abs() < 1e-5 * a.abs(), "{name}: {a} and {b}");
+        }
+        assert!(seen.messages.iter().any(|text| text.contains("without packing")), "{:?}", seen.messages);
+        assert!(seen.plan.contains(if name == "rows of 300" { " x " } else { "1 x " }), "{}", seen.plan);
+    }
+    let (whole, _) = run("whole", &[], false);
+    run("parts", &["train.stop_after=2"], false);
+    let (rest, _) = run("parts", &["train.workers=3"], true);
+    assert_eq!(whole.loss, rest.loss);
+    assert!(bits(&whole.checkpoint.unwrap()) == bits(&rest.checkpoint.unwrap()), "final weights differ");
+}
+
 #[test]
 fn masked_rows_and_patterns_reach_the_model() {
     let place = tempfile::tempdir().unwrap();

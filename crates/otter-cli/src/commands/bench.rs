@@ -110,7 +110,8 @@ fn batch(otter: &Otter, arguments: &Bench) -> (VisionInput, TextInput, Vec<i64>)
         slots: (0..batch).map(|i| vec![i]).collect(),
     };
     let attention_mask = vec![true; batch * length];
-    (vision, TextInput { ids, attention_mask, batch, length, media_token_id: IMAGE_TOKEN }, labels)
+    let text = TextInput { ids, attention_mask, batch, length, segments: None, media_token_id: IMAGE_TOKEN };
+    (vision, text, labels)
 }
 
 fn pixels(otter: &Otter, images: usize) -> Tensor {

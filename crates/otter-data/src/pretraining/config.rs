@@ -48,9 +48,12 @@ pub struct StreamConfig {
     /// Where images named by `image_name` lie: anything that [`crate::ImageTable`] opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
-    /// Number of samples; 0 and -1 mean all. The share of a stream in the mixture.
+    /// Number of samples; 0 and -1 mean all.
     #[serde(default)]
     pub num_samples: i64,
+    /// Share of an epoch, in any unit; all sets and streams have one, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
     /// Longest row in tokens, all marks included; longer ones are cut on the right. Default 32 for captions, 256 for documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
@@ -112,6 +115,7 @@ impl StreamConfig {
             files,
             images: None,
             num_samples: 0,
+            weight: None,
             max_tokens: None,
             mirror: false,
             caption_format: None,

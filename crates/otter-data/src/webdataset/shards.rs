@@ -76,6 +76,9 @@ impl Shards {
             shards.push(Shard { path, length, form, first: places.len() });
             places.extend(starts.into_iter().map(|start| Place { shard, start }));
         }
+        if u32::try_from(places.len()).is_err() {
+            return Err(DataError::Config("more than 4294967295 samples in one stream; list fewer shards".into()));
+        }
         Ok(Self { shards, places })
     }
 
