@@ -47,7 +47,7 @@ mod staging;
 mod tar_archive;
 mod text;
 mod tokenizer;
-mod webdataset;
+pub mod webdataset;
 mod writer;
 
 pub use base64_text::decode_base64;

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use common::{golden, tar, tokenizer};
 use otter_data::{
     Batch, CaptionFormat, DataConfig, Dataset, Group, IGNORE_INDEX, ImageRule, ImageTransform, Loader,
-    LoaderOptions, OnBadSample, Orientation, Preset, Sample, SetConfig, SkipReason, StreamConfig, open_image,
-    preprocess,
+    LoaderOptions, OnBadSample, Orientation, Preset, Rank, Sample, SetConfig, SkipReason, StreamConfig,
+    open_image, preprocess,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -430,6 +430,32 @@ fn streams_and_sets_mix_and_resume_exactly() {
             assert_eq!(&after.next_batch().unwrap(), expected, "after {taken} batches");
         }
     }
+}
+
+#[test]
+fn ranks_share_the_samples_of_a_weighted_mixture() {
+    let place = tempfile::tempdir().unwrap();
+    let mut config = mixture(&place);
+    config.sets.clear();
+    config.streams[0].weight = Some(1.0);
+    config.streams[1].weight = Some(3.0);
+    config.samples_per_epoch = Some(24);
+    let dataset = open(&config);
+    let batches = |rank, world| {
+        let options = LoaderOptions { batch_size: 3, rank: Rank { rank, world }, ..LoaderOptions::default() };
+        drain(&mut Loader::new(dataset.clone(), options, None).unwrap(), 1)
+    };
+    let ids = |batches: &[Option<Batch>]| {
+        batches.iter().flatten().flat_map(|b| b.sample_ids.clone()).collect::<Vec<_>>()
+    };
+    let whole = ids(&batches(0, 1));
+    assert_eq!(whole.iter().filter(|id| id.starts_with("captions/")).count(), 6);
+    let parts: Vec<Vec<String>> = (0..4).map(|rank| ids(&batches(rank, 4))).collect();
+    // Step by step, the batches of all ranks are the samples that one process alone would get.
+    let side_by_side: Vec<String> = (0..2)
+        .flat_map(|step| parts.iter().flat_map(move |part| part[3 * step..3 * step + 3].to_vec()))
+        .collect();
+    assert_eq!(side_by_side, whole);
 }
 
 #[test]

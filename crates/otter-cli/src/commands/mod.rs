@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 pub(crate) mod convert;
+mod data_shards;
 mod data_show;
 mod eval;
 mod generate;
@@ -42,6 +43,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Inspect(arguments) => inspect::run(&arguments)?,
         Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
+        Command::Data(Data::Shards(arguments)) => data_shards::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,

@@ -101,7 +101,7 @@ mod tests {
             (br#"{"text_list":[1],"image_info":[]}"#, "text_list"),
             (br#"{"text_list":["a"],"image_info":[{"matched_text_index":-1}]}"#, "-1"),
             (br#"{"is_gpt":1}"#, "`example`"),
-            (br#"{"text_list":["a"],"image_info":[],"similarity_matrix":[[NaN]]}"#, "document"),
+            (br#"{"text_list":["a"],"image_info":[],"similarity_matrix":[[NaN]]}"#, "column"),
         ] {
             let message = Document::parse(json).unwrap_err();
             assert!(message.contains(part), "{message}");

@@ -11,7 +11,7 @@ use crate::positioned_file::PositionedFile;
 use crate::tar_archive::{TarEntries, is_tar};
 
 /// Largest file of a sample, or line, that is read.
-const MAX_PART_BYTES: u64 = 1 << 27;
+pub(super) const MAX_PART_BYTES: u64 = 1 << 27;
 
 /// Most files that one sample may have.
 const MAX_PARTS: usize = 64;
@@ -77,7 +77,9 @@ impl Shards {
             places.extend(starts.into_iter().map(|start| Place { shard, start }));
         }
         if u32::try_from(places.len()).is_err() {
-            return Err(DataError::Config("more than 4294967295 samples in one stream; list fewer shards".into()));
+            return Err(DataError::Config(
+                "more than 4294967295 samples in one stream; list fewer shards".into(),
+            ));
         }
         Ok(Self { shards, places })
     }
