@@ -13,9 +13,11 @@ use crate::image_preprocess::ImageTransform;
 use crate::labels::LabelRule;
 use crate::layout::{Manifest, layout_directory};
 use crate::mixture_yaml;
+use crate::pretraining::StreamConfig;
 use crate::prompt::InstructionFormat;
 
-/// The four task groups; the group decides about placeholders and frames.
+/// Task groups: the four of instruction tuning, where the group decides about placeholders and frames, and the two of
+/// pre-training streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Group {
@@ -27,10 +29,14 @@ pub enum Group {
     VideoText,
     /// Image placeholder in every turn.
     ImageTextInContext,
+    /// Image–caption pairs of a pre-training stream.
+    ImageCaption,
+    /// Interleaved documents of a pre-training stream.
+    Interleaved,
 }
 
 impl Group {
-    /// All groups in the order in which the original builds their loaders.
+    /// The groups of instruction tuning in the order in which the original builds their loaders.
     pub const ALL: [Self; 4] = [Self::ImageText, Self::TextOnly, Self::VideoText, Self::ImageTextInContext];
 
     /// The name used in data lists.
@@ -40,6 +46,8 @@ impl Group {
             Self::TextOnly => "TEXT_ONLY",
             Self::VideoText => "VIDEO_TEXT",
             Self::ImageTextInContext => "IMAGE_TEXT_IN_CONTEXT",
+            Self::ImageCaption => "IMAGE_CAPTION",
+            Self::Interleaved => "INTERLEAVED",
         }
     }
 }
@@ -300,7 +308,7 @@ impl Switches {
     }
 }
 
-/// The `[data]` section. Give either `mimicit_yaml` or `[[data.sets]]`.
+/// The `[data]` section. Give `mimicit_yaml` or `[[data.sets]]`, `[[data.streams]]`, or both kinds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -376,6 +384,9 @@ pub struct DataConfig {
     /// The sets, where no YAML file is given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<SetConfig>,
+    /// Pre-training streams; their samples follow those of the sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamConfig>,
 }
 
 fn default_image_size() -> usize {
@@ -429,6 +440,7 @@ impl Default for DataConfig {
             records_without_images: None,
             with_task_description: None,
             sets: Vec::new(),
+            streams: Vec::new(),
         }
     }
 }
@@ -439,6 +451,9 @@ impl DataConfig {
         // `join` keeps absolute paths as they are.
         if let Some(path) = &mut self.mimicit_yaml {
             *path = base_dir.join(&*path);
+        }
+        for stream in &mut self.streams {
+            stream.resolve(base_dir);
         }
         for set in &mut self.sets {
             if !is_empty_path(&set.instructions) {
@@ -480,12 +495,20 @@ impl DataConfig {
             Some(path) => mixture_yaml::read(path)?,
             None => self.sets.clone(),
         };
-        if sets.is_empty() {
+        if sets.is_empty() && self.streams.is_empty() {
             return Err(DataError::Config(
-                "no data set is given; set mimicit_yaml or add a [[data.sets]] entry".into(),
+                "no data set is given; set mimicit_yaml, or add a [[data.sets]] or [[data.streams]] entry"
+                    .into(),
             ));
         }
         for set in &mut sets {
+            if !Group::ALL.contains(&set.group) {
+                return Err(DataError::Config(format!(
+                    "set {} is of group {}, which belongs under [[data.streams]]",
+                    set.name,
+                    set.group.name()
+                )));
+            }
             set.resolve_dataset()?;
             if set.name.is_empty() {
                 set.name = set.instructions.file_stem().unwrap_or_default().to_string_lossy().into_owned();

@@ -161,47 +161,9 @@ impl SampleBuilder<'_> {
                 self.tokenizer.encode(&text[..end])?
             }
             SpecialTokensInText::Special => self.tokenizer.encode(&text)?,
-            SpecialTokensInText::Plain => self.encode_pieces(&pieces, &text)?,
+            SpecialTokensInText::Plain => encode_pieces(self.tokenizer, &pieces, &text)?,
         };
         Ok(Encoded { text, ids })
-    }
-
-    /// Encodes so that only the template's own special tokens are special. Texts without their
-    /// characters, nearly all, are encoded in one go, exactly as a prompt is at inference.
-    fn encode_pieces(&self, pieces: &[Piece], text: &str) -> Result<Vec<u32>, BuildError> {
-        let special = self.tokenizer.special();
-        let mut segments: Vec<(String, Option<u32>)> = vec![(String::new(), None)];
-        for piece in pieces {
-            match piece {
-                Piece::Special(token) => {
-                    let id = match *token {
-                        IMAGE_TOKEN => special.image,
-                        ANSWER_TOKEN => special.answer,
-                        _ => special.endofchunk,
-                    };
-                    if let Some((_, end)) = segments.last_mut() {
-                        *end = Some(id);
-                    }
-                    segments.push((String::new(), None));
-                }
-                Piece::Words(_) | Piece::Data(_) => {
-                    if let Some((segment, _)) = segments.last_mut() {
-                        segment.push_str(piece.text());
-                    }
-                }
-            }
-        }
-        if !segments.iter().any(|(segment, _)| self.tokenizer.contains_special(segment)) {
-            return Ok(self.tokenizer.encode(text)?);
-        }
-        let mut ids = Vec::new();
-        for (segment, end) in segments {
-            if !segment.is_empty() {
-                ids.extend(self.tokenizer.encode_plain(&segment)?);
-            }
-            ids.extend(end);
-        }
-        Ok(ids)
     }
 
     fn pieces(&self, turns: &[Turn]) -> Vec<Piece> {
@@ -344,6 +306,48 @@ impl SampleBuilder<'_> {
             format!("image {id} is not in {}; add it or remove the sample", tables.join(", ")),
         ))
     }
+}
+
+/// Encodes so that only the template's own special tokens are special. Texts without their
+/// characters, nearly all, are encoded in one go, exactly as a prompt is at inference.
+pub(crate) fn encode_pieces(
+    tokenizer: &TextTokenizer,
+    pieces: &[Piece],
+    text: &str,
+) -> Result<Vec<u32>, BuildError> {
+    let special = tokenizer.special();
+    let mut segments: Vec<(String, Option<u32>)> = vec![(String::new(), None)];
+    for piece in pieces {
+        match piece {
+            Piece::Special(token) => {
+                let id = match *token {
+                    IMAGE_TOKEN => special.image,
+                    ANSWER_TOKEN => special.answer,
+                    _ => special.endofchunk,
+                };
+                if let Some((_, end)) = segments.last_mut() {
+                    *end = Some(id);
+                }
+                segments.push((String::new(), None));
+            }
+            Piece::Words(_) | Piece::Data(_) => {
+                if let Some((segment, _)) = segments.last_mut() {
+                    segment.push_str(piece.text());
+                }
+            }
+        }
+    }
+    if !segments.iter().any(|(segment, _)| tokenizer.contains_special(segment)) {
+        return Ok(tokenizer.encode(text)?);
+    }
+    let mut ids = Vec::new();
+    for (segment, end) in segments {
+        if !segment.is_empty() {
+            ids.extend(tokenizer.encode_plain(&segment)?);
+        }
+        ids.extend(end);
+    }
+    Ok(ids)
 }
 
 /// How many turns to drop to save `excess` tokens. What a turn carries for the whole sample (task

@@ -8,6 +8,7 @@ mod data_convert;
 mod data_convert;
 mod data_import;
 mod data_retrieve;
+mod data_shards;
 mod data_show;
 mod data_synthesise;
 mod data_source;
@@ -52,6 +53,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Import(arguments)) => return data_import::run(&arguments),
+        Command::Data(Data::Shards(arguments)) => data_shards::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
         Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
         Command::Data(Data::Convert(arguments)) => data_convert::run(&arguments)?,
