@@ -257,12 +257,13 @@ mod avx2 {
 
     #[target_feature(enable = "avx2")]
     fn interleave(red: __m128i, green: __m128i, blue: __m128i) -> [__m128i; 3] {
-        MASKS.map(|masks| {
+        let part = |masks: &[[i8; 16]; 3]| {
             // SAFETY: a mask is 16 bytes.
-            let [r, g, b] = masks.map(|mask| unsafe { _mm_loadu_si128(mask.as_ptr().cast()) });
-            let two = _mm_or_si128(_mm_shuffle_epi8(red, r), _mm_shuffle_epi8(green, g));
-            _mm_or_si128(two, _mm_shuffle_epi8(blue, b))
-        })
+            let mask = |channel: usize| unsafe { _mm_loadu_si128(masks[channel].as_ptr().cast()) };
+            let two = _mm_or_si128(_mm_shuffle_epi8(red, mask(0)), _mm_shuffle_epi8(green, mask(1)));
+            _mm_or_si128(two, _mm_shuffle_epi8(blue, mask(2)))
+        };
+        [part(&MASKS[0]), part(&MASKS[1]), part(&MASKS[2])]
     }
 }
 

@@ -235,34 +235,39 @@ impl BitReader<'_> {
         *dc = dc.wrapping_add(difference);
         coefficients[0] = *dc as i16;
         let (mut next, mut last) = (1_usize, 0);
-        while next < 64 {
-            if self.filled < 32 {
-                self.refill();
-            }
-            let entry = Entry(ac_lookup[self.peek(LOOKUP_BITS) as usize]);
-            let value = if entry.value() != 0 {
+        // A branch on the number of bits would often be guessed wrong. 56 bits are enough for two looked-up
+        // coefficients (11 bits at most) and a third of any kind (31).
+        'block: while next < 64 {
+            self.refill();
+            for _ in 0..3 {
+                let entry = Entry(ac_lookup[self.peek(LOOKUP_BITS) as usize]);
+                if entry.value() == 0 {
+                    let symbol = self.symbol(ac_table, entry)?;
+                    let (run, size) = (symbol >> 4, symbol & 15);
+                    if size == 0 {
+                        if run != 15 {
+                            break 'block; // End of block.
+                        }
+                        next += 16;
+                        continue 'block;
+                    }
+                    next += run as usize;
+                    let bits = self.peek(size);
+                    self.skip(size);
+                    coefficients[usize::from(*ZIGZAG.get(next)? & 63)] = signed(bits, size) as i16;
+                    last = next;
+                    next += 1;
+                    continue 'block;
+                }
                 next += entry.symbol_or_run() as usize;
                 self.skip(entry.length());
-                entry.value()
-            } else {
-                let symbol = self.symbol(ac_table, entry)?;
-                let (run, size) = (symbol >> 4, symbol & 15);
-                if size == 0 {
-                    if run != 15 {
-                        break; // End of block.
-                    }
-                    next += 16;
-                    continue;
+                coefficients[usize::from(*ZIGZAG.get(next)? & 63)] = entry.value();
+                last = next;
+                next += 1;
+                if next > 63 {
+                    break 'block;
                 }
-                next += run as usize;
-                let bits = self.peek(size);
-                self.skip(size);
-                signed(bits, size) as i16
-            };
-            let position = *ZIGZAG.get(next)?;
-            coefficients[usize::from(position & 63)] = value;
-            last = next;
-            next += 1;
+            }
         }
         Some(last)
     }
