@@ -63,6 +63,9 @@ pub struct SetConfig {
     /// Number of samples; 0 and -1 mean all.
     #[serde(default)]
     pub num_samples: i64,
+    /// Share of an epoch, in any unit; all sets have one, or none. Without weights every sample comes once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
     /// Lines of which one may be put before a sample. A bare string is one description.
     #[serde(default, deserialize_with = "string_or_list", skip_serializing_if = "Vec::is_empty")]
     pub task_description: Vec<String>,
@@ -267,6 +270,9 @@ pub struct DataConfig {
     /// Seed of the order and of per-sample choices.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// Samples of an epoch where the sets have weights (default: as many as there are).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_per_epoch: Option<usize>,
     /// What an unusable sample does.
     #[serde(default = "default_on_bad_sample")]
     pub on_bad_sample: OnBadSample,
@@ -351,6 +357,7 @@ impl Default for DataConfig {
             resample_frames: default_resample_frames(),
             populate_rel_ins: false,
             seed: default_seed(),
+            samples_per_epoch: None,
             on_bad_sample: default_on_bad_sample(),
             parquet_cache_mib: default_parquet_cache_mib(),
             preset: Preset::default(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
+use crate::epoch_order::Mixture;
 use crate::error::{DataError, Result, SkipReason};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
@@ -56,6 +57,7 @@ pub struct Dataset {
     sets: Vec<Set>,
     tables: Vec<ImageTable>,
     samples: Vec<SampleRef>,
+    mixture: Mixture,
 }
 
 impl Dataset {
@@ -71,7 +73,9 @@ impl Dataset {
             sets: Vec::new(),
             tables: Vec::new(),
             samples: Vec::new(),
+            mixture: Mixture::default(),
         };
+        let mut shares = Vec::new();
         let mut table_paths: Vec<PathBuf> = Vec::new();
         for set in config.resolved_sets()? {
             let table = match set.images.as_ref().filter(|_| set.group != Group::TextOnly) {
@@ -91,9 +95,11 @@ impl Dataset {
             let candidates = train.as_ref().map_or(instructions.len(), ContextTable::len);
             let number = dataset.sets.len() as u32;
             let positions = resample_positions(candidates, set.num_samples);
+            let start = dataset.samples.len();
             dataset
                 .samples
                 .extend(positions.into_iter().map(|entry| SampleRef { set: number, entry: entry as u32 }));
+            shares.push((set.name.clone(), start..dataset.samples.len(), set.weight));
             dataset.sets.push(Set {
                 name: set.name,
                 group: set.group,
@@ -111,10 +117,19 @@ impl Dataset {
         if u32::try_from(dataset.samples.len()).is_err() {
             return Err(DataError::Config("more than 4294967295 samples; lower num_samples".into()));
         }
+        let shares = shares
+            .into_iter()
+            .map(|(name, range, weight)| (name, range.start as u32..range.end as u32, weight));
+        dataset.mixture = Mixture::new(shares.collect(), config.samples_per_epoch)?;
         Ok(dataset)
     }
 
-    /// Number of samples of an epoch, usable or not.
+    /// How the sets are mixed.
+    pub fn mixture(&self) -> &Mixture {
+        &self.mixture
+    }
+
+    /// Number of samples, usable or not. An epoch has [`Mixture::epoch_len`] of them.
     pub fn len(&self) -> usize {
         self.samples.len()
     }

@@ -44,6 +44,8 @@ struct Entry {
     train_config_path: Option<String>,
     #[serde(default)]
     num_samples: i64,
+    #[serde(default)]
+    weight: Option<f64>,
     #[serde(default, deserialize_with = "string_or_list")]
     task_description: Vec<String>,
 }
@@ -68,6 +70,7 @@ pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
                 images: optional(entry.images_path),
                 train: optional(entry.train_config_path),
                 num_samples: entry.num_samples,
+                weight: entry.weight,
                 task_description: entry.task_description,
                 group,
                 name,

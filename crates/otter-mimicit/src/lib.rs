@@ -19,4 +19,5 @@
 //! ```
 
 mod atomic_file;
+pub mod retrieve;
 pub mod toybox;

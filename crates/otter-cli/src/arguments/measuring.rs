@@ -84,6 +84,10 @@ pub struct Bench {
     /// Tokens of a training sequence.
     #[arg(long, default_value_t = 128)]
     pub length: usize,
+    /// Tokens of each sequence of a training batch, instead of --batch and --length: times forward and reverse pass with
+    /// padded and with packed rows in turn.
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', conflicts_with_all = ["batch", "length", "only"])]
+    pub lengths: Vec<usize>,
     /// New tokens of a decode.
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,

@@ -140,7 +140,8 @@ and OTTER_MIRROR, a folder laid out as org/name/files.")]
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Box<Convert>),
     /// Time training steps and greedy decoding of a model of given sizes with random weights.
-    #[command(after_help = "Example:
-  otter bench --preset mid --json")]
+    #[command(after_help = "Examples:
+  otter bench --preset mid --json
+  otter bench --preset mid --lengths 128,61,90,37")]
     Bench(Bench),
 }

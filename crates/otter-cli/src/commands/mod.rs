@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 pub(crate) mod convert;
+mod data_retrieve;
 mod data_show;
 mod eval;
 mod generate;
@@ -43,6 +44,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
+        Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
