@@ -126,7 +126,11 @@ fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
 }
 
 fn crop_columns(input: &[u8], row_bytes: usize, columns: Range<usize>) -> Vec<u8> {
-    input.chunks_exact(row_bytes).flat_map(|row| &row[columns.start * 3..columns.end * 3]).copied().collect()
+    let mut cropped = Vec::with_capacity(input.len() / row_bytes * columns.len() * 3);
+    for row in input.chunks_exact(row_bytes) {
+        cropped.extend_from_slice(&row[columns.start * 3..columns.end * 3]);
+    }
+    cropped
 }
 
 #[cfg(test)]

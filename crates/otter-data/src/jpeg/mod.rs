@@ -76,8 +76,7 @@ fn decode_planes(headers: &Headers, coded: &EntropyCoded, planes: &mut [Plane; 3
     {
         #[target_feature(enable = "avx2,bmi1,bmi2")]
         fn decode(headers: &Headers, coded: &EntropyCoded, planes: &mut [Plane; 3]) -> Option<()> {
-            // SAFETY: this function runs where AVX2 is.
-            decode_blocks(headers, coded, planes, |coefficients, divisors, output, stride| unsafe {
+            decode_blocks(headers, coded, planes, |coefficients, divisors, output, stride| {
                 inverse_dct::avx2::transform(coefficients, divisors, output, stride);
             })
         }
