@@ -10,7 +10,7 @@ use crate::config::{
 use crate::dataset::Set;
 use crate::error::{DataError, SkipReason};
 use crate::image_open::open_image;
-use crate::image_preprocess::preprocess;
+use crate::image_preprocess::preprocess_shared;
 use crate::image_table::ImageTable;
 use crate::labels::{IGNORE_INDEX, label_mask};
 use crate::prompt::{ANSWER_TOKEN, IMAGE_TOKEN, Piece, Placeholder, pieces_text, turn_pieces};
@@ -296,7 +296,7 @@ impl SampleBuilder<'_> {
                 image_id: id.to_owned(),
                 table,
                 original_size: (image.width(), image.height()),
-                pixels: preprocess(&image, self.config.image_size, self.switches.image_transform).into(),
+                pixels: preprocess_shared(&image, self.config.image_size, self.switches.image_transform),
             });
         }
         let tables: Vec<_> =

@@ -1,6 +1,7 @@
 //! The commands, one a file.
 
 mod bench;
+mod bench_loader;
 mod chat;
 pub(crate) mod convert;
 mod data_retrieve;
