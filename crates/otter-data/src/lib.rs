@@ -35,6 +35,7 @@ mod mixture_yaml;
 mod page_cache;
 mod parquet_file;
 mod parquet_table;
+mod plain_page;
 mod positioned_file;
 pub mod prompt;
 mod python_random;
