@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
 use crate::epoch_order::Mixture;
 use crate::error::{DataError, Result, SkipReason};
+use crate::frame_cache::{FrameCache, FrameCounts};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::loader::DataReport;
@@ -56,6 +57,7 @@ pub struct Dataset {
     tokenizer: Arc<TextTokenizer>,
     sets: Vec<Set>,
     tables: Vec<ImageTable>,
+    frames: FrameCache,
     samples: Vec<SampleRef>,
     mixture: Mixture,
 }
@@ -72,6 +74,7 @@ impl Dataset {
             tokenizer,
             sets: Vec::new(),
             tables: Vec::new(),
+            frames: FrameCache::new(config.frame_cache_mib << 20),
             samples: Vec::new(),
             mixture: Mixture::default(),
         };
@@ -223,6 +226,7 @@ impl Dataset {
             tokenizer: &self.tokenizer,
             set,
             tables: &self.tables,
+            frames: &self.frames,
             table_order: self.table_order(set),
             index: index as u64,
             epoch,
@@ -231,6 +235,11 @@ impl Dataset {
             crate::sample_builder::BuildError::Skip(reason, message) => failed(reason, message),
             crate::sample_builder::BuildError::Data(error) => error,
         })
+    }
+
+    /// Frames decoded, and found in the cache, by all samples built so far.
+    pub fn frame_counts(&self) -> FrameCounts {
+        self.frames.counts()
     }
 
     /// Builds every sample of epoch 0 and counts what can be used, without stopping at bad ones.

@@ -15,6 +15,7 @@ mod config;
 mod dataset;
 mod epoch_order;
 mod error;
+mod frame_cache;
 mod image_open;
 mod image_parquet;
 mod image_preprocess;
@@ -47,6 +48,7 @@ pub use config::{
 pub use dataset::Dataset;
 pub use epoch_order::{Mixture, Rank, epoch_order};
 pub use error::{DataError, Result, SkipReason};
+pub use frame_cache::FrameCounts;
 pub use image_open::{MAX_PIXELS, MAX_SIDE, Orientation, RgbImage, load_image_file, open_image};
 pub use image_parquet::ParquetImages;
 pub use image_preprocess::{ImageTransform, preprocess};
