@@ -342,6 +342,9 @@ pub struct DataConfig {
     /// Memory for decompressed parquet pages, in MiB.
     #[serde(default = "default_parquet_cache_mib")]
     pub parquet_cache_mib: usize,
+    /// Memory for decoded, preprocessed images that several samples share, in MiB; 0 keeps none.
+    #[serde(default = "default_frame_cache_mib")]
+    pub frame_cache_mib: usize,
     /// Starting point of the switches below.
     #[serde(default)]
     pub preset: Preset,
@@ -413,6 +416,10 @@ fn default_parquet_cache_mib() -> usize {
     256
 }
 
+fn default_frame_cache_mib() -> usize {
+    128
+}
+
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
@@ -426,6 +433,7 @@ impl Default for DataConfig {
             samples_per_epoch: None,
             on_bad_sample: default_on_bad_sample(),
             parquet_cache_mib: default_parquet_cache_mib(),
+            frame_cache_mib: default_frame_cache_mib(),
             preset: Preset::default(),
             in_context_images: None,
             images_of_record: None,
@@ -531,6 +539,7 @@ impl DataConfig {
             ("image_size", self.image_size, 1, 4096),
             ("max_seq_len", self.max_seq_len, 1, 1 << 24),
             ("resample_frames", self.resample_frames, 1, 4096),
+            ("frame_cache_mib", self.frame_cache_mib, 0, 1 << 24),
         ];
         for (name, value, low, high) in limits {
             if value < low || value > high {

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
 use crate::epoch_order::Mixture;
 use crate::error::{DataError, Result, SkipReason, excerpt};
+use crate::frame_cache::{FrameCache, FrameCounts};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::loader::DataReport;
@@ -59,6 +60,7 @@ pub struct Dataset {
     sets: Vec<Set>,
     tables: Vec<ImageTable>,
     streams: Vec<Stream>,
+    frames: FrameCache,
     samples: Vec<SampleRef>,
     mixture: Mixture,
 }
@@ -76,6 +78,7 @@ impl Dataset {
             sets: Vec::new(),
             tables: Vec::new(),
             streams: Vec::new(),
+            frames: FrameCache::new(config.frame_cache_mib << 20),
             samples: Vec::new(),
             mixture: Mixture::default(),
         };
@@ -253,6 +256,7 @@ impl Dataset {
             tokenizer: &self.tokenizer,
             set,
             tables: &self.tables,
+            frames: &self.frames,
             table_order: self.table_order(set),
             index: index as u64,
             epoch,
@@ -288,6 +292,11 @@ impl Dataset {
                 message,
             },
         })
+    }
+
+    /// Frames decoded, and found in the cache, by all samples built so far.
+    pub fn frame_counts(&self) -> FrameCounts {
+        self.frames.counts()
     }
 
     /// Builds every sample of epoch 0 and counts what can be used, without stopping at bad ones.

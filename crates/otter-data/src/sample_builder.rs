@@ -9,6 +9,7 @@ use crate::config::{
 };
 use crate::dataset::Set;
 use crate::error::{DataError, SkipReason};
+use crate::frame_cache::FrameCache;
 use crate::image_open::open_image;
 use crate::image_preprocess::preprocess_shared;
 use crate::image_table::ImageTable;
@@ -51,6 +52,7 @@ pub(crate) struct SampleBuilder<'a> {
     pub(crate) tokenizer: &'a TextTokenizer,
     pub(crate) set: &'a Set,
     pub(crate) tables: &'a [ImageTable],
+    pub(crate) frames: &'a FrameCache,
     /// Tables in which image ids are looked up, in order.
     pub(crate) table_order: Vec<usize>,
     pub(crate) index: u64,
@@ -288,16 +290,21 @@ impl SampleBuilder<'_> {
             });
         }
         for &table in &self.table_order {
+            if let Some(frame) = self.frames.get(table, id) {
+                return Ok(frame);
+            }
             let source = &self.tables[table];
             let Some(bytes) = source.encoded(id).map_err(bad_image)? else { continue };
             let name = format!("{id} of {}", source.path().display());
             let image = open_image(&bytes, self.switches.orientation, &name).map_err(bad_image)?;
-            return Ok(Frame {
+            let frame = Frame {
                 image_id: id.to_owned(),
                 table,
                 original_size: (image.width(), image.height()),
                 pixels: preprocess_shared(&image, self.config.image_size, self.switches.image_transform),
-            });
+            };
+            self.frames.insert(&frame);
+            return Ok(frame);
         }
         let tables: Vec<_> =
             self.table_order.iter().map(|&t| self.tables[t].path().display().to_string()).collect();

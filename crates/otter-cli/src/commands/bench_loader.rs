@@ -88,6 +88,8 @@ fn time_loader(
         .with_context(|| format!("cannot write {}", instructions.display()))?;
     let config = DataConfig {
         image_size: arguments.size,
+        // Every image is to be decoded in every epoch.
+        frame_cache_mib: 0,
         image_transform: Some(transform(arguments)),
         sets: vec![SetConfig {
             dataset: None,
@@ -103,8 +105,12 @@ fn time_loader(
         ..DataConfig::default()
     };
     let dataset = Arc::new(Dataset::open(&config, tokenizer(scratch)?)?);
-    let options =
-        LoaderOptions { batch_size: arguments.batch, workers: arguments.workers, ..LoaderOptions::default() };
+    let options = LoaderOptions {
+        batch_size: arguments.batch,
+        workers: arguments.workers,
+        prefetch: 2 * arguments.batch,
+        ..LoaderOptions::default()
+    };
     let mut loader = Loader::new(dataset, options, None)?;
     let (mut rates, mut cpu) = (Vec::new(), Vec::new());
     for epoch in 0..=arguments.repeats {

@@ -101,7 +101,7 @@ fn upsample_row<'a>(
         }
         return output;
     }
-    let upper_half = y % 2 == 0;
+    let upper_half = y.is_multiple_of(2);
     // The neighbour of the outermost rows is the row itself.
     let far =
         || row(if upper_half { near_at.saturating_sub(1) } else { (near_at + 1).min(chroma.height - 1) });
