@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
 use crate::epoch_order::Mixture;
-use crate::error::{DataError, Result, SkipReason};
+use crate::error::{DataError, Result, SkipReason, excerpt};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::loader::DataReport;
@@ -28,7 +28,7 @@ pub(crate) struct Set {
     pub(crate) name: String,
     pub(crate) group: Group,
     pub(crate) instructions: InstructionTable,
-    train: Option<ContextTable>,
+    pub(crate) train: Option<ContextTable>,
     /// Position in [`Dataset::tables`].
     pub(crate) table: Option<usize>,
     pub(crate) task_descriptions: Vec<String>,
@@ -36,7 +36,7 @@ pub(crate) struct Set {
 
 impl Set {
     /// Id of a sample: an entry of the train file if there is one, otherwise of the instruction file.
-    fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
+    pub(crate) fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match &self.train {
             Some(train) => train.id(entry),
             None => self.instructions.id(entry),
@@ -209,11 +209,11 @@ impl Dataset {
         }
         let (set, entry) = self.locate(index)?;
         let id = set.id(entry)?;
-        let failed = |reason, message| DataError::Sample {
-            id: id.to_string(),
+        let failed = |reason, message: String| DataError::Sample {
+            id: excerpt(&id),
             file: set.instructions.path().to_owned(),
             reason,
-            message,
+            message: excerpt(&message),
         };
         let query = match &set.train {
             None => self.parse(set, entry),

@@ -155,5 +155,16 @@ impl SkipReason {
     }
 }
 
+/// Longest id or message kept of a bad sample: an id of the data may have any length.
+const EXCERPT_CHARACTERS: usize = 500;
+
+/// A text of the data, cut for a message.
+pub(crate) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_CHARACTERS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
 /// Result of this crate.
 pub type Result<T, E = DataError> = std::result::Result<T, E>;

@@ -26,7 +26,9 @@ const ENTRY: usize = 12;
 /// Hash of an id.
 pub(crate) fn hash_id(id: &[u8]) -> u64 {
     let digest: [u8; 32] = Sha256::digest(id).into();
-    u64::from_le_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
+    u64::from_le_bytes([
+        digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7],
+    ])
 }
 
 /// Rows by the hash of their id.
@@ -51,7 +53,9 @@ impl HashIndex {
         let stale = |what: String| {
             DataError::format(
                 path,
-                format!("{what}; remove the file and its entry in manifest.json, it is then rebuilt in memory"),
+                format!(
+                    "{what}; remove the file and its entry in manifest.json, it is then rebuilt in memory"
+                ),
             )
         };
         if map.len() < HEADER || &map[..8] != MAGIC {
@@ -59,7 +63,10 @@ impl HashIndex {
         }
         let number = |at: usize| u32::from_le_bytes([map[at], map[at + 1], map[at + 2], map[at + 3]]);
         if number(8) != VERSION {
-            return Err(stale(format!("version {} of the index is unknown, {VERSION} is expected", number(8))));
+            return Err(stale(format!(
+                "version {} of the index is unknown, {VERSION} is expected",
+                number(8)
+            )));
         }
         if number(12) != rows || map.len() != expected {
             return Err(stale(format!(
@@ -152,7 +159,8 @@ mod tests {
 
     #[test]
     fn memory_and_file_agree() {
-        let pairs: Vec<_> = (0..1000_u32).map(|row| (hash_id((row % 700).to_string().as_bytes()), row)).collect();
+        let pairs: Vec<_> =
+            (0..1000_u32).map(|row| (hash_id((row % 700).to_string().as_bytes()), row)).collect();
         let memory = HashIndex::new(pairs);
         let file = tempfile::NamedTempFile::new().unwrap();
         memory.write(&mut file.as_file(), &[7; 32]).unwrap();

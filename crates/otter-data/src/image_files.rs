@@ -65,7 +65,9 @@ pub(crate) fn check_file_id(id: &str) -> Result<()> {
         None => Ok(()),
         Some(fault) => Err(DataError::Image {
             name: format!("{:?}", id.chars().take(100).collect::<String>()),
-            message: format!("{fault}, so the id cannot be the name of a file; write the form layout, json or parquet"),
+            message: format!(
+                "{fault}, so the id cannot be the name of a file; write the form layout, json or parquet"
+            ),
         }),
     }
 }
@@ -173,7 +175,21 @@ mod tests {
             check_file_id(id).unwrap();
         }
         let long = "x".repeat(251);
-        for id in ["", "/a", "../a", "a/../b", "a/", "a//b", ".", "a\\b", "c:x", "a\0", "a\n", "1/2/3/4/5/6/7/8/9", &long] {
+        for id in [
+            "",
+            "/a",
+            "../a",
+            "a/../b",
+            "a/",
+            "a//b",
+            ".",
+            "a\\b",
+            "c:x",
+            "a\0",
+            "a\n",
+            "1/2/3/4/5/6/7/8/9",
+            &long,
+        ] {
             let message = check_file_id(id).unwrap_err().to_string();
             assert!(message.contains("layout"), "{message}");
         }

@@ -64,7 +64,10 @@ impl ParquetImageWriter {
         if encoded.len() > MAX_IMAGE_BYTES {
             return Err(DataError::Image {
                 name: format!("{id:.100}"),
-                message: format!("{} bytes are more than parquet holds in one value; leave it out", encoded.len()),
+                message: format!(
+                    "{} bytes are more than parquet holds in one value; leave it out",
+                    encoded.len()
+                ),
             });
         }
         let text = STANDARD.encode(encoded);

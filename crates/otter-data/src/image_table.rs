@@ -59,9 +59,8 @@ impl ImageTable {
         if is_parquet {
             return Ok(Self::Parquet(ParquetImages::open(path, vec![path.to_owned()], parquet_cache_bytes)?));
         }
-        let has_extension = |wanted: &str| {
-            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
-        };
+        let has_extension =
+            |wanted: &str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted));
         if has_extension("parquet") {
             return Err(DataError::format(path, "no parquet file: it does not begin with PAR1"));
         }
@@ -96,6 +95,22 @@ impl ImageTable {
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many entries were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        match self {
+            Self::Json(index) => index.repeated_keys(),
+            Self::Parquet(images) => images.repeated_ids(),
+            Self::Layout(_) | Self::Tar(_) | Self::Folder(_) => 0,
+        }
+    }
+
+    /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
+    pub fn release_pages(&self) {
+        if let Self::Json(index) = self {
+            index.release_pages();
+        }
     }
 
     /// Id of an entry, in the order of the files.

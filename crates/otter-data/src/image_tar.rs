@@ -63,8 +63,13 @@ impl TarImages {
     fn drop_repeated(&mut self) -> Result<bool> {
         let mut gone = Vec::new();
         for group in self.index.shared() {
-            let names = group.iter().map(|&entry| Ok(self.entry(entry as usize)?.name)).collect::<Result<Vec<_>>>()?;
-            gone.extend((0..group.len()).filter(|&at| names[at + 1..].contains(&names[at])).map(|at| group[at]));
+            let names = group
+                .iter()
+                .map(|&entry| Ok(self.entry(entry as usize)?.name))
+                .collect::<Result<Vec<_>>>()?;
+            gone.extend(
+                (0..group.len()).filter(|&at| names[at + 1..].contains(&names[at])).map(|at| group[at]),
+            );
         }
         gone.sort_unstable();
         let mut entry = 0;
@@ -77,7 +82,10 @@ impl TarImages {
 
     fn find_ambiguous(&mut self) -> Result<()> {
         for group in self.index.shared() {
-            let names = group.iter().map(|&entry| Ok(self.entry(entry as usize)?.name)).collect::<Result<Vec<_>>>()?;
+            let names = group
+                .iter()
+                .map(|&entry| Ok(self.entry(entry as usize)?.name))
+                .collect::<Result<Vec<_>>>()?;
             let stems: Vec<_> = names.iter().map(|name| image_stem(name)).collect();
             let shared = |at: usize| stems.iter().filter(|stem| **stem == stems[at]).count() > 1;
             self.ambiguous.extend((0..group.len()).filter(|&at| shared(at)).map(|at| group[at]));
@@ -104,9 +112,9 @@ impl TarImages {
     fn entry(&self, entry: usize) -> Result<TarEntry> {
         let (archive, header) = self.places[entry];
         let (path, file) = &self.archives[archive as usize];
-        TarEntries::new(file, path, header)
-            .next_file()?
-            .ok_or_else(|| DataError::format(path, format!("tar, byte {header}: the entry is gone; the file was changed")))
+        TarEntries::new(file, path, header).next_file()?.ok_or_else(|| {
+            DataError::format(path, format!("tar, byte {header}: the entry is gone; the file was changed"))
+        })
     }
 
     /// Id of an image: its path without extension, or with it where several files share the short one.

@@ -79,8 +79,11 @@ impl MimicItWriter {
         options: &WriterOptions,
     ) -> Result<Self> {
         let staging = Staging::create(directory)?;
-        let instructions =
-            JsonObject::create(&staging, &format!("{name}_instructions.json"), "{\"meta\":{\"version\":\"1\"},\"data\":{")?;
+        let instructions = JsonObject::create(
+            &staging,
+            &format!("{name}_instructions.json"),
+            "{\"meta\":{\"version\":\"1\"},\"data\":{",
+        )?;
         Ok(Self {
             staging,
             form,
@@ -193,7 +196,8 @@ impl DatasetWriter for MimicItWriter {
         let images_name = self.images_name();
         let Self { staging, name, instructions, contexts, images, image_count, ids, .. } = *self;
         drop(ids);
-        let mut written = WrittenSet { images: image_count, records: instructions.entries, ..WrittenSet::default() };
+        let mut written =
+            WrittenSet { images: image_count, records: instructions.entries, ..WrittenSet::default() };
         written.bytes = instructions.finish("\n}}\n")?;
         if let Some(object) = contexts {
             written.contexts = object.entries;

@@ -141,7 +141,8 @@ impl ParquetFile {
         let group_start = self.group_starts[group];
         let in_group = row - group_start;
         let group_metadata = self.metadata.row_group(group);
-        let locations = self.metadata.page_index_for_row_group(group).page_locations(column as usize).cloned();
+        let locations =
+            self.metadata.page_index_for_row_group(group).page_locations(column as usize).cloned();
         if let Some(locations) = &locations {
             let place = locations.partition_point(|page| page.first_row_index as u64 <= in_group);
             if let Some(page) = place.checked_sub(1).map(|place| &locations[place]) {

@@ -69,7 +69,14 @@ impl ParquetTable {
             starts.push(start);
         }
         let cache = PageCache::new(cache_bytes);
-        Ok(Self { files, starts, id_columns, index: HashIndex::Memory(Vec::new()), hidden: Vec::new(), cache })
+        Ok(Self {
+            files,
+            starts,
+            id_columns,
+            index: HashIndex::Memory(Vec::new()),
+            hidden: Vec::new(),
+            cache,
+        })
     }
 
     /// Takes an index of the ids that was made before.
@@ -123,6 +130,11 @@ impl ParquetTable {
     /// Number of different ids.
     pub(crate) fn len(&self) -> usize {
         self.rows() as usize - self.hidden.len()
+    }
+
+    /// Number of rows whose id comes again later.
+    pub(crate) fn repeated(&self) -> usize {
+        self.hidden.len()
     }
 
     /// Number of rows.

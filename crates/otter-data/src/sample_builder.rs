@@ -10,7 +10,7 @@ use crate::config::{
 use crate::dataset::Set;
 use crate::error::{DataError, SkipReason};
 use crate::image_open::open_image;
-use crate::image_preprocess::preprocess;
+use crate::image_preprocess::preprocess_shared;
 use crate::image_table::ImageTable;
 use crate::labels::{IGNORE_INDEX, label_mask};
 use crate::prompt::{ANSWER_TOKEN, IMAGE_TOKEN, Piece, Placeholder, pieces_text, turn_pieces};
@@ -19,6 +19,11 @@ use crate::record::Record;
 use crate::sample::{Frame, MediaItem, Sample};
 use crate::text::{clean_answer, clean_question};
 use crate::tokenizer::TextTokenizer;
+
+/// A turn or text of more bytes for each token of `max_seq_len`, and of more than the floor below, is not tokenised: it
+/// cannot fit, and finding its exact length would take minutes and gigabytes.
+const MOST_BYTES_PER_TOKEN: usize = 256;
+const FEWEST_BYTES_REFUSED: usize = 1 << 20;
 
 /// One turn of a sample; the query is the last one.
 pub(crate) struct Turn {
@@ -101,7 +106,7 @@ impl SampleBuilder<'_> {
             return Ok((0, encoded));
         }
         let added = usize::from(special.bos.is_some()) + usize::from(special.eos.is_some());
-        let mut first = 0;
+        let mut first = self.hopeless_turns(turns)?;
         loop {
             let encoded = self.encode(&turns[first..])?;
             let length = encoded.ids.len() + added;
@@ -119,10 +124,42 @@ impl SampleBuilder<'_> {
         }
     }
 
+    fn most_bytes(&self) -> usize {
+        self.config.max_seq_len.saturating_mul(MOST_BYTES_PER_TOKEN).max(FEWEST_BYTES_REFUSED)
+    }
+
+    /// How many of the oldest turns are out of the question by their bytes alone.
+    fn hopeless_turns(&self, turns: &[Turn]) -> Result<usize, BuildError> {
+        let bytes = |turn: &Turn| turn.record.instruction.len() + turn.record.answer.len();
+        let most = self.most_bytes();
+        let mut sum = 0;
+        // From the query backwards, as long as the turns may fit.
+        let fitting = turns.iter().rev().take_while(|turn| {
+            sum += bytes(turn);
+            sum <= most
+        });
+        match (fitting.count(), turns.last()) {
+            (0, Some(query)) => Err(BuildError::Skip(
+                SkipReason::TooLong,
+                format!(
+                    "its query turn alone has {} bytes, which max_seq_len = {} tokens cannot hold; shorten it",
+                    bytes(query),
+                    self.config.max_seq_len
+                ),
+            )),
+            (fitting, _) => Ok(turns.len() - fitting),
+        }
+    }
+
     fn encode(&self, turns: &[Turn]) -> Result<Encoded, BuildError> {
         let pieces = self.pieces(turns);
         let text = pieces_text(&pieces);
         let ids = match self.switches.special_tokens_in_text {
+            // Only the reference's truncation lets such a text come here; what is cut off needs no ids.
+            _ if text.len() > self.most_bytes() => {
+                let end = (0..=self.most_bytes()).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+                self.tokenizer.encode(&text[..end])?
+            }
             SpecialTokensInText::Special => self.tokenizer.encode(&text)?,
             SpecialTokensInText::Plain => encode_pieces(self.tokenizer, &pieces, &text)?,
         };
@@ -259,7 +296,7 @@ impl SampleBuilder<'_> {
                 image_id: id.to_owned(),
                 table,
                 original_size: (image.width(), image.height()),
-                pixels: preprocess(&image, self.config.image_size, self.switches.image_transform).into(),
+                pixels: preprocess_shared(&image, self.config.image_size, self.switches.image_transform),
             });
         }
         let tables: Vec<_> =

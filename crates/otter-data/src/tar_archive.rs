@@ -138,7 +138,11 @@ fn short_name(header: &[u8; BLOCK as usize]) -> Vec<u8> {
 
 fn check_sum(header: &[u8; BLOCK as usize]) -> Result<(), &'static str> {
     let expected = number(&header[148..156])?;
-    if sum(header) == expected { Ok(()) } else { Err("the checksum of a header is wrong; this is no tar archive, or it is damaged") }
+    if sum(header) == expected {
+        Ok(())
+    } else {
+        Err("the checksum of a header is wrong; this is no tar archive, or it is damaged")
+    }
 }
 
 /// Sum of the bytes of a header, its checksum field taken as spaces.
@@ -153,7 +157,8 @@ fn number(field: &[u8]) -> Result<u64, &'static str> {
     if field[0] & 0x80 != 0 {
         let mut value = u64::from(field[0] & 0x7f);
         for &byte in &field[1..] {
-            value = value.checked_mul(256).and_then(|value| value.checked_add(u64::from(byte))).ok_or(WRONG)?;
+            value =
+                value.checked_mul(256).and_then(|value| value.checked_add(u64::from(byte))).ok_or(WRONG)?;
         }
         return Ok(value);
     }

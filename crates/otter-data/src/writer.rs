@@ -140,7 +140,9 @@ pub fn create_writer(
         && !name.starts_with('.')
         && !name.contains(|c: char| c.is_control() || matches!(c, '/' | '\\' | ':'));
     if !plain {
-        return Err(DataError::Config(format!("{name:?} cannot be the name of a data set; use letters and digits")));
+        return Err(DataError::Config(format!(
+            "{name:?} cannot be the name of a data set; use letters and digits"
+        )));
     }
     if let Some(bytes) = options.shard_bytes.filter(|&bytes| bytes == 0 || bytes > MAX_SHARD_BYTES) {
         return Err(DataError::Config(format!(

@@ -82,7 +82,9 @@ fn read(form: OutputForm, directory: &Path, set: &Set) -> Set {
 }
 
 fn example(records: usize, images: usize) -> Set {
-    let ids = |from: usize, count: usize, kind: &str| (from..from + count).map(|i| format!("{kind}_{i:06}")).collect();
+    let ids = |from: usize, count: usize, kind: &str| {
+        (from..from + count).map(|i| format!("{kind}_{i:06}")).collect()
+    };
     let mut set = Set::default();
     for i in 0..records {
         let record = Record {
@@ -214,7 +216,8 @@ fn repeated_ids_and_ids_that_lead_out_are_refused() {
         }
         let escapes = matches!(form, OutputForm::Folder | OutputForm::Tar);
         for id in ["../x", "/etc/x", "x/../../y"] {
-            let mut writer = create_writer(form, &place.path().join("in"), "SET", &WriterOptions::default()).unwrap();
+            let mut writer =
+                create_writer(form, &place.path().join("in"), "SET", &WriterOptions::default()).unwrap();
             assert_eq!(writer.image(id, b"1").is_err(), escapes, "{form} {id}");
         }
         assert!(!place.path().join("x.img").exists());
@@ -268,7 +271,10 @@ fn a_set_can_be_given_as_one_directory() {
     std::fs::write(&list, "IMAGE_TEXT:\n  MINE:\n    mimicit_path: set\n").unwrap();
     let config = DataConfig { mimicit_yaml: Some(list), ..DataConfig::default() };
     let set = config.resolved_sets().unwrap().remove(0);
-    assert_eq!((set.name.as_str(), set.images, set.train), ("MINE", Some(directory.clone()), Some(directory)));
+    assert_eq!(
+        (set.name.as_str(), set.images, set.train),
+        ("MINE", Some(directory.clone()), Some(directory))
+    );
 }
 
 /// Any bytes that a program may find in a shard: errors, never a panic.
@@ -286,7 +292,8 @@ fn damaged_shards_are_errors_not_panics() {
             let mut bytes = original.clone();
             for _ in 0..1 + round % 3 {
                 let near = random.below(3000.min(bytes.len()));
-                let at = if random.below(2) == 0 { bytes.len() - 1 - near } else { random.below(bytes.len()) };
+                let at =
+                    if random.below(2) == 0 { bytes.len() - 1 - near } else { random.below(bytes.len()) };
                 bytes[at] = random.next_u32() as u8;
             }
             if round % 5 == 0 {
@@ -295,7 +302,8 @@ fn damaged_shards_are_errors_not_panics() {
             std::fs::write(&path, &bytes).unwrap();
             let listed = manifest.files.iter_mut().find(|listed| listed.name == file.name).unwrap();
             listed.bytes = bytes.len() as u64;
-            std::fs::write(place.path().join("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+            std::fs::write(place.path().join("manifest.json"), serde_json::to_vec(&manifest).unwrap())
+                .unwrap();
             if let Ok(table) = InstructionTable::open(place.path()) {
                 for entry in 0..table.len() {
                     let _ = (table.record(entry), table.id(entry));
@@ -313,18 +321,16 @@ fn damaged_shards_are_errors_not_panics() {
             }
         }
         std::fs::write(&path, &original).unwrap();
-        manifest.files.iter_mut().find(|listed| listed.name == file.name).unwrap().bytes = original.len() as u64;
+        manifest.files.iter_mut().find(|listed| listed.name == file.name).unwrap().bytes =
+            original.len() as u64;
     }
 }
 
 fn sets() -> impl Strategy<Value = Set> {
     let id = "[a-zA-Z0-9_.äß -]{1,12}";
     let ids = || proptest::collection::vec(".{0,8}", 0..5);
-    let record = (".*", ".*", ids(), ids()).prop_map(|(instruction, answer, image_ids, rel_ins_ids)| Record {
-        instruction,
-        answer,
-        image_ids,
-        rel_ins_ids,
+    let record = (".*", ".*", ids(), ids()).prop_map(|(instruction, answer, image_ids, rel_ins_ids)| {
+        Record { instruction, answer, image_ids, rel_ins_ids }
     });
     let records = proptest::collection::btree_map(".{0,10}", record, 1..30);
     let contexts = proptest::collection::btree_map(".{0,10}", ids(), 0..20);

@@ -5,8 +5,8 @@ mod common;
 
 use common::{golden, json, tokenizer};
 use otter_data::{
-    Batch, DataConfig, Dataset, Group, InstructionFormat, Preset, Sampling, clean_answer, clean_question,
-    resample_frames, resample_positions,
+    Batch, ConvertOptions, DataConfig, Dataset, Group, InstructionFormat, OutputForm, Preset, Sampling,
+    clean_answer, clean_question, convert_set, output_paths, resample_frames, resample_positions,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -60,8 +60,38 @@ fn reference_config(args: &Value, yaml: &str) -> DataConfig {
 /// Compares one run; returns how many batches had their pixels compared.
 fn compare(run: &str) -> usize {
     let expected = json(&format!("data/expected/{run}.json"));
+    compare_with(run, reference_config(&expected["args"], expected["yaml"].as_str().unwrap()))
+}
+
+/// Compares one run after its data sets were converted to another form.
+fn compare_converted(run: &str, form: OutputForm) {
+    let expected = json(&format!("data/expected/{run}.json"));
+    let mut config = reference_config(&expected["args"], expected["yaml"].as_str().unwrap());
+    let place = tempfile::tempdir().unwrap();
+    config.sets = config.resolved_sets().unwrap();
+    config.mimicit_yaml = None;
+    for (number, set) in config.sets.iter_mut().enumerate() {
+        let directory = place.path().join(number.to_string());
+        let options = ConvertOptions { only_referenced: number == 0, ..ConvertOptions::default() };
+        let converted = convert_set(set, form, &directory, "SET", &options, &mut |_| {}).unwrap();
+        assert!(converted.written.records > 0);
+        if form == OutputForm::Layout {
+            set.dataset = Some(directory);
+            (set.instructions, set.images, set.train) = Default::default();
+        } else {
+            let [instructions, images, train] = output_paths(form, &directory, "SET").try_into().unwrap();
+            assert_eq!(images.exists(), set.images.is_some());
+            set.instructions = instructions;
+            set.images = set.images.as_ref().map(|_| images);
+            set.train = set.train.as_ref().map(|_| train);
+        }
+    }
+    compare_with(run, config);
+}
+
+fn compare_with(run: &str, config: DataConfig) -> usize {
+    let expected = json(&format!("data/expected/{run}.json"));
     let tokenizer = tokenizer(expected["tokenizer"].as_str().unwrap());
-    let config = reference_config(&expected["args"], expected["yaml"].as_str().unwrap());
     let dataset = Dataset::open(&config, tokenizer.clone()).unwrap();
     let pixel_file = std::fs::read(golden(&format!("data/expected/{run}.safetensors"))).ok();
     let pixel_file = pixel_file.as_deref().map(|bytes| SafeTensors::deserialize(bytes).unwrap());
@@ -177,6 +207,15 @@ fn simple_mpt_two_sets() {
 #[test]
 fn simple_mpt_populate_parquet_task_description() {
     assert!(compare("simple_mpt_populate_parquet_taskdesc") > 0);
+}
+
+#[test]
+fn samples_stay_the_same_in_every_form() {
+    for form in OutputForm::ALL {
+        for run in ["simple_llama", "simple_mpt_two_sets", "simple_mpt_populate_parquet_taskdesc"] {
+            compare_converted(run, form);
+        }
+    }
 }
 
 #[test]

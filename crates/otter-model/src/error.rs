@@ -36,6 +36,9 @@ pub enum ModelError {
         /// Size expected.
         expected: usize,
     },
+    /// Features were given although the tower that made them changes with every step.
+    #[error("the vision tower is trained, so its features cannot be taken from before; give it the pixels")]
+    FeaturesOfTrainedTower,
     /// More frames than the frame embedding table has rows.
     #[error(
         "a media item has {frames} frames, but the checkpoint's frame embeddings cover {limit}; sample fewer frames"

@@ -29,7 +29,8 @@ pub struct Otter {
 /// Frames, how they group into media items, and which items each sequence shows.
 #[derive(Clone)]
 pub struct VisionInput<T = f32> {
-    /// (frames of all items, 3, S, S).
+    /// (frames of all items, 3, S, S); or, where the frozen tower has seen them before, what
+    /// [`Otter::vision_features`] gives: (frames of all items, patches, width).
     pub pixels: Tensor<T>,
     /// Frames of each media item, in order and without gaps.
     pub media_frames: Vec<Range<usize>>,
@@ -99,6 +100,20 @@ impl Otter {
         &self.language
     }
 
+    /// What the tower sees in pixels (frames, 3, side, side): features (frames, patches, width). They can stand in the
+    /// place of the pixels in a [`VisionInput`].
+    pub fn vision_features<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
+        self.vision.forward(parameters, pixels)
+    }
+
+    fn features<T: Real>(&self, parameters: &Parameters<T>, vision: &VisionInput<T>) -> Tensor<T> {
+        if vision.is_features() {
+            vision.pixels.clone()
+        } else {
+            self.vision.forward(parameters, &vision.pixels)
+        }
+    }
+
     /// Latents (items * latents, width) of all media items.
     ///
     /// # Errors
@@ -110,7 +125,7 @@ impl Otter {
         trace: &mut Trace<'_, T>,
     ) -> Result<Tensor<T>, ModelError> {
         self.check_vision(vision)?;
-        let features = self.vision.forward(parameters, &vision.pixels);
+        let features = self.features(parameters, vision);
         trace("vision_features", &features);
         let times = self.media_times(vision)?;
         let width = self.config.vision.hidden_size;
@@ -137,10 +152,13 @@ impl Otter {
         self.check_vision(vision)?;
         let trained = parameters.iter().any(|p| p.trainable && p.name.starts_with("vision_encoder."));
         let (features, clip) = if trained {
+            if vision.is_features() {
+                return Err(ModelError::FeaturesOfTrainedTower);
+            }
             let (features, saved) = self.vision.forward_saved(parameters, &vision.pixels);
             (features, Some(saved))
         } else {
-            (self.vision.forward(parameters, &vision.pixels), None)
+            (self.features(parameters, vision), None)
         };
         let times = self.media_times(vision)?;
         let width = self.config.vision.hidden_size;
@@ -390,17 +408,22 @@ impl Otter {
     fn check_vision<T: Real>(&self, vision: &VisionInput<T>) -> Result<(), ModelError> {
         let side = self.config.vision.image_size;
         let shape = vision.pixels.shape();
-        let expected = [3, side, side];
-        if shape.len() != 4 {
+        let features = [self.config.vision.num_patches(), self.config.vision.hidden_size];
+        let pixels = [3, side, side];
+        let (what, expected) = match vision.is_features() {
+            true => ("patches and width of the features", features.as_slice()),
+            false => ("channels and sides of the pixels", pixels.as_slice()),
+        };
+        if !vision.is_features() && shape.len() != 4 {
             return Err(ModelError::Shape {
                 what: "dimensions of the pixels",
                 found: shape.len(),
                 expected: 4,
             });
         }
-        for (&found, expected) in shape[1..].iter().zip(expected) {
+        for (&found, &expected) in shape[1..].iter().zip(expected) {
             if found != expected {
-                return Err(ModelError::Shape { what: "channels and sides of the pixels", found, expected });
+                return Err(ModelError::Shape { what, found, expected });
             }
         }
         let mut end = 0;
@@ -490,6 +513,13 @@ fn groups(media_frames: &[Range<usize>]) -> Vec<(usize, Vec<usize>)> {
         }
     }
     groups
+}
+
+impl<T: Real> VisionInput<T> {
+    /// Whether features stand in the place of the pixels.
+    pub fn is_features(&self) -> bool {
+        self.pixels.shape().len() == 3
+    }
 }
 
 impl TextInput {

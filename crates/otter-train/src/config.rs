@@ -179,6 +179,13 @@ pub struct TrainSection {
     /// in one row, which needs no padding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pack_length: Option<usize>,
+    /// Folder that keeps the features of the frozen vision tower in half precision, so that a picture is encoded once and
+    /// not in every epoch; runs can share it. Relative to the working directory. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision_cache: Option<PathBuf>,
+    /// Size up to which that folder grows, for one tower. Default: 50.
+    #[serde(default = "default_vision_cache_gib")]
+    pub vision_cache_gib: f64,
     /// Micro-batches of an optimizer step. Default: 1.
     #[serde(default = "one")]
     pub gradient_accumulation: usize,
@@ -251,6 +258,9 @@ fn default_workers() -> usize {
 }
 fn default_prefetch() -> usize {
     16
+}
+fn default_vision_cache_gib() -> f64 {
+    50.0
 }
 fn yes() -> bool {
     true
@@ -342,6 +352,9 @@ impl TrainConfig {
         }
         let run_dir = &self.train.run_dir;
         self.train.run_dir = std::path::absolute(run_dir).map_err(TrainError::io(run_dir, "resolve"))?;
+        if let Some(folder) = &mut self.train.vision_cache {
+            *folder = std::path::absolute(&*folder).map_err(TrainError::io(folder.as_path(), "resolve"))?;
+        }
         Ok(())
     }
 
@@ -353,6 +366,7 @@ impl TrainConfig {
             ("optimizer.weight_decay", optimizer.weight_decay),
             ("optimizer.max_grad_norm", optimizer.max_grad_norm),
             ("schedule.warmup_ratio", schedule.warmup_ratio.unwrap_or(0.0)),
+            ("train.vision_cache_gib", train.vision_cache_gib),
         ] {
             if !value.is_finite() || value < 0.0 {
                 return wrong(format!("{key} is {value}; give a finite number that is not negative"));

@@ -19,6 +19,7 @@ const FREE_ON_RESUME: &[&str] = &[
     "train.threads",
     "train.workers",
     "train.prefetch",
+    "train.vision_cache_gib",
     "train.require_gradients",
     "model.recompute",
     "data.parquet_cache_mib",

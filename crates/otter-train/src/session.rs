@@ -9,6 +9,7 @@ use otter_nn::{Device, Parameters};
 
 use crate::config::{EmbeddingRows, EvalSection, TrainConfig};
 use crate::error::{Result, TrainError};
+use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::memory_plan;
 use crate::model::{LossSum, TrainableModel};
 use crate::otter_step::{TrainableOtter, freeze_rule};
@@ -57,7 +58,12 @@ fn train_here(
     }
     let image_size = otter.config().vision.image_size;
     let embedding_rows = embedding_rows(&config.train.train_embedding_rows, &tokenizer)?;
-    let model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image);
+    let cache = feature_cache(config, &otter, &parameters, observer)?;
+    let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image);
+    if let Some(cache) = cache {
+        model = model.with_features(cache);
+    }
+    let model = model;
 
     let before_data = memory_plan::resident_bytes().unwrap_or(0);
     let tokenizer = Arc::new(tokenizer);
@@ -103,7 +109,34 @@ fn train_here(
         interrupt,
         process_bytes: before_model + data_bytes,
     };
-    trainer::run(setup, observer)
+    let summary = trainer::run(setup, observer)?;
+    if let Some(CacheCounts { hits, encoded, not_added }) = model.feature_counts() {
+        let left_out = if not_added > 0 { format!(", {not_added} of them not kept") } else { String::new() };
+        observer.message(&format!("vision features: {hits} from the cache, {encoded} encoded{left_out}"));
+    }
+    Ok(summary)
+}
+
+fn feature_cache(
+    config: &TrainConfig,
+    otter: &otter_model::Otter,
+    parameters: &Parameters,
+    observer: &mut dyn Observer,
+) -> Result<Option<FeatureCache>> {
+    let Some(folder) = &config.train.vision_cache else { return Ok(None) };
+    if let Some(trained) = parameters.iter().find(|p| p.trainable && p.name.starts_with("vision_encoder.")) {
+        return Err(TrainError::config(
+            "train.vision_cache",
+            format!(
+                "the vision tower is trained ({}), so its features change with every step; remove the key",
+                trained.name
+            ),
+        ));
+    }
+    let max_bytes = (config.train.vision_cache_gib * (1u64 << 30) as f64) as u64;
+    let cache = FeatureCache::open(folder, otter, parameters, max_bytes)?;
+    observer.message(&cache.describe());
+    Ok(Some(cache))
 }
 
 /// Marks what the rule trains; returns how many parameters were widened to be trained.

@@ -213,3 +213,61 @@ fn a_half_precision_base_is_trained() {
         assert_eq!(same, !before.trainable, "{name}");
     }
 }
+
+/// A cache of the tower's features changes a run by their rounding only; a filled one, or one that lost its end, gives the
+/// same run to the bit, and the second run encodes nothing.
+#[test]
+fn features_of_the_frozen_tower_are_kept() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = place.path().join("features");
+    let setting = format!("train.vision_cache={}", cache.display());
+    let counts = |seen: &Watch| {
+        let line = seen.messages.iter().rfind(|line| line.starts_with("vision features:")).unwrap();
+        let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        (numbers[0], numbers[1])
+    };
+    let run = |name: &str, more: &[&str]| {
+        let overrides = [&[setting.as_str()], more].concat();
+        go(&config(&place.path().join(name), &overrides), false)
+    };
+    let (_, without) = go(&config(&place.path().join("without"), &[]), false);
+    let (first, seen) = run("first", &[]);
+    let (_, encoded) = counts(&seen);
+    assert!(encoded > 0);
+    for (a, b) in seen.steps.iter().zip(&without.steps) {
+        assert!((a.loss - b.loss).abs() < 1e-3 * b.loss, "{} {}", a.loss, b.loss);
+    }
+    let expected = bits(&first.checkpoint.unwrap());
+    let (second, seen) = run("second", &[]);
+    assert_eq!(counts(&seen).1, 0);
+    assert!(bits(&second.checkpoint.unwrap()) == expected);
+
+    // The last record is cut, another one damaged: both are encoded anew.
+    let tower = std::fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+    let file = tower.join("features.f16");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.truncate(bytes.len() - 7);
+    bytes[3] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let (third, seen) = run("third", &[]);
+    assert_eq!(counts(&seen).1, 2);
+    assert!(bits(&third.checkpoint.unwrap()) == expected);
+
+    // A full cache is not an error.
+    let (fourth, seen) = run("fourth", &["train.vision_cache_gib=0"]);
+    assert_eq!(counts(&seen).1, 0, "what is there is used");
+    assert!(bits(&fourth.checkpoint.unwrap()) == expected);
+    let elsewhere = format!("train.vision_cache={}", place.path().join("none").display());
+    let (_, seen) = run("fifth", &[&elsewhere, "train.vision_cache_gib=0"]);
+    assert!(seen.messages.last().unwrap().contains("not kept"), "{:?}", seen.messages.last());
+
+    // Another tower has features of its own; a trained one cannot have any.
+    let overrides = [setting.as_str(), "model.freeze=patterns", "model.trainable=[\"vision_encoder\"]"];
+    let error = train(
+        &config(&place.path().join("trained"), &overrides),
+        false,
+        &AtomicBool::new(false),
+        &mut Watch::default(),
+    );
+    assert!(error.unwrap_err().to_string().contains("train.vision_cache"));
+}

@@ -200,7 +200,9 @@ impl Manifest {
 pub(super) fn wrong_size(path: &Path, found: u64, expected: u64) -> DataError {
     DataError::format(
         path,
-        format!("{found} bytes, but manifest.json says {expected}; the file was cut or changed, copy it anew"),
+        format!(
+            "{found} bytes, but manifest.json says {expected}; the file was cut or changed, copy it anew"
+        ),
     )
 }
 

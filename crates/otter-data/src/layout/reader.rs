@@ -14,7 +14,12 @@ use crate::record::Record;
 const TEXT_CACHE_BYTES: usize = 16 << 20;
 
 /// Opens the shards of a table and its index.
-fn open_table(directory: &Path, manifest: &Manifest, table: &Table, cache_bytes: usize) -> Result<ParquetTable> {
+fn open_table(
+    directory: &Path,
+    manifest: &Manifest,
+    table: &Table,
+    cache_bytes: usize,
+) -> Result<ParquetTable> {
     let shards = manifest.shards(table.name);
     let mut paths = Vec::with_capacity(shards.len());
     for shard in &shards {
@@ -171,7 +176,8 @@ impl LayoutContexts {
 
     /// Ids of the context of an entry; the inner error says why this one entry cannot be used.
     pub fn context(&self, entry: usize) -> Result<Vec<String>, String> {
-        let value = self.table.texts(&self.column, self.table.row_of(entry)).map_err(|error| error.to_string())?;
+        let value =
+            self.table.texts(&self.column, self.table.row_of(entry)).map_err(|error| error.to_string())?;
         value.map_err(|what| format!("column `context`: {what}"))
     }
 }

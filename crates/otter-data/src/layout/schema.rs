@@ -123,7 +123,8 @@ impl Table {
 }
 
 fn leaf(name: &str, is_text: bool) -> Result<TypePtr, ParquetError> {
-    let builder = Type::primitive_type_builder(name, Physical::BYTE_ARRAY).with_repetition(Repetition::REQUIRED);
+    let builder =
+        Type::primitive_type_builder(name, Physical::BYTE_ARRAY).with_repetition(Repetition::REQUIRED);
     let builder = if is_text {
         builder.with_logical_type(Some(LogicalType::String)).with_converted_type(ConvertedType::UTF8)
     } else {

@@ -168,7 +168,8 @@ impl ShardSeries {
         let mut group = writer.next_row_group()?;
         for (number, pending) in self.pending.iter().enumerate() {
             let Some(mut column) = group.next_column()? else { break };
-            let form = number.checked_sub(1).map_or(ColumnForm::Value, |place| self.table.columns[place].form);
+            let form =
+                number.checked_sub(1).map_or(ColumnForm::Value, |place| self.table.columns[place].form);
             match form {
                 ColumnForm::List => {
                     let levels = (Some(pending.definition.as_slice()), Some(pending.repetition.as_slice()));
@@ -233,7 +234,10 @@ impl ShardSeries {
 }
 
 /// Large values: the writer looks at the size of a page after each batch, so a batch is one value.
-fn write_one_by_one(column: &mut SerializedColumnWriter<'_>, values: &[ByteArray]) -> Result<(), ParquetError> {
+fn write_one_by_one(
+    column: &mut SerializedColumnWriter<'_>,
+    values: &[ByteArray],
+) -> Result<(), ParquetError> {
     let typed = column.typed::<ByteArrayType>();
     for value in values {
         typed.write_batch(std::slice::from_ref(value), None, None)?;

@@ -74,7 +74,8 @@ impl DatasetWriter for LayoutWriter {
             files.extend(series.finish(&staging)?);
         }
         manifest.files = files.iter().map(|(_, file)| file.clone()).collect();
-        let mut text = serde_json::to_vec_pretty(&manifest).map_err(|error| DataError::Config(error.to_string()))?;
+        let mut text =
+            serde_json::to_vec_pretty(&manifest).map_err(|error| DataError::Config(error.to_string()))?;
         text.push(b'\n');
         let mut file = staging.file(FILE_NAME)?;
         file.put(&text)?;

@@ -1,0 +1,56 @@
+//! `otter data synthesise`: a large data set of made-up pairs, for measuring.
+
+use anyhow::Result;
+use otter_data::WriterOptions;
+use otter_mimicit::synthetic::{SyntheticOptions, write_synthetic};
+use serde_json::json;
+
+use super::data_convert::progress_bar;
+use crate::arguments::DataSynthesise;
+use crate::output;
+
+/// Pairs for each image, where no number of images is given.
+const PAIRS_AN_IMAGE: u64 = 10;
+
+/// Runs the command.
+pub fn run(arguments: &DataSynthesise) -> Result<()> {
+    let options = SyntheticOptions {
+        name: arguments.name.clone(),
+        pairs: arguments.pairs,
+        images: arguments.images.unwrap_or(arguments.pairs.div_ceil(PAIRS_AN_IMAGE)),
+        seed: arguments.seed,
+    };
+    let writer_options = WriterOptions {
+        shard_bytes: arguments.shard_size,
+        overwrite: arguments.overwrite,
+        source: Some(format!("otter data synthesise, seed {}", options.seed)),
+        ..WriterOptions::default()
+    };
+    let bar = progress_bar();
+    let mut stage = "";
+    let written =
+        write_synthetic(&arguments.out, arguments.to, &options, &writer_options, &mut |progress| {
+            if stage != progress.stage {
+                stage = progress.stage;
+                bar.reset();
+                bar.set_message(stage);
+                bar.set_length(progress.total);
+            }
+            bar.set_position(progress.done);
+        })?;
+    bar.finish_and_clear();
+    if arguments.json {
+        return output::json(&json!({
+            "folder": arguments.out, "form": arguments.to.name(), "name": options.name, "seed": options.seed,
+            "records": written.records, "contexts": written.contexts, "images": written.images, "bytes": written.bytes,
+        }));
+    }
+    output::text(&format!(
+        "{}: {} pairs, {} contexts, {} images, {}",
+        arguments.out.display(),
+        output::count(written.records),
+        output::count(written.contexts),
+        output::count(written.images),
+        output::bytes(written.bytes)
+    ))
+}

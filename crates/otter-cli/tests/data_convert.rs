@@ -1,0 +1,160 @@
+//! `otter data convert` and `otter data synthesise` with the real binary.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Run, golden, otter};
+use serde_json::{Value, json};
+
+const FORMS: [&str; 5] = ["layout", "json", "parquet", "folder", "tar"];
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn convert(source: &Path, form: &str, out: &Path, more: &[&str]) -> Run {
+    let mut arguments = arguments!["data", "convert", source, "--to", form, "--out", out, "--json"].to_vec();
+    arguments.extend(more.iter().map(Into::into));
+    otter(&arguments)
+}
+
+/// Samples of a data list, as `data show` gives them.
+fn samples(list: &Path, indices: &[usize]) -> Vec<Value> {
+    let model = golden("data/tokenizer_llama");
+    let show = |index: &usize| {
+        otter(&arguments![
+            "data",
+            "show",
+            "--json",
+            "--config",
+            list,
+            "--model",
+            &model,
+            "--index",
+            index.to_string()
+        ])
+        .json()
+    };
+    indices.iter().map(show).collect()
+}
+
+#[test]
+fn a_list_gives_the_same_samples_in_every_form() {
+    let list = golden("data/train_json.yaml");
+    let indices = [0, 4, 9, 13];
+    let expected = samples(&list, &indices);
+    let place = tempfile::tempdir().unwrap();
+    for form in FORMS {
+        let out = place.path().join(form);
+        let summary = convert(&list, form, &out, &["--only-referenced"]).json();
+        assert_eq!(summary["form"], form);
+        assert!(summary["sets"].as_array().unwrap().len() > 1);
+        assert!(summary["sets"].as_array().unwrap().iter().all(|set| set["skipped"] == json!({})));
+        assert_eq!(samples(&out.join("data.yaml"), &indices), expected, "{form}");
+    }
+}
+
+#[test]
+fn json_to_any_form_and_back_is_the_same() {
+    let place = tempfile::tempdir().unwrap();
+    let source = golden("data/in_context_instructions.json");
+    let images = golden("data/images.json");
+    let train = golden("data/in_context_train.json");
+    let given = ["--images", images.to_str().unwrap(), "--train", train.to_str().unwrap(), "--name", "SET"];
+    for form in FORMS {
+        let there = place.path().join(form);
+        convert(&source, form, &there, &given).success();
+        let back = place.path().join(format!("{form} back"));
+        if form == "layout" {
+            convert(&there, "json", &back, &[]).success();
+        } else {
+            let image_name = match form {
+                "json" => "SET.json".to_owned(),
+                "folder" => "SET".to_owned(),
+                other => format!("SET.{other}"),
+            };
+            let images = there.join(image_name);
+            let train = there.join("SET_train.json");
+            let given = ["--images", images.to_str().unwrap(), "--train", train.to_str().unwrap()];
+            convert(&there.join("SET_instructions.json"), "json", &back, &given).success();
+        }
+        let records = |value: Value| value["data"].as_object().unwrap().clone();
+        let (expected, found) = (records(read(&source)), records(read(&back.join("SET_instructions.json"))));
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{form}");
+        assert_eq!(found, expected, "{form}");
+        let found = read(&back.join("SET_train.json"));
+        assert_eq!(found, read(&train), "{form}");
+        assert_eq!(
+            found.as_object().unwrap().keys().collect::<Vec<_>>(),
+            read(&train).as_object().unwrap().keys().collect::<Vec<_>>()
+        );
+        assert_eq!(read(&back.join("SET.json")), read(&images), "{form}");
+    }
+}
+
+#[test]
+fn what_cannot_be_converted_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    let source = place.path().join("A_instructions.json");
+    let images = place.path().join("A.json");
+    let record = json!({"instruction": "q", "answer": "a", "image_ids": ["x"], "rel_ins_ids": []});
+    std::fs::write(&source, json!({"data": {"good": record, "wrong": {"instruction": 1}}}).to_string())
+        .unwrap();
+    std::fs::write(&images, json!({"x": "aGk=", "y": "aGk=", "../z": "aGk=", "bad": "*"}).to_string())
+        .unwrap();
+    let given = ["--images", images.to_str().unwrap()];
+    convert(&source, "layout", &out, &[]).error(&["wrong", "A_instructions.json", "bad_record"]);
+    convert(&source, "tar", &out, &given).error(&["../z"]);
+    assert!(std::fs::read_dir(&out).unwrap().next().is_none(), "nothing half-written stays");
+
+    let run = convert(&source, "layout", &out, &[given[0], given[1], "--skip-bad"]).json();
+    assert_eq!(run["sets"][0]["records"], 1);
+    assert_eq!(run["sets"][0]["skipped"]["bad_record"], 1);
+    assert!(run["sets"][0]["examples"][0].as_str().unwrap().contains("wrong"));
+    convert(&source, "layout", &out, &["--skip-bad"]).error(&["manifest.json", "already"]);
+    convert(&out, "layout", &out, &["--overwrite"]).error(&["out"]);
+    let more = [given[0], given[1], "--skip-bad", "--overwrite", "--only-referenced"];
+    let run = convert(&source, "layout", &out, &more).json();
+    assert_eq!((&run["sets"][0]["images"], &run["sets"][0]["unreferenced_images"]), (&json!(1), &json!(3)));
+
+    convert(&source, "zip", &out, &[]).usage("layout, json, parquet, folder, tar");
+    convert(&source, "json", &out, &["--shard-size", "5GB"]).error(&["5000000000", "2 GiB"]);
+    convert(&golden("data/train_json.yaml"), "json", &out, &["--set", "NONE"])
+        .error(&["NONE", "train_json.yaml"]);
+    convert(&golden("data/train_json.yaml"), "json", &out, &["--name", "X"]).error(&["--name", "--set"]);
+    convert(&golden("data/train_json.yaml"), "json", &out, &given).error(&["--images"]);
+    convert(Path::new("/no/such.json"), "json", &out, &[]).error(&["/no/such.json"]);
+}
+
+#[test]
+fn a_synthetic_set_is_made_converted_and_shown() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("synthetic");
+    let arguments = arguments![
+        "data",
+        "synthesise",
+        "--pairs",
+        "5000",
+        "--images",
+        "200",
+        "--out",
+        &out,
+        "--json",
+        "--seed",
+        "9"
+    ];
+    let made = otter(&arguments).json();
+    assert_eq!((&made["records"], &made["images"]), (&json!(5000), &json!(200)));
+    otter(&arguments).error(&["manifest.json", "already"]);
+    let list = place.path().join("list.yaml");
+    std::fs::write(&list, "IMAGE_TEXT_IN_CONTEXT:\n  SYN:\n    mimicit_path: synthetic\n").unwrap();
+    let sample = &samples(&list, &[17])[0];
+    assert!(sample["id"].as_str().unwrap().starts_with("SYN_INS_"));
+    let tar = place.path().join("tar");
+    let converted = convert(&out, "tar", &tar, &["--group", "IMAGE_TEXT_IN_CONTEXT"]).json();
+    assert_eq!(converted["sets"][0]["records"], 5000);
+    assert_eq!(&samples(&tar.join("data.yaml"), &[17])[0], sample);
+}

@@ -1,0 +1,173 @@
+//! One data set from any form to any other, record by record.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::config::SetConfig;
+use crate::error::{DataError, Result, SkipReason};
+use crate::image_table::ImageTable;
+use crate::instruction_table::{ContextTable, InstructionTable};
+use crate::writer::{OutputForm, WriterOptions, WrittenSet, create_writer};
+
+/// Memory for pages of the source; the source is read in order, so few are needed.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// How a data set is converted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ConvertOptions {
+    /// Leave out images that no record names.
+    pub only_referenced: bool,
+    /// Count what cannot be read and go on, instead of stopping.
+    pub skip_bad: bool,
+    /// For the writer.
+    pub writer: WriterOptions,
+}
+
+/// How far a conversion is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvertProgress {
+    /// `references`, `images`, `records` or `contexts`.
+    pub stage: &'static str,
+    /// Entries that are done.
+    pub done: usize,
+    /// Entries of this stage.
+    pub total: usize,
+}
+
+/// What a conversion wrote and left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Converted {
+    /// What was written.
+    pub written: WrittenSet,
+    /// Images that no record names, left out on demand.
+    pub unreferenced_images: u64,
+    /// Entries that could not be read, by reason.
+    pub skipped: BTreeMap<&'static str, u64>,
+    /// The first few of them.
+    pub examples: Vec<String>,
+}
+
+/// Messages kept of entries that could not be read.
+const EXAMPLES: usize = 10;
+
+/// Between two reports of progress.
+const REPORT_EVERY: usize = 256;
+
+struct Run<'a> {
+    options: &'a ConvertOptions,
+    progress: &'a mut dyn FnMut(ConvertProgress),
+    converted: Converted,
+}
+
+impl Run<'_> {
+    fn report(&mut self, stage: &'static str, done: usize, total: usize) {
+        if done.is_multiple_of(REPORT_EVERY) || done == total {
+            (self.progress)(ConvertProgress { stage, done, total });
+        }
+    }
+
+    /// The value, or `None` if it is bad and may be left out.
+    fn usable<T>(&mut self, value: Result<T>, reason: SkipReason) -> Result<Option<T>> {
+        match value {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if self.options.skip_bad => {
+                *self.converted.skipped.entry(reason.name()).or_default() += 1;
+                if self.converted.examples.len() < EXAMPLES {
+                    self.converted.examples.push(format!("{error} [{}]", reason.name()));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Writes the data set `set` in another form under the name `name`. Order and content of records, contexts and image bytes
+/// stay; fields of a record that the format does not know are not kept.
+///
+/// # Errors
+/// A source that cannot be read, an entry that cannot be read (unless it may be skipped), a destination that cannot be
+/// written. Then nothing is left at the destination.
+pub fn convert_set(
+    set: &SetConfig,
+    form: OutputForm,
+    directory: &Path,
+    name: &str,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(ConvertProgress),
+) -> Result<Converted> {
+    let instructions = InstructionTable::open(&set.instructions)?;
+    let images = set.images.as_deref().map(|path| ImageTable::open(path, CACHE_BYTES)).transpose()?;
+    let contexts = set.train.as_deref().map(ContextTable::open).transpose()?;
+    if contexts.as_ref().is_some_and(ContextTable::is_empty) {
+        return Err(DataError::Config(format!(
+            "the contexts of {name} are empty: no record is a sample, which the other form cannot say; leave them out"
+        )));
+    }
+    let mut writer = create_writer(form, directory, name, &options.writer)?;
+    let mut run = Run { options, progress, converted: Converted::default() };
+
+    if let Some(images) = &images {
+        let wanted =
+            if options.only_referenced { Some(referenced(&instructions, images, &mut run)?) } else { None };
+        let total = images.len();
+        for entry in 0..total {
+            if wanted.as_ref().is_some_and(|wanted| !wanted[entry]) {
+                run.converted.unreferenced_images += 1;
+            } else {
+                let image = images.id(entry).and_then(|id| Ok((id, images.encoded_entry(entry)?)));
+                if let Some((id, encoded)) = run.usable(image, SkipReason::BadImage)? {
+                    writer.image(&id, &encoded)?;
+                }
+            }
+            run.report("images", entry + 1, total);
+        }
+    }
+    let total = instructions.len();
+    for entry in 0..total {
+        let record = instructions.id(entry).and_then(|id| match instructions.record(entry) {
+            Ok(record) => Ok((id, record)),
+            Err(message) => Err(bad_entry(instructions.path(), &id, message)),
+        });
+        if let Some((id, record)) = run.usable(record, SkipReason::BadRecord)? {
+            writer.record(&id, &record)?;
+        }
+        run.report("records", entry + 1, total);
+    }
+    if let Some(contexts) = &contexts {
+        let total = contexts.len();
+        for entry in 0..total {
+            let context = contexts.id(entry).and_then(|id| match contexts.context(entry) {
+                Ok(context) => Ok((id, context)),
+                Err(message) => Err(bad_entry(contexts.path(), &id, message)),
+            });
+            if let Some((id, context)) = run.usable(context, SkipReason::BadRecord)? {
+                writer.context(&id, &context)?;
+            }
+            run.report("contexts", entry + 1, total);
+        }
+    }
+    let mut converted = run.converted;
+    converted.written = writer.finish()?;
+    Ok(converted)
+}
+
+fn bad_entry(path: &Path, id: &str, message: String) -> DataError {
+    DataError::Sample { id: id.to_owned(), file: path.to_owned(), reason: SkipReason::BadRecord, message }
+}
+
+/// Of each image, whether a record names it.
+fn referenced(instructions: &InstructionTable, images: &ImageTable, run: &mut Run<'_>) -> Result<Vec<bool>> {
+    let mut wanted = vec![false; images.len()];
+    let total = instructions.len();
+    for entry in 0..total {
+        // Records that cannot be read are dealt with when they are written.
+        for id in instructions.record(entry).map(|record| record.image_ids).unwrap_or_default() {
+            if let Some(image) = images.find(&id)? {
+                wanted[image] = true;
+            }
+        }
+        run.report("references", entry + 1, total);
+    }
+    Ok(wanted)
+}
