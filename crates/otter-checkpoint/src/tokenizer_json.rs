@@ -12,7 +12,7 @@ use tokenizers::Tokenizer;
 ///
 /// # Errors
 /// What is wrong with the text.
-pub(crate) fn parse(json: &[u8]) -> Result<Tokenizer, String> {
+pub fn parse(json: &[u8]) -> Result<Tokenizer, String> {
     serde_json::from_slice::<IgnoredAny>(json).map_err(|error| error.to_string())?;
     match catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(json))) {
         Ok(Ok(tokenizer)) => Ok(tokenizer),

@@ -232,6 +232,7 @@ mod avx2 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_resize::BICUBIC;
 
     #[test]
     fn the_versions_of_this_processor_equal_the_plain_ones() {

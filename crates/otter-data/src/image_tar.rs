@@ -32,7 +32,8 @@ impl TarImages {
             let mut entries = TarEntries::new(file, archive, 0);
             while let Some(entry) = entries.next_file()? {
                 if let Some(fault) = path_fault(&entry.name) {
-                    let message = format!("tar, byte {}: the name {:?} is refused: {fault}", entry.header, entry.name);
+                    let message =
+                        format!("tar, byte {}: the name {:?} is refused: {fault}", entry.header, entry.name);
                     return Err(DataError::format(archive, message));
                 }
                 let Some(stem) = image_stem(&entry.name) else { continue };

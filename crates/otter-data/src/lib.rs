@@ -40,6 +40,7 @@ mod packing;
 mod page_cache;
 mod parquet_file;
 mod parquet_table;
+mod plain_page;
 mod positioned_file;
 pub mod pretraining;
 pub mod prompt;

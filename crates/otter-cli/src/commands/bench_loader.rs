@@ -90,6 +90,7 @@ fn time_loader(
         image_size: arguments.size,
         image_transform: Some(transform(arguments)),
         sets: vec![SetConfig {
+            dataset: None,
             name: String::new(),
             group: Group::ImageText,
             instructions,

@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn the_versions_of_this_processor_equal_the_plain_ones() {
-        let (upsample, convert) = best();
+        let (upsample, _) = best();
         for width in [1, 2, 3, 5, 16, 17, 31, 32, 33, 100] {
             let plane = Plane { samples: patterned(width * 5, 83), stride: width };
             for (half_width, half_height) in [(false, false), (false, true), (true, false), (true, true)] {
