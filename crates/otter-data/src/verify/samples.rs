@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::frame_cache::FrameCache;
 use crate::config::{DataConfig, Group, InContextImages, Switches};
 use crate::error::{Result, SkipReason};
 use crate::sample_builder::{BuildError, SampleBuilder, Turn};
@@ -159,7 +160,10 @@ impl SampleCheck<'_> {
             };
             turns.push(Turn { id: name.to_owned(), record });
         }
+        // Samples are built without pixels here.
+        let frames = FrameCache::new(0);
         let builder = SampleBuilder {
+            frames: &frames,
             config: self.config,
             switches: &self.switches,
             tokenizer,
