@@ -156,7 +156,10 @@ fn copies_are_merged_on_request() {
     // A10 is A1 now, once.
     assert_eq!(train, json!({"A1": ["A2", "B1"], "A2": ["A1"], "A9": []}));
     let list = std::fs::read_to_string(&fixed.list).unwrap();
-    assert!(list.contains("num_samples: 40") && list.contains("weight: 0.5") && list.contains("Say \\\"it\\\"."), "{list}");
+    assert!(
+        list.contains("num_samples: 40") && list.contains("weight: 0.5") && list.contains("Say \\\"it\\\"."),
+        "{list}"
+    );
 }
 
 #[test]
