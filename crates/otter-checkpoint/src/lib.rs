@@ -85,6 +85,7 @@ pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
 pub use tokenizer::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
 };
+pub use tokenizer_json::parse as parse_tokenizer_json;
 pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
 pub use torch_write::{TorchTensor, write_torch};
 pub use transformers_module::write_transformers_module;

@@ -12,9 +12,15 @@ use tokenizers::Tokenizer;
 ///
 /// # Errors
 /// What is wrong with the text.
-pub(crate) fn parse(json: &[u8]) -> Result<Tokenizer, String> {
+pub fn parse(json: &[u8]) -> Result<Tokenizer, String> {
     serde_json::from_slice::<IgnoredAny>(json).map_err(|error| error.to_string())?;
-    match catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(json))) {
+    let tried = || {
+        let tokenizer = Tokenizer::from_bytes(json)?;
+        // A template that names a token it does not define is accepted, and panics when it is used.
+        let _ = tokenizer.encode("a", true);
+        Ok::<_, tokenizers::Error>(tokenizer)
+    };
+    match catch_unwind(AssertUnwindSafe(tried)) {
         Ok(Ok(tokenizer)) => Ok(tokenizer),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the parser of the `tokenizers` library gave up on it; make the file anew with \
@@ -43,6 +49,17 @@ mod tests {
                 let _ = parse(&marked);
             }
         }
+    }
+
+    #[test]
+    fn a_template_of_unknown_tokens_is_an_error() {
+        let template = r#""post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<x>","type_id":0}},
+            {"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{DEFINED}}"#;
+        let text = |defined: &str| {
+            GOOD.replace(r#""post_processor":null"#, &template.replace("DEFINED", defined))
+        };
+        assert!(parse(text(r#""<x>":{"id":"<x>","ids":[0],"tokens":["a"]}"#).as_bytes()).is_ok());
+        assert!(parse(text("").as_bytes()).is_err());
     }
 
     #[test]

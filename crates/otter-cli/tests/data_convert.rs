@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{Run, golden, otter};
+use otter_data::ImageTable;
 use serde_json::{Value, json};
 
 const FORMS: [&str; 5] = ["layout", "json", "parquet", "folder", "tar"];
@@ -90,7 +92,13 @@ fn json_to_any_form_and_back_is_the_same() {
             found.as_object().unwrap().keys().collect::<Vec<_>>(),
             read(&train).as_object().unwrap().keys().collect::<Vec<_>>()
         );
-        assert_eq!(read(&back.join("SET.json")), read(&images), "{form}");
+        // The source has both alphabets of base64; what counts are the bytes.
+        let decoded = |path: &Path| {
+            let table = ImageTable::open(path, 0).unwrap();
+            let image = |entry| (table.id(entry).unwrap().into_owned(), table.encoded_entry(entry).unwrap());
+            (0..table.len()).map(image).collect::<BTreeMap<_, _>>()
+        };
+        assert!(decoded(&back.join("SET.json")) == decoded(&images), "{form}");
     }
 }
 

@@ -13,9 +13,11 @@ use crate::image_preprocess::ImageTransform;
 use crate::labels::LabelRule;
 use crate::layout::{Manifest, layout_directory};
 use crate::mixture_yaml;
+use crate::pretraining::StreamConfig;
 use crate::prompt::InstructionFormat;
 
-/// The four task groups; the group decides about placeholders and frames.
+/// Task groups: the four of instruction tuning, where the group decides about placeholders and frames, and the two of
+/// pre-training streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Group {
@@ -27,10 +29,14 @@ pub enum Group {
     VideoText,
     /// Image placeholder in every turn.
     ImageTextInContext,
+    /// Image–caption pairs of a pre-training stream.
+    ImageCaption,
+    /// Interleaved documents of a pre-training stream.
+    Interleaved,
 }
 
 impl Group {
-    /// All groups in the order in which the original builds their loaders.
+    /// The groups of instruction tuning in the order in which the original builds their loaders.
     pub const ALL: [Self; 4] = [Self::ImageText, Self::TextOnly, Self::VideoText, Self::ImageTextInContext];
 
     /// The name used in data lists.
@@ -40,6 +46,8 @@ impl Group {
             Self::TextOnly => "TEXT_ONLY",
             Self::VideoText => "VIDEO_TEXT",
             Self::ImageTextInContext => "IMAGE_TEXT_IN_CONTEXT",
+            Self::ImageCaption => "IMAGE_CAPTION",
+            Self::Interleaved => "INTERLEAVED",
         }
     }
 }
@@ -300,7 +308,7 @@ impl Switches {
     }
 }
 
-/// The `[data]` section. Give either `mimicit_yaml` or `[[data.sets]]`.
+/// The `[data]` section. Give `mimicit_yaml` or `[[data.sets]]`, `[[data.streams]]`, or both kinds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -334,6 +342,9 @@ pub struct DataConfig {
     /// Memory for decompressed parquet pages, in MiB.
     #[serde(default = "default_parquet_cache_mib")]
     pub parquet_cache_mib: usize,
+    /// Memory for decoded, preprocessed images that several samples share, in MiB; 0 keeps none.
+    #[serde(default = "default_frame_cache_mib")]
+    pub frame_cache_mib: usize,
     /// Starting point of the switches below.
     #[serde(default)]
     pub preset: Preset,
@@ -376,6 +387,9 @@ pub struct DataConfig {
     /// The sets, where no YAML file is given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<SetConfig>,
+    /// Pre-training streams; their samples follow those of the sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamConfig>,
 }
 
 fn default_image_size() -> usize {
@@ -402,6 +416,10 @@ fn default_parquet_cache_mib() -> usize {
     256
 }
 
+fn default_frame_cache_mib() -> usize {
+    128
+}
+
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
@@ -415,6 +433,7 @@ impl Default for DataConfig {
             samples_per_epoch: None,
             on_bad_sample: default_on_bad_sample(),
             parquet_cache_mib: default_parquet_cache_mib(),
+            frame_cache_mib: default_frame_cache_mib(),
             preset: Preset::default(),
             in_context_images: None,
             images_of_record: None,
@@ -429,6 +448,7 @@ impl Default for DataConfig {
             records_without_images: None,
             with_task_description: None,
             sets: Vec::new(),
+            streams: Vec::new(),
         }
     }
 }
@@ -439,6 +459,9 @@ impl DataConfig {
         // `join` keeps absolute paths as they are.
         if let Some(path) = &mut self.mimicit_yaml {
             *path = base_dir.join(&*path);
+        }
+        for stream in &mut self.streams {
+            stream.resolve(base_dir);
         }
         for set in &mut self.sets {
             if !is_empty_path(&set.instructions) {
@@ -480,12 +503,20 @@ impl DataConfig {
             Some(path) => mixture_yaml::read(path)?,
             None => self.sets.clone(),
         };
-        if sets.is_empty() {
+        if sets.is_empty() && self.streams.is_empty() {
             return Err(DataError::Config(
-                "no data set is given; set mimicit_yaml or add a [[data.sets]] entry".into(),
+                "no data set is given; set mimicit_yaml, or add a [[data.sets]] or [[data.streams]] entry"
+                    .into(),
             ));
         }
         for set in &mut sets {
+            if !Group::ALL.contains(&set.group) {
+                return Err(DataError::Config(format!(
+                    "set {} is of group {}, which belongs under [[data.streams]]",
+                    set.name,
+                    set.group.name()
+                )));
+            }
             set.resolve_dataset()?;
             if set.name.is_empty() {
                 set.name = set.instructions.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -508,6 +539,7 @@ impl DataConfig {
             ("image_size", self.image_size, 1, 4096),
             ("max_seq_len", self.max_seq_len, 1, 1 << 24),
             ("resample_frames", self.resample_frames, 1, 4096),
+            ("frame_cache_mib", self.frame_cache_mib, 0, 1 << 24),
         ];
         for (name, value, low, high) in limits {
             if value < low || value > high {

@@ -8,23 +8,18 @@
 use std::f64::consts::PI;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use crate::image_open::RgbImage;
+use crate::image_resize_passes::{PRECISION_BITS, resize_columns, resize_rows};
 
-const PRECISION_BITS: u32 = 22;
 /// An interpolation filter and how far it reaches.
 #[derive(Clone, Copy)]
-struct Filter {
+pub(crate) struct Filter {
     weight: fn(f64) -> f64,
     support: f64,
 }
 
-const BICUBIC: Filter = Filter { weight: bicubic, support: 2.0 };
+pub(crate) const BICUBIC: Filter = Filter { weight: bicubic, support: 2.0 };
 const LANCZOS: Filter = Filter { weight: lanczos, support: 3.0 };
-
-/// Images above this many source pixels are resampled by several threads.
-const PARALLEL_FROM_PIXELS: usize = 1 << 18;
 
 fn bicubic(x: f64) -> f64 {
     const A: f64 = -0.5;
@@ -47,7 +42,7 @@ fn lanczos(x: f64) -> f64 {
 }
 
 /// For each output position: the first input position and the weights from there on.
-struct Weights {
+pub(crate) struct Weights {
     starts: Vec<(usize, usize)>, // (first input, number of weights)
     values: Vec<i32>,            // (output, per_output)
     per_output: usize,
@@ -55,7 +50,7 @@ struct Weights {
 
 impl Weights {
     /// Weights of the outputs in `window` when `input` samples become `output` samples.
-    fn new(filter: Filter, input: usize, output: usize, window: Range<usize>) -> Self {
+    pub(crate) fn new(filter: Filter, input: usize, output: usize, window: Range<usize>) -> Self {
         let scale = input as f64 / output as f64;
         let filter_scale = scale.max(1.0);
         let support = filter.support * filter_scale;
@@ -88,18 +83,18 @@ impl Weights {
         start..end
     }
 
-    fn of(&self, position: usize) -> (usize, &[i32]) {
+    /// Number of output positions.
+    pub(crate) fn outputs(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// First input position and weights of an output position.
+    pub(crate) fn of(&self, position: usize) -> (usize, &[i32]) {
         let (first, count) = self.starts[position];
         let offset = position * self.per_output;
         (first, &self.values[offset..offset + count])
     }
 }
-
-fn round_to_u8(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
-const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
 /// Resizes to `width` x `height`, both at least 1; the aspect ratio is not kept.
 pub fn resize_bicubic(image: &RgbImage, width: usize, height: usize) -> RgbImage {
@@ -132,14 +127,13 @@ fn resize_window(
     columns: Range<usize>,
     rows: Range<usize>,
 ) -> RgbImage {
-    let parallel = image.width() * image.height() >= PARALLEL_FROM_PIXELS;
     let (width, height) = (columns.len(), rows.len());
     let source_row_bytes = image.width() * 3;
     let across =
         (size.0 != image.width()).then(|| Weights::new(filter, image.width(), size.0, columns.clone()));
     let down = (size.1 != image.height()).then(|| Weights::new(filter, image.height(), size.1, rows.clone()));
     let resample_across = |input: &[u8]| match &across {
-        Some(weights) => resize_rows(input, source_row_bytes, weights, parallel),
+        Some(weights) => resize_rows(input, source_row_bytes, weights),
         None => crop_columns(input, source_row_bytes, columns),
     };
     // Input rows that reach the output.
@@ -148,9 +142,9 @@ fn resize_window(
     let pixels = match &down {
         None => resample_across(input),
         Some(weights) if columns_first((image.width(), image.height()), size) => {
-            resample_across(&resize_columns(input, source_row_bytes, needed.start, weights, parallel))
+            resample_across(&resize_columns(input, source_row_bytes, needed.start, weights))
         }
-        Some(weights) => resize_columns(&resample_across(input), width * 3, needed.start, weights, parallel),
+        Some(weights) => resize_columns(&resample_across(input), width * 3, needed.start, weights),
     };
     match RgbImage::new(width, height, pixels) {
         Some(resized) => resized,
@@ -166,61 +160,11 @@ fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
 }
 
 fn crop_columns(input: &[u8], row_bytes: usize, columns: Range<usize>) -> Vec<u8> {
-    input.chunks_exact(row_bytes).flat_map(|row| &row[columns.start * 3..columns.end * 3]).copied().collect()
-}
-
-fn for_each_row(output: &mut [u8], row_bytes: usize, parallel: bool, work: impl Fn(usize, &mut [u8]) + Sync) {
-    if parallel {
-        output.par_chunks_mut(row_bytes).enumerate().for_each(|(y, row)| work(y, row));
-    } else {
-        output.chunks_mut(row_bytes).enumerate().for_each(|(y, row)| work(y, row));
+    let mut cropped = Vec::with_capacity(input.len() / row_bytes * columns.len() * 3);
+    for row in input.chunks_exact(row_bytes) {
+        cropped.extend_from_slice(&row[columns.start * 3..columns.end * 3]);
     }
-}
-
-fn resize_rows(input: &[u8], row_bytes: usize, weights: &Weights, parallel: bool) -> Vec<u8> {
-    let new_row_bytes = weights.starts.len() * 3;
-    let mut output = vec![0; input.len() / row_bytes * new_row_bytes];
-    for_each_row(&mut output, new_row_bytes, parallel, |y, row| {
-        let source = &input[y * row_bytes..(y + 1) * row_bytes];
-        for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
-            let (first, weights) = weights.of(x);
-            let mut sums = [HALF; 3];
-            let window = &source[first * 3..(first + weights.len()) * 3];
-            for (weight, sample) in weights.iter().zip(window.chunks_exact(3)) {
-                for channel in 0..3 {
-                    sums[channel] += i32::from(sample[channel]) * weight;
-                }
-            }
-            pixel.copy_from_slice(&sums.map(round_to_u8));
-        }
-    });
-    output
-}
-
-/// `first_row` is the position of the first row of `input` in the whole image.
-fn resize_columns(
-    input: &[u8],
-    row_bytes: usize,
-    first_row: usize,
-    weights: &Weights,
-    parallel: bool,
-) -> Vec<u8> {
-    let mut output = vec![0; row_bytes * weights.starts.len()];
-    for_each_row(&mut output, row_bytes, parallel, |y, row| {
-        let (first, weights) = weights.of(y);
-        let first = first - first_row;
-        let mut sums = vec![HALF; row_bytes];
-        for (offset, weight) in weights.iter().enumerate() {
-            let source = &input[(first + offset) * row_bytes..(first + offset + 1) * row_bytes];
-            for (sum, sample) in sums.iter_mut().zip(source) {
-                *sum += i32::from(*sample) * weight;
-            }
-        }
-        for (value, sum) in row.iter_mut().zip(sums) {
-            *value = round_to_u8(sum);
-        }
-    });
-    output
+    cropped
 }
 
 #[cfg(test)]
@@ -255,17 +199,6 @@ mod tests {
         let sum: usize =
             tall.pixels().iter().enumerate().map(|(at, &value)| (at + 1) * usize::from(value)).sum();
         assert_eq!(sum, 11_691_307);
-    }
-
-    #[test]
-    fn threads_do_not_change_the_result() {
-        let image = patterned(90, 70);
-        let across = Weights::new(BICUBIC, 90, 31, 0..31);
-        let down = Weights::new(BICUBIC, 70, 140, 0..140);
-        let [alone, shared] = [false, true].map(|parallel| {
-            resize_columns(&resize_rows(image.pixels(), 270, &across, parallel), 93, 0, &down, parallel)
-        });
-        assert_eq!(alone, shared);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::batch::Batch;
 use crate::dataset::Dataset;
 use crate::epoch_order::Rank;
 use crate::error::{DataError, Result, SkipReason};
+use crate::frame_cache::FrameCounts;
 use crate::packing::Packing;
 use crate::sample::Sample;
 
@@ -25,7 +26,8 @@ pub struct LoaderOptions {
     pub batch_size: usize,
     /// Worker threads; the order of the batches does not depend on it.
     pub workers: usize,
-    /// Finished samples that may wait, over all workers; at least one per worker.
+    /// Finished samples that may wait, over all workers; at least one per worker. With a batch or more, the next batch
+    /// is ready when a step ends.
     pub prefetch: usize,
     /// Leave out the last batch of an epoch if it is not full.
     pub drop_last: bool,
@@ -77,6 +79,9 @@ pub struct DataReport {
     pub skipped: BTreeMap<String, u64>,
     /// The first message of each reason.
     pub examples: BTreeMap<String, String>,
+    /// Frames decoded and found in the data set's cache, those of samples made in advance included.
+    #[serde(default)]
+    pub frames: FrameCounts,
 }
 
 /// Reason under which samples of an incomplete last batch are counted.
@@ -90,6 +95,7 @@ impl DataReport {
 
     pub(crate) fn merge(&mut self, other: Self) {
         self.used += other.used;
+        self.frames.add(other.frames);
         for (reason, count) in other.skipped {
             *self.skipped.entry(reason).or_default() += count;
         }
@@ -129,6 +135,8 @@ pub struct Loader {
     options: LoaderOptions,
     state: LoaderState,
     report: DataReport,
+    /// Counts of the data set when this loader was made.
+    frames_before: FrameCounts,
     workers: Option<Workers>,
 }
 
@@ -159,7 +167,8 @@ impl Loader {
                 state.position, state.samples
             )));
         }
-        Ok(Self { dataset, options, state, report: DataReport::default(), workers: None })
+        let frames_before = dataset.frame_counts();
+        Ok(Self { dataset, options, state, report: DataReport::default(), frames_before, workers: None })
     }
 
     /// The next batch; `None` once at the end of each epoch, after which the next epoch begins.
@@ -167,6 +176,7 @@ impl Loader {
     /// After an error the loader stands where it stood before the call.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         let result = self.collect_batch();
+        self.report.frames = self.dataset.frame_counts().since(self.frames_before);
         if result.is_err() {
             self.workers = None;
         }

@@ -94,5 +94,9 @@ pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
             sets.push(set);
         }
     }
+    if sets.is_empty() {
+        let known = Group::ALL.map(Group::name).join(", ");
+        return Err(DataError::format(path, format!("it names no data set; list sets below one of {known}")));
+    }
     Ok(sets)
 }

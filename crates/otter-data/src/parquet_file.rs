@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parquet::basic::Type;
+use parquet::basic::{Encoding, Type};
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{ByteArray, ByteArrayType};
@@ -19,6 +19,7 @@ use parquet::schema::types::ColumnDescriptor;
 
 use crate::error::{DataError, Result};
 use crate::page_cache::DecodedPage;
+use crate::plain_page;
 use crate::positioned_file::PositionedFile;
 
 /// A page may always hold this many values; more only in proportion to its bytes.
@@ -178,9 +179,25 @@ impl ParquetFile {
         };
         let bytes = check_values(&wanted)?;
         let descriptor = self.descriptor(column);
-        // The library's decoders assert what damaged pages do not keep.
-        let mut page = catch_unwind(AssertUnwindSafe(|| decode(descriptor, wanted, rows)))
-            .unwrap_or_else(|_| Err(ParquetError::General("the page is damaged".into())))?;
+        let mut page = match wanted.make_contiguous() {
+            [
+                Page::DataPage {
+                    buf,
+                    num_values,
+                    encoding: Encoding::PLAIN,
+                    def_level_encoding,
+                    rep_level_encoding,
+                    ..
+                },
+            ] if [*def_level_encoding, *rep_level_encoding] == [Encoding::RLE; 2] => {
+                let levels = (descriptor.max_rep_level(), descriptor.max_def_level());
+                let (repetition, definition, values) = plain_page::decode(buf, *num_values as usize, levels)?;
+                Decoded::new(&descriptor, rows, &repetition, &definition, values)
+            }
+            // The library's decoders assert what damaged pages do not keep.
+            _ => catch_unwind(AssertUnwindSafe(|| decode(descriptor, wanted, rows)))
+                .unwrap_or_else(|_| Err(ParquetError::General("the page is damaged".into())))?,
+        };
         if page.row_count() != rows {
             return Err(ParquetError::General(format!(
                 "a page of {rows} rows is announced, but it holds {}",
@@ -255,6 +272,7 @@ struct Decoded {
 }
 
 impl Decoded {
+    /// Number of complete rows.
     fn row_count(&self) -> usize {
         self.list_starts.as_ref().map_or(self.values.len(), |starts| starts.len().saturating_sub(1))
     }
@@ -266,34 +284,47 @@ fn decode(
     pages: VecDeque<Page>,
     rows: usize,
 ) -> Result<Decoded, ParquetError> {
-    let is_list = descriptor.max_rep_level() > 0;
-    let defined = descriptor.max_def_level();
-    // Level from which on a list has an element, null or not.
-    let element = defined - i16::from(descriptor.self_type().is_optional());
-    let mut column = ColumnReaderImpl::<ByteArrayType>::new(descriptor, Box::new(PagesInMemory(pages)));
+    let mut column =
+        ColumnReaderImpl::<ByteArrayType>::new(Arc::clone(&descriptor), Box::new(PagesInMemory(pages)));
     let (mut definition, mut repetition, mut values) = (Vec::new(), Vec::new(), Vec::new());
     column.read_records(rows, Some(&mut definition), Some(&mut repetition), &mut values)?;
-    if defined == 0 {
-        // A required column stores no levels.
-        return Ok(Decoded { list_starts: None, values: values.into_iter().map(Some).collect() });
-    }
-    let mut present = values.into_iter();
-    let mut decoded = Vec::with_capacity(definition.len());
-    if !is_list {
-        decoded.extend(definition.iter().map(|&level| if level == defined { present.next() } else { None }));
-        return Ok(Decoded { list_starts: None, values: decoded });
-    }
-    let mut starts = Vec::with_capacity(rows + 1);
-    for (level, repeated) in definition.into_iter().zip(repetition) {
-        if repeated == 0 {
-            starts.push(decoded.len() as u32);
+    Ok(Decoded::new(&descriptor, rows, &repetition, &definition, values))
+}
+
+impl Decoded {
+    /// Puts values to their rows. Columns without levels of a kind have none of them.
+    fn new(
+        descriptor: &ColumnDescriptor,
+        rows: usize,
+        repetition: &[i16],
+        definition: &[i16],
+        values: Vec<ByteArray>,
+    ) -> Self {
+        let defined = descriptor.max_def_level();
+        if defined == 0 {
+            return Self { list_starts: None, values: values.into_iter().map(Some).collect() };
         }
-        if level >= element {
-            decoded.push(if level == defined { present.next() } else { None });
+        let mut present = values.into_iter();
+        let mut decoded = Vec::with_capacity(definition.len());
+        if descriptor.max_rep_level() == 0 {
+            decoded
+                .extend(definition.iter().map(|&level| if level == defined { present.next() } else { None }));
+            return Self { list_starts: None, values: decoded };
         }
+        // Level from which on a list has an element, null or not.
+        let element = defined - i16::from(descriptor.self_type().is_optional());
+        let mut starts = Vec::with_capacity(rows + 1);
+        for (&level, &repeated) in definition.iter().zip(repetition) {
+            if repeated == 0 {
+                starts.push(decoded.len() as u32);
+            }
+            if level >= element {
+                decoded.push(if level == defined { present.next() } else { None });
+            }
+        }
+        starts.push(decoded.len() as u32);
+        Self { list_starts: Some(starts), values: decoded }
     }
-    starts.push(decoded.len() as u32);
-    Ok(Decoded { list_starts: Some(starts), values: decoded })
 }
 
 /// Pages that are already decompressed, given to a column reader.

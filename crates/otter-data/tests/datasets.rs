@@ -347,6 +347,24 @@ fn drain(loader: &mut Loader, epochs: usize) -> Vec<Option<Batch>> {
 }
 
 #[test]
+fn frames_of_the_cache_are_the_decoded_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = |image: usize| serde_json::json!({"instruction": "Q?", "answer": "A", "image_ids": [format!("P{image}")], "rel_ins_ids": []});
+    let records = (0..12).map(|i| (format!("R{i:02}"), record(i % 3))).collect::<serde_json::Map<_, _>>();
+    let mut config = small_config(vec![write_set(folder.path(), records.into())]);
+    let mut batches = Vec::new();
+    for mib in [0, 1] {
+        config.frame_cache_mib = mib;
+        let options = LoaderOptions { workers: 1, batch_size: 2, ..LoaderOptions::default() };
+        let mut loader = Loader::new(open(&config), options, None).unwrap();
+        batches.push(drain(&mut loader, 2));
+        let frames = loader.report().frames;
+        assert_eq!((frames.decoded, frames.cached), if mib == 0 { (24, 0) } else { (3, 21) });
+    }
+    assert_eq!(batches[0], batches[1]);
+}
+
+#[test]
 fn batches_do_not_depend_on_workers_and_resume_exactly() {
     let mut config = small_config(all_groups());
     config.sets[0].task_description = vec!["One.".into(), "Two.".into(), "Three.".into()];

@@ -72,6 +72,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Changes a file of a folder.
+type Damage = Box<dyn Fn(&Path)>;
+
 #[test]
 fn sentence_encoders_that_are_not_understood_are_refused() {
     let set = |file: &'static str, key: &'static str, value: Value| {
@@ -85,7 +88,7 @@ fn sentence_encoders_that_are_not_understood_are_refused() {
         move |folder: &Path| std::fs::write(folder.join(file), text).unwrap()
     };
     let config = "config.json";
-    let cases: Vec<(Box<dyn Fn(&Path)>, &str)> = vec![
+    let cases: Vec<(Damage, &str)> = vec![
         (Box::new(set(config, "model_type", json!("gpt2"))), "model_type"),
         (Box::new(set(config, "hidden_size", json!(30))), "multiple of num_attention_heads"),
         (Box::new(set(config, "hidden_size", json!(64))), "has shape"),
@@ -98,6 +101,8 @@ fn sentence_encoders_that_are_not_understood_are_refused() {
         (Box::new(write("modules.json", r#"[{"path":"2_Dense","type":"a.Dense"}]"#)), "a.Dense"),
         (Box::new(write("modules.json", "[{")), "modules.json"),
         (Box::new(write("vocab.txt", "a\nb\n")), "[SEP]"),
+        (Box::new(write("tokenizer.json", r#"{"version":"1.0","decoder":{"type":"Seq"#)), "tokenizer.json"),
+        (Box::new(set("sentence_bert_config.json", "max_seq_length", json!(2))), "nothing is left"),
         (Box::new(write("model.safetensors", "short")), "model.safetensors"),
     ];
     for (damage, part) in cases {
@@ -279,7 +284,10 @@ fn options(folder: &Path, heuristic: Heuristic, k: usize) -> RetrieveOptions {
 
 const TFIDF: EmbeddingSource = EmbeddingSource::TfIdf { width: 128 };
 
-fn write_set(folder: &Path, records: &[(&str, &str, &str, &[&str], &[&str])]) -> PathBuf {
+/// Id, instruction, answer, image ids, related ids.
+type Row<'a> = (&'a str, &'a str, &'a str, &'a [&'a str], &'a [&'a str]);
+
+fn write_set(folder: &Path, records: &[Row<'_>]) -> PathBuf {
     let mut data = serde_json::Map::new();
     for (id, instruction, answer, images, related) in records {
         let record = json!({"instruction": instruction, "answer": answer, "image_ids": images, "rel_ins_ids": related});
@@ -360,7 +368,7 @@ fn a_deeper_search_finds_what_the_rules_leave() {
             .collect();
     let images: Vec<String> = (0..160).map(|i| if i < 120 { "I".into() } else { format!("J{i}") }).collect();
     let images: Vec<[&str; 1]> = images.iter().map(|image| [image.as_str()]).collect();
-    let records: Vec<(&str, &str, &str, &[&str], &[&str])> =
+    let records: Vec<Row<'_>> =
         (0..160).map(|i| (ids[i].as_str(), texts[i].as_str(), "Yes.", &images[i][..], &[][..])).collect();
     let set = write_set(place.path(), &records);
     for index in [IndexKind::Exact, IndexKind::Approximate] {
@@ -423,7 +431,7 @@ fn image_examples_by_precomputed_vectors_and_by_the_tower() {
     let records: Vec<(String, String, [String; 1])> =
         (0..12).map(|i| (format!("r{i}"), format!("Question {i}?"), [format!("I{}", i / 2)])).collect();
     let images: Vec<[&str; 1]> = records.iter().map(|record| [record.2[0].as_str()]).collect();
-    let rows: Vec<(&str, &str, &str, &[&str], &[&str])> = records
+    let rows: Vec<Row<'_>> = records
         .iter()
         .zip(&images)
         .map(|((id, text, _), images)| (id.as_str(), text.as_str(), "A.", &images[..], &[][..]))

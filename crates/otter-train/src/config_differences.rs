@@ -23,6 +23,7 @@ const FREE_ON_RESUME: &[&str] = &[
     "train.require_gradients",
     "model.recompute",
     "data.parquet_cache_mib",
+    "data.frame_cache_mib",
 ];
 
 /// Keys in which two configurations, written as TOML, differ and that matter for an exact continuation, as lines

@@ -35,6 +35,193 @@ Then:
   otter data synthesise --pairs 3000000 --out data/synthetic
   otter data synthesise --pairs 20000 --images 5000 --to json --out data/small --seed 7")]
     Synthesise(DataSynthesise),
+    /// Look at every id, record and image of a data set, and say what is wrong with it.
+    #[command(
+        after_help = "Exit status: 0 without errors (warnings do not count) or when --fix has written its copy, 1 with errors or when it cannot be looked at.
+
+Examples:
+  otter data verify recipes/toybox.toml
+  otter data verify data/train.yaml --model models/otter --report report.html
+  otter data verify DC_instructions.json --images DC.parquet --group VIDEO_TEXT
+  otter data verify data/train.yaml --ids-only --strict
+  otter data verify data/train.yaml --fix --dedupe --out data/repaired"
+    )]
+    Verify(DataVerify),
+    /// How much there is of what: pairs, unique instructions, images and clips, by sub-dataset and language.
+    #[command(after_help = "Examples:
+  otter data stats data/train.yaml
+  otter data stats data/DC
+  otter data stats SD_instructions.json --train SD_train.json --json")]
+    Stats(DataStats),
+    /// Write interleaved documents or image–caption pairs as WebDataset tar shards for pre-training.
+    #[command(after_help = "Examples:
+  otter data shards --documents 'mmc4/docs_shard_{0..9}_v2.jsonl' --images mmc4/images --out data/mmc4
+  otter data shards --caption-images laion_images.tsv --caption-texts laion_texts.tsv --out data/laion
+Then, in a training configuration (see recipes/pretrain.toml):
+  [[data.streams]]
+  group = \"INTERLEAVED\"
+  files = \"data/mmc4\"")]
+    Shards(DataShards),
+}
+
+/// The data that a command looks at.
+#[derive(Debug, Args)]
+pub struct DataSource {
+    /// A training configuration (.toml), a YAML data list, a data set directory, or one instruction file.
+    #[arg(value_name = "SRC")]
+    pub source: PathBuf,
+    /// Images of the instruction file: JSON, parquet, tar, or a folder.
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Train file of the instruction file: which ids are samples, with which context.
+    #[arg(long, value_name = "FILE")]
+    pub train: Option<PathBuf>,
+    /// Group of the instruction file or directory (default: IMAGE_TEXT_IN_CONTEXT with --images and --train, IMAGE_TEXT with
+    /// --images, otherwise TEXT_ONLY).
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+}
+
+/// Arguments of `data verify`.
+#[derive(Debug, Args)]
+pub struct DataVerify {
+    /// What is looked at.
+    #[command(flatten)]
+    pub source: DataSource,
+    /// Checkpoint directory whose tokenizer is used (default: the configuration's model). Without one, nothing is said
+    /// about lengths in tokens and about labels.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Longest sample in tokens (default: the configuration's, or 2048).
+    #[arg(long, value_name = "TOKENS")]
+    pub max_seq_len: Option<usize>,
+    /// Only the ids: no text and no image is looked at.
+    #[arg(long)]
+    pub ids_only: bool,
+    /// Stop at the first error.
+    #[arg(long)]
+    pub strict: bool,
+    /// Write a repaired copy to --out: what cannot be used is left out, and nothing refers to it any more.
+    #[arg(long, requires = "out", conflicts_with = "strict")]
+    pub fix: bool,
+    /// New folder of the repaired copy; its list is data.yaml.
+    #[arg(long, value_name = "DIR", requires = "fix")]
+    pub out: Option<PathBuf>,
+    /// Merge images of equal pixels and records of equal content in the repaired copy.
+    #[arg(long, requires = "fix", conflicts_with = "ids_only")]
+    pub dedupe: bool,
+    /// Form of the repaired copy: layout, json, parquet, folder or tar.
+    #[arg(long, value_name = "FORM", requires = "fix", default_value = "layout")]
+    pub form: String,
+    /// Write the report as one HTML page with histograms and pictures.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Examples listed for each reason.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub max_examples: usize,
+    /// Threads (default: one a core).
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+}
+
+/// Arguments of `data stats`.
+#[derive(Debug, Args)]
+pub struct DataStats {
+    /// What is looked at.
+    #[command(flatten)]
+    pub source: DataSource,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `data convert`.
+#[derive(Debug, Args)]
+pub struct DataConvert {
+    /// An instruction JSON, a directory of our own layout, an original YAML data list, or a training configuration.
+    #[arg(value_name = "SRC")]
+    pub source: PathBuf,
+    /// Form to write: layout, json, parquet, folder or tar.
+    #[arg(long, value_name = "FORM", value_parser = parse_form)]
+    pub to: OutputForm,
+    /// Directory to write to; several sets in the form layout get one each inside it.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Name of the data set (default: that of the source).
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Images of an instruction JSON: JSON, parquet, tar, folder or layout.
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Train JSON of an instruction JSON: which ids are samples, with which context.
+    #[arg(long, value_name = "FILE")]
+    pub train: Option<PathBuf>,
+    /// Task group: IMAGE_TEXT, TEXT_ONLY, VIDEO_TEXT or IMAGE_TEXT_IN_CONTEXT (default: that of the source).
+    #[arg(long, value_name = "GROUP", value_parser = parse_group)]
+    pub group: Option<Group>,
+    /// Of a list, only this set.
+    #[arg(long, value_name = "NAME")]
+    pub set: Option<String>,
+    /// Leave out images that no record names.
+    #[arg(long)]
+    pub only_referenced: bool,
+    /// Count what cannot be read and go on; otherwise the first such entry stops the command.
+    #[arg(long)]
+    pub skip_bad: bool,
+    /// Largest parquet file, e.g. 256MB (default: 512MB, for the form parquet 1.5GB).
+    #[arg(long, value_name = "SIZE", value_parser = crate::commands::convert::parse_size)]
+    pub shard_size: Option<u64>,
+    /// Replace a data set of the same name.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `data synthesise`.
+#[derive(Debug, Args)]
+pub struct DataSynthesise {
+    /// Number of instruction–response pairs.
+    #[arg(long, value_name = "N")]
+    pub pairs: u64,
+    /// Directory to write to.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Number of images, shared by the records; 0 makes records without images (default: a tenth of the pairs).
+    #[arg(long, value_name = "N")]
+    pub images: Option<u64>,
+    /// Form to write: layout, json, parquet, folder or tar.
+    #[arg(long, value_name = "FORM", default_value = "layout", value_parser = parse_form)]
+    pub to: OutputForm,
+    /// Name of the data set, and beginning of its ids.
+    #[arg(long, default_value = "SYN")]
+    pub name: String,
+    /// Seed: equal seeds and counts give equal data.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Largest parquet file, e.g. 256MB (default: 512MB, for the form parquet 1.5GB).
+    #[arg(long, value_name = "SIZE", value_parser = crate::commands::convert::parse_size)]
+    pub shard_size: Option<u64>,
+    /// Replace a data set of the same name.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub(super) fn parse_form(text: &str) -> Result<OutputForm, String> {
+    let known = OutputForm::ALL.map(OutputForm::name).join(", ");
+    OutputForm::ALL.into_iter().find(|form| form.name() == text).ok_or(format!("use one of {known}"))
+}
+
+fn parse_group(text: &str) -> Result<Group, String> {
+    let known = Group::ALL.map(Group::name).join(", ");
+    Group::ALL.into_iter().find(|group| group.name() == text).ok_or(format!("use one of {known}"))
 }
 
 const RETRIEVE_EXAMPLES: &str = "Examples:
@@ -178,88 +365,31 @@ pub struct DataRetrieve {
     pub json: bool,
 }
 
-/// Arguments of `data convert`.
+/// Arguments of `data shards`.
 #[derive(Debug, Args)]
-pub struct DataConvert {
-    /// An instruction JSON, a directory of our own layout, an original YAML data list, or a training configuration.
-    #[arg(value_name = "SRC")]
-    pub source: PathBuf,
-    /// Form to write: layout, json, parquet, folder or tar.
-    #[arg(long, value_name = "FORM", value_parser = parse_form)]
-    pub to: OutputForm,
-    /// Directory to write to; several sets in the form layout get one each inside it.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Name of the data set (default: that of the source).
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Images of an instruction JSON: JSON, parquet, tar, folder or layout.
-    #[arg(long, value_name = "PATH")]
+pub struct DataShards {
+    /// Documents in the form of MMC4, one JSON a line; patterns such as `{0..9}` and folders are read, too.
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "caption_images")]
+    pub documents: Vec<PathBuf>,
+    /// Where the images lie that documents name: a folder, tar, parquet or JSON of base64.
+    #[arg(long, value_name = "PATH", requires = "documents")]
     pub images: Option<PathBuf>,
-    /// Train JSON of an instruction JSON: which ids are samples, with which context.
-    #[arg(long, value_name = "FILE")]
-    pub train: Option<PathBuf>,
-    /// Task group: IMAGE_TEXT, TEXT_ONLY, VIDEO_TEXT or IMAGE_TEXT_IN_CONTEXT (default: that of the source).
-    #[arg(long, value_name = "GROUP", value_parser = parse_group)]
-    pub group: Option<Group>,
-    /// Of a list, only this set.
-    #[arg(long, value_name = "NAME")]
-    pub set: Option<String>,
-    /// Leave out images that no record names.
-    #[arg(long)]
-    pub only_referenced: bool,
-    /// Count what cannot be read and go on; otherwise the first such entry stops the command.
-    #[arg(long)]
-    pub skip_bad: bool,
-    /// Largest parquet file, e.g. 256MB (default: 512MB, for the form parquet 1.5GB).
-    #[arg(long, value_name = "SIZE", value_parser = crate::commands::convert::parse_size)]
-    pub shard_size: Option<u64>,
-    /// Replace a data set of the same name.
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `data synthesise`.
-#[derive(Debug, Args)]
-pub struct DataSynthesise {
-    /// Number of instruction–response pairs.
-    #[arg(long, value_name = "N")]
-    pub pairs: u64,
-    /// Directory to write to.
+    /// Lines `key<TAB>base64 of an image`.
+    #[arg(long, value_name = "TSV", requires = "caption_texts", conflicts_with = "documents")]
+    pub caption_images: Option<PathBuf>,
+    /// Lines `key<TAB>{"captions": [text]}`, the same keys in the same order.
+    #[arg(long, value_name = "TSV", requires = "caption_images")]
+    pub caption_texts: Option<PathBuf>,
+    /// Folder to write to; it must not hold .tar files.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Number of images, shared by the records; 0 makes records without images (default: a tenth of the pairs).
-    #[arg(long, value_name = "N")]
-    pub images: Option<u64>,
-    /// Form to write: layout, json, parquet, folder or tar.
-    #[arg(long, value_name = "FORM", default_value = "layout", value_parser = parse_form)]
-    pub to: OutputForm,
-    /// Name of the data set, and beginning of its ids.
-    #[arg(long, default_value = "SYN")]
-    pub name: String,
-    /// Seed: equal seeds and counts give equal data.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Largest parquet file, e.g. 256MB (default: 512MB, for the form parquet 1.5GB).
-    #[arg(long, value_name = "SIZE", value_parser = crate::commands::convert::parse_size)]
-    pub shard_size: Option<u64>,
-    /// Replace a data set of the same name.
-    #[arg(long)]
-    pub overwrite: bool,
+    /// Most samples of a shard.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub shard_samples: u64,
+    /// Size at which a shard is full.
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = crate::commands::convert::parse_size)]
+    pub shard_size: u64,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-pub(super) fn parse_form(text: &str) -> Result<OutputForm, String> {
-    let known = OutputForm::ALL.map(OutputForm::name).join(", ");
-    OutputForm::ALL.into_iter().find(|form| form.name() == text).ok_or(format!("use one of {known}"))
-}
-
-fn parse_group(text: &str) -> Result<Group, String> {
-    let known = Group::ALL.map(Group::name).join(", ");
-    Group::ALL.into_iter().find(|group| group.name() == text).ok_or(format!("use one of {known}"))
 }

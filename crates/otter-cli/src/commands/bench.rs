@@ -14,13 +14,17 @@ use otter_nn::{Device, Gradients, ParameterSpec, Parameters, Segment, Segments, 
 use otter_train::optimizer::{AdamW, AdamWOptions};
 use serde_json::{Map, Value, json};
 
-use crate::arguments::{Bench, BenchPreset};
+use super::bench_loader;
+use crate::arguments::{Bench, BenchPreset, BenchWhat};
 use crate::output;
 
 const IMAGE_TOKEN: u32 = 3;
 
 /// Runs the benchmark and prints a table or JSON.
 pub fn run(arguments: &Bench) -> Result<()> {
+    if let Some(BenchWhat::Loader(arguments)) = &arguments.what {
+        return bench_loader::run(arguments);
+    }
     if let Some(only) = &arguments.only
         && !["train", "decode"].contains(&only.as_str())
     {

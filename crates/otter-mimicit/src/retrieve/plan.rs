@@ -16,7 +16,7 @@ pub const EXACT_PRODUCTS: f64 = 1.6e13;
 pub const APPROXIMATE_ROWS: usize = 1 << 14;
 /// Passes over the training sample and its size for each list, as in the index.
 const TRAINING_ROWS_PER_LIST: f64 = 256.0;
-/// Parts of the rate of a product in the cache that the two searches reach, measured: vectors are widened and best ones
+/// Parts of the rate of a product in the cache that the two searches reach, roughly, from runs on a busy machine: vectors are widened and best ones
 /// kept; those of the approximate search are gathered, too, and its products small.
 const EXACT_RATE: f64 = 0.5;
 const GATHERED_RATE: f64 = 0.25;

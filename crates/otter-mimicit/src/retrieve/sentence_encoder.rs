@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use otter_checkpoint::parse_tokenizer_json;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use tokenizers::models::wordpiece::WordPiece;
@@ -43,6 +44,13 @@ impl SentenceEncoder {
         let mut tokenizer = load_tokenizer(directory)?;
         let limit = config.max_tokens.unwrap_or(DEFAULT_TOKENS).min(bert.max_tokens());
         tokenizer.with_padding(None);
+        let _ = tokenizer.with_truncation(None);
+        let around = tokenizer.encode_fast("", true).map_or(0, |encoding| encoding.len());
+        if limit <= around {
+            let problem =
+                format!("texts are cut to {limit} tokens, {around} of them special: nothing is left");
+            return Err(RetrieveError::format(directory, problem));
+        }
         let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|error| {
             RetrieveError::format(directory, format!("texts cannot be cut to {limit} tokens ({error})"))
@@ -89,7 +97,8 @@ impl SentenceEncoder {
     }
 
     fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        let text = &text[..text.floor_char_boundary(LONGEST_TEXT)];
+        let end = (0..=text.len().min(LONGEST_TEXT)).rev().find(|&at| text.is_char_boundary(at));
+        let text = &text[..end.unwrap_or(0)];
         let lowered = if self.config.lower_case { text.to_lowercase() } else { text.to_owned() };
         let encoding = self
             .tokenizer
@@ -128,7 +137,8 @@ fn pool(out: &mut [f32], hidden: &[f32], pooling: TextPooling) {
 fn load_tokenizer(directory: &Path) -> Result<Tokenizer> {
     let path = directory.join("tokenizer.json");
     if path.exists() {
-        return Tokenizer::from_file(&path).map_err(|error| {
+        let json = std::fs::read(&path).map_err(RetrieveError::io(&path, "read"))?;
+        return parse_tokenizer_json(&json).map_err(|error| {
             RetrieveError::format(&path, format!("no tokenizer that can be read ({error})"))
         });
     }

@@ -61,7 +61,7 @@ impl TfIdf {
     pub fn encode(&self, text: &str) -> Vec<f32> {
         let mut weights: Vec<(u64, f32)> = Vec::new();
         features(text, |hash, weight| weights.push((hash, weight)));
-        weights.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        weights.sort_unstable_by_key(|(hash, _)| *hash);
         let mut row = vec![0.0; self.width];
         for run in weights.chunk_by(|a, b| a.0 == b.0) {
             let (hash, weight) = run[0];
