@@ -129,6 +129,9 @@ fn from_raw_files_to_a_run() {
     );
     assert_eq!(document["images"][0][0]["width"].as_u64(), Some(image_width("wide.png")));
 
+    // What reads sets only says so, rather than finding nothing wrong with nothing.
+    otter(&arguments!["data", "stats", &config]).error(&["run.toml", "[[data.streams]]"]);
+
     let summary = otter(&arguments!["train", "--config", &config, "--json"]).json();
     assert_eq!((&summary["outcome"], &summary["step"]), (&"completed".into(), &30.into()));
     assert_eq!(summary["skipped"], json!({}));

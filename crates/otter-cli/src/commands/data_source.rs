@@ -25,7 +25,17 @@ pub fn open(source: &DataSource) -> Result<(DataConfig, Option<PathBuf>)> {
     match extension {
         "toml" => {
             let config = TrainConfig::load(&source.source, &[])?;
-            Ok((config.data, Some(config.model.init_from)))
+            let (data, file) = (config.data, source.source.display());
+            if !data.streams.is_empty() {
+                if data.sets.is_empty() && data.mimicit_yaml.is_none() {
+                    bail!(
+                        "{file} has only [[data.streams]], which this command does not read; `otter data show` shows \
+                         their samples, and `otter train` counts what it leaves out"
+                    );
+                }
+                eprintln!("note: the [[data.streams]] of {file} are passed over; only its sets are read");
+            }
+            Ok((data, Some(config.model.init_from)))
         }
         "yaml" | "yml" => {
             let config = DataConfig { mimicit_yaml: Some(source.source.clone()), ..DataConfig::default() };
