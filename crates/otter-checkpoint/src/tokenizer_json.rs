@@ -55,9 +55,8 @@ mod tests {
     fn a_template_of_unknown_tokens_is_an_error() {
         let template = r#""post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<x>","type_id":0}},
             {"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{DEFINED}}"#;
-        let text = |defined: &str| {
-            GOOD.replace(r#""post_processor":null"#, &template.replace("DEFINED", defined))
-        };
+        let text =
+            |defined: &str| GOOD.replace(r#""post_processor":null"#, &template.replace("DEFINED", defined));
         assert!(parse(text(r#""<x>":{"id":"<x>","ids":[0],"tokens":["a"]}"#).as_bytes()).is_ok());
         assert!(parse(text("").as_bytes()).is_err());
     }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::frame_cache::FrameCache;
 use crate::config::{DataConfig, Group, InContextImages, Switches};
 use crate::error::{Result, SkipReason};
+use crate::frame_cache::FrameCache;
 use crate::sample_builder::{BuildError, SampleBuilder, Turn};
 use crate::tokenizer::TextTokenizer;
 
