@@ -13,14 +13,14 @@ pub enum InstructionTable {
     /// `{"data": {id: record}}`.
     Json(JsonIndex),
     /// Our own layout.
-    Layout(LayoutInstructions),
+    Layout(Box<LayoutInstructions>),
 }
 
 impl InstructionTable {
     /// Opens an instruction file, or the records of a layout directory.
     pub fn open(path: &Path) -> Result<Self> {
         if let Some(directory) = layout_directory(path) {
-            return LayoutInstructions::open(&directory).map(Self::Layout);
+            return LayoutInstructions::open(&directory).map(|table| Self::Layout(Box::new(table)));
         }
         JsonIndex::open(path, Section::Named("data")).map(Self::Json)
     }
