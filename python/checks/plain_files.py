@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """What `otter` saves opens with plain safetensors, tokenizers and transformers pieces.
 
-    plain_files.py GOLDEN_CASE SAVED_FOLDER…
+    plain_files.py GOLDEN_CASE SAVED_FOLDER_OR_FILE…
 
-A saved folder's name ends in the element type it was saved with: `…-f32`, `…-f16`, `…-bf16`.
+A saved folder's name ends in the element type it was saved with: `…-f32`, `…-f16`, `…-bf16`. What is stored as pickles,
+in a folder (`pytorch_model.bin`, also in shards) or as one file (OpenFlamingo's `.pt`), goes through `torch.load`.
 """
 
 import sys
@@ -19,8 +20,25 @@ from transformers import CONFIG_MAPPING, CLIPVisionConfig, CLIPVisionModel, Gene
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
+def pickled_weights(folder):
+    """Tensors of a folder of pickles, which `torch.load` must open without running code."""
+    index = folder / "pytorch_model.bin.index.json"
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["pytorch_model.bin"]
+    tensors = {}
+    for name in names:
+        shard = torch.load(folder / name, map_location="cpu", weights_only=True)
+        if index.exists():
+            listed = {key for key, file in read_json(index)["weight_map"].items() if file == name}
+            check(shard.keys() == listed, f"{index}: weight_map differs from {name}")
+        tensors.update(shard)
+    check(len(names) > 1 or not index.exists(), f"{index}: names one shard only")
+    return tensors
+
+
 def saved_weights(folder):
     """Tensors of a folder; what the index says must be what the shards hold."""
+    if any(folder.glob("pytorch_model*.bin")):
+        return pickled_weights(folder)
     index = folder / "model.safetensors.index.json"
     names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
     tensors, places = {}, {}
@@ -45,6 +63,20 @@ def check_weights(folder, expected, dtype):
         same = torch.equal(found[name], expected[name].to(dtype))
         check(found[name].dtype == dtype and same, f"{folder}: {name} differs")
     return found
+
+
+def check_open_flamingo(path, expected):
+    """A trained part: each tensor is one of the Otter's under OpenFlamingo's name."""
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    check(len(found) > 10, f"{path}: {len(found)} tensors")
+    for name, tensor in found.items():
+        own = name
+        if name.startswith("perceiver.layers."):
+            layer, part, rest = name.removeprefix("perceiver.layers.").split(".", 2)
+            own = f"perceiver.layers.{layer}." + ("feed_forward." if part == "1" else "") + rest
+        own = own.replace("gated_cross_attn_layer.ff.", "gated_cross_attn_layer.feed_forward.")
+        known = expected.get(own)
+        check(known is not None and torch.equal(tensor, known), f"{path}: {name} is not {own} of the Otter")
 
 
 def check_tokenizer(folder, case):
@@ -103,6 +135,9 @@ def main():
     case, folders = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
     expected = golden_weights(case / "checkpoint")
     for folder in folders:
+        if folder.is_file():
+            check_open_flamingo(folder, expected)
+            continue
         dtype = DTYPES[folder.name.rsplit("-", 1)[1]]
         weights = check_weights(folder, expected, dtype)
         check_tokenizer(folder, case)

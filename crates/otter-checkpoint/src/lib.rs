@@ -53,6 +53,7 @@ mod text_config;
 mod tokenizer;
 mod tokenizer_bpe;
 mod tokenizer_files;
+mod tokenizer_json;
 mod tokenizer_write;
 mod torch_file;
 mod torch_names;
@@ -84,6 +85,7 @@ pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
 pub use tokenizer::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
 };
+pub use tokenizer_json::parse as parse_tokenizer_json;
 pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
 pub use torch_write::{TorchTensor, write_torch};
 pub use transformers_module::write_transformers_module;

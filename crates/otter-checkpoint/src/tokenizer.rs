@@ -9,6 +9,7 @@ use crate::gguf::{self, GgufFile};
 use crate::sentencepiece::SentencePiece;
 use crate::tokenizer_bpe::{self, MERGES, VOCABULARY};
 use crate::tokenizer_files::{Declared, read_bounded};
+use crate::tokenizer_json;
 use otter_data::{SpecialTokens, TextTokenizer};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -158,7 +159,7 @@ impl Base {
     }
 
     fn build(path: &Path, form: TokenizerForm, json: &[u8]) -> Result<Self> {
-        let tokenizer = Tokenizer::from_bytes(json)
+        let tokenizer = tokenizer_json::parse(json)
             .map_err(|error| CheckpointError::tokenizer(path, format!("not a tokenizer: {error}")))?;
         let path = path.to_path_buf();
         Ok(Self { path, form, tokenizer, json: None, ends: (None, None), warnings: Vec::new() })

@@ -159,6 +159,10 @@ impl Weights {
         let bytes = fs::read(&index_path).map_err(CheckpointError::io(&index_path, "read"))?;
         let index: Index = serde_json::from_slice(&bytes)
             .map_err(|source| CheckpointError::Json { path: index_path.clone(), source })?;
+        if index.weight_map.0.is_empty() {
+            let problem = "`weight_map` names no tensor; copy the index from where the checkpoint was made";
+            return Err(CheckpointError::format(&index_path, problem));
+        }
         let mut shards = BTreeSet::new();
         for (name, shard) in &index.weight_map.0 {
             if !is_plain_file_name(shard) {

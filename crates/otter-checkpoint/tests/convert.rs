@@ -4,6 +4,7 @@
 
 mod common;
 
+use common::convert::{Tensors, V1, V2, content, error, floats, json, open_flamingo, run, save, write};
 use common::golden;
 use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, KeepF32, OutputFormat, convert,
@@ -13,62 +14,6 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-
-/// Name, shape and values of every tensor of a file.
-type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
-
-const V1: &str = "openflamingo/v1-llama";
-const V2: &str = "openflamingo/v2-mpt";
-
-fn run(options: &ConvertOptions) -> ConvertReport {
-    let mut last = 0;
-    let report = convert(options, &mut |progress| {
-        assert!(progress.bytes_done >= last && progress.bytes_done <= progress.bytes_total);
-        last = progress.bytes_done;
-    });
-    let report = report.unwrap();
-    assert_eq!(last, report.bytes);
-    report
-}
-
-fn error(options: &ConvertOptions, parts: &[&str]) {
-    let message = convert(options, &mut |_| {}).unwrap_err().to_string();
-    for part in parts {
-        assert!(message.contains(part), "no '{part}' in: {message}");
-    }
-    assert!(!options.out.exists(), "an error leaves nothing behind");
-}
-
-fn open_flamingo(case: &str, file: &str, out: &Path) -> ConvertOptions {
-    ConvertOptions {
-        base_lm: Some(golden(&format!("{case}/base_lm"))),
-        base_vision: Some(golden(&format!("{case}/base_clip"))),
-        ..ConvertOptions::new(golden(&format!("{case}/{file}")), out)
-    }
-}
-
-/// Name, type, shape and bytes of every tensor.
-fn content(path: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
-    let weights = Weights::open(path).unwrap();
-    let names: Vec<String> = weights.names().map(str::to_owned).collect();
-    names
-        .into_iter()
-        .map(|name| {
-            let entry = weights.get(&name).unwrap().clone();
-            let bytes = match entry.is_contiguous() {
-                true => entry.location.map[entry.location.bytes.clone()].to_vec(),
-                false => {
-                    entry.read_f32(&name).unwrap().iter().flat_map(|value| value.to_le_bytes()).collect()
-                }
-            };
-            (name, (entry.dtype, entry.shape, bytes))
-        })
-        .collect()
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
 
 /// Rows of a 32-bit table.
 fn table(path: &Path, name: &str) -> Vec<Vec<f32>> {
@@ -343,33 +288,6 @@ fn a_value_too_large_for_f16_is_named() {
 }
 
 /// A file of 32-bit tensors.
-fn write(path: &Path, tensors: &[(&str, Vec<usize>, Vec<f32>)]) {
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        let view =
-            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap();
-        (*name, view)
-    });
-    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
-}
-
-/// All tensors of a checkpoint as floats.
-fn floats(path: &Path) -> Tensors {
-    let weights = Weights::open(path).unwrap();
-    let names: Vec<String> = weights.names().map(str::to_owned).collect();
-    let shape = |name: &str| weights.get(name).unwrap().shape.clone();
-    names.into_iter().map(|name| (name.clone(), shape(&name), weights.read_f32(&name).unwrap())).collect()
-}
-
-fn save(directory: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)], config: &Value) {
-    fs::create_dir_all(directory).unwrap();
-    let borrowed: Vec<(&str, Vec<usize>, Vec<f32>)> =
-        tensors.iter().map(|(name, shape, values)| (name.as_str(), shape.clone(), values.clone())).collect();
-    write(&directory.join("model.safetensors"), &borrowed);
-    fs::write(directory.join("config.json"), config.to_string()).unwrap();
-}
-
 /// Adapters under the names of both ages of PEFT give `W + alpha / r * B A`.
 #[test]
 fn lora_is_merged_under_old_and_new_names() {
@@ -535,62 +453,6 @@ fn a_delta_is_added() {
         &ConvertOptions { delta: Some(changes), ..ConvertOptions::new(&base, &out) },
         &["model.norm.weight", "lacks"],
     );
-}
-
-#[test]
-fn a_language_model_is_injected() {
-    let place = tempfile::tempdir().unwrap();
-    let inject = |case: &str, name: &str| ConvertOptions {
-        inject: true,
-        base_vision: Some(golden(&format!("{case}/base_clip"))),
-        cross_attn_every: Some(2),
-        seed: 3,
-        ..ConvertOptions::new(golden(&format!("{case}/base_lm")), place.path().join(name))
-    };
-    for case in [V1, V2] {
-        let report = run(&inject(case, "fresh"));
-        assert_eq!(report.token_order.as_deref(), Some("otter"));
-        assert_eq!(report.warnings, [""; 0]);
-        let fresh = content(&place.path().join("fresh"));
-        let expected = content(&golden(&format!("{case}/converted")));
-        assert_eq!(fresh.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
-        for (name, (_, _, bytes)) in &fresh {
-            if name.ends_with("_gate") {
-                assert_eq!(bytes, &[0; 4], "{name}");
-            }
-            // What is not between vision and language is the base's, except for new rows.
-            let between = name.starts_with("perceiver.") || name.contains("gated_cross");
-            if !between
-                && !name.contains("embed_tokens")
-                && !name.contains("lm_head")
-                && !name.contains("wte")
-            {
-                assert_eq!(bytes, &expected[name].2, "{name}");
-            }
-        }
-        // The same seed gives the same values, another one others.
-        run(&inject(case, "same"));
-        assert_eq!(content(&place.path().join("same")), fresh);
-        run(&ConvertOptions { seed: 4, ..inject(case, "other") });
-        assert_ne!(content(&place.path().join("other")), fresh);
-    }
-    // With an OpenFlamingo's parts between it is that OpenFlamingo.
-    let overlay = Some(golden(&format!("{V2}/checkpoint.pt")));
-    let options = ConvertOptions { cross_attn_every: None, overlay, ..inject(V2, "trained") };
-    run(&options);
-    let plain = place.path().join("plain");
-    run(&open_flamingo(V2, "checkpoint.pt", &plain));
-    assert_eq!(content(&place.path().join("trained")), content(&plain));
-
-    let config = json(&place.path().join("fresh/config.json"));
-    assert_eq!(config["text_config"]["hidden_size"], 16);
-    let videos = ConvertOptions { max_num_frames: Some(5), ..inject(V1, "video") };
-    run(&videos);
-    assert_eq!(json(&place.path().join("video/config.json"))["max_num_frames"], 5);
-    for every in [0, 9] {
-        let options = ConvertOptions { cross_attn_every: Some(every), ..inject(V1, "refused") };
-        error(&options, &["--cross-attn-every", "choose 1 to 2"]);
-    }
 }
 
 /// The same tower from open_clip's names, with query, key and value fused.

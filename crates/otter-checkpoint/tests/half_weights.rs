@@ -57,6 +57,7 @@ fn logits(model: &LoadedModel) -> Vec<f32> {
         batch: 1,
         length: ids.len(),
         ids,
+        segments: None,
         media_token_id: image,
     };
     let hidden = model.otter.forward(&model.parameters, Some(&vision_input), &text, &mut |_, _| {}).unwrap();

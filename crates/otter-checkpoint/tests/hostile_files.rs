@@ -305,6 +305,7 @@ fn indices_cannot_leave_the_folder() {
     assert!(check(r#"{"a":"one.safetensors","b":"two.safetensors"}"#).contains("is also in"));
     assert!(check(r#"{"a":"one.safetensors","a":"one.safetensors"}"#).contains("occurs twice"));
     assert!(check("[]").contains("index.json"));
+    assert!(check("{}").contains("names no tensor"));
 }
 
 #[test]

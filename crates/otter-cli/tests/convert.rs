@@ -28,6 +28,7 @@ fn logits(model: &Path, case: &str) -> (Vec<f32>, usize, Vec<bool>) {
     let text = TextInput {
         length: ids.len() / batch,
         attention_mask: mask.clone(),
+        segments: None,
         media_token_id: model.tokenizer.special().image,
         ids,
         batch,

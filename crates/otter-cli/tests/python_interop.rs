@@ -123,6 +123,18 @@ fn plain_libraries_open_what_is_saved() {
             save(case, &target, dtype, shard);
             arguments.push(target);
         }
+        let source = golden(case).join("checkpoint");
+        for (name, options) in [
+            ("pickle-f32", &["--format", "bin"][..]),
+            ("pickles-f16", &["--format", "bin", "--dtype", "f16", "--shard-size", "200KB"]),
+            ("trained.pt", &["--to", "openflamingo"]),
+        ] {
+            let target = place.path().join(name);
+            let mut command = arguments!["convert", source, "--out", target].to_vec();
+            command.extend(options.iter().map(Into::into));
+            otter(&command);
+            arguments.push(target);
+        }
         check(python, "plain_files.py", place.path(), &arguments);
     }
 }

@@ -1,19 +1,20 @@
-//! Samples put together: right-padded rows, and each distinct media item once.
+//! Samples put together: rows padded on the right, of one sample or of several, and each distinct media item once.
 
 use std::ops::Range;
 
 use crate::config::Group;
 use crate::labels::IGNORE_INDEX;
+use crate::packing::{Segment, best_fit};
 use crate::sample::{MediaItem, Sample};
 
 /// A batch, free of any model. Numbers of media items and frames may differ between samples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Instruction ids, one per row.
+    /// Instruction ids, one per sample.
     pub sample_ids: Vec<String>,
-    /// Task groups, one per row.
+    /// Task groups, one per sample.
     pub groups: Vec<Group>,
-    /// Prompt texts, one per row.
+    /// Prompt texts, one per sample.
     pub texts: Vec<String>,
     /// (batch, length) row-major, padded on the right.
     pub input_ids: Vec<u32>,
@@ -25,47 +26,75 @@ pub struct Batch {
     pub batch: usize,
     /// Length of the rows.
     pub length: usize,
+    /// Where each sample stands, in the order of the tokens; samples are listed in this order everywhere.
+    pub segments: Vec<Segment>,
     /// (frames of all media items, 3, image_size, image_size)
     pub pixels: Vec<f32>,
     /// Side length of the images.
     pub image_size: usize,
     /// Per media item: its frames as a range of the first axis of `pixels`.
     pub media_frames: Vec<Range<usize>>,
-    /// Per row: the media item of its 1st, 2nd, … image placeholder.
+    /// Per sample: the media item of its 1st, 2nd, … image placeholder.
     pub media_slots: Vec<Vec<usize>>,
     /// Number of trained positions of the whole batch.
     pub label_tokens: usize,
 }
 
 impl Batch {
-    /// Puts samples together. Media items with the same pictures are stored once.
+    /// Puts samples together, one a row. Media items with the same pictures are stored once.
     pub fn collate(samples: Vec<Sample>, pad: u32, image_size: usize) -> Self {
-        let length = samples.iter().map(|sample| sample.input_ids.len()).max().unwrap_or(0);
-        let rows = samples.len();
+        let rows = samples.into_iter().map(|sample| vec![sample]).collect();
+        Self::of_rows(rows, pad, image_size)
+    }
+
+    /// The same samples one after another in rows of at most `pack_length` tokens, as [`best_fit`] says; a longer sample
+    /// has a longer row to itself. Without a limit all of them stand in one row, which needs no padding at all.
+    pub fn collate_packed(
+        samples: Vec<Sample>,
+        pack_length: Option<usize>,
+        pad: u32,
+        image_size: usize,
+    ) -> Self {
+        let lengths: Vec<usize> = samples.iter().map(|sample| sample.input_ids.len()).collect();
+        let mut samples: Vec<Option<Sample>> = samples.into_iter().map(Some).collect();
+        let rows = best_fit(&lengths, pack_length.unwrap_or(usize::MAX));
+        let rows = rows.iter().map(|row| row.iter().filter_map(|&item| samples[item].take()).collect());
+        Self::of_rows(rows.collect(), pad, image_size)
+    }
+
+    fn of_rows(rows: Vec<Vec<Sample>>, pad: u32, image_size: usize) -> Self {
+        let tokens = |row: &Vec<Sample>| row.iter().map(|sample| sample.input_ids.len()).sum();
+        let length = rows.iter().map(tokens).max().unwrap_or(0);
+        let cells = rows.len() * length;
         let mut batch = Self {
-            sample_ids: Vec::with_capacity(rows),
-            groups: Vec::with_capacity(rows),
-            texts: Vec::with_capacity(rows),
-            input_ids: Vec::with_capacity(rows * length),
-            attention_mask: Vec::with_capacity(rows * length),
-            labels: Vec::with_capacity(rows * length),
-            batch: rows,
+            sample_ids: Vec::new(),
+            groups: Vec::new(),
+            texts: Vec::new(),
+            input_ids: vec![pad; cells],
+            attention_mask: vec![false; cells],
+            labels: vec![IGNORE_INDEX; cells],
+            batch: rows.len(),
             length,
+            segments: Vec::new(),
             pixels: Vec::new(),
             image_size,
             media_frames: Vec::new(),
-            media_slots: Vec::with_capacity(rows),
-            label_tokens: samples.iter().map(Sample::label_tokens).sum(),
+            media_slots: Vec::new(),
+            label_tokens: rows.iter().flatten().map(Sample::label_tokens).sum(),
         };
         let mut distinct: Vec<MediaItem> = Vec::new();
-        for sample in samples {
-            let padding = length - sample.input_ids.len();
-            batch.attention_mask.extend(std::iter::repeat_n(true, sample.input_ids.len()));
-            batch.attention_mask.extend(std::iter::repeat_n(false, padding));
-            batch.input_ids.extend(sample.input_ids);
-            batch.input_ids.extend(std::iter::repeat_n(pad, padding));
-            batch.labels.extend(sample.labels);
-            batch.labels.extend(std::iter::repeat_n(IGNORE_INDEX, padding));
+        let samples = rows.into_iter().enumerate().flat_map(|(row, samples)| {
+            let place = move |sample: Sample| (row, sample);
+            samples.into_iter().map(place)
+        });
+        for (row, sample) in samples {
+            let len = sample.input_ids.len();
+            let start = batch.segments.last().filter(|last| last.row == row).map_or(0, Segment::end);
+            let place = row * length + start..row * length + start + len;
+            batch.attention_mask[place.clone()].fill(true);
+            batch.input_ids[place.clone()].copy_from_slice(&sample.input_ids);
+            batch.labels[place].copy_from_slice(&sample.labels);
+            batch.segments.push(Segment { row, start, len });
             let slots = sample.media.into_iter().map(|item| {
                 distinct.iter().position(|known| known.same_pictures(&item)).unwrap_or_else(|| {
                     distinct.push(item);
@@ -99,7 +128,15 @@ impl Batch {
                     .collect()
             })
             .collect();
+        let old_length = self.length;
         self.length = kept.iter().map(Vec::len).max().unwrap_or(0);
+        for segment in &mut self.segments {
+            let before = |end: usize| {
+                kept[segment.row].iter().filter(|&&at| at < segment.row * old_length + end).count()
+            };
+            let (start, end) = (before(segment.start), before(segment.end()));
+            (segment.start, segment.len) = (start, end - start);
+        }
         let mut rebuilt = (Vec::new(), Vec::new(), Vec::new());
         for row in kept {
             for slot in 0..self.length {
@@ -111,6 +148,32 @@ impl Batch {
         }
         (self.input_ids, self.attention_mask, self.labels) = rebuilt;
         self.label_tokens = self.labels.iter().filter(|&&label| label != IGNORE_INDEX).count();
+    }
+
+    /// Number of samples.
+    pub fn samples(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Whether some row holds several samples.
+    pub fn is_packed(&self) -> bool {
+        self.segments.iter().any(|segment| segment.start > 0)
+    }
+
+    /// Tokens without padding.
+    pub fn tokens(&self) -> usize {
+        self.attention_mask.iter().filter(|&&real| real).count()
+    }
+
+    /// Tokens, padding included, of the same samples one a row.
+    pub fn unpacked_cells(&self) -> usize {
+        self.samples() * self.segments.iter().map(|segment| segment.len).max().unwrap_or(0)
+    }
+
+    /// Places of a sample's tokens in `input_ids`, `attention_mask` and `labels`.
+    pub fn sample_range(&self, sample: usize) -> Range<usize> {
+        let Segment { row, start, len } = self.segments[sample];
+        row * self.length + start..row * self.length + start + len
     }
 
     /// Number of frames of all media items.

@@ -13,9 +13,11 @@ use crate::image_preprocess::ImageTransform;
 use crate::labels::LabelRule;
 use crate::layout::{Manifest, layout_directory};
 use crate::mixture_yaml;
+use crate::pretraining::StreamConfig;
 use crate::prompt::InstructionFormat;
 
-/// The four task groups; the group decides about placeholders and frames.
+/// Task groups: the four of instruction tuning, where the group decides about placeholders and frames, and the two of
+/// pre-training streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Group {
@@ -27,10 +29,14 @@ pub enum Group {
     VideoText,
     /// Image placeholder in every turn.
     ImageTextInContext,
+    /// Image–caption pairs of a pre-training stream.
+    ImageCaption,
+    /// Interleaved documents of a pre-training stream.
+    Interleaved,
 }
 
 impl Group {
-    /// All groups in the order in which the original builds their loaders.
+    /// The groups of instruction tuning in the order in which the original builds their loaders.
     pub const ALL: [Self; 4] = [Self::ImageText, Self::TextOnly, Self::VideoText, Self::ImageTextInContext];
 
     /// The name used in data lists.
@@ -40,6 +46,8 @@ impl Group {
             Self::TextOnly => "TEXT_ONLY",
             Self::VideoText => "VIDEO_TEXT",
             Self::ImageTextInContext => "IMAGE_TEXT_IN_CONTEXT",
+            Self::ImageCaption => "IMAGE_CAPTION",
+            Self::Interleaved => "INTERLEAVED",
         }
     }
 }
@@ -69,6 +77,9 @@ pub struct SetConfig {
     /// Number of samples; 0 and -1 mean all.
     #[serde(default)]
     pub num_samples: i64,
+    /// Share of an epoch, in any unit; all sets have one, or none. Without weights every sample comes once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
     /// Lines of which one may be put before a sample. A bare string is one description.
     #[serde(default, deserialize_with = "string_or_list", skip_serializing_if = "Vec::is_empty")]
     pub task_description: Vec<String>,
@@ -297,7 +308,7 @@ impl Switches {
     }
 }
 
-/// The `[data]` section. Give either `mimicit_yaml` or `[[data.sets]]`.
+/// The `[data]` section. Give `mimicit_yaml` or `[[data.sets]]`, `[[data.streams]]`, or both kinds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -322,12 +333,18 @@ pub struct DataConfig {
     /// Seed of the order and of per-sample choices.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// Samples of an epoch where the sets have weights (default: as many as there are).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_per_epoch: Option<usize>,
     /// What an unusable sample does.
     #[serde(default = "default_on_bad_sample")]
     pub on_bad_sample: OnBadSample,
     /// Memory for decompressed parquet pages, in MiB.
     #[serde(default = "default_parquet_cache_mib")]
     pub parquet_cache_mib: usize,
+    /// Memory for decoded, preprocessed images that several samples share, in MiB; 0 keeps none.
+    #[serde(default = "default_frame_cache_mib")]
+    pub frame_cache_mib: usize,
     /// Starting point of the switches below.
     #[serde(default)]
     pub preset: Preset,
@@ -370,6 +387,9 @@ pub struct DataConfig {
     /// The sets, where no YAML file is given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<SetConfig>,
+    /// Pre-training streams; their samples follow those of the sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamConfig>,
 }
 
 fn default_image_size() -> usize {
@@ -396,6 +416,10 @@ fn default_parquet_cache_mib() -> usize {
     256
 }
 
+fn default_frame_cache_mib() -> usize {
+    128
+}
+
 impl Default for DataConfig {
     fn default() -> Self {
         Self {
@@ -406,8 +430,10 @@ impl Default for DataConfig {
             resample_frames: default_resample_frames(),
             populate_rel_ins: false,
             seed: default_seed(),
+            samples_per_epoch: None,
             on_bad_sample: default_on_bad_sample(),
             parquet_cache_mib: default_parquet_cache_mib(),
+            frame_cache_mib: default_frame_cache_mib(),
             preset: Preset::default(),
             in_context_images: None,
             images_of_record: None,
@@ -422,6 +448,7 @@ impl Default for DataConfig {
             records_without_images: None,
             with_task_description: None,
             sets: Vec::new(),
+            streams: Vec::new(),
         }
     }
 }
@@ -432,6 +459,9 @@ impl DataConfig {
         // `join` keeps absolute paths as they are.
         if let Some(path) = &mut self.mimicit_yaml {
             *path = base_dir.join(&*path);
+        }
+        for stream in &mut self.streams {
+            stream.resolve(base_dir);
         }
         for set in &mut self.sets {
             if !is_empty_path(&set.instructions) {
@@ -473,12 +503,20 @@ impl DataConfig {
             Some(path) => mixture_yaml::read(path)?,
             None => self.sets.clone(),
         };
-        if sets.is_empty() {
+        if sets.is_empty() && self.streams.is_empty() {
             return Err(DataError::Config(
-                "no data set is given; set mimicit_yaml or add a [[data.sets]] entry".into(),
+                "no data set is given; set mimicit_yaml, or add a [[data.sets]] or [[data.streams]] entry"
+                    .into(),
             ));
         }
         for set in &mut sets {
+            if !Group::ALL.contains(&set.group) {
+                return Err(DataError::Config(format!(
+                    "set {} is of group {}, which belongs under [[data.streams]]",
+                    set.name,
+                    set.group.name()
+                )));
+            }
             set.resolve_dataset()?;
             if set.name.is_empty() {
                 set.name = set.instructions.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -501,6 +539,7 @@ impl DataConfig {
             ("image_size", self.image_size, 1, 4096),
             ("max_seq_len", self.max_seq_len, 1, 1 << 24),
             ("resample_frames", self.resample_frames, 1, 4096),
+            ("frame_cache_mib", self.frame_cache_mib, 0, 1 << 24),
         ];
         for (name, value, low, high) in limits {
             if value < low || value > high {

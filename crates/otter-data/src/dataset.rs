@@ -3,21 +3,25 @@
 //! Files stay mapped; what is held per sample is eight bytes and the key index of its file.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
-use crate::error::{DataError, Result, SkipReason};
+use crate::epoch_order::Mixture;
+use crate::error::{DataError, Result, SkipReason, excerpt};
+use crate::frame_cache::{FrameCache, FrameCounts};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::loader::DataReport;
+use crate::pretraining::{Stream, StreamContext};
 use crate::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN};
 use crate::python_random::resample_positions;
 use crate::record::Record;
 use crate::sample::Sample;
-use crate::sample_builder::{SampleBuilder, Turn};
+use crate::sample_builder::{BuildError, SampleBuilder, Turn};
 use crate::tokenizer::TextTokenizer;
 
 /// One opened set.
@@ -25,7 +29,7 @@ pub(crate) struct Set {
     pub(crate) name: String,
     pub(crate) group: Group,
     pub(crate) instructions: InstructionTable,
-    train: Option<ContextTable>,
+    pub(crate) train: Option<ContextTable>,
     /// Position in [`Dataset::tables`].
     pub(crate) table: Option<usize>,
     pub(crate) task_descriptions: Vec<String>,
@@ -33,7 +37,7 @@ pub(crate) struct Set {
 
 impl Set {
     /// Id of a sample: an entry of the train file if there is one, otherwise of the instruction file.
-    fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
+    pub(crate) fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match &self.train {
             Some(train) => train.id(entry),
             None => self.instructions.id(entry),
@@ -41,7 +45,7 @@ impl Set {
     }
 }
 
-/// Entry of the train file if the set has one, otherwise of the instruction file.
+/// Entry of the train file if the set has one, otherwise of the instruction file. Numbers beyond the sets are streams.
 #[derive(Clone, Copy)]
 struct SampleRef {
     set: u32,
@@ -55,7 +59,10 @@ pub struct Dataset {
     tokenizer: Arc<TextTokenizer>,
     sets: Vec<Set>,
     tables: Vec<ImageTable>,
+    streams: Vec<Stream>,
+    frames: FrameCache,
     samples: Vec<SampleRef>,
+    mixture: Mixture,
 }
 
 impl Dataset {
@@ -70,8 +77,12 @@ impl Dataset {
             tokenizer,
             sets: Vec::new(),
             tables: Vec::new(),
+            streams: Vec::new(),
+            frames: FrameCache::new(config.frame_cache_mib << 20),
             samples: Vec::new(),
+            mixture: Mixture::default(),
         };
+        let mut shares = Vec::new();
         let mut table_paths: Vec<PathBuf> = Vec::new();
         for set in config.resolved_sets()? {
             let table = match set.images.as_ref().filter(|_| set.group != Group::TextOnly) {
@@ -91,9 +102,11 @@ impl Dataset {
             let candidates = train.as_ref().map_or(instructions.len(), ContextTable::len);
             let number = dataset.sets.len() as u32;
             let positions = resample_positions(candidates, set.num_samples);
+            let start = dataset.samples.len();
             dataset
                 .samples
                 .extend(positions.into_iter().map(|entry| SampleRef { set: number, entry: entry as u32 }));
+            shares.push((set.name.clone(), start..dataset.samples.len(), set.weight));
             dataset.sets.push(Set {
                 name: set.name,
                 group: set.group,
@@ -103,18 +116,45 @@ impl Dataset {
                 task_descriptions: set.task_description,
             });
         }
+        dataset.open_streams(&mut shares)?;
         if dataset.samples.is_empty() {
             return Err(DataError::Config(
-                "the data sets hold no sample; check the instruction files".into(),
+                "the data sets hold no sample; check the instruction files, or the files of the streams"
+                    .into(),
             ));
         }
         if u32::try_from(dataset.samples.len()).is_err() {
             return Err(DataError::Config("more than 4294967295 samples; lower num_samples".into()));
         }
+        let shares = shares
+            .into_iter()
+            .map(|(name, range, weight)| (name, range.start as u32..range.end as u32, weight));
+        dataset.mixture = Mixture::new(shares.collect(), config.samples_per_epoch)?;
         Ok(dataset)
     }
 
-    /// Number of samples of an epoch, usable or not.
+    /// Opens the streams; each adds its name, its range of samples and its weight to `shares`.
+    fn open_streams(&mut self, shares: &mut Vec<(String, Range<usize>, Option<f64>)>) -> Result<()> {
+        let mut first_table = self.tables.len();
+        for config in &self.config.streams {
+            let stream = Stream::open(config, first_table, self.config.parquet_cache_mib << 20)?;
+            first_table = stream.end_table();
+            let set = (self.sets.len() + self.streams.len()) as u32;
+            let positions = resample_positions(stream.len(), config.num_samples);
+            let start = self.samples.len();
+            self.samples.extend(positions.into_iter().map(|entry| SampleRef { set, entry: entry as u32 }));
+            shares.push((stream.name.clone(), start..self.samples.len(), config.weight));
+            self.streams.push(stream);
+        }
+        Ok(())
+    }
+
+    /// How the sets are mixed.
+    pub fn mixture(&self) -> &Mixture {
+        &self.mixture
+    }
+
+    /// Number of samples, usable or not. An epoch has [`Mixture::epoch_len`] of them.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
@@ -141,17 +181,22 @@ impl Dataset {
 
     /// Instruction id of a sample, without building it.
     pub fn sample_id(&self, index: usize) -> Result<String> {
+        if let Some((stream, entry)) = self.locate_in_stream(index) {
+            return stream.id(entry);
+        }
         let (set, entry) = self.locate(index)?;
         set.id(entry).map(Cow::into_owned)
     }
 
-    /// Name, group and number of samples of each set.
+    /// Name, group and number of samples of each set, then of each stream.
     pub fn set_sizes(&self) -> Vec<(String, Group, usize)> {
-        let mut counts = vec![0; self.sets.len()];
+        let mut counts = vec![0; self.sets.len() + self.streams.len()];
         for sample in &self.samples {
             counts[sample.set as usize] += 1;
         }
-        self.sets.iter().zip(counts).map(|(set, count)| (set.name.clone(), set.group, count)).collect()
+        let sets = self.sets.iter().map(|set| (set.name.clone(), set.group));
+        let streams = self.streams.iter().map(|stream| (stream.name.clone(), stream.group));
+        sets.chain(streams).zip(counts).map(|((name, group), count)| (name, group, count)).collect()
     }
 
     /// Sample `index` as in epoch 0, with its images decoded.
@@ -162,13 +207,16 @@ impl Dataset {
     /// Sample `index` of an epoch. Without pixels, frames name their images but hold none, and the
     /// image tables are not read.
     pub fn sample_in_epoch(&self, index: usize, epoch: u64, with_pixels: bool) -> Result<Sample> {
+        if let Some((stream, entry)) = self.locate_in_stream(index) {
+            return self.stream_sample(stream, entry, index, epoch, with_pixels);
+        }
         let (set, entry) = self.locate(index)?;
         let id = set.id(entry)?;
-        let failed = |reason, message| DataError::Sample {
-            id: id.to_string(),
+        let failed = |reason, message: String| DataError::Sample {
+            id: excerpt(&id),
             file: set.instructions.path().to_owned(),
             reason,
-            message,
+            message: excerpt(&message),
         };
         let query = match &set.train {
             None => self.parse(set, entry),
@@ -208,14 +256,47 @@ impl Dataset {
             tokenizer: &self.tokenizer,
             set,
             tables: &self.tables,
+            frames: &self.frames,
             table_order: self.table_order(set),
             index: index as u64,
             epoch,
         };
         builder.build(turns, with_pixels).map_err(|error| match error {
-            crate::sample_builder::BuildError::Skip(reason, message) => failed(reason, message),
-            crate::sample_builder::BuildError::Data(error) => error,
+            BuildError::Skip(reason, message) => failed(reason, message),
+            BuildError::Data(error) => error,
         })
+    }
+
+    fn stream_sample(
+        &self,
+        stream: &Stream,
+        entry: usize,
+        index: usize,
+        epoch: u64,
+        with_pixels: bool,
+    ) -> Result<Sample> {
+        let context = StreamContext {
+            config: &self.config,
+            switches: &self.switches,
+            tokenizer: &self.tokenizer,
+            index: index as u64,
+            epoch,
+            with_pixels,
+        };
+        stream.sample(entry, &context).map_err(|error| match error {
+            BuildError::Data(error) => error,
+            BuildError::Skip(reason, message) => DataError::Sample {
+                id: stream.id(entry).unwrap_or_else(|_| entry.to_string()),
+                file: stream.path(entry).to_owned(),
+                reason,
+                message,
+            },
+        })
+    }
+
+    /// Frames decoded, and found in the cache, by all samples built so far.
+    pub fn frame_counts(&self) -> FrameCounts {
+        self.frames.counts()
     }
 
     /// Builds every sample of epoch 0 and counts what can be used, without stopping at bad ones.
@@ -241,6 +322,12 @@ impl Dataset {
     /// Whether an error of one sample is counted instead of stopping the run.
     pub(crate) fn passes_over(&self, reason: SkipReason) -> bool {
         reason.always_skipped() || self.config.on_bad_sample == OnBadSample::Skip
+    }
+
+    fn locate_in_stream(&self, index: usize) -> Option<(&Stream, usize)> {
+        let sample = self.samples.get(index)?;
+        let stream = (sample.set as usize).checked_sub(self.sets.len())?;
+        Some((&self.streams[stream], sample.entry as usize))
     }
 
     fn locate(&self, index: usize) -> Result<(&Set, usize)> {

@@ -103,6 +103,16 @@ pub enum SkipReason {
     MissingImage,
     /// Image bytes could not be decoded.
     BadImage,
+    /// A caption is empty.
+    EmptyCaption,
+    /// All images of a document are smaller than `min_image_bytes`.
+    ImagesTooSmall,
+    /// No image of a document is similar enough to a sentence.
+    NoMatchingImage,
+    /// The tokens of a document show fewer images than `min_images`.
+    TooFewImages,
+    /// A document that shows a single image lost its coin.
+    SingleImage,
 }
 
 impl SkipReason {
@@ -117,13 +127,42 @@ impl SkipReason {
             Self::NoImages => "no_images",
             Self::MissingImage => "missing_image",
             Self::BadImage => "bad_image",
+            Self::EmptyCaption => "empty_caption",
+            Self::ImagesTooSmall => "images_too_small",
+            Self::NoMatchingImage => "no_matching_image",
+            Self::TooFewImages => "too_few_images",
+            Self::SingleImage => "single_image",
         }
     }
 
     /// Whether such a sample is counted and passed over even when bad samples are errors: these
-    /// follow from the length limit, not from damaged data.
+    /// follow from the limits and rules of the configuration, not from damaged data.
     pub fn always_skipped(self) -> bool {
-        matches!(self, Self::TooLong | Self::NoLabelTokens)
+        match self {
+            Self::TooLong | Self::NoLabelTokens => true,
+            Self::EmptyCaption
+            | Self::ImagesTooSmall
+            | Self::NoMatchingImage
+            | Self::TooFewImages
+            | Self::SingleImage => true,
+            Self::BadRecord
+            | Self::MissingInstruction
+            | Self::MissingContext
+            | Self::NoImages
+            | Self::MissingImage
+            | Self::BadImage => false,
+        }
+    }
+}
+
+/// Longest id or message kept of a bad sample: an id of the data may have any length.
+const EXCERPT_CHARACTERS: usize = 500;
+
+/// A text of the data, cut for a message.
+pub(crate) fn excerpt(text: &str) -> String {
+    match text.char_indices().nth(EXCERPT_CHARACTERS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 

@@ -9,10 +9,12 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
+use image::metadata::Orientation as StoredOrientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
+use crate::jpeg;
 
 /// Largest number of pixels that is decoded; a small file can claim far more.
 pub const MAX_PIXELS: u64 = 200_000_000;
@@ -82,6 +84,9 @@ pub fn load_image_file(path: &Path) -> Result<RgbImage> {
 
 /// Decodes PNG, JPEG, WebP or GIF bytes; `name` is used in messages.
 pub fn open_image(bytes: &[u8], orientation: Orientation, name: &str) -> Result<RgbImage> {
+    if let Some(image) = open_baseline_jpeg(bytes, orientation) {
+        return Ok(image);
+    }
     let failed = |message: String| DataError::Image { name: name.to_owned(), message };
     let decoding_failed = |error: image::ImageError| {
         failed(format!("cannot be decoded ({error}); the bytes are damaged or no PNG, JPEG, WebP or GIF"))
@@ -113,6 +118,28 @@ pub fn open_image(bytes: &[u8], orientation: Orientation, name: &str) -> Result<
     let pixels = to_rgb(image).map_err(|message| failed(message.to_owned()))?;
     RgbImage::new(width, height, pixels)
         .ok_or_else(|| failed("the decoder returned a wrong number of pixels".into()))
+}
+
+/// The usual photograph, exact and fast; `None` for everything that the general decoder has to look at.
+fn open_baseline_jpeg(bytes: &[u8], orientation: Orientation) -> Option<RgbImage> {
+    let decoded = jpeg::decode(bytes, MAX_PIXELS, MAX_SIDE as usize)?;
+    let turn = match orientation {
+        Orientation::Apply => decoded.exif.and_then(StoredOrientation::from_exif_chunk),
+        Orientation::Ignore => None,
+    };
+    match turn {
+        None | Some(StoredOrientation::NoTransforms) => {
+            RgbImage::new(decoded.width, decoded.height, decoded.pixels)
+        }
+        Some(turn) => {
+            let (width, height) = (decoded.width as u32, decoded.height as u32);
+            let buffer = image::RgbImage::from_raw(width, height, decoded.pixels)?;
+            let mut image = DynamicImage::ImageRgb8(buffer);
+            image.apply_orientation(turn);
+            let (width, height) = (image.width() as usize, image.height() as usize);
+            RgbImage::new(width, height, image.into_rgb8().into_raw())
+        }
+    }
 }
 
 fn limits() -> Limits {

@@ -38,6 +38,11 @@ impl ParquetImages {
         self.table.len()
     }
 
+    /// How many rows were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        self.table.repeated()
+    }
+
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

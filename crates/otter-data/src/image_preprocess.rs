@@ -1,5 +1,7 @@
 //! RGB pixels to the normalised floats of the vision tower (`spec/data.md` 2.4).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::image_open::RgbImage;
@@ -29,6 +31,21 @@ impl ImageTransform {
 
 /// Resizes, crops and normalises: (3, size, size).
 pub fn preprocess(image: &RgbImage, size: usize, transform: ImageTransform) -> Vec<f32> {
+    let mut output = vec![0.0; 3 * size.max(1).pow(2)];
+    preprocess_into(image, size, transform, &mut output);
+    output
+}
+
+/// The same, ready to be shared by samples and a cache.
+pub(crate) fn preprocess_shared(image: &RgbImage, size: usize, transform: ImageTransform) -> Arc<[f32]> {
+    let mut output: Arc<[f32]> = std::iter::repeat_n(0.0, 3 * size.max(1).pow(2)).collect();
+    if let Some(output) = Arc::get_mut(&mut output) {
+        preprocess_into(image, size, transform, output);
+    }
+    output
+}
+
+fn preprocess_into(image: &RgbImage, size: usize, transform: ImageTransform, output: &mut [f32]) {
     let size = size.max(1);
     let resized = match transform {
         ImageTransform::Train => resize_bicubic(image, size, size),
@@ -40,19 +57,25 @@ pub fn preprocess(image: &RgbImage, size: usize, transform: ImageTransform) -> V
             resize_bicubic_window(image, (width, height), left..left + size, top..top + size)
         }
     };
-    normalise(&resized, transform)
+    normalise(&resized, transform, output);
 }
 
-fn normalise(image: &RgbImage, transform: ImageTransform) -> Vec<f32> {
+/// (size, size, 3) bytes to (3, size, size) floats.
+fn normalise(image: &RgbImage, transform: ImageTransform, output: &mut [f32]) {
     let (mean, std) = transform.mean_and_std();
-    let mut output = Vec::with_capacity(image.pixels().len());
-    for channel in 0..3 {
+    let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
         // Single precision after the division by 255, as in the original.
         let (mean, std) = (mean[channel] as f32, std[channel] as f32);
-        let table: [f32; 256] = std::array::from_fn(|level| ((level as f64 / 255.0) as f32 - mean) / std);
-        output.extend(image.pixels().iter().skip(channel).step_by(3).map(|&level| table[usize::from(level)]));
+        std::array::from_fn(|level| ((level as f64 / 255.0) as f32 - mean) / std)
+    });
+    let (red, rest) = output.split_at_mut(output.len() / 3);
+    let (green, blue) = rest.split_at_mut(red.len());
+    let (pixels, _) = image.pixels().as_chunks::<3>();
+    for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        *red = tables[0][usize::from(pixel[0])];
+        *green = tables[1][usize::from(pixel[1])];
+        *blue = tables[2][usize::from(pixel[2])];
     }
-    output
 }
 
 #[cfg(test)]

@@ -97,6 +97,22 @@ impl ImageTable {
         self.len() == 0
     }
 
+    /// How many entries were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        match self {
+            Self::Json(index) => index.repeated_keys(),
+            Self::Parquet(images) => images.repeated_ids(),
+            Self::Layout(_) | Self::Tar(_) | Self::Folder(_) => 0,
+        }
+    }
+
+    /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
+    pub fn release_pages(&self) {
+        if let Self::Json(index) = self {
+            index.release_pages();
+        }
+    }
+
     /// Id of an entry, in the order of the files.
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match self {

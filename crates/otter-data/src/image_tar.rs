@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{DataError, Result};
 use crate::hash_index::{HashIndex, hash_id};
-use crate::image_files::image_stem;
+use crate::image_files::{image_stem, path_fault};
 use crate::positioned_file::PositionedFile;
 use crate::tar_archive::{TarEntries, TarEntry};
 
@@ -31,6 +31,11 @@ impl TarImages {
         for (number, (archive, file)) in archives.iter().enumerate() {
             let mut entries = TarEntries::new(file, archive, 0);
             while let Some(entry) = entries.next_file()? {
+                if let Some(fault) = path_fault(&entry.name) {
+                    let message =
+                        format!("tar, byte {}: the name {:?} is refused: {fault}", entry.header, entry.name);
+                    return Err(DataError::format(archive, message));
+                }
                 let Some(stem) = image_stem(&entry.name) else { continue };
                 let Ok(place) = u32::try_from(places.len()) else {
                     return Err(DataError::format(path, "more than 4294967295 images; split the archive"));

@@ -46,6 +46,15 @@ impl InstructionTable {
         self.len() == 0
     }
 
+    /// How many entries were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        match self {
+            Self::Json(index) => index.repeated_keys(),
+            // Refused when it is opened.
+            Self::Layout(_) => 0,
+        }
+    }
+
     /// Id of an entry.
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match self {
@@ -59,6 +68,13 @@ impl InstructionTable {
         match self {
             Self::Json(index) => index.find(id),
             Self::Layout(table) => table.find(id),
+        }
+    }
+
+    /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
+    pub fn release_pages(&self) {
+        if let Self::Json(index) = self {
+            index.release_pages();
         }
     }
 
@@ -111,11 +127,27 @@ impl ContextTable {
         self.len() == 0
     }
 
+    /// How many entries were left out because a later one has the same id.
+    pub fn repeated_ids(&self) -> usize {
+        match self {
+            Self::Json(index) => index.repeated_keys(),
+            // Refused when it is opened.
+            Self::Layout(_) => 0,
+        }
+    }
+
     /// Id of the query of an entry.
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match self {
             Self::Json(index) => index.key(entry),
             Self::Layout(table) => table.id(entry).map(Cow::Owned),
+        }
+    }
+
+    /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
+    pub fn release_pages(&self) {
+        if let Self::Json(index) = self {
+            index.release_pages();
         }
     }
 

@@ -37,6 +37,8 @@ pub struct JsonIndex {
     keys: Vec<u64>,
     /// (hash of the key, index into `keys`), sorted.
     by_hash: Vec<(u64, u32)>,
+    /// Entries left out because their key stands there more than once.
+    repeated: usize,
 }
 
 impl JsonIndex {
@@ -51,12 +53,20 @@ impl JsonIndex {
             Section::Named(name) | Section::NamedOrRoot(name) => Some(name),
         };
         let keep_outer = !matches!(section, Section::Named(_));
+        let mut released = 0;
+        let mut release_behind = |position: usize| {
+            if position - released >= RELEASE_EVERY_BYTES {
+                release(&map);
+                released = position;
+            }
+        };
         let scanned = scanner.object(|scanner, key| {
             let is_section = name.is_some_and(|name| map[key.clone()] == *format!("\"{name}\"").as_bytes());
             if is_section && scanner.peek() == Some(b'{') {
                 let mut keys = Vec::new();
                 scanner.object(|scanner, key| {
                     keys.push(key.start as u64);
+                    release_behind(key.start);
                     scanner.value().map(drop)
                 })?;
                 inner = Some(keys);
@@ -65,6 +75,7 @@ impl JsonIndex {
             if keep_outer {
                 outer.push(key.start as u64);
             }
+            release_behind(key.start);
             scanner.value().map(drop)
         });
         scanned.map_err(|error| at_offset(path, &error))?;
@@ -86,7 +97,7 @@ impl JsonIndex {
         if u32::try_from(keys.len()).is_err() {
             return Err(DataError::format(path, "more than 4294967295 entries; split the file"));
         }
-        let mut index = Self { path: path.to_owned(), map, keys, by_hash: Vec::new() };
+        let mut index = Self { path: path.to_owned(), map, keys, by_hash: Vec::new(), repeated: 0 };
         index.sort_keys()?;
         Ok(index)
     }
@@ -96,6 +107,9 @@ impl JsonIndex {
         let mut hashes = Vec::with_capacity(self.keys.len());
         for entry in 0..self.keys.len() {
             hashes.push((hash(&self.key(entry)?), entry as u32));
+            if entry % RELEASE_EVERY_KEYS == 0 {
+                self.release_pages();
+            }
         }
         hashes.sort_unstable();
         let mut replacements: Vec<(usize, u64)> = Vec::new();
@@ -122,6 +136,7 @@ impl JsonIndex {
         for (entry, place) in replacements {
             self.keys[entry] = place;
         }
+        self.repeated = gone.len();
         gone.sort_unstable();
         let mut entry = 0;
         self.keys.retain(|_| {
@@ -146,6 +161,11 @@ impl JsonIndex {
         self.keys.is_empty()
     }
 
+    /// How many entries were left out because a later one has the same key.
+    pub fn repeated_keys(&self) -> usize {
+        self.repeated
+    }
+
     /// The key of an entry, in file order.
     pub fn key(&self, entry: usize) -> Result<Cow<'_, str>> {
         let mut scanner = Scanner::new(&self.map, self.keys[entry] as usize);
@@ -162,6 +182,11 @@ impl JsonIndex {
             .and_then(|()| scanner.value())
             .map_err(|error| at_offset(&self.path, &error))?;
         Ok(&self.map[range])
+    }
+
+    /// Lets go of the pages read so far: after a pass over a large file they would count as memory of the process.
+    pub fn release_pages(&self) {
+        release(&self.map);
     }
 
     /// The entry with this key.
@@ -203,6 +228,16 @@ pub fn map_file(path: &Path) -> Result<Mmap> {
     // SAFETY: the map is read-only and private to this process. Data files are not rewritten while
     // they are being read; if one is, every read is bounds-checked against the mapped length.
     unsafe { Mmap::map(&file) }.map_err(|error| DataError::io(path, error))
+}
+
+/// Mapped pages are let go of after so many bytes of a scan, or so many keys of a pass.
+const RELEASE_EVERY_BYTES: usize = 64 << 20;
+const RELEASE_EVERY_KEYS: usize = 1 << 16;
+
+fn release(map: &Mmap) {
+    // SAFETY: the map is a read-only view of a file; pages that are let go of are read from it again when needed.
+    #[cfg(unix)]
+    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
 }
 
 fn at_offset(path: &Path, error: &ScanError) -> DataError {

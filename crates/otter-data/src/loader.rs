@@ -12,10 +12,11 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
-use crate::config::Sampling;
 use crate::dataset::Dataset;
+use crate::epoch_order::Rank;
 use crate::error::{DataError, Result, SkipReason};
-use crate::python_random::PythonRandom;
+use crate::frame_cache::FrameCounts;
+use crate::packing::Packing;
 use crate::sample::Sample;
 
 /// How batches are made.
@@ -25,15 +26,30 @@ pub struct LoaderOptions {
     pub batch_size: usize,
     /// Worker threads; the order of the batches does not depend on it.
     pub workers: usize,
-    /// Finished samples that may wait, over all workers; at least one per worker.
+    /// Finished samples that may wait, over all workers; at least one per worker. With a batch or more, the next batch
+    /// is ready when a step ends.
     pub prefetch: usize,
     /// Leave out the last batch of an epoch if it is not full.
     pub drop_last: bool,
+    /// Where the samples of a batch stand; the samples themselves and their order do not depend on it.
+    pub packing: Packing,
+    /// Which part of every epoch is ours, where several processes train together.
+    pub rank: Rank,
+    /// Longest packed row; `None`: all samples of a batch in one row.
+    pub pack_length: Option<usize>,
 }
 
 impl Default for LoaderOptions {
     fn default() -> Self {
-        Self { batch_size: 1, workers: 2, prefetch: 16, drop_last: false }
+        Self {
+            batch_size: 1,
+            workers: 2,
+            prefetch: 16,
+            drop_last: false,
+            packing: Packing::Off,
+            rank: Rank::default(),
+            pack_length: None,
+        }
     }
 }
 
@@ -47,8 +63,11 @@ pub struct LoaderState {
     pub position: u64,
     /// Seed of the order.
     pub seed: u64,
-    /// Number of samples of the dataset, to notice that it changed.
+    /// Number of samples of an epoch, to notice that the data changed.
     pub samples: u64,
+    /// Batches of this epoch given out so far.
+    #[serde(default)]
+    pub batches: u64,
 }
 
 /// What became of the samples.
@@ -60,6 +79,9 @@ pub struct DataReport {
     pub skipped: BTreeMap<String, u64>,
     /// The first message of each reason.
     pub examples: BTreeMap<String, String>,
+    /// Frames decoded and found in the data set's cache, those of samples made in advance included.
+    #[serde(default)]
+    pub frames: FrameCounts,
 }
 
 /// Reason under which samples of an incomplete last batch are counted.
@@ -73,6 +95,7 @@ impl DataReport {
 
     pub(crate) fn merge(&mut self, other: Self) {
         self.used += other.used;
+        self.frames.add(other.frames);
         for (reason, count) in other.skipped {
             *self.skipped.entry(reason).or_default() += count;
         }
@@ -112,6 +135,8 @@ pub struct Loader {
     options: LoaderOptions,
     state: LoaderState,
     report: DataReport,
+    /// Counts of the data set when this loader was made.
+    frames_before: FrameCounts,
     workers: Option<Workers>,
 }
 
@@ -123,16 +148,27 @@ impl Loader {
                 "the loader needs a batch size of at least 1 and 1 to 1024 workers".into(),
             ));
         }
-        let samples = dataset.len() as u64;
-        let state =
-            state.unwrap_or(LoaderState { epoch: 0, position: 0, seed: dataset.config().seed, samples });
-        if state.samples != samples || state.position > samples {
+        if options.rank.rank >= options.rank.world {
+            let Rank { rank, world } = options.rank;
+            return Err(DataError::Config(format!("rank {rank} of {world}; ranks are counted from 0")));
+        }
+        let samples = dataset.mixture().epoch_len() as u64;
+        if options.rank.world > 1 && samples < (options.rank.world * options.batch_size) as u64 {
+            return Err(DataError::Config(format!(
+                "an epoch of {samples} samples is less than one batch of {} for each of {} processes; lower the batch size",
+                options.batch_size, options.rank.world
+            )));
+        }
+        let seed = dataset.config().seed;
+        let state = state.unwrap_or(LoaderState { epoch: 0, position: 0, seed, samples, batches: 0 });
+        if state.samples != samples || state.position > 2 * samples {
             return Err(DataError::Config(format!(
                 "the saved position is {} of {} samples, but the data has {samples} now; resume with the same data",
                 state.position, state.samples
             )));
         }
-        Ok(Self { dataset, options, state, report: DataReport::default(), workers: None })
+        let frames_before = dataset.frame_counts();
+        Ok(Self { dataset, options, state, report: DataReport::default(), frames_before, workers: None })
     }
 
     /// The next batch; `None` once at the end of each epoch, after which the next epoch begins.
@@ -140,6 +176,7 @@ impl Loader {
     /// After an error the loader stands where it stood before the call.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         let result = self.collect_batch();
+        self.report.frames = self.dataset.frame_counts().since(self.frames_before);
         if result.is_err() {
             self.workers = None;
         }
@@ -154,7 +191,9 @@ impl Loader {
         let epoch_begins = workers.next == 0;
         let mut samples = Vec::with_capacity(self.options.batch_size.min(4096));
         let mut report = DataReport::default();
-        while samples.len() < self.options.batch_size && workers.next < workers.end {
+        // Steps of several processes are common: the epoch ends after the same number of batches for all of them.
+        let ended = self.options.rank.world > 1 && self.state.batches == self.batches_per_epoch() as u64;
+        while !ended && samples.len() < self.options.batch_size && workers.next < workers.end {
             let worker = (workers.next % self.options.workers as u64) as usize;
             let result = workers.receivers[worker].recv().map_err(|_| {
                 DataError::Loader(format!(
@@ -172,6 +211,13 @@ impl Loader {
             }
         }
         let complete = samples.len() == self.options.batch_size;
+        if self.options.rank.world > 1 && !complete && !ended {
+            return Err(DataError::Loader(format!(
+                "epoch {}: more than half of this process's samples cannot be used, so that it has no batch for a step of \
+                 all; see the counts of what was left out ({:?})",
+                self.state.epoch, report.skipped
+            )));
+        }
         if !complete && self.options.drop_last && !samples.is_empty() {
             *report.skipped.entry(INCOMPLETE_LAST_BATCH.to_owned()).or_default() += samples.len() as u64;
             samples.clear();
@@ -187,20 +233,31 @@ impl Loader {
             }
             self.state.epoch += 1;
             self.state.position = 0;
+            self.state.batches = 0;
             return Ok(None);
         }
         report.used += samples.len() as u64;
         self.report.merge(report);
         self.state.position = workers.next;
+        self.state.batches += 1;
         self.workers = Some(workers);
         let pad = self.dataset.tokenizer().special().pad;
-        Ok(Some(Batch::collate(samples, pad, self.dataset.config().image_size)))
+        let image_size = self.dataset.config().image_size;
+        Ok(Some(match self.options.packing {
+            Packing::Off => Batch::collate(samples, pad, image_size),
+            Packing::Batch => Batch::collate_packed(samples, self.options.pack_length, pad, image_size),
+        }))
     }
 
     fn start_workers(&self) -> Result<Workers> {
         let sampling = self.dataset.switches().sampling;
-        let order: Arc<[u32]> =
-            epoch_order(self.dataset.len(), sampling, self.state.seed, self.state.epoch).into();
+        let order = self.dataset.mixture().order(sampling, self.state.seed, self.state.epoch);
+        let mut order = self.options.rank.part(order, self.options.batch_size);
+        if self.options.rank.world > 1 {
+            // What cannot be used is made up for from the beginning, so that no process runs out before the others.
+            order.extend_from_within(..);
+        }
+        let order: Arc<[u32]> = order.into();
         let count = self.options.workers;
         let start = self.state.position as usize;
         let mut workers = Workers {
@@ -242,24 +299,13 @@ impl Loader {
 
     /// Batches of a full epoch, if no sample is left out.
     pub fn batches_per_epoch(&self) -> usize {
-        let samples = self.dataset.len();
-        if self.options.drop_last {
+        let samples = self.dataset.mixture().epoch_len();
+        if self.options.rank.world > 1 {
+            samples / (self.options.rank.world * self.options.batch_size)
+        } else if self.options.drop_last {
             samples / self.options.batch_size
         } else {
             samples.div_ceil(self.options.batch_size)
         }
     }
-}
-
-/// Sample indices in the order of an epoch; the same for the same seed, epoch and length.
-pub fn epoch_order(samples: usize, sampling: Sampling, seed: u64, epoch: u64) -> Vec<u32> {
-    let words = [seed, epoch].map(|word| [word as u32, (word >> 32) as u32]);
-    let mut random = PythonRandom::from_key(words.as_flattened());
-    let mut order: Vec<u32> = (0..samples as u32).collect();
-    match sampling {
-        Sampling::Sequential => {}
-        Sampling::WithoutReplacement => random.shuffle(&mut order),
-        Sampling::WithReplacement => order.fill_with(|| random.below(samples) as u32),
-    }
-    order
 }

@@ -45,6 +45,8 @@ struct Entry {
     train_config_path: Option<String>,
     #[serde(default)]
     num_samples: i64,
+    #[serde(default)]
+    weight: Option<f64>,
     #[serde(default, deserialize_with = "string_or_list")]
     task_description: Vec<String>,
 }
@@ -70,6 +72,7 @@ pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
                 images: optional(entry.images_path),
                 train: optional(entry.train_config_path),
                 num_samples: entry.num_samples,
+                weight: entry.weight,
                 task_description: entry.task_description,
                 group,
                 name,
@@ -90,6 +93,10 @@ pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
             }
             sets.push(set);
         }
+    }
+    if sets.is_empty() {
+        let known = Group::ALL.map(Group::name).join(", ");
+        return Err(DataError::format(path, format!("it names no data set; list sets below one of {known}")));
     }
     Ok(sets)
 }

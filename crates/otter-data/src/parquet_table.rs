@@ -132,6 +132,11 @@ impl ParquetTable {
         self.rows() as usize - self.hidden.len()
     }
 
+    /// Number of rows whose id comes again later.
+    pub(crate) fn repeated(&self) -> usize {
+        self.hidden.len()
+    }
+
     /// Number of rows.
     pub(crate) fn rows(&self) -> u32 {
         self.starts.last().copied().unwrap_or(0)

@@ -30,8 +30,9 @@ pub struct MediaItem {
 impl MediaItem {
     /// Whether both items are the same pictures of the same tables.
     pub fn same_pictures(&self, other: &Self) -> bool {
-        let ids = |item: &Self| item.frames.iter().map(|f| (f.table, f.image_id.clone())).collect::<Vec<_>>();
-        self.frames.len() == other.frames.len() && ids(self) == ids(other)
+        let pairs = self.frames.iter().zip(&other.frames);
+        self.frames.len() == other.frames.len()
+            && pairs.into_iter().all(|(a, b)| a.table == b.table && a.image_id == b.image_id)
     }
 }
 

@@ -9,8 +9,9 @@ use crate::config::{
 };
 use crate::dataset::Set;
 use crate::error::{DataError, SkipReason};
+use crate::frame_cache::FrameCache;
 use crate::image_open::open_image;
-use crate::image_preprocess::preprocess;
+use crate::image_preprocess::preprocess_shared;
 use crate::image_table::ImageTable;
 use crate::labels::{IGNORE_INDEX, label_mask};
 use crate::prompt::{ANSWER_TOKEN, IMAGE_TOKEN, Piece, Placeholder, pieces_text, turn_pieces};
@@ -19,6 +20,11 @@ use crate::record::Record;
 use crate::sample::{Frame, MediaItem, Sample};
 use crate::text::{clean_answer, clean_question};
 use crate::tokenizer::TextTokenizer;
+
+/// A turn or text of more bytes for each token of `max_seq_len`, and of more than the floor below, is not tokenised: it
+/// cannot fit, and finding its exact length would take minutes and gigabytes.
+const MOST_BYTES_PER_TOKEN: usize = 256;
+const FEWEST_BYTES_REFUSED: usize = 1 << 20;
 
 /// One turn of a sample; the query is the last one.
 pub(crate) struct Turn {
@@ -46,6 +52,7 @@ pub(crate) struct SampleBuilder<'a> {
     pub(crate) tokenizer: &'a TextTokenizer,
     pub(crate) set: &'a Set,
     pub(crate) tables: &'a [ImageTable],
+    pub(crate) frames: &'a FrameCache,
     /// Tables in which image ids are looked up, in order.
     pub(crate) table_order: Vec<usize>,
     pub(crate) index: u64,
@@ -101,7 +108,7 @@ impl SampleBuilder<'_> {
             return Ok((0, encoded));
         }
         let added = usize::from(special.bos.is_some()) + usize::from(special.eos.is_some());
-        let mut first = 0;
+        let mut first = self.hopeless_turns(turns)?;
         loop {
             let encoded = self.encode(&turns[first..])?;
             let length = encoded.ids.len() + added;
@@ -119,52 +126,46 @@ impl SampleBuilder<'_> {
         }
     }
 
+    fn most_bytes(&self) -> usize {
+        self.config.max_seq_len.saturating_mul(MOST_BYTES_PER_TOKEN).max(FEWEST_BYTES_REFUSED)
+    }
+
+    /// How many of the oldest turns are out of the question by their bytes alone.
+    fn hopeless_turns(&self, turns: &[Turn]) -> Result<usize, BuildError> {
+        let bytes = |turn: &Turn| turn.record.instruction.len() + turn.record.answer.len();
+        let most = self.most_bytes();
+        let mut sum = 0;
+        // From the query backwards, as long as the turns may fit.
+        let fitting = turns.iter().rev().take_while(|turn| {
+            sum += bytes(turn);
+            sum <= most
+        });
+        match (fitting.count(), turns.last()) {
+            (0, Some(query)) => Err(BuildError::Skip(
+                SkipReason::TooLong,
+                format!(
+                    "its query turn alone has {} bytes, which max_seq_len = {} tokens cannot hold; shorten it",
+                    bytes(query),
+                    self.config.max_seq_len
+                ),
+            )),
+            (fitting, _) => Ok(turns.len() - fitting),
+        }
+    }
+
     fn encode(&self, turns: &[Turn]) -> Result<Encoded, BuildError> {
         let pieces = self.pieces(turns);
         let text = pieces_text(&pieces);
         let ids = match self.switches.special_tokens_in_text {
+            // Only the reference's truncation lets such a text come here; what is cut off needs no ids.
+            _ if text.len() > self.most_bytes() => {
+                let end = (0..=self.most_bytes()).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+                self.tokenizer.encode(&text[..end])?
+            }
             SpecialTokensInText::Special => self.tokenizer.encode(&text)?,
-            SpecialTokensInText::Plain => self.encode_pieces(&pieces, &text)?,
+            SpecialTokensInText::Plain => encode_pieces(self.tokenizer, &pieces, &text)?,
         };
         Ok(Encoded { text, ids })
-    }
-
-    /// Encodes so that only the template's own special tokens are special. Texts without their
-    /// characters, nearly all, are encoded in one go, exactly as a prompt is at inference.
-    fn encode_pieces(&self, pieces: &[Piece], text: &str) -> Result<Vec<u32>, BuildError> {
-        let special = self.tokenizer.special();
-        let mut segments: Vec<(String, Option<u32>)> = vec![(String::new(), None)];
-        for piece in pieces {
-            match piece {
-                Piece::Special(token) => {
-                    let id = match *token {
-                        IMAGE_TOKEN => special.image,
-                        ANSWER_TOKEN => special.answer,
-                        _ => special.endofchunk,
-                    };
-                    if let Some((_, end)) = segments.last_mut() {
-                        *end = Some(id);
-                    }
-                    segments.push((String::new(), None));
-                }
-                Piece::Words(_) | Piece::Data(_) => {
-                    if let Some((segment, _)) = segments.last_mut() {
-                        segment.push_str(piece.text());
-                    }
-                }
-            }
-        }
-        if !segments.iter().any(|(segment, _)| self.tokenizer.contains_special(segment)) {
-            return Ok(self.tokenizer.encode(text)?);
-        }
-        let mut ids = Vec::new();
-        for (segment, end) in segments {
-            if !segment.is_empty() {
-                ids.extend(self.tokenizer.encode_plain(&segment)?);
-            }
-            ids.extend(end);
-        }
-        Ok(ids)
     }
 
     fn pieces(&self, turns: &[Turn]) -> Vec<Piece> {
@@ -289,16 +290,21 @@ impl SampleBuilder<'_> {
             });
         }
         for &table in &self.table_order {
+            if let Some(frame) = self.frames.get(table, id) {
+                return Ok(frame);
+            }
             let source = &self.tables[table];
             let Some(bytes) = source.encoded(id).map_err(bad_image)? else { continue };
             let name = format!("{id} of {}", source.path().display());
             let image = open_image(&bytes, self.switches.orientation, &name).map_err(bad_image)?;
-            return Ok(Frame {
+            let frame = Frame {
                 image_id: id.to_owned(),
                 table,
                 original_size: (image.width(), image.height()),
-                pixels: preprocess(&image, self.config.image_size, self.switches.image_transform).into(),
-            });
+                pixels: preprocess_shared(&image, self.config.image_size, self.switches.image_transform),
+            };
+            self.frames.insert(&frame);
+            return Ok(frame);
         }
         let tables: Vec<_> =
             self.table_order.iter().map(|&t| self.tables[t].path().display().to_string()).collect();
@@ -307,6 +313,48 @@ impl SampleBuilder<'_> {
             format!("image {id} is not in {}; add it or remove the sample", tables.join(", ")),
         ))
     }
+}
+
+/// Encodes so that only the template's own special tokens are special. Texts without their
+/// characters, nearly all, are encoded in one go, exactly as a prompt is at inference.
+pub(crate) fn encode_pieces(
+    tokenizer: &TextTokenizer,
+    pieces: &[Piece],
+    text: &str,
+) -> Result<Vec<u32>, BuildError> {
+    let special = tokenizer.special();
+    let mut segments: Vec<(String, Option<u32>)> = vec![(String::new(), None)];
+    for piece in pieces {
+        match piece {
+            Piece::Special(token) => {
+                let id = match *token {
+                    IMAGE_TOKEN => special.image,
+                    ANSWER_TOKEN => special.answer,
+                    _ => special.endofchunk,
+                };
+                if let Some((_, end)) = segments.last_mut() {
+                    *end = Some(id);
+                }
+                segments.push((String::new(), None));
+            }
+            Piece::Words(_) | Piece::Data(_) => {
+                if let Some((segment, _)) = segments.last_mut() {
+                    segment.push_str(piece.text());
+                }
+            }
+        }
+    }
+    if !segments.iter().any(|(segment, _)| tokenizer.contains_special(segment)) {
+        return Ok(tokenizer.encode(text)?);
+    }
+    let mut ids = Vec::new();
+    for (segment, end) in segments {
+        if !segment.is_empty() {
+            ids.extend(tokenizer.encode_plain(&segment)?);
+        }
+        ids.extend(end);
+    }
+    Ok(ids)
 }
 
 /// How many turns to drop to save `excess` tokens. What a turn carries for the whole sample (task

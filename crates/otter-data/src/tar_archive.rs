@@ -1,13 +1,12 @@
 //! Tar archives: writing them, and finding files in them without unpacking.
 //!
-//! Read: POSIX ustar, with the long names of pax and GNU tar and sizes in base 256. Links, devices, names that lead out of
-//! the archive, damaged headers and entries that reach beyond the file are errors that name the entry.
+//! Read: POSIX ustar, with the long names of pax and GNU tar and sizes in base 256. Links, devices, damaged headers and
+//! entries that reach beyond the file are errors that name the entry.
 
 use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::{DataError, Result};
-use crate::image_files::path_fault;
 use crate::positioned_file::PositionedFile;
 use crate::staging::StagedFile;
 
@@ -98,9 +97,6 @@ impl<'a> TarEntries<'a> {
                     let name = String::from_utf8(name)
                         .map_err(|_| self.fault(at, "the name of an entry is not UTF-8"))?;
                     let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
-                    if let Some(fault) = path_fault(&name) {
-                        return Err(self.fault(at, &format!("the name {name:?} is refused: {fault}")));
-                    }
                     return Ok(Some(TarEntry { name, header: header_of_entry, start, size }));
                 }
                 kind => {

@@ -10,7 +10,7 @@ use base64::Engine;
 use common::{golden, tokenizer};
 use otter_data::{
     Batch, DataConfig, DataError, Dataset, Group, ImageTable, ImagesOfRecord, InContextImages, Loader,
-    LoaderOptions, OnBadSample, Sample, SetConfig, SkipReason,
+    LoaderOptions, OnBadSample, Packing, Rank, Sample, SetConfig, SkipReason,
 };
 
 fn set(group: Group, instructions: &str, images: Option<&str>, train: Option<&str>) -> SetConfig {
@@ -22,6 +22,7 @@ fn set(group: Group, instructions: &str, images: Option<&str>, train: Option<&st
         images: images.map(|name| golden("data").join(name)),
         train: train.map(|name| golden("data").join(name)),
         num_samples: 0,
+        weight: None,
         task_description: Vec::new(),
     }
 }
@@ -112,6 +113,74 @@ fn placeholders_and_media_items_agree_by_default() {
     // IC_1 with its own two images stands in several samples but is stored once.
     let slots: usize = batch.media_slots.iter().map(Vec::len).sum();
     assert!(batch.media_frames.len() < slots);
+}
+
+/// Packed or not, a loader gives the same samples in the same batches, whatever the length of a row.
+#[test]
+fn a_packed_batch_holds_the_samples_of_the_plain_one() {
+    let dataset = open(&small_config(all_groups()));
+    let batches = |packing, pack_length| {
+        let options = LoaderOptions { batch_size: 5, packing, pack_length, ..LoaderOptions::default() };
+        let mut loader = Loader::new(dataset.clone(), options, None).unwrap();
+        let batches: Vec<Batch> = std::iter::from_fn(|| loader.next_batch().unwrap()).collect();
+        (batches, loader.state())
+    };
+    let (plain, end) = batches(Packing::Off, None);
+    assert!(plain.iter().all(|batch| !batch.is_packed() && batch.samples() == batch.batch));
+    // A row that some samples do not fit in, one that holds a few, one for all.
+    for pack_length in [Some(1), Some(400), None] {
+        let (packed, packed_end) = batches(Packing::Batch, pack_length);
+        assert_eq!((packed.len(), packed_end), (plain.len(), end));
+        let rows = |batches: &[Batch]| batches.iter().map(|batch| batch.batch).sum::<usize>();
+        assert_eq!(rows(&packed) < rows(&plain), pack_length != Some(1));
+        for (packed, plain) in packed.iter().zip(&plain) {
+            let mut ids = (packed.sample_ids.clone(), plain.sample_ids.clone());
+            ids.0.sort();
+            ids.1.sort();
+            assert_eq!(ids.0, ids.1);
+            assert_eq!(packed.tokens(), plain.tokens());
+            assert_eq!(packed.label_tokens, plain.label_tokens);
+            assert_eq!(packed.unpacked_cells(), plain.input_ids.len());
+            for (sample, id) in packed.sample_ids.iter().enumerate() {
+                let other = plain.sample_ids.iter().position(|other| other == id).unwrap();
+                let (here, there) = (packed.sample_range(sample), plain.sample_range(other));
+                assert_eq!(packed.input_ids[here.clone()], plain.input_ids[there.clone()]);
+                assert_eq!(packed.labels[here.clone()], plain.labels[there]);
+                assert!(packed.attention_mask[here].iter().all(|&real| real));
+                let pictures = |batch: &Batch, sample: usize| -> Vec<Vec<f32>> {
+                    let plane = 3 * batch.image_size * batch.image_size;
+                    let frames =
+                        batch.media_slots[sample].iter().flat_map(|&i| batch.media_frames[i].clone());
+                    frames.map(|frame| batch.pixels[frame * plane..][..plane].to_vec()).collect()
+                };
+                assert_eq!(pictures(packed, sample), pictures(plain, other));
+            }
+            assert_eq!(packed.pixels.len(), plain.pixels.len());
+            match pack_length {
+                None => assert_eq!((packed.batch, packed.input_ids.len()), (1, plain.tokens())),
+                Some(1) => assert_eq!(packed, plain),
+                Some(limit) => assert!(packed.length <= limit.max(plain.length)),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_is_removed_from_packed_rows_as_from_plain_ones() {
+    let dataset = open(&small_config(all_groups()));
+    let samples: Vec<_> = (0..6).map(|index| dataset.sample(index).unwrap()).collect();
+    let answer = dataset.tokenizer().special().answer;
+    let mut plain = Batch::collate(samples.clone(), 387, 28);
+    let mut packed = Batch::collate_packed(samples, None, 387, 28);
+    plain.remove_token(answer, 387);
+    packed.remove_token(answer, 387);
+    assert_eq!(packed.tokens(), packed.input_ids.len());
+    assert!(!packed.input_ids.contains(&answer));
+    for sample in 0..6 {
+        let (here, there) = (packed.sample_range(sample), plain.sample_range(sample));
+        assert_eq!(packed.input_ids[here.clone()], plain.input_ids[there.clone()]);
+        assert_eq!(packed.labels[here], plain.labels[there]);
+    }
 }
 
 #[test]
@@ -278,12 +347,36 @@ fn drain(loader: &mut Loader, epochs: usize) -> Vec<Option<Batch>> {
 }
 
 #[test]
+fn frames_of_the_cache_are_the_decoded_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = |image: usize| serde_json::json!({"instruction": "Q?", "answer": "A", "image_ids": [format!("P{image}")], "rel_ins_ids": []});
+    let records = (0..12).map(|i| (format!("R{i:02}"), record(i % 3))).collect::<serde_json::Map<_, _>>();
+    let mut config = small_config(vec![write_set(folder.path(), records.into())]);
+    let mut batches = Vec::new();
+    for mib in [0, 1] {
+        config.frame_cache_mib = mib;
+        let options = LoaderOptions { workers: 1, batch_size: 2, ..LoaderOptions::default() };
+        let mut loader = Loader::new(open(&config), options, None).unwrap();
+        batches.push(drain(&mut loader, 2));
+        let frames = loader.report().frames;
+        assert_eq!((frames.decoded, frames.cached), if mib == 0 { (24, 0) } else { (3, 21) });
+    }
+    assert_eq!(batches[0], batches[1]);
+}
+
+#[test]
 fn batches_do_not_depend_on_workers_and_resume_exactly() {
     let mut config = small_config(all_groups());
     config.sets[0].task_description = vec!["One.".into(), "Two.".into(), "Three.".into()];
     config.max_seq_len = 120;
     let dataset = open(&config);
-    let options = |workers, drop_last| LoaderOptions { batch_size: 4, workers, prefetch: 3, drop_last };
+    let options = |workers, drop_last| LoaderOptions {
+        batch_size: 4,
+        workers,
+        prefetch: 3,
+        drop_last,
+        ..LoaderOptions::default()
+    };
     let all = drain(&mut Loader::new(dataset.clone(), options(1, false), None).unwrap(), 2);
     for workers in [2, 3, 7] {
         assert_eq!(drain(&mut Loader::new(dataset.clone(), options(workers, false), None).unwrap(), 2), all);
@@ -322,6 +415,83 @@ fn batches_do_not_depend_on_workers_and_resume_exactly() {
     let mut state = whole_only.state();
     state.samples += 1;
     assert!(Loader::new(dataset, options(1, false), Some(state)).is_err());
+}
+
+/// Ten records `R0` to `R9`; those in `bad` name a picture that is nowhere.
+fn ten_records(folder: &Path, bad: &[usize]) -> SetConfig {
+    let record = |number: usize| {
+        let image = if bad.contains(&number) { "ABSENT".to_owned() } else { format!("P{number}") };
+        (format!("R{number}"), serde_json::json!({"instruction": "q", "answer": "a", "image_ids": [image]}))
+    };
+    let records: serde_json::Map<_, _> = (0..10).map(record).collect();
+    write_set(folder, records.into())
+}
+
+fn ids_of(batches: &[Option<Batch>]) -> Vec<Vec<String>> {
+    batches.iter().flatten().map(|batch| batch.sample_ids.clone()).collect()
+}
+
+#[test]
+fn ranks_get_batches_of_the_same_steps_and_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small_config(vec![ten_records(folder.path(), &[])]);
+    let loader = |config: &DataConfig, rank, world, batch_size, state| {
+        let rank = Rank { rank, world };
+        Loader::new(open(config), LoaderOptions { batch_size, rank, ..LoaderOptions::default() }, state)
+    };
+    let alone = ids_of(&drain(&mut loader(&config, 0, 1, 4, None).unwrap(), 2));
+    let [first, second] =
+        [0, 1].map(|rank| ids_of(&drain(&mut loader(&config, rank, 2, 2, None).unwrap(), 2)));
+    // Ten samples make two steps of four; the third batch of the one process, of two samples, is for nobody.
+    let steps: Vec<_> = first.iter().zip(&second).map(|(a, b)| [a.clone(), b.clone()].concat()).collect();
+    assert_eq!(steps, [&alone[..2], &alone[3..5]].concat());
+    assert!(loader(&config, 2, 2, 2, None).is_err());
+    assert!(loader(&config, 0, 6, 2, None).err().unwrap().to_string().contains("lower the batch size"));
+
+    // One process has samples that cannot be used. It makes up for them, and its epoch has as many batches.
+    drop(ten_records(folder.path(), &[1, 4, 5]));
+    config.on_bad_sample = OnBadSample::Skip;
+    for rank in [0, 1] {
+        let all = drain(&mut loader(&config, rank, 2, 2, None).unwrap(), 3);
+        assert_eq!(all.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false].repeat(3));
+        assert!(all.iter().flatten().all(|batch| batch.samples() == 2));
+        for taken in 0..all.len() {
+            let mut before = loader(&config, rank, 2, 2, None).unwrap();
+            (0..taken).for_each(|_| drop(before.next_batch().unwrap()));
+            let mut after = loader(&config, rank, 2, 2, Some(before.state())).unwrap();
+            for expected in &all[taken..] {
+                assert_eq!(&after.next_batch().unwrap(), expected, "rank {rank} after {taken}");
+            }
+        }
+    }
+    drop(ten_records(folder.path(), &[0, 1, 2, 3, 4, 5, 6, 7, 8]));
+    let ends = |rank| {
+        let mut loader = loader(&config, rank, 2, 2, None).unwrap();
+        (0..3).find_map(|_| loader.next_batch().err())
+    };
+    let message = ends(0).or_else(|| ends(1)).unwrap().to_string();
+    assert!(message.contains("more than half") && message.contains("missing_image"), "{message}");
+}
+
+#[test]
+fn sets_are_mixed_by_weight() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [small, large] = [0, 1].map(|number| ten_records(folders[number].path(), &[]));
+    let weighted = |set: &SetConfig, name: &str, weight| SetConfig {
+        weight: Some(weight),
+        name: name.into(),
+        ..set.clone()
+    };
+    let mut config = small_config(vec![weighted(&small, "A", 0.25), weighted(&large, "B", 0.75)]);
+    config.samples_per_epoch = Some(12);
+    let dataset = open(&config);
+    assert_eq!((dataset.len(), dataset.mixture().epoch_len()), (20, 12));
+    let options = LoaderOptions { batch_size: 5, ..LoaderOptions::default() };
+    let batches = drain(&mut Loader::new(dataset, options, None).unwrap(), 2);
+    assert_eq!(batches.iter().flatten().map(Batch::samples).collect::<Vec<_>>(), [5, 5, 2, 5, 5, 2]);
+    config.sets[1].weight = None;
+    let message = Dataset::open(&config, tokenizer("tokenizer_llama")).err().unwrap().to_string();
+    assert!(message.contains("set B: no `weight`"), "{message}");
 }
 
 #[test]

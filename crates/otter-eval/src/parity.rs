@@ -337,6 +337,7 @@ fn inputs(
         attention_mask: mask.integers.iter().map(|&m| m != 0).collect(),
         batch: lang_x.shape[0],
         length: lang_x.shape[1],
+        segments: None,
         media_token_id: subject.media_token_id,
     };
     Ok(Scenario { vision, text, labels })

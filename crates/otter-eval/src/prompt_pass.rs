@@ -106,7 +106,7 @@ impl<'a> PromptPass<'a> {
             self.visible[row].extend(std::iter::repeat_n(true, length));
         }
         let mask = causal_mask(&self.visible.concat(), cached);
-        let media_rows = MediaRows { targets, items: self.items.clone() };
+        let media_rows = MediaRows { targets, length, items: self.items.clone() };
         let rows = Rows { batch, positions: &positions, mask: &mask };
         let context = Context { rows, media_rows: &media_rows };
         let hidden =
@@ -183,7 +183,7 @@ impl<'a> PromptPass<'a> {
             // A generated media token has no media of its own: as in recomputing the whole sequence.
             for (row, [token]) in tokens.iter().enumerate() {
                 if *token == self.ids.media && !generated[row].1 {
-                    self.target[row] = MediaTarget::Uniform;
+                    self.target[row] = MediaTarget::Uniform(row);
                 }
             }
             let continuations: Vec<&[u32]> = tokens.iter().map(<[u32; 1]>::as_slice).collect();

@@ -2,7 +2,8 @@
 //!
 //! [`toybox`] is a synthetic visual world that is rendered and written as a genuine MIMIC-IT data
 //! set, small enough to train on a laptop and with known truth. [`synthetic`] makes data sets of
-//! millions of meaningless pairs, for measuring.
+//! millions of meaningless pairs, for measuring. [`sources`] converts the data sets that MIMIC-IT
+//! was made of, and tables of one's own; [`retrieve`] picks in-context examples.
 //!
 //! ```
 //! use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
@@ -20,5 +21,7 @@
 //! ```
 
 mod atomic_file;
+pub mod retrieve;
+pub mod sources;
 pub mod synthetic;
 pub mod toybox;

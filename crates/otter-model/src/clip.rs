@@ -1,7 +1,7 @@
 //! CLIP image tower (Radford et al., arXiv 2103.00020), `spec/model.md` section 2.
 //!
-//! What Otter uses is the un-normalised last hidden state without the class token: `post_layernorm` is stored in every
-//! checkpoint and feeds nothing here.
+//! What Otter uses is the un-normalised last hidden state without the class token. `post_layernorm` is stored in every
+//! checkpoint; it feeds only [`ClipVision::class_features`], by which images are compared.
 
 use otter_nn::kernels::elementwise::{QuickGelu, activate, activate_backward};
 use otter_nn::kernels::matmul;
@@ -25,6 +25,7 @@ pub struct ClipVision {
     position_embedding: ParameterId,
     pre_norm: LayerNorm,
     layers: Vec<ClipLayer>,
+    post_norm: LayerNorm,
 }
 
 #[derive(Clone, Debug)]
@@ -78,7 +79,7 @@ impl ClipVision {
         let layers = (0..config.num_hidden_layers)
             .map(|i| ClipLayer::new(specs, &format!("{name}.encoder.layers.{i}"), config))
             .collect();
-        LayerNorm::new(specs, &format!("{name}.post_layernorm"), width, true, eps);
+        let post_norm = LayerNorm::new(specs, &format!("{name}.post_layernorm"), width, true, eps);
         Self {
             config: config.clone(),
             class_embedding,
@@ -86,15 +87,39 @@ impl ClipVision {
             position_embedding,
             pre_norm,
             layers,
+            post_norm,
         }
+    }
+
+    /// One row for each of the images (images, 3, S, S): the class token's last hidden state after `post_layernorm`,
+    /// (images, width). It is what CLIP projects into the space it shares with text.
+    pub fn class_features<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
+        let (images, width) = (pixels.shape()[0], self.config.hidden_size);
+        let mut classes = Vec::with_capacity(images * width);
+        self.for_chunks(parameters, pixels, |x| {
+            let rows = x.data().chunks_exact((self.config.num_patches() + 1) * width);
+            classes.extend(rows.flat_map(|image| image[..width].iter().copied()));
+        });
+        self.post_norm.forward(parameters, &Tensor::from_vec(classes, &[images, width], pixels.device()))
     }
 
     /// Patch features of pixels (images, 3, S, S): (images, patches, width).
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
         let images = pixels.shape()[0];
         let (count, width) = (self.config.num_patches(), self.config.hidden_size);
-        let image_len = pixels.len() / images.max(1);
         let mut features = Vec::with_capacity(images * count * width);
+        self.for_chunks(parameters, pixels, |x| features.extend(without_class(x, count)));
+        Tensor::from_vec(features, &[images, count, width], pixels.device())
+    }
+
+    /// Last hidden states (images * (patches + 1), width) of some images at a time.
+    fn for_chunks<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        pixels: &Tensor<T>,
+        mut take: impl FnMut(&Tensor<T>),
+    ) {
+        let image_len = pixels.len() / pixels.shape()[0].max(1);
         for chunk in pixels.data().chunks((IMAGE_CHUNK * image_len).max(1)) {
             let patches = self.patches(chunk, image_len, pixels);
             let images = chunk.len() / image_len;
@@ -102,9 +127,8 @@ impl ClipVision {
             for layer in &self.layers {
                 x = layer.forward_saved(parameters, x, images).0;
             }
-            features.extend(without_class(&x, count));
+            take(&x);
         }
-        Tensor::from_vec(features, &[images, count, width], pixels.device())
     }
 
     /// As [`ClipVision::forward`], keeping what [`ClipVision::backward`] needs.

@@ -1,5 +1,6 @@
 //! Input that does not fit the model.
 
+use otter_nn::SegmentError;
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -35,6 +36,9 @@ pub enum ModelError {
         /// Size expected.
         expected: usize,
     },
+    /// Features were given although the tower that made them changes with every step.
+    #[error("the vision tower is trained, so its features cannot be taken from before; give it the pixels")]
+    FeaturesOfTrainedTower,
     /// More frames than the frame embedding table has rows.
     #[error(
         "a media item has {frames} frames, but the checkpoint's frame embeddings cover {limit}; sample fewer frames"
@@ -73,6 +77,33 @@ pub enum ModelError {
         tokens: usize,
         /// Rows of the table.
         limit: usize,
+    },
+    /// Segments that do not describe packed rows.
+    #[error(transparent)]
+    Segments(#[from] SegmentError),
+    /// A token that is marked as text but lies in no segment, or the reverse.
+    #[error(
+        "token {position} of row {row} has attention mask {visible}, but the segments say otherwise; they must agree"
+    )]
+    SegmentMask {
+        /// Row of the batch.
+        row: usize,
+        /// Position in the row.
+        position: usize,
+        /// What the mask says.
+        visible: bool,
+    },
+    /// A label on padding.
+    #[error(
+        "token {position} of row {row} has label {label} but lies in no segment; padding must have label -100"
+    )]
+    LabelOnPadding {
+        /// Row of the batch.
+        row: usize,
+        /// Position in the row.
+        position: usize,
+        /// The label.
+        label: i64,
     },
     /// Nothing to generate from.
     #[error("the prompt of sequence {sequence} has no token")]

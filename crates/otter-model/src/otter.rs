@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use otter_nn::layers::cross_entropy::LossSum;
-use otter_nn::{Gradients, IGNORE_INDEX, MediaRows, ParameterSpecs, Parameters, Real, Tensor};
+use otter_nn::{
+    AttentionMask, Gradients, IGNORE_INDEX, MediaRows, ParameterSpecs, Parameters, Real, Segments, Tensor,
+};
 
 use crate::ModelError;
 use crate::clip::{ClipSaved, ClipVision};
@@ -27,11 +29,13 @@ pub struct Otter {
 /// Frames, how they group into media items, and which items each sequence shows.
 #[derive(Clone)]
 pub struct VisionInput<T = f32> {
-    /// (frames of all items, 3, S, S).
+    /// (frames of all items, 3, S, S); or, where the frozen tower has seen them before, what
+    /// [`Otter::vision_features`] gives: (frames of all items, patches, width).
     pub pixels: Tensor<T>,
     /// Frames of each media item, in order and without gaps.
     pub media_frames: Vec<Range<usize>>,
-    /// Per sequence: the media item of its first, second, … media token. Items may be shared.
+    /// Per sequence (in packed rows: per segment): the media item of its first, second, … media token. Items may be
+    /// shared.
     pub slots: Vec<Vec<usize>>,
 }
 
@@ -42,10 +46,12 @@ pub struct TextInput {
     pub ids: Vec<u32>,
     /// (batch, length): false for padding.
     pub attention_mask: Vec<bool>,
-    /// Sequences.
+    /// Rows.
     pub batch: usize,
     /// Tokens of each, padding included.
     pub length: usize,
+    /// The sequences in packed rows; `None` when every row is one sequence.
+    pub segments: Option<Segments>,
     /// Id of `<image>`.
     pub media_token_id: u32,
 }
@@ -94,6 +100,20 @@ impl Otter {
         &self.language
     }
 
+    /// What the tower sees in pixels (frames, 3, side, side): features (frames, patches, width). They can stand in the
+    /// place of the pixels in a [`VisionInput`].
+    pub fn vision_features<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
+        self.vision.forward(parameters, pixels)
+    }
+
+    fn features<T: Real>(&self, parameters: &Parameters<T>, vision: &VisionInput<T>) -> Tensor<T> {
+        if vision.is_features() {
+            vision.pixels.clone()
+        } else {
+            self.vision.forward(parameters, &vision.pixels)
+        }
+    }
+
     /// Latents (items * latents, width) of all media items.
     ///
     /// # Errors
@@ -105,7 +125,7 @@ impl Otter {
         trace: &mut Trace<'_, T>,
     ) -> Result<Tensor<T>, ModelError> {
         self.check_vision(vision)?;
-        let features = self.vision.forward(parameters, &vision.pixels);
+        let features = self.features(parameters, vision);
         trace("vision_features", &features);
         let times = self.media_times(vision)?;
         let width = self.config.vision.hidden_size;
@@ -132,10 +152,13 @@ impl Otter {
         self.check_vision(vision)?;
         let trained = parameters.iter().any(|p| p.trainable && p.name.starts_with("vision_encoder."));
         let (features, clip) = if trained {
+            if vision.is_features() {
+                return Err(ModelError::FeaturesOfTrainedTower);
+            }
             let (features, saved) = self.vision.forward_saved(parameters, &vision.pixels);
             (features, Some(saved))
         } else {
-            (self.vision.forward(parameters, &vision.pixels), None)
+            (self.features(parameters, vision), None)
         };
         let times = self.media_times(vision)?;
         let width = self.config.vision.hidden_size;
@@ -193,7 +216,8 @@ impl Otter {
     }
 
     /// Normalised hidden states (batch * length, width) and, through `trace`, everything on the way. Positions are
-    /// 0..length whatever the padding, as in the reference's plain forward pass.
+    /// 0..length whatever the padding, as in the reference's plain forward pass; in packed rows they restart in every
+    /// segment.
     ///
     /// # Errors
     /// Input that does not fit the model.
@@ -211,7 +235,7 @@ impl Otter {
         Ok(self.language.forward(parameters, &text.ids, latents.as_ref(), &context, trace))
     }
 
-    /// Sum of the losses of `labels` (batch, length), where position t predicts label t + 1.
+    /// Sum of the losses of `labels` (batch, length), where position t predicts label t + 1 of the same sequence.
     ///
     /// # Errors
     /// As [`Otter::forward`].
@@ -301,9 +325,23 @@ impl Otter {
             return Err(ModelError::Shape { what: "number of labels", found: labels.len(), expected });
         }
         let vocabulary = self.config.text.vocab_size();
+        let mut first = vec![false; labels.len()];
+        match &text.segments {
+            None => first.iter_mut().step_by(text.length.max(1)).for_each(|first| *first = true),
+            Some(segments) => {
+                let padding =
+                    |(index, &label): (usize, &i64)| label != IGNORE_INDEX && !text.attention_mask[index];
+                if let Some(index) = labels.iter().enumerate().position(padding) {
+                    let (row, position, label) = (index / text.length, index % text.length, labels[index]);
+                    return Err(ModelError::LabelOnPadding { row, position, label });
+                }
+                segments.list().iter().for_each(|segment| first[segments.tokens(segment).start] = true);
+            }
+        }
         let mut targets = vec![IGNORE_INDEX; labels.len()];
         for (index, &label) in labels.iter().enumerate() {
-            if index % text.length == 0 || label == IGNORE_INDEX {
+            // Nothing comes before the first token of a sequence.
+            if first[index] || label == IGNORE_INDEX {
                 continue;
             }
             if !(0..vocabulary as i64).contains(&label) {
@@ -329,10 +367,13 @@ impl Otter {
                 return Err(ModelError::Shape { what, found, expected });
             }
         }
+        if let Some(segments) = &text.segments {
+            text.check_segments(segments)?;
+        }
         if let Some(vision) = vision
-            && vision.slots.len() != text.batch
+            && vision.slots.len() != text.sequences()
         {
-            let (found, expected) = (vision.slots.len(), text.batch);
+            let (found, expected) = (vision.slots.len(), text.sequences());
             return Err(ModelError::Shape { what: "sequences of the vision input", found, expected });
         }
         self.check_length(text, 0)?;
@@ -351,8 +392,14 @@ impl Otter {
     /// Whether every token, and `new` more in each sequence, has a row in the table of learned positions.
     pub(crate) fn check_length(&self, text: &TextInput, new: usize) -> Result<(), ModelError> {
         let Some(limit) = self.config.text.learned_positions() else { return Ok(()) };
-        let counts = text.attention_mask.chunks(text.length.max(1)).map(|m| m.iter().filter(|&&m| m).count());
-        match counts.map(|count| count + new).enumerate().find(|&(_, tokens)| tokens > limit) {
+        let counts: Vec<usize> = match &text.segments {
+            Some(segments) => segments.list().iter().map(|segment| segment.len).collect(),
+            None => {
+                let rows = text.attention_mask.chunks(text.length.max(1));
+                rows.map(|mask| mask.iter().filter(|&&visible| visible).count()).collect()
+            }
+        };
+        match counts.iter().map(|count| count + new).enumerate().find(|&(_, tokens)| tokens > limit) {
             None => Ok(()),
             Some((sequence, tokens)) => Err(ModelError::TooLong { sequence, tokens, limit }),
         }
@@ -361,17 +408,22 @@ impl Otter {
     fn check_vision<T: Real>(&self, vision: &VisionInput<T>) -> Result<(), ModelError> {
         let side = self.config.vision.image_size;
         let shape = vision.pixels.shape();
-        let expected = [3, side, side];
-        if shape.len() != 4 {
+        let features = [self.config.vision.num_patches(), self.config.vision.hidden_size];
+        let pixels = [3, side, side];
+        let (what, expected) = match vision.is_features() {
+            true => ("patches and width of the features", features.as_slice()),
+            false => ("channels and sides of the pixels", pixels.as_slice()),
+        };
+        if !vision.is_features() && shape.len() != 4 {
             return Err(ModelError::Shape {
                 what: "dimensions of the pixels",
                 found: shape.len(),
                 expected: 4,
             });
         }
-        for (&found, expected) in shape[1..].iter().zip(expected) {
+        for (&found, &expected) in shape[1..].iter().zip(expected) {
             if found != expected {
-                return Err(ModelError::Shape { what: "channels and sides of the pixels", found, expected });
+                return Err(ModelError::Shape { what, found, expected });
             }
         }
         let mut end = 0;
@@ -463,11 +515,44 @@ fn groups(media_frames: &[Range<usize>]) -> Vec<(usize, Vec<usize>)> {
     groups
 }
 
+impl<T: Real> VisionInput<T> {
+    /// Whether features stand in the place of the pixels.
+    pub fn is_features(&self) -> bool {
+        self.pixels.shape().len() == 3
+    }
+}
+
 impl TextInput {
     /// One sequence without padding.
     pub fn single(ids: Vec<u32>, media_token_id: u32) -> Self {
         let length = ids.len();
-        Self { attention_mask: vec![true; length], ids, batch: 1, length, media_token_id }
+        Self { attention_mask: vec![true; length], ids, batch: 1, length, segments: None, media_token_id }
+    }
+
+    /// Number of sequences: rows, or segments where rows are packed.
+    pub fn sequences(&self) -> usize {
+        self.segments.as_ref().map_or(self.batch, |segments| segments.list().len())
+    }
+
+    /// Whether the segments are those of these rows and hold exactly what the mask marks as text.
+    fn check_segments(&self, segments: &Segments) -> Result<(), ModelError> {
+        for (what, found, expected) in [
+            ("rows of the segments", segments.rows(), self.batch),
+            ("row length of the segments", segments.length(), self.length),
+        ] {
+            if found != expected {
+                return Err(ModelError::Shape { what, found, expected });
+            }
+        }
+        let mut inside = vec![false; self.attention_mask.len()];
+        segments.list().iter().for_each(|segment| inside[segments.tokens(segment)].fill(true));
+        match inside.iter().zip(&self.attention_mask).position(|(inside, visible)| inside != visible) {
+            None => Ok(()),
+            Some(index) => {
+                let (row, position) = (index / self.length, index % self.length);
+                Err(ModelError::SegmentMask { row, position, visible: self.attention_mask[index] })
+            }
+        }
     }
 
     /// Whether some sequence has a media token.
@@ -488,30 +573,38 @@ impl TextInput {
         positions
     }
 
-    /// What every row attends, given each sequence's media.
+    /// What every token attends, given each sequence's media.
     pub fn media_rows(&self, slots: Option<&[Vec<usize>]>) -> MediaRows {
         let media_tokens: Vec<bool> = self.ids.iter().map(|&id| id == self.media_token_id).collect();
-        let none = vec![Vec::new(); self.batch];
-        MediaRows::from_media_tokens(&media_tokens, self.length, slots.unwrap_or(&none))
+        let none = vec![Vec::new(); self.sequences()];
+        let items = slots.unwrap_or(&none);
+        match &self.segments {
+            Some(segments) => MediaRows::in_segments(&media_tokens, segments, items),
+            None => MediaRows::from_media_tokens(&media_tokens, self.length, items),
+        }
     }
 }
 
 /// Positions, mask and media of a plain pass.
 struct TextPlan {
     positions: Vec<u32>,
-    mask: otter_nn::AttentionMask,
+    mask: AttentionMask,
     media_rows: MediaRows,
 }
 
 impl TextPlan {
     fn new(text: &TextInput, slots: Option<&[Vec<usize>]>, config: &TextConfig) -> Self {
+        let media_rows = text.media_rows(slots);
+        if let Some(segments) = &text.segments {
+            let mask = AttentionMask::Segments(segments.clone());
+            return Self { positions: segments.positions(), mask, media_rows };
+        }
         let positions = if config.positions_skip_padding() {
             text.positions_without_padding(0)
         } else {
             (0..text.batch).flat_map(|_| 0..text.length as u32).collect()
         };
-        let mask = causal_mask(&text.attention_mask, 0);
-        Self { positions, mask, media_rows: text.media_rows(slots) }
+        Self { positions, mask: causal_mask(&text.attention_mask, 0), media_rows }
     }
 
     fn context(&self, text: &TextInput) -> Context<'_> {

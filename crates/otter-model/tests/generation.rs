@@ -129,7 +129,7 @@ fn reordered_caches_equal_recomputing_the_sequences() -> Result<(), ModelError> 
                 let mask = causal_mask(&[], seen);
                 let context = Context {
                     rows: Rows { batch, positions: &positions, mask: &mask },
-                    media_rows: &MediaRows { targets, items: items(batch) },
+                    media_rows: &MediaRows { targets, length: new, items: items(batch) },
                 };
                 let hidden = language.forward_cached(&parameters, &ids, &context, &mut cache);
                 for (row, ids) in sequences.iter().enumerate() {
@@ -138,7 +138,7 @@ fn reordered_caches_equal_recomputing_the_sequences() -> Result<(), ModelError> 
                     let mask = causal_mask(&[], 0);
                     let context = Context {
                         rows: Rows { batch: 1, positions: &positions, mask: &mask },
-                        media_rows: &MediaRows { targets, items: items(1) },
+                        media_rows: &MediaRows { targets, length: ids.len(), items: items(1) },
                     };
                     let whole = language.forward(&parameters, ids, Some(&latents), &context, &mut |_, _| {});
                     let expected = &whole.data()[(ids.len() - 1) * WIDTH..];

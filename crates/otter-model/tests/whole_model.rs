@@ -1,105 +1,13 @@
 //! The whole model in f64: gradients against finite differences, and equalities that must hold exactly.
 
-use otter_model::config::{
-    CrossAttentionConfig, FalconConfig, GptNeoxConfig, HiddenActivation, LlamaConfig, MptConfig, OptConfig,
-    OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
-};
+use otter_model::config::OtterConfig;
 use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, ModelError, Otter, TextInput, VisionInput};
 use otter_nn::gradient_check::{check, random_parameters, random_tensor};
 use otter_nn::{Device, Gradients, ParameterSpecs, Parameters, Tensor};
 
-const IMAGE: u32 = 3;
-
-fn config() -> OtterConfig {
-    OtterConfig {
-        vision: VisionConfig {
-            hidden_size: 8,
-            intermediate_size: 12,
-            num_hidden_layers: 1,
-            num_attention_heads: 2,
-            image_size: 4,
-            patch_size: 2,
-            num_channels: 3,
-            layer_norm_eps: 1e-5,
-        },
-        perceiver: PerceiverConfig {
-            depth: 1,
-            heads: 2,
-            dim_head: 4,
-            num_latents: 3,
-            ff_mult: 2,
-            max_num_frames: Some(2),
-            max_num_media: None,
-        },
-        cross_attention: CrossAttentionConfig { every_n_layers: 2, heads: 2, dim_head: 4, ff_mult: 2 },
-        text: LlamaConfig {
-            hidden_size: 8,
-            intermediate_size: 12,
-            num_hidden_layers: 4,
-            num_attention_heads: 2,
-            num_key_value_heads: 1,
-            ..LlamaConfig::llama_7b(11)
-        }
-        .into(),
-        tie_word_embeddings: false,
-        train_vision_encoder: true,
-        train_lang_encoder: true,
-        train_full_model: true,
-    }
-}
-
-/// Language models other than the LLaMA of [`config`]: with everything that acts outside the decoder layers.
-fn other_language_models() -> Vec<TextConfig> {
-    let mpt = MptConfig {
-        d_model: 8,
-        n_heads: 2,
-        key_heads: 2,
-        n_layers: 2,
-        expansion_ratio: 1,
-        vocab_size: 11,
-        max_seq_len: 10,
-        ..MptConfig::mpt_7b()
-    };
-    let learned = MptConfig { alibi: false, logit_scale: Some(0.5), no_bias: false, ..mpt.clone() };
-    let neox = GptNeoxConfig {
-        hidden_size: 8,
-        intermediate_size: 6,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        vocab_size: 11,
-        ..GptNeoxConfig::redpajama_incite_3b()
-    };
-    let opt = OptConfig {
-        hidden_size: 8,
-        ffn_dim: 6,
-        num_hidden_layers: 2,
-        num_attention_heads: 2,
-        vocab_size: 11,
-        word_embed_proj_dim: 8,
-        max_position_embeddings: 11,
-        ..OptConfig::opt_125m()
-    };
-    // The shape of OPT 350M, with a smooth activation: differences across the rectifier's corner say nothing.
-    let projected = OptConfig {
-        word_embed_proj_dim: 6,
-        do_layer_norm_before: false,
-        final_layer_norm: false,
-        activation: HiddenActivation::Gelu,
-        ..opt.clone()
-    };
-    let falcon = FalconConfig {
-        hidden_size: 12,
-        ffn_hidden_size: 6,
-        num_hidden_layers: 2,
-        num_attention_heads: 3,
-        vocab_size: 11,
-        bos_token_id: None,
-        eos_token_id: None,
-        ..FalconConfig::falcon_7b()
-    };
-    vec![mpt.into(), learned.into(), neox.into(), opt.into(), projected.into(), falcon.into()]
-}
+mod small_models;
+use small_models::{IMAGE, config, other_language_models};
 
 fn model() -> Result<(Otter, ParameterSpecs), ModelError> {
     Otter::new(&config())
@@ -119,6 +27,7 @@ fn batch() -> (VisionInput<f64>, TextInput, Vec<i64>) {
         attention_mask: rows.concat().iter().map(|&id| id != 0).collect(),
         batch: 3,
         length: 7,
+        segments: None,
         media_token_id: IMAGE,
     };
     let labels = text

@@ -35,6 +35,7 @@ pub use layers::linear::Linear;
 pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
 pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
 pub use layers::rotary::{Rotary, rotary_frequencies};
+pub use layers::segments::{Segment, SegmentError, SegmentProblem, Segments};
 pub use parameters::{
     Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory,
 };

@@ -8,7 +8,7 @@ use otter_eval::report::{Card, CommandGroup, Curve, ModelResult, QuickstartRepor
 use otter_eval::table::{Cell, compare};
 use otter_eval::{ShotTable, sample_card};
 use otter_model::FreezeRule;
-use otter_train::{StepReport, TrainSummary};
+use otter_train::{StepReport, TokenCounts, TrainSummary};
 use serde_json::{Value, json};
 
 use crate::error::QuickstartError;
@@ -40,6 +40,8 @@ pub struct Curves {
     pub learning_rate: Vec<(f64, f64)>,
     /// Samples of the run.
     pub samples: u64,
+    /// Their tokens, with and without padding.
+    pub tokens: TokenCounts,
     sum: f64,
     count: u64,
     /// Steps and samples of the phases before.
@@ -57,6 +59,7 @@ impl Curves {
         self.count += 1;
         self.last = (report.step, report.samples_seen);
         self.samples = self.before.1 + report.samples_seen;
+        self.tokens.add(report.tokens);
         if self.count == STEPS_A_POINT || report.step == report.total_steps {
             let step = (self.before.0 + report.step) as f64;
             self.loss.push((step, self.sum / self.count as f64));
@@ -116,6 +119,11 @@ pub fn table(results: &Results<'_>) -> String {
     compare(&tables, MEASURE)
 }
 
+fn tokens(curves: &Curves) -> Value {
+    let TokenCounts { real, computed, unpacked } = curves.tokens;
+    json!({"real": real, "computed": computed, "unpacked": unpacked})
+}
+
 /// The summary for machines.
 pub fn json(results: &Results<'_>) -> Value {
     let models: Vec<Value> = NAMES
@@ -129,6 +137,7 @@ pub fn json(results: &Results<'_>) -> Value {
         "stages": stages,
         "parameters": {"total": results.counts.total, "trained": results.counts.trained},
         "samples": {"tuned": results.curves[0].samples, "twin": results.curves[1].samples},
+        "tokens": {"tuned": tokens(&results.curves[0]), "twin": tokens(&results.curves[1])},
         "memory": {"planned_bytes": results.summary.planned_bytes, "peak_bytes": results.summary.peak_bytes},
         "final_loss": results.summary.loss,
         "seed": results.options.seed,
@@ -187,6 +196,7 @@ pub fn report(
             format!("{} threads", rayon::current_num_threads()),
             format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             format!("seed {}", results.options.seed),
+            format!("tuning {}", tuned.tokens),
         ],
         seconds: results.seconds,
         samples: tuned.samples,

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use otter_data::DataConfig;
+use otter_data::{DataConfig, Packing, Preset};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -167,9 +167,25 @@ pub struct TrainSection {
     /// Stop after this step with a checkpoint; the schedule still spans the whole run. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_after: Option<u64>,
-    /// Samples of a micro-batch. Default: 1.
+    /// Samples of a micro-batch, packed or not. Default: 1.
     #[serde(default = "one")]
     pub batch_size: usize,
+    /// `batch`: the samples of a micro-batch stand one after another in as few rows as hold them, each seeing only
+    /// itself, instead of every one in a row padded to the longest; losses and gradients are the same but for
+    /// rounding. `off`: a row each. Default: `batch`; `off` with `data.preset = "reference"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
+    /// Longest packed row in tokens; a longer sample has a row to itself. Default: none, all samples of a micro-batch
+    /// in one row, which needs no padding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack_length: Option<usize>,
+    /// Folder that keeps the features of the frozen vision tower in half precision, so that a picture is encoded once and
+    /// not in every epoch; runs can share it. Relative to the working directory. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision_cache: Option<PathBuf>,
+    /// Size up to which that folder grows, for one tower. Default: 50.
+    #[serde(default = "default_vision_cache_gib")]
+    pub vision_cache_gib: f64,
     /// Micro-batches of an optimizer step. Default: 1.
     #[serde(default = "one")]
     pub gradient_accumulation: usize,
@@ -243,6 +259,9 @@ fn default_workers() -> usize {
 fn default_prefetch() -> usize {
     16
 }
+fn default_vision_cache_gib() -> f64 {
+    50.0
+}
 fn yes() -> bool {
     true
 }
@@ -286,6 +305,14 @@ impl TrainConfig {
         toml::to_string(self).map_err(|error| TrainError::config("configuration", error.to_string()))
     }
 
+    /// Whether rows are packed.
+    pub fn packing(&self) -> Packing {
+        self.train.packing.unwrap_or(match self.data.preset {
+            Preset::Repaired => Packing::Batch,
+            Preset::Reference => Packing::Off,
+        })
+    }
+
     /// Constants of the optimizer.
     pub fn adamw(&self) -> AdamWOptions {
         let section = &self.optimizer;
@@ -325,6 +352,9 @@ impl TrainConfig {
         }
         let run_dir = &self.train.run_dir;
         self.train.run_dir = std::path::absolute(run_dir).map_err(TrainError::io(run_dir, "resolve"))?;
+        if let Some(folder) = &mut self.train.vision_cache {
+            *folder = std::path::absolute(&*folder).map_err(TrainError::io(folder.as_path(), "resolve"))?;
+        }
         Ok(())
     }
 
@@ -336,6 +366,7 @@ impl TrainConfig {
             ("optimizer.weight_decay", optimizer.weight_decay),
             ("optimizer.max_grad_norm", optimizer.max_grad_norm),
             ("schedule.warmup_ratio", schedule.warmup_ratio.unwrap_or(0.0)),
+            ("train.vision_cache_gib", train.vision_cache_gib),
         ] {
             if !value.is_finite() || value < 0.0 {
                 return wrong(format!("{key} is {value}; give a finite number that is not negative"));
@@ -369,6 +400,14 @@ impl TrainConfig {
         ] {
             if value == 0 || value > most {
                 return wrong(format!("{key} is {value}; give a number from 1 to {most}"));
+            }
+        }
+        if let Some(length) = train.pack_length {
+            if length == 0 || length > 1 << 24 {
+                return wrong(format!("train.pack_length is {length}; give a number from 1 to {}", 1 << 24));
+            }
+            if self.packing() == Packing::Off {
+                return wrong("train.pack_length is given, but rows are not packed; set train.packing = \"batch\" or remove it".into());
             }
         }
         let patterns = &self.model.trainable;
@@ -470,6 +509,16 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_packed_unless_the_samples_are_the_originals() {
+        assert_eq!(parse(&[]).unwrap().packing(), Packing::Batch);
+        assert_eq!(parse(&["data.preset=reference"]).unwrap().packing(), Packing::Off);
+        assert_eq!(parse(&["train.packing=off"]).unwrap().packing(), Packing::Off);
+        let both = parse(&["data.preset=reference", "train.packing=batch", "train.pack_length=512"]).unwrap();
+        assert_eq!((both.packing(), both.train.pack_length), (Packing::Batch, Some(512)));
+        assert!(message(&["train.packing=off", "train.pack_length=512"]).contains("rows are not packed"));
+    }
+
+    #[test]
     fn unknown_keys_name_the_nearest_known_one() {
         let cases = [
             ("train.stepz=3", "train.stepz", "train.steps"),
@@ -497,6 +546,8 @@ mod tests {
             ("optimizer.decay_rule=all", "decay_rule"),
             ("model.trainable=[\"perceiver\"]", "model.freeze is not \"patterns\""),
             ("model.freeze=patterns", "model.trainable lists none"),
+            ("train.pack_length=0", "train.pack_length is 0"),
+            ("train.packing=rows", "packing"),
             ("train.steps=twenty", "train.steps"),
             ("steps", "key=value"),
         ];

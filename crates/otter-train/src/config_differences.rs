@@ -19,9 +19,11 @@ const FREE_ON_RESUME: &[&str] = &[
     "train.threads",
     "train.workers",
     "train.prefetch",
+    "train.vision_cache_gib",
     "train.require_gradients",
     "model.recompute",
     "data.parquet_cache_mib",
+    "data.frame_cache_mib",
 ];
 
 /// Keys in which two configurations, written as TOML, differ and that matter for an exact continuation, as lines

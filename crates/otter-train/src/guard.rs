@@ -4,7 +4,7 @@ use otter_data::Batch;
 use otter_nn::{Gradients, Parameters};
 
 use crate::error::TrainError;
-use crate::model::{TrainableModel, row_targets, single_row};
+use crate::model::{TrainableModel, sample_targets, single_sample};
 
 /// Ids of all samples of some batches.
 pub fn sample_names(batches: &[Batch]) -> String {
@@ -13,7 +13,7 @@ pub fn sample_names(batches: &[Batch]) -> String {
     names.join(", ")
 }
 
-/// The error for a batch whose loss is not finite. Runs its rows one by one to name the sample.
+/// The error for a batch whose loss is not finite. Runs its samples one by one to name the sample.
 pub fn non_finite_loss<M: TrainableModel>(
     model: &M,
     parameters: &Parameters,
@@ -22,9 +22,9 @@ pub fn non_finite_loss<M: TrainableModel>(
     value: f64,
 ) -> TrainError {
     let culprit =
-        (0..batch.batch).filter(|&row| batch.batch > 1 && row_targets(batch, row) > 0).find_map(|row| {
-            let loss = model.loss(parameters, &single_row(batch, row)).ok()?;
-            (!loss.sum.is_finite()).then(|| (batch.sample_ids[row].clone(), loss.sum))
+        (0..batch.samples()).filter(|&i| batch.samples() > 1 && sample_targets(batch, i) > 0).find_map(|i| {
+            let loss = model.loss(parameters, &single_sample(batch, i)).ok()?;
+            (!loss.sum.is_finite()).then(|| (batch.sample_ids[i].clone(), loss.sum))
         });
     let (samples, value) = culprit.unwrap_or_else(|| (batch.sample_ids.join(", "), value));
     TrainError::NonFiniteLoss { step, samples, value }

@@ -26,6 +26,7 @@ pub mod config;
 mod config_differences;
 pub mod embedding_rows;
 mod error;
+pub mod feature_cache;
 pub mod guard;
 pub mod memory_plan;
 pub mod metrics;
@@ -45,5 +46,5 @@ pub mod trainer;
 
 pub use config::TrainConfig;
 pub use error::{Result, TrainError};
-pub use report::{Observer, Outcome, StepReport, TrainSummary};
+pub use report::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
 pub use session::train;

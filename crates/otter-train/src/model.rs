@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use otter_data::{Batch, DataReport, Loader, LoaderState};
+use otter_data::{Batch, DataReport, Loader, LoaderState, Segment};
 use otter_nn::{Gradients, IGNORE_INDEX, Parameters};
 
 pub use otter_nn::layers::cross_entropy::LossSum;
@@ -80,14 +80,15 @@ impl BatchSource for Loader {
     }
 }
 
-/// Predicted tokens of a row: the first label of a row is never one, because nothing comes before it.
-pub fn row_targets(batch: &Batch, row: usize) -> usize {
-    batch.label_row(row).iter().skip(1).filter(|&&label| label != IGNORE_INDEX).count()
+/// Predicted tokens of a sample: its first label is never one, because nothing comes before it.
+pub fn sample_targets(batch: &Batch, sample: usize) -> usize {
+    let labels = &batch.labels[batch.sample_range(sample)];
+    labels.iter().skip(1).filter(|&&label| label != IGNORE_INDEX).count()
 }
 
 /// Predicted tokens of a batch.
 pub fn batch_targets(batch: &Batch) -> usize {
-    (0..batch.batch).map(|row| row_targets(batch, row)).sum()
+    (0..batch.samples()).map(|sample| sample_targets(batch, sample)).sum()
 }
 
 /// The sizes that decide about memory.
@@ -101,19 +102,22 @@ pub fn batch_shape(batch: &Batch) -> BatchShape {
     }
 }
 
-/// One row of a batch as a batch of its own, media included.
-pub fn single_row(batch: &Batch, row: usize) -> Batch {
-    let range = row * batch.length..(row + 1) * batch.length;
+/// One sample of a batch as a batch of its own, without padding, media included.
+pub fn single_sample(batch: &Batch, sample: usize) -> Batch {
+    let range = batch.sample_range(sample);
+    let labels = batch.labels[range.clone()].to_vec();
     Batch {
-        sample_ids: vec![batch.sample_ids[row].clone()],
-        groups: vec![batch.groups[row]],
-        texts: vec![batch.texts[row].clone()],
+        sample_ids: vec![batch.sample_ids[sample].clone()],
+        groups: vec![batch.groups[sample]],
+        texts: vec![batch.texts[sample].clone()],
         input_ids: batch.input_ids[range.clone()].to_vec(),
         attention_mask: batch.attention_mask[range.clone()].to_vec(),
-        labels: batch.labels[range].to_vec(),
         batch: 1,
-        media_slots: vec![batch.media_slots[row].clone()],
-        label_tokens: batch.label_row(row).iter().filter(|&&label| label != IGNORE_INDEX).count(),
+        length: range.len(),
+        segments: vec![Segment { row: 0, start: 0, len: range.len() }],
+        media_slots: vec![batch.media_slots[sample].clone()],
+        label_tokens: labels.iter().filter(|&&label| label != IGNORE_INDEX).count(),
+        labels,
         ..batch.clone()
     }
 }

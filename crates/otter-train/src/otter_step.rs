@@ -1,15 +1,17 @@
 //! Otter as a trainable model: batches become its inputs, checkpoints its directory.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use otter_checkpoint::{CheckpointConfig, SaveOptions, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Gradients, Parameters, Tensor, Weight};
+use otter_nn::{Gradients, Parameters, Segment, Segments, Tensor, Weight};
 
 use crate::activation_plan::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
 use crate::error::{Result, TrainError};
+use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::memory_plan::{BatchShape, PlanItem};
 use crate::model::{LossSum, TrainableModel};
 use crate::run_card;
@@ -22,12 +24,25 @@ pub struct TrainableOtter {
     /// Directory whose tokenizer goes along with every checkpoint.
     tokenizer_from: PathBuf,
     media_token_id: u32,
+    features: Option<Mutex<FeatureCache>>,
 }
 
 impl TrainableOtter {
     /// `media_token_id` is the id of `<image>`.
     pub fn new(otter: Otter, config: CheckpointConfig, tokenizer_from: &Path, media_token_id: u32) -> Self {
-        Self { otter, config, tokenizer_from: tokenizer_from.to_path_buf(), media_token_id }
+        Self { otter, config, tokenizer_from: tokenizer_from.to_path_buf(), media_token_id, features: None }
+    }
+
+    /// Takes the features of pictures from this cache. The tower must be frozen.
+    pub fn with_features(mut self, cache: FeatureCache) -> Self {
+        self.features = Some(Mutex::new(cache));
+        self
+    }
+
+    /// What the cache of features did.
+    pub fn feature_counts(&self) -> Option<CacheCounts> {
+        let cache = self.features.as_ref()?;
+        Some(cache.lock().unwrap_or_else(PoisonError::into_inner).counts())
     }
 
     /// The layers.
@@ -36,25 +51,36 @@ impl TrainableOtter {
     }
 
     /// Model inputs of a batch.
-    fn inputs(&self, parameters: &Parameters, batch: &Batch) -> (Option<VisionInput>, TextInput) {
+    fn inputs(&self, parameters: &Parameters, batch: &Batch) -> Result<(Option<VisionInput>, TextInput)> {
         let side = batch.image_size;
-        let vision = (!batch.media_frames.is_empty()).then(|| VisionInput {
-            pixels: Tensor::from_vec(
-                batch.pixels.clone(),
-                &[batch.frames(), 3, side, side],
-                parameters.device(),
-            ),
-            media_frames: batch.media_frames.clone(),
-            slots: batch.media_slots.clone(),
-        });
+        let pixels = |batch: &Batch| {
+            let shape = [batch.frames(), 3, side, side];
+            let pixels = Tensor::from_vec(batch.pixels.clone(), &shape, parameters.device());
+            match &self.features {
+                None => Ok(pixels),
+                Some(cache) => {
+                    let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+                    cache.features(&self.otter, parameters, &pixels)
+                }
+            }
+        };
+        let vision = match batch.media_frames.is_empty() {
+            true => None,
+            false => Some(VisionInput {
+                pixels: pixels(batch)?,
+                media_frames: batch.media_frames.clone(),
+                slots: batch.media_slots.clone(),
+            }),
+        };
         let text = TextInput {
             ids: batch.input_ids.clone(),
             attention_mask: batch.attention_mask.clone(),
             batch: batch.batch,
             length: batch.length,
+            segments: batch.is_packed().then(|| segments(batch)).transpose()?,
             media_token_id: self.media_token_id,
         };
-        (vision, text)
+        Ok((vision, text))
     }
 }
 
@@ -65,6 +91,14 @@ pub fn freeze_rule(section: &ModelSection) -> FreezeRule {
         Freeze::V01 => FreezeRule::V01,
         Freeze::Patterns => FreezeRule::Patterns(section.trainable.clone()),
     }
+}
+
+/// Where the samples of packed rows stand.
+fn segments(batch: &Batch) -> Result<Segments> {
+    let place =
+        |segment: &otter_data::Segment| Segment { row: segment.row, start: segment.start, len: segment.len };
+    let list = batch.segments.iter().map(place).collect();
+    Segments::new(batch.batch, batch.length, list).map_err(|error| refused(batch)(error.into()))
 }
 
 fn refused(batch: &Batch) -> impl FnOnce(otter_model::ModelError) -> TrainError {
@@ -81,7 +115,7 @@ impl TrainableModel for TrainableOtter {
         recompute: bool,
         gradients: &mut Gradients,
     ) -> Result<LossSum> {
-        let (vision, text) = self.inputs(parameters, batch);
+        let (vision, text) = self.inputs(parameters, batch)?;
         let scale = LossScale::Factor(factor);
         self.otter
             .forward_backward(parameters, vision.as_ref(), &text, &batch.labels, scale, recompute, gradients)
@@ -89,7 +123,7 @@ impl TrainableModel for TrainableOtter {
     }
 
     fn loss(&self, parameters: &Parameters, batch: &Batch) -> Result<LossSum> {
-        let (vision, text) = self.inputs(parameters, batch);
+        let (vision, text) = self.inputs(parameters, batch)?;
         self.otter.loss(parameters, vision.as_ref(), &text, &batch.labels).map_err(refused(batch))
     }
 

@@ -7,7 +7,13 @@ use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 
 /// Keys whose value is a path; as overrides they are relative to the working directory.
-const PATHS: &[&str] = &["model.init_from", "train.run_dir", "data.mimicit_yaml", "eval.data.mimicit_yaml"];
+const PATHS: &[&str] = &[
+    "model.init_from",
+    "train.run_dir",
+    "train.vision_cache",
+    "data.mimicit_yaml",
+    "eval.data.mimicit_yaml",
+];
 
 /// Keys that say the same thing in two ways: an override of one removes the other.
 const ALTERNATIVES: &[(&str, &str)] = &[

@@ -1,9 +1,62 @@
 //! What a run tells about itself while it goes on.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use otter_data::Batch;
+
 use crate::memory_plan::MemoryPlan;
+
+/// Tokens of batches, with and without padding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// Tokens of the samples.
+    pub real: u64,
+    /// Tokens that were computed: rows times their length.
+    pub computed: u64,
+    /// Tokens that would have been computed with one sample a row.
+    pub unpacked: u64,
+}
+
+impl TokenCounts {
+    /// Those of some batches.
+    pub fn of(batches: &[Batch]) -> Self {
+        let mut counts = Self::default();
+        for batch in batches {
+            counts.add(Self {
+                real: batch.tokens() as u64,
+                computed: batch.input_ids.len() as u64,
+                unpacked: batch.unpacked_cells() as u64,
+            });
+        }
+        counts
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: Self) {
+        self.real += other.real;
+        self.computed += other.computed;
+        self.unpacked += other.unpacked;
+    }
+}
+
+impl fmt::Display for TokenCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = |all: u64| 100.0 * all.saturating_sub(self.real) as f64 / all.max(1) as f64;
+        write!(
+            f,
+            "tokens: {}, computed {} ({:.1} % padding)",
+            self.real,
+            self.computed,
+            share(self.computed)
+        )?;
+        if self.computed == self.unpacked {
+            return Ok(());
+        }
+        write!(f, "; without packing {} ({:.1} % padding)", self.unpacked, share(self.unpacked))
+    }
+}
 
 /// One optimizer step.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,8 +77,8 @@ pub struct StepReport {
     pub clipped: bool,
     /// Samples of the step.
     pub samples: u64,
-    /// Tokens of the step without padding.
-    pub tokens: u64,
+    /// Tokens of the step, with and without padding.
+    pub tokens: TokenCounts,
     /// Tokens that were predicted.
     pub target_tokens: u64,
     /// Samples since the first step, earlier parts of a resumed run included.
@@ -77,6 +130,8 @@ pub struct TrainSummary {
     pub samples_seen: u64,
     /// Samples left out, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// Tokens of the steps of this process, with and without padding.
+    pub tokens: TokenCounts,
     /// Bytes of the memory plan for the largest batch met.
     pub planned_bytes: u64,
     /// Peak memory measured, where the system tells.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use otter_checkpoint::{LoadedModel, load_model};
-use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Sampling, TextTokenizer};
+use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, TextTokenizer};
 use otter_nn::{Device, Parameters};
 
 use crate::config::{EmbeddingRows, EvalSection, TrainConfig};
 use crate::error::{Result, TrainError};
+use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::memory_plan;
 use crate::model::{LossSum, TrainableModel};
 use crate::otter_step::{TrainableOtter, freeze_rule};
@@ -57,13 +58,18 @@ fn train_here(
     }
     let image_size = otter.config().vision.image_size;
     let embedding_rows = embedding_rows(&config.train.train_embedding_rows, &tokenizer)?;
-    let model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image);
+    let cache = feature_cache(config, &otter, &parameters, observer)?;
+    let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image);
+    if let Some(cache) = cache {
+        model = model.with_features(cache);
+    }
+    let model = model;
 
     let before_data = memory_plan::resident_bytes().unwrap_or(0);
     let tokenizer = Arc::new(tokenizer);
     let dataset = Arc::new(open_data("data", &config.data, image_size, &tokenizer)?);
     observer.message(&format!("{} training samples", dataset.len()));
-    let total_steps = config.total_steps(dataset.len());
+    let total_steps = config.total_steps(dataset.mixture().epoch_len());
     let held_out = match &config.eval {
         Some(section) => {
             let sequential = DataConfig { sampling: Some(Sampling::Sequential), ..section.data.clone() };
@@ -80,11 +86,15 @@ fn train_here(
         workers: config.train.workers.max(1),
         prefetch: config.train.prefetch,
         drop_last: false,
+        packing: config.packing(),
+        pack_length: config.train.pack_length,
+        rank: Rank::default(),
     };
-    let mut source = Loader::new(dataset, options, found.as_ref().map(|found| found.state.loader))?;
+    let mut source = Loader::new(dataset, options.clone(), found.as_ref().map(|found| found.state.loader))?;
     let mut evaluation = held_out.map(|(section, dataset)| {
-        let (model, workers) = (&model, config.train.workers.max(1));
-        move |parameters: &Parameters| evaluate(model, parameters, &dataset, section, workers)
+        let options = LoaderOptions { batch_size: section.batch_size, drop_last: false, ..options.clone() };
+        let model = &model;
+        move |parameters: &Parameters| evaluate(model, parameters, &dataset, section, &options)
     });
     let setup = Setup {
         config,
@@ -99,7 +109,34 @@ fn train_here(
         interrupt,
         process_bytes: before_model + data_bytes,
     };
-    trainer::run(setup, observer)
+    let summary = trainer::run(setup, observer)?;
+    if let Some(CacheCounts { hits, encoded, not_added }) = model.feature_counts() {
+        let left_out = if not_added > 0 { format!(", {not_added} of them not kept") } else { String::new() };
+        observer.message(&format!("vision features: {hits} from the cache, {encoded} encoded{left_out}"));
+    }
+    Ok(summary)
+}
+
+fn feature_cache(
+    config: &TrainConfig,
+    otter: &otter_model::Otter,
+    parameters: &Parameters,
+    observer: &mut dyn Observer,
+) -> Result<Option<FeatureCache>> {
+    let Some(folder) = &config.train.vision_cache else { return Ok(None) };
+    if let Some(trained) = parameters.iter().find(|p| p.trainable && p.name.starts_with("vision_encoder.")) {
+        return Err(TrainError::config(
+            "train.vision_cache",
+            format!(
+                "the vision tower is trained ({}), so its features change with every step; remove the key",
+                trained.name
+            ),
+        ));
+    }
+    let max_bytes = (config.train.vision_cache_gib * (1u64 << 30) as f64) as u64;
+    let cache = FeatureCache::open(folder, otter, parameters, max_bytes)?;
+    observer.message(&cache.describe());
+    Ok(Some(cache))
 }
 
 /// Marks what the rule trains; returns how many parameters were widened to be trained.
@@ -153,10 +190,9 @@ fn evaluate(
     parameters: &Parameters,
     dataset: &Arc<Dataset>,
     section: &EvalSection,
-    workers: usize,
+    options: &LoaderOptions,
 ) -> Result<Vec<(String, f64)>> {
-    let options = LoaderOptions { batch_size: section.batch_size, workers, ..LoaderOptions::default() };
-    let mut loader = Loader::new(Arc::clone(dataset), options, None)?;
+    let mut loader = Loader::new(Arc::clone(dataset), options.clone(), None)?;
     let mut total = LossSum::default();
     let mut batches = 0;
     while section.max_batches.is_none_or(|most| batches < most) {

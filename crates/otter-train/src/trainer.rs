@@ -23,7 +23,7 @@ use crate::memory_plan::{self, MemoryPlan};
 use crate::metrics::MetricsFile;
 use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets};
 use crate::optimizer::AdamW;
-use crate::report::{Observer, Outcome, StepReport, TrainSummary};
+use crate::report::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
 use crate::run_directory::{Resumable, RunDirectory, TrainerState};
 use crate::schedule::Schedule;
 use crate::tensorboard::EventFile;
@@ -94,6 +94,8 @@ struct Trainer<'a, M> {
     /// Skipped samples before this process.
     skipped_before: BTreeMap<String, u64>,
     planned_bytes: u64,
+    /// Of the steps of this process.
+    tokens: TokenCounts,
     last_loss: Option<f64>,
     last_evaluation: (u64, Vec<(String, f64)>),
     checkpoint: Option<(u64, PathBuf)>,
@@ -150,6 +152,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             checkpoint: setup.resume.map(|found| (found.state.step, found.path.clone())),
             coverage: GradientCoverage::new(),
             planned_bytes: 0,
+            tokens: TokenCounts::default(),
             last_loss: None,
             last_evaluation: (0, Vec::new()),
             mask,
@@ -208,7 +211,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
                 // Nothing to learn from; an empty loss would be 0 / 0.
                 Some(batch) => {
                     let count = self.skipped_before.entry("batch_without_targets".into()).or_default();
-                    *count += batch.batch as u64;
+                    *count += batch.samples() as u64;
                 }
                 None => {
                     ends += 1;
@@ -303,9 +306,9 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let learning_rate = self.schedule.learning_rate(self.position.step);
         self.optimizer.step(self.setup.parameters, &self.gradients, learning_rate, factor);
 
-        let samples: u64 = step.batches.iter().map(|batch| batch.batch as u64).sum();
-        let tokens =
-            step.batches.iter().flat_map(|batch| &batch.attention_mask).filter(|&&real| real).count();
+        let samples: u64 = step.batches.iter().map(|batch| batch.samples() as u64).sum();
+        let tokens = TokenCounts::of(&step.batches);
+        self.tokens.add(tokens);
         self.position = Position {
             step: number,
             samples_seen: self.position.samples_seen + samples,
@@ -322,7 +325,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             gradient_norm: norm,
             clipped: factor < 1.0,
             samples,
-            tokens: tokens as u64,
+            tokens,
             target_tokens: done.targets as u64,
             samples_seen: self.position.samples_seen,
             samples_skipped: self.position.skipped.values().sum(),
@@ -405,6 +408,9 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         if self.planned_bytes > 0 {
             self.tell(&memory_plan::compare(self.planned_bytes, peak));
         }
+        if self.tokens.real > 0 {
+            self.tell(&self.tokens.to_string());
+        }
         let pending = self.coverage.pending();
         if let Some(first) = pending.first() {
             let message = format!(
@@ -422,6 +428,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             samples_seen: self.position.samples_seen,
             skipped: self.position.skipped.clone(),
             planned_bytes: self.planned_bytes,
+            tokens: self.tokens,
             peak_bytes: peak,
         };
         self.observer.finished(&summary);

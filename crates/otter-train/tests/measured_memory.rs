@@ -53,6 +53,7 @@ fn the_plan_is_near_the_measured_peak() {
         attention_mask: vec![true; BATCH * LENGTH],
         batch: BATCH,
         length: LENGTH,
+        segments: None,
         media_token_id: IMAGE_TOKEN,
     };
     let vision = VisionInput {

@@ -91,6 +91,47 @@ fn a_run_resumes_bit_for_bit() {
     println!("{:?} {:?}", whole.skipped, seen.steps.iter().map(|step| step.loss).collect::<Vec<_>>());
 }
 
+/// Whole runs with and without packing: the same samples in every step, the same losses, the same evaluation and, but for
+/// rounding, the same weights; fewer tokens are computed. A packed run resumes bit for bit as well.
+#[test]
+fn packing_changes_the_cost_and_nothing_else() {
+    let place = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str], resume: bool| {
+        let overrides = [&["train.batch_size=4", "train.gradient_accumulation=1"], more].concat();
+        go(&config(&place.path().join(name), &overrides), resume)
+    };
+    let (off, off_seen) = run("off", &["train.packing=off"], false);
+    assert_eq!(off.tokens.computed, off.tokens.unpacked);
+    for (name, more) in [
+        ("one row", &["train.packing=batch"][..]),
+        ("rows of 300", &["train.packing=batch", "train.pack_length=300"]),
+        ("recompute", &["model.recompute=true"]),
+    ] {
+        let (on, seen) = run(name, more, false);
+        println!("{name}: {}", on.tokens);
+        assert_eq!((on.samples_seen, on.tokens.real), (off.samples_seen, off.tokens.real));
+        assert_eq!(on.tokens.unpacked, off.tokens.computed);
+        assert!(on.tokens.computed < off.tokens.computed);
+        assert!(on.tokens.computed == on.tokens.real || name == "rows of 300");
+        for (a, b) in off_seen.steps.iter().zip(&seen.steps) {
+            assert_eq!((a.samples, a.target_tokens, a.epoch), (b.samples, b.target_tokens, b.epoch));
+            assert!((a.loss - b.loss).abs() < 1e-5 * a.loss, "step {}: {} and {}", a.step, a.loss, b.loss);
+            let norms = (a.gradient_norm, b.gradient_norm);
+            assert!((norms.0 - norms.1).abs() < 1e-4 * norms.0, "step {}: {norms:?}", a.step);
+        }
+        for ((name, a), (_, b)) in off.evaluation.iter().zip(&on.evaluation) {
+            assert!((a - b).abs() < 1e-5 * a.abs(), "{name}: {a} and {b}");
+        }
+        assert!(seen.messages.iter().any(|text| text.contains("without packing")), "{:?}", seen.messages);
+        assert!(seen.plan.contains(if name == "rows of 300" { " x " } else { "1 x " }), "{}", seen.plan);
+    }
+    let (whole, _) = run("whole", &[], false);
+    run("parts", &["train.stop_after=2"], false);
+    let (rest, _) = run("parts", &["train.workers=3"], true);
+    assert_eq!(whole.loss, rest.loss);
+    assert!(bits(&whole.checkpoint.unwrap()) == bits(&rest.checkpoint.unwrap()), "final weights differ");
+}
+
 #[test]
 fn masked_rows_and_patterns_reach_the_model() {
     let place = tempfile::tempdir().unwrap();
@@ -171,4 +212,62 @@ fn a_half_precision_base_is_trained() {
         let same = before.tensor.values().iter().map(|v| v.to_bits()).eq(bits.iter().copied());
         assert_eq!(same, !before.trainable, "{name}");
     }
+}
+
+/// A cache of the tower's features changes a run by their rounding only; a filled one, or one that lost its end, gives the
+/// same run to the bit, and the second run encodes nothing.
+#[test]
+fn features_of_the_frozen_tower_are_kept() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = place.path().join("features");
+    let setting = format!("train.vision_cache={}", cache.display());
+    let counts = |seen: &Watch| {
+        let line = seen.messages.iter().rfind(|line| line.starts_with("vision features:")).unwrap();
+        let numbers: Vec<u64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        (numbers[0], numbers[1])
+    };
+    let run = |name: &str, more: &[&str]| {
+        let overrides = [&[setting.as_str()], more].concat();
+        go(&config(&place.path().join(name), &overrides), false)
+    };
+    let (_, without) = go(&config(&place.path().join("without"), &[]), false);
+    let (first, seen) = run("first", &[]);
+    let (_, encoded) = counts(&seen);
+    assert!(encoded > 0);
+    for (a, b) in seen.steps.iter().zip(&without.steps) {
+        assert!((a.loss - b.loss).abs() < 1e-3 * b.loss, "{} {}", a.loss, b.loss);
+    }
+    let expected = bits(&first.checkpoint.unwrap());
+    let (second, seen) = run("second", &[]);
+    assert_eq!(counts(&seen).1, 0);
+    assert!(bits(&second.checkpoint.unwrap()) == expected);
+
+    // The last record is cut, another one damaged: both are encoded anew.
+    let tower = std::fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+    let file = tower.join("features.f16");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.truncate(bytes.len() - 7);
+    bytes[3] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let (third, seen) = run("third", &[]);
+    assert_eq!(counts(&seen).1, 2);
+    assert!(bits(&third.checkpoint.unwrap()) == expected);
+
+    // A full cache is not an error.
+    let (fourth, seen) = run("fourth", &["train.vision_cache_gib=0"]);
+    assert_eq!(counts(&seen).1, 0, "what is there is used");
+    assert!(bits(&fourth.checkpoint.unwrap()) == expected);
+    let elsewhere = format!("train.vision_cache={}", place.path().join("none").display());
+    let (_, seen) = run("fifth", &[&elsewhere, "train.vision_cache_gib=0"]);
+    assert!(seen.messages.last().unwrap().contains("not kept"), "{:?}", seen.messages.last());
+
+    // Another tower has features of its own; a trained one cannot have any.
+    let overrides = [setting.as_str(), "model.freeze=patterns", "model.trainable=[\"vision_encoder\"]"];
+    let error = train(
+        &config(&place.path().join("trained"), &overrides),
+        false,
+        &AtomicBool::new(false),
+        &mut Watch::default(),
+    );
+    assert!(error.unwrap_err().to_string().contains("train.vision_cache"));
 }

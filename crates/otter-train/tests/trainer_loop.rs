@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use otter_data::{Batch, DataReport, Group, LoaderState};
+use otter_data::{Batch, DataReport, Group, LoaderState, Segment};
 use otter_nn::{
     CrossEntropy, Device, Embedding, Gradients, IGNORE_INDEX, Init, ParameterSpecs, Parameters, Tensor,
 };
@@ -130,7 +130,7 @@ const SAMPLES: u64 = 10;
 
 impl Samples {
     fn new(batch: usize, state: Option<LoaderState>) -> Self {
-        let start = LoaderState { epoch: 0, position: 0, seed: 5, samples: SAMPLES };
+        let start = LoaderState { epoch: 0, position: 0, seed: 5, samples: SAMPLES, batches: 0 };
         Self { state: state.unwrap_or(start), batch, report: DataReport::default(), unlabelled: false }
     }
 
@@ -173,6 +173,7 @@ impl BatchSource for Samples {
                 .collect(),
             batch: count,
             length,
+            segments: (0..count).map(|row| Segment { row, start: 0, len: rows[row].1.len() }).collect(),
             pixels: Vec::new(),
             image_size: 1,
             media_frames: Vec::new(),

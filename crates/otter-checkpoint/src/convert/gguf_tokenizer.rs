@@ -6,10 +6,10 @@ use crate::gguf::GgufFile;
 use crate::save::TOKENIZER_FILES;
 use crate::tokenizer::TOKENIZER_JSON;
 use crate::tokenizer_files::TOKENIZER_CONFIG;
+use crate::tokenizer_json;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
-use tokenizers::Tokenizer;
 
 /// Writes `tokenizer.json` and `tokenizer_config.json` into `directory`, in the place of any tokenizer there. Returns
 /// whether the file has a tokenizer.
@@ -31,7 +31,7 @@ pub(super) fn unpack(file: &GgufFile, path: &Path, directory: &Path) -> Result<b
             [("bos_token", id("bos_token_id")), ("eos_token", id("eos_token_id")), ("pad_token", None)];
         (file.language_tokenizer_json()?.to_string(), roles)
     };
-    let tokenizer = Tokenizer::from_bytes(&text)
+    let tokenizer = tokenizer_json::parse(text.as_bytes())
         .map_err(|error| CheckpointError::tokenizer(path, format!("not a tokenizer: {error}")))?;
     let mut config = Map::new();
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));

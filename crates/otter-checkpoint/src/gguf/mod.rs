@@ -41,6 +41,7 @@ pub(crate) use parse::MAGIC;
 use crate::error::{CheckpointError, Result};
 use crate::pickle::printable;
 use crate::tensor::{Location, RowOrder, TensorEntry, map_file, row_major_strides};
+use crate::tokenizer_json;
 use crate::torch_file::Content;
 use memmap2::Mmap;
 use names::{Architecture, Fate, Moved};
@@ -50,7 +51,6 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use text_config::Sizes;
-use tokenizers::Tokenizer;
 
 /// `general.architecture` of our own files.
 const OTTER: &str = "otter";
@@ -144,7 +144,7 @@ impl GgufFile {
         let Some(text) = self.text(&header, key::TOKENIZER)? else {
             return Err(bad(format!("the file holds no tokenizer (`{}`)", key::TOKENIZER)));
         };
-        let tokenizer = Tokenizer::from_bytes(text)
+        let tokenizer = tokenizer_json::parse(text.as_bytes())
             .map_err(|error| bad(format!("`{}` is not a tokenizer: {error}", key::TOKENIZER)))?;
         let optional = |key: &str| match header.get(key) {
             None => Ok(None),
@@ -183,7 +183,7 @@ impl GgufFile {
     pub fn language_tokenizer_json(&self) -> Result<Value> {
         let json = tokenizer::tokenizer_json(&self.path, &self.header()?)
             .map_err(|problem| CheckpointError::tokenizer(&self.path, problem))?;
-        Tokenizer::from_bytes(json.to_string()).map_err(|error| {
+        tokenizer_json::parse(json.to_string().as_bytes()).map_err(|error| {
             CheckpointError::tokenizer(
                 &self.path,
                 format!("the tokenizer in the metadata is damaged: {error}"),

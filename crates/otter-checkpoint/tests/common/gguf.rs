@@ -1,5 +1,7 @@
 //! Hand-made GGUF files, in which every number can be falsified.
 
+use serde_json::Value;
+
 /// A metadata value.
 pub enum Meta<'a> {
     U32(u32),
@@ -88,4 +90,70 @@ pub fn gguf_bytes(version: u32, metadata: &[(&str, Meta<'_>)], tensors: &[Tensor
         out.resize(out.len().next_multiple_of(32), 0);
     }
     out
+}
+
+/// Rows as llama.cpp's converter moves them.
+pub fn moved(values: &[f32], order: &str, heads: usize, key_heads: usize, rows: usize) -> Vec<f32> {
+    let width = values.len() / rows;
+    let mut out = Vec::new();
+    let mut take = |row: usize| out.extend(&values[row * width..(row + 1) * width]);
+    match order {
+        "query" | "key" => {
+            let heads = if order == "query" { heads } else { key_heads };
+            let head = rows / heads;
+            for start in (0..rows).step_by(head) {
+                (0..head).for_each(|at| take(start + at % 2 * (head / 2) + at / 2));
+            }
+        }
+        "fused" => {
+            let queries = heads / key_heads;
+            let head = rows / (heads + 2 * key_heads);
+            for parts in [0..queries, queries..queries + 1, queries + 1..queries + 2] {
+                for group in 0..key_heads {
+                    for part in parts.clone() {
+                        (0..head).for_each(|at| take((group * (queries + 2) + part) * head + at));
+                    }
+                }
+            }
+        }
+        _ => (0..rows).for_each(take),
+    }
+    out
+}
+
+/// The vocabulary of a `tokenizer.json` as the metadata of llama.cpp has it.
+pub fn vocabulary(json: &Value) -> (Vec<String>, Vec<i32>, Vec<String>) {
+    let mut tokens: Vec<(u64, String, i32)> = json["model"]["vocab"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(text, id)| (id.as_u64().unwrap(), text.clone(), if text.starts_with("<0x") { 6 } else { 1 }))
+        .collect();
+    for token in json["added_tokens"].as_array().unwrap() {
+        let (id, text) = (token["id"].as_u64().unwrap(), token["content"].as_str().unwrap().to_owned());
+        let kind = match (&*text, token["special"].as_bool().unwrap()) {
+            ("<unk>", _) => 2,
+            (_, true) => 3,
+            (_, false) => 4,
+        };
+        tokens.retain(|known| known.0 != id);
+        tokens.push((id, text, kind));
+    }
+    tokens.sort();
+    let merges = json["model"]["merges"].as_array().unwrap().iter().map(|merge| match merge {
+        Value::String(merge) => merge.clone(),
+        pair => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
+    });
+    let merges = merges.collect();
+    (
+        tokens.iter().map(|token| token.1.clone()).collect(),
+        tokens.iter().map(|token| token.2).collect(),
+        merges,
+    )
+}
+
+/// A score for each piece that puts the merges in the order of the list.
+pub fn scores(tokens: &[String], merges: &[String]) -> Vec<f32> {
+    let place = |token: &String| merges.iter().position(|merge| merge.replacen(' ', "", 1) == *token);
+    tokens.iter().map(|token| place(token).map_or(-1e6, |place| -(place as f32))).collect()
 }

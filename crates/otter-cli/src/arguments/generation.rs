@@ -120,6 +120,12 @@ pub struct Generate {
     /// Image of the first, second, … <image>; for a video checkpoint and one <image>, the frames of the video.
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
+    /// A video for the one <image> of a video checkpoint: a video file (ffmpeg reads it), a GIF, or a folder of frames.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["images", "batch"])]
+    pub video: Option<PathBuf>,
+    /// Frames taken of the video, spread evenly (default: 32, or as many as the checkpoint has frame embeddings).
+    #[arg(long, value_name = "N", requires = "video")]
+    pub frames: Option<usize>,
     /// The prompt as the model sees it, or with --chat a plain instruction.
     #[arg(long, required_unless_present = "batch", conflicts_with = "batch")]
     pub prompt: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
@@ -66,9 +66,62 @@ pub enum BenchPreset {
     Toybox,
 }
 
+/// What `bench` times beside a model.
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// Time the data loader: encoded images to batches of normalised pixels, and each stage alone.
+    #[command(after_help = "Examples:
+  otter bench loader
+  otter bench loader --images DIR --workers 4 --json")]
+    Loader(BenchLoader),
+}
+
+/// Arguments of `bench loader`.
+#[derive(Debug, Args)]
+pub struct BenchLoader {
+    /// Folder of image files (default: photo-like JPEG files made for the occasion).
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// How many images are made where no folder is given.
+    #[arg(long, default_value_t = 256)]
+    pub count: usize,
+    /// Worker threads.
+    #[arg(long, default_value_t = 2)]
+    pub workers: usize,
+    /// Images a batch.
+    #[arg(long, default_value_t = 32)]
+    pub batch: usize,
+    /// Side length of the pixels.
+    #[arg(long, default_value_t = 224)]
+    pub size: usize,
+    /// Epochs that are timed after one warm-up.
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
+    /// Squash to a square as in training, or crop the centre as CLIP does.
+    #[arg(long, value_enum, default_value_t)]
+    pub transform: BenchTransform,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Image transforms by their name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BenchTransform {
+    /// Squashed to a square.
+    #[default]
+    Train,
+    /// Short side to size, centre crop.
+    Clip,
+}
+
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
+    /// Something else than a model.
+    #[command(subcommand)]
+    pub what: Option<BenchWhat>,
     /// Sizes of the model.
     #[arg(long, value_enum, default_value_t)]
     pub preset: BenchPreset,
@@ -84,6 +137,10 @@ pub struct Bench {
     /// Tokens of a training sequence.
     #[arg(long, default_value_t = 128)]
     pub length: usize,
+    /// Tokens of each sequence of a training batch, instead of --batch and --length: times forward and reverse pass with
+    /// padded and with packed rows in turn.
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', conflicts_with_all = ["batch", "length", "only"])]
+    pub lengths: Vec<usize>,
     /// New tokens of a decode.
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,

@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod data;
+mod data_import;
 mod generation;
 mod making;
 mod measuring;
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 pub use checkpoints::*;
 pub use data::*;
+pub use data_import::*;
 pub use generation::*;
 pub use making::*;
 pub use measuring::*;
@@ -95,6 +97,7 @@ Inside:
   otter generate --model DIR --image a.png --prompt 'What is this?' --chat
   otter generate --model DIR --image a.png --image b.png --json \\
     --prompt '<image>User:What? GPT:<answer>A cup.<|endofchunk|><image>User:What? GPT:<answer>'
+  otter generate --model DIR --video clip.mp4 --frames 16 --prompt 'What happens?' --chat
   otter generate --model DIR --image a.png --prompt 'Describe it.' --chat --num-beams 3 --no-repeat-ngram-size 3
   otter generate --model DIR --image a.png --prompt 'What is it?' --chat --num-beams 5 --length-penalty -2 \\
     --early-stopping --num-return-sequences 5 --json
@@ -140,7 +143,8 @@ and OTTER_MIRROR, a folder laid out as org/name/files.")]
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Box<Convert>),
     /// Time training steps and greedy decoding of a model of given sizes with random weights.
-    #[command(after_help = "Example:
-  otter bench --preset mid --json")]
+    #[command(after_help = "Examples:
+  otter bench --preset mid --json
+  otter bench --preset mid --lengths 128,61,90,37")]
     Bench(Bench),
 }

@@ -10,17 +10,21 @@ use anyhow::{Result, bail};
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Device, Gradients, ParameterSpec, Parameters, Tensor};
+use otter_nn::{Device, Gradients, ParameterSpec, Parameters, Segment, Segments, Tensor};
 use otter_train::optimizer::{AdamW, AdamWOptions};
 use serde_json::{Map, Value, json};
 
-use crate::arguments::{Bench, BenchPreset};
+use super::bench_loader;
+use crate::arguments::{Bench, BenchPreset, BenchWhat};
 use crate::output;
 
 const IMAGE_TOKEN: u32 = 3;
 
 /// Runs the benchmark and prints a table or JSON.
 pub fn run(arguments: &Bench) -> Result<()> {
+    if let Some(BenchWhat::Loader(arguments)) = &arguments.what {
+        return bench_loader::run(arguments);
+    }
     if let Some(only) = &arguments.only
         && !["train", "decode"].contains(&only.as_str())
     {
@@ -50,7 +54,12 @@ fn measure(arguments: &Bench) -> Result<Map<String, Value>> {
     results.insert("parameters".into(), json!(parameters.total_count()));
     results.insert("trainable".into(), json!(parameters.trainable_count()));
     results.insert("threads".into(), json!(rayon::current_num_threads()));
-    let wanted = |what: &str| arguments.only.as_deref().is_none_or(|o| o == what);
+    let wanted = |what: &str| {
+        arguments.lengths.is_empty() && arguments.only.as_deref().is_none_or(|only| only == what)
+    };
+    if !arguments.lengths.is_empty() {
+        time_packing(&otter, &parameters, arguments, &mut results)?;
+    }
     if wanted("train") {
         time_training(&otter, &mut parameters, arguments, &mut results)?;
     }
@@ -110,7 +119,8 @@ fn batch(otter: &Otter, arguments: &Bench) -> (VisionInput, TextInput, Vec<i64>)
         slots: (0..batch).map(|i| vec![i]).collect(),
     };
     let attention_mask = vec![true; batch * length];
-    (vision, TextInput { ids, attention_mask, batch, length, media_token_id: IMAGE_TOKEN }, labels)
+    let text = TextInput { ids, attention_mask, batch, length, segments: None, media_token_id: IMAGE_TOKEN };
+    (vision, text, labels)
 }
 
 fn pixels(otter: &Otter, images: usize) -> Tensor {
@@ -184,6 +194,72 @@ fn time_training(
     Ok(())
 }
 
+/// The same sequences in padded and in packed rows, in turn.
+fn time_packing(
+    otter: &Otter,
+    parameters: &Parameters<f32>,
+    arguments: &Bench,
+    results: &mut Map<String, Value>,
+) -> Result<()> {
+    let lengths = &arguments.lengths;
+    if let Some(short) = lengths.iter().find(|&&length| !(2..1 << 20).contains(&length)) {
+        bail!("--lengths has {short}; a sequence has 2 tokens or more, one of them its image's");
+    }
+    let mut gradients = Gradients::new(parameters);
+    let mut pass = |packed: bool| -> Result<(f64, f64)> {
+        let (vision, text, labels) = sequences(otter, lengths, packed)?;
+        gradients.clear();
+        let start = Instant::now();
+        let loss = otter.forward_backward(
+            parameters,
+            Some(&vision),
+            &text,
+            &labels,
+            LossScale::Mean,
+            arguments.recompute,
+            &mut gradients,
+        )?;
+        Ok((start.elapsed().as_secs_f64(), loss.mean()))
+    };
+    let passes = (0..=arguments.repeats).map(|_| Ok([pass(false)?, pass(true)?]));
+    let passes = passes.collect::<Result<Vec<_>>>()?;
+    let column = |packed: usize| passes[1..].iter().map(|pair| pair[packed].0).collect::<Vec<f64>>();
+    results.insert("tokens".into(), json!(lengths.iter().sum::<usize>()));
+    results.insert("padded_tokens".into(), json!(lengths.len() * lengths.iter().max().unwrap_or(&0)));
+    results.insert("padded_seconds".into(), json!(column(0)));
+    results.insert("packed_seconds".into(), json!(column(1)));
+    results.insert("losses".into(), json!(passes[0].map(|(_, loss)| loss)));
+    Ok(())
+}
+
+/// Sequences of these lengths, an image each, in a row each or in one row; labels on their second halves.
+fn sequences(otter: &Otter, lengths: &[usize], packed: bool) -> Result<(VisionInput, TextInput, Vec<i64>)> {
+    let vocabulary = otter.config().text.vocab_size() as u32;
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let (mut ids, mut attention_mask, mut labels, mut list) = (vec![], vec![], vec![], vec![]);
+    for &len in lengths {
+        list.push(Segment { row: 0, start: ids.len(), len });
+        for i in 0..if packed { len } else { longest } {
+            let id = if i == 1 { IMAGE_TOKEN } else { 4 + (i as u32 * 7919) % (vocabulary - 4) };
+            ids.push(if i < len { id } else { 0 });
+            attention_mask.push(i < len);
+            labels.push(if (len / 2..len).contains(&i) && i > 1 { i64::from(id) } else { -100 });
+        }
+    }
+    let (batch, length) = if packed { (1, ids.len()) } else { (lengths.len(), longest) };
+    let segments = packed.then(|| Segments::new(1, length, list)).transpose()?;
+    let vision = VisionInput {
+        pixels: pixels(otter, lengths.len()),
+        media_frames: (0..lengths.len()).map(|i| i..i + 1).collect(),
+        slots: (0..lengths.len()).map(|i| vec![i]).collect(),
+    };
+    Ok((
+        vision,
+        TextInput { ids, attention_mask, batch, length, segments, media_token_id: IMAGE_TOKEN },
+        labels,
+    ))
+}
+
 fn time_decoding(
     otter: &Otter,
     parameters: &Parameters<f32>,
@@ -218,6 +294,24 @@ fn time_decoding(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Both ways of `--lengths` are the same work.
+    #[test]
+    fn packed_sequences_have_the_loss_of_padded_ones() -> Result<()> {
+        let config = otter_quickstart::base::config();
+        let (otter, specs) = Otter::new(&config)?;
+        let parameters =
+            Parameters::build(&specs, Device::Cpu, |spec| Ok::<_, Infallible>(formula_value(spec)))?;
+        let lengths = [9, 2, 40, 17];
+        let loss = |packed| -> Result<_> {
+            let (vision, text, labels) = sequences(&otter, &lengths, packed)?;
+            Ok(otter.loss(&parameters, Some(&vision), &text, &labels)?)
+        };
+        let (padded, packed) = (loss(false)?, loss(true)?);
+        assert_eq!(padded.targets, packed.targets);
+        assert!((padded.sum - packed.sum).abs() < 1e-5 * padded.sum, "{padded:?} {packed:?}");
+        Ok(())
+    }
 
     /// `fill_uniform` of `bench/otter_torch.py` gives these.
     #[test]

@@ -128,6 +128,7 @@ fn read_source(arguments: &DataConvert) -> Result<Source> {
         images: arguments.images.clone(),
         train: arguments.train.clone(),
         num_samples: 0,
+        weight: None,
         task_description: Vec::new(),
     };
     let mut has_groups = arguments.group.is_some();

@@ -52,13 +52,16 @@ fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> 
     let mut prompts = Vec::new();
     let mut vision: Option<VisionInput> = None;
     for (row, line) in lines.iter().enumerate() {
-        let text =
-            if chat { model::chat_prompt(&line.prompt, line.images.len()) } else { line.prompt.clone() };
+        let media = if arguments.video.is_some() { 1 } else { line.images.len() };
+        let text = if chat { model::chat_prompt(&line.prompt, media) } else { line.prompt.clone() };
         let ids = model::prompt_ids(model, &text)?;
         if ids.is_empty() {
             bail!("prompt {} is empty", row + 1);
         }
-        let own = model::vision_input(model, &line.images, &ids);
+        let own = match &arguments.video {
+            Some(video) => model::video_input(model, video, arguments.frames, &ids).map(Some),
+            None => model::vision_input(model, &line.images, &ids),
+        };
         let own = if lines.len() == 1 { own? } else { own.with_context(|| format!("prompt {}", row + 1))? };
         vision = joined(vision, own, row, lines.len());
         prompts.push(ids);

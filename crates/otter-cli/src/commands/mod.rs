@@ -1,11 +1,18 @@
 //! The commands, one a file.
 
 mod bench;
+mod bench_loader;
 mod chat;
 pub(crate) mod convert;
 mod data_convert;
+mod data_import;
+mod data_retrieve;
+mod data_shards;
 mod data_show;
+mod data_source;
+mod data_stats;
 mod data_synthesise;
+mod data_verify;
 mod eval;
 mod generate;
 mod hub;
@@ -44,9 +51,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Inspect(arguments) => inspect::run(&arguments)?,
         Command::Convert(arguments) => convert::run(&arguments)?,
         Command::Chat(arguments) => chat::run(&arguments)?,
+        Command::Data(Data::Import(arguments)) => return data_import::run(&arguments),
+        Command::Data(Data::Shards(arguments)) => data_shards::run(&arguments)?,
         Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
+        Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
         Command::Data(Data::Convert(arguments)) => data_convert::run(&arguments)?,
         Command::Data(Data::Synthesise(arguments)) => data_synthesise::run(&arguments)?,
+        Command::Data(Data::Verify(arguments)) => return data_verify::run(&arguments),
+        Command::Data(Data::Stats(arguments)) => data_stats::run(&arguments)?,
         Command::Bench(arguments) => bench::run(&arguments)?,
         Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::{LoadedModel, load_model};
 use otter_data::prompt::{self, InstructionFormat};
-use otter_data::{ImageTransform, load_image_file, preprocess};
+use otter_data::video::{FrameSampling, Picture, VideoOptions, open_frames};
+use otter_data::{ImageTransform, Orientation, load_image_file, open_image, preprocess};
 use otter_model::VisionInput;
 use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 use otter_nn::{Device, Tensor};
@@ -93,6 +94,52 @@ pub fn vision_input(model: &LoadedModel, files: &[PathBuf], ids: &[u32]) -> Resu
     }
     let slots = vec![(0..media_frames.len()).collect()];
     Ok(Some(VisionInput { pixels: pixels(model, files)?, media_frames, slots }))
+}
+
+/// Frames taken of a video unless asked otherwise, as in training (`resample_frames`).
+const VIDEO_FRAMES: usize = 32;
+
+/// The vision input of a prompt with one placeholder: the frames of a video, spread evenly.
+pub fn video_input(
+    model: &LoadedModel,
+    video: &Path,
+    frames: Option<usize>,
+    ids: &[u32],
+) -> Result<VisionInput> {
+    let Some(most) = model.otter.config().perceiver.max_num_frames else {
+        bail!(
+            "--video: this checkpoint has no frame embeddings, so it reads no video; pass frames as --image"
+        );
+    };
+    let image = model.tokenizer.special().image;
+    let placeholders = ids.iter().filter(|&&id| id == image).count();
+    if placeholders != 1 {
+        bail!(
+            "the prompt has {placeholders} <image> placeholders; a video takes exactly one (--chat adds it for you)"
+        );
+    }
+    let wanted = frames.unwrap_or(VIDEO_FRAMES.min(most));
+    if wanted > most {
+        bail!("--frames is {wanted}; this checkpoint has frame embeddings for {most}");
+    }
+    let options =
+        VideoOptions { sampling: FrameSampling::Uniform(wanted), max_frames: 0, ..VideoOptions::default() };
+    let side = model.otter.config().vision.image_size;
+    let mut pixels = Vec::new();
+    let mut count = 0;
+    for frame in open_frames(video, &options)? {
+        let image = match frame?.picture {
+            Picture::Pixels(image) => image,
+            Picture::Encoded(bytes) => open_image(&bytes, Orientation::Apply, &video.display().to_string())?,
+        };
+        pixels.extend(preprocess(&image, side, ImageTransform::Clip));
+        count += 1;
+    }
+    Ok(VisionInput {
+        pixels: Tensor::from_vec(pixels, &[count, 3, side, side], Device::Cpu),
+        media_frames: std::iter::once(0..count).collect(),
+        slots: vec![vec![0]],
+    })
 }
 
 /// Most new tokens of an answer; room for all of them is set aside at the start.

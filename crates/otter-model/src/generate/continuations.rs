@@ -120,7 +120,7 @@ impl<'a> Continuations<'a> {
             Some(slots) => self.rows.iter().map(|row| slots[row.prompt].clone()).collect(),
             None => vec![Vec::new(); self.rows.len()],
         };
-        let target = |((row, token), items): ((&Row, &u32), &Vec<usize>)| {
+        let target = |(sequence, ((row, token), items)): (usize, ((&Row, &u32), &Vec<usize>))| {
             if self.slots.is_none() {
                 return MediaTarget::Nothing;
             }
@@ -128,9 +128,10 @@ impl<'a> Continuations<'a> {
                 Decoding::Keep => row.media_time,
                 Decoding::Reference => usize::from(*token == self.text.media_token_id),
             };
-            MediaRows::target(time, items)
+            MediaRows::target(time, sequence, items)
         };
-        MediaRows { targets: self.rows.iter().zip(tokens).zip(&items).map(target).collect(), items }
+        let targets = self.rows.iter().zip(tokens).zip(&items).enumerate().map(target).collect();
+        MediaRows { targets, length: 1, items }
     }
 }
 

@@ -108,7 +108,16 @@ impl PromptBatch {
             ids.extend(std::iter::repeat_n(pad, padding).chain(prompt.iter().copied()));
             attention_mask.extend((0..length).map(|i| i >= padding));
         }
-        Ok(Self { text: TextInput { ids, attention_mask, batch: prompts.len(), length, media_token_id } })
+        Ok(Self {
+            text: TextInput {
+                ids,
+                attention_mask,
+                batch: prompts.len(),
+                length,
+                segments: None,
+                media_token_id,
+            },
+        })
     }
 
     /// The padded ids, mask and sizes.

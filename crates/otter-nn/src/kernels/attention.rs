@@ -75,9 +75,11 @@ pub struct Span {
     pub rows: usize,
     /// Batch entry of the keys and values.
     pub key_batch: usize,
-    /// Number of keys, from row 0 of `key_batch`.
+    /// First key, a row of `key_batch`.
+    pub key_row: usize,
+    /// Number of keys from there.
     pub keys: usize,
-    /// Query row i of the entry (not of the span) sees keys 0..=i + offset; `None` sees all.
+    /// Query row i of the entry (not of the span) sees keys up to row i + offset of `key_batch`; `None` sees all.
     pub causal_offset: Option<usize>,
 }
 
@@ -138,7 +140,7 @@ impl<T> Disjoint<T> {
 
 /// Number of keys that some row of a tile sees.
 fn visible_keys(span: &Span, last_row: usize) -> usize {
-    span.causal_offset.map_or(span.keys, |offset| (last_row + offset + 1).min(span.keys))
+    span.causal_offset.map_or(span.keys, |offset| (last_row + offset + 1 - span.key_row).min(span.keys))
 }
 
 /// Turns the scores of one row into probabilities in place; returns the log of the sum of exponentials (0 with all
@@ -252,7 +254,7 @@ vectorised! {
 }
 
 vectorised! {
-    /// Adds the ALiBi bias to the scores of a tile whose first row stands at key position `position`. Relative to each
+    /// Adds the ALiBi bias to the scores of a tile whose first row stands at the span's key `position`. Relative to each
     /// row's own position, which the softmax cannot tell from any other origin, the numbers stay small.
     fn add_slope<T: Real>(scores: &mut [T], keys: usize, slope: T, position: usize) {
         for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
@@ -342,8 +344,10 @@ fn check<T>(heads: &Heads<'_>, inputs: &Inputs<'_, T>, spans: &[Span]) {
     for span in spans {
         let q_end = inputs.q_layout.end(span.batch + 1, span.row + span.rows, heads.heads);
         assert!(q_end <= inputs.q.len(), "queries are too short");
+        let sees_a_key = span.causal_offset.is_none_or(|offset| span.row + offset >= span.key_row);
+        assert!(sees_a_key, "the first query stands before all keys");
         for (data, layout) in [(inputs.k, inputs.k_layout), (inputs.v, inputs.v_layout)] {
-            let end = layout.end(span.key_batch + 1, span.keys, heads.key_heads);
+            let end = layout.end(span.key_batch + 1, span.key_row + span.keys, heads.key_heads);
             assert!(end <= data.len(), "keys or values are too short");
         }
     }
@@ -368,7 +372,7 @@ fn forward_tile<T: Real>(
     }
     tile_scores(heads, inputs, span, (row, rows, keys, head, key_head), &mut scores);
     softmax_tile(&mut scores, keys, span, row, visible_row(inputs, span), log_sums);
-    let v = inputs.v_layout.head(span.key_batch, 0, key_head);
+    let v = inputs.v_layout.head(span.key_batch, span.key_row, key_head);
     let o = out_layout.head(span.batch, row, head);
     let sizes = (rows, keys, size);
     product(out, o, &scores, Layout::rows(keys), inputs.v, v, sizes, T::ONE, false, Parallelism::None);
@@ -390,8 +394,8 @@ fn one_query<T: Real>(
     let q = &inputs.q[inputs.q_layout.head(span.batch, row, head).offset..][..size];
     let out = &mut out[out_layout.head(span.batch, row, head).offset..][..size];
     let (k, v) = (
-        inputs.k_layout.head(span.key_batch, 0, key_head),
-        inputs.v_layout.head(span.key_batch, 0, key_head),
+        inputs.k_layout.head(span.key_batch, span.key_row, key_head),
+        inputs.v_layout.head(span.key_batch, span.key_row, key_head),
     );
     query_scores(scores, q, &inputs.k[k.offset..], k.row_stride, T::from_f64(heads.scale));
     let keys = scores.len();
@@ -401,7 +405,7 @@ fn one_query<T: Real>(
 }
 
 fn visible_row<'a, T>(inputs: &Inputs<'a, T>, span: &Span) -> Option<&'a [bool]> {
-    inputs.visible.map(|(visible, keys)| &visible[span.key_batch * keys..][..keys])
+    inputs.visible.map(|(visible, keys)| &visible[span.key_batch * keys + span.key_row..][..span.keys])
 }
 
 fn tile_scores<T: Real>(
@@ -412,7 +416,7 @@ fn tile_scores<T: Real>(
     scores: &mut [T],
 ) {
     let q = inputs.q_layout.head(span.batch, row, head);
-    let k = inputs.k_layout.head_transposed(span.key_batch, 0, key_head);
+    let k = inputs.k_layout.head_transposed(span.key_batch, span.key_row, key_head);
     let sizes = (rows, inputs.q_layout.head_size, keys);
     let scale = T::from_f64(heads.scale);
     product(scores, Layout::rows(keys), inputs.q, q, inputs.k, k, sizes, scale, false, Parallelism::None);
@@ -422,7 +426,8 @@ fn tile_scores<T: Real>(
 /// The position bias of a tile that starts at query row `row`, if the attention has one.
 fn add_bias<T: Real>(heads: &Heads<'_>, span: &Span, row: usize, head: usize, keys: usize, scores: &mut [T]) {
     if let Some(slopes) = heads.slopes {
-        add_slope(scores, keys, T::from_f64(slopes[head]), row + span.causal_offset.unwrap_or(0));
+        let position = row + span.causal_offset.unwrap_or(0) - span.key_row;
+        add_slope(scores, keys, T::from_f64(slopes[head]), position);
     }
 }
 
@@ -457,7 +462,8 @@ pub struct InputGradients<'a, T> {
 
 /// Reverse pass of [`forward`]: adds to the gradients of queries, keys and values.
 ///
-/// Tasks are (key head, key batch) pairs, so that several spans may share keys.
+/// Tasks are (key head, block of keys) pairs, so that several spans may share keys. Blocks of one `key_batch` that begin
+/// at different rows must not overlap.
 pub fn backward<T: Real>(
     heads: Heads<'_>,
     inputs: Inputs<'_, T>,
@@ -469,17 +475,11 @@ pub fn backward<T: Real>(
     assert_eq!(gradients.dq.len(), inputs.q.len(), "query gradient has another length");
     for span in spans {
         for (data, layout) in [(&*gradients.dk, gradients.dk_layout), (&*gradients.dv, gradients.dv_layout)] {
-            let end = layout.end(span.key_batch + 1, span.keys, heads.key_heads);
+            let end = layout.end(span.key_batch + 1, span.key_row + span.keys, heads.key_heads);
             assert!(end <= data.len(), "key or value gradient is too short");
         }
     }
-    let mut by_keys: Vec<(usize, Vec<Span>)> = Vec::new();
-    for span in spans {
-        match by_keys.iter_mut().find(|(key, _)| *key == span.key_batch) {
-            Some((_, list)) => list.push(*span),
-            None => by_keys.push((span.key_batch, vec![*span])),
-        }
-    }
+    let by_keys = blocks_of_keys(spans);
     let tasks: Vec<(usize, usize)> =
         (0..by_keys.len()).flat_map(|i| (0..heads.key_heads).map(move |head| (i, head))).collect();
     let group = heads.heads / heads.key_heads;
@@ -487,11 +487,11 @@ pub fn backward<T: Real>(
     let (dq, dk, dv) =
         (Disjoint::new(gradients.dq), Disjoint::new(gradients.dk), Disjoint::new(gradients.dv));
     let run = |&(index, key_head): &(usize, usize)| {
-        // SAFETY: a task touches only the keys and values of its own key batch and key head, and each query row of a
-        // head belongs to one span, hence to one task.
+        // SAFETY: a task touches only the keys and values of its own block and key head, blocks are disjoint (checked
+        // above), and each query row of a head belongs to one span, hence to one task.
         let (dq, dk, dv) = unsafe { (dq.slice(), dk.slice(), dv.slice()) };
         let mut gradients = InputGradients { dq, dk, dk_layout, dv, dv_layout };
-        for span in &by_keys[index].1 {
+        for span in &by_keys[index] {
             for head in key_head * group..(key_head + 1) * group {
                 for tile in (0..span.rows).step_by(QUERY_TILE) {
                     let rows = QUERY_TILE.min(span.rows - tile);
@@ -506,6 +506,20 @@ pub fn backward<T: Real>(
     } else {
         tasks.par_iter().for_each(run);
     }
+}
+
+/// Spans by the block of keys that they attend, in their own order within a block.
+fn blocks_of_keys(spans: &[Span]) -> Vec<Vec<Span>> {
+    let place = |span: &Span| (span.key_batch, span.key_row);
+    let mut sorted = spans.to_vec();
+    sorted.sort_by_key(place);
+    let blocks: Vec<Vec<Span>> = sorted.chunk_by(|a, b| place(a) == place(b)).map(<[Span]>::to_vec).collect();
+    for pair in blocks.windows(2) {
+        let (batch, row) = place(&pair[1][0]);
+        let end = pair[0].iter().map(|span| span.key_row + span.keys).max().unwrap_or(0);
+        assert!(pair[0][0].key_batch != batch || end <= row, "blocks of keys overlap");
+    }
+    blocks
 }
 
 fn backward_tile<T: Real>(
@@ -528,18 +542,18 @@ fn backward_tile<T: Real>(
     probabilities_tile(&mut p, keys, span, row, visible, log_sums);
     let d_out = result.layout.head(span.batch, row, head);
     let tile_transposed = Layout::columns(keys);
-    let dv = gradients.dv_layout.head(span.key_batch, 0, key_head);
+    let dv = gradients.dv_layout.head(span.key_batch, span.key_row, key_head);
     let by_keys = (keys, rows, size);
     product(gradients.dv, dv, &p, tile_transposed, result.d_out, d_out, by_keys, T::ONE, true, single);
     // dp = d_out v^T, then ds = p * (dp - rowsum(d_out * out)), the gradient of the scaled scores
     let mut ds = vec![T::ZERO; rows * keys];
-    let v = inputs.v_layout.head_transposed(span.key_batch, 0, key_head);
+    let v = inputs.v_layout.head_transposed(span.key_batch, span.key_row, key_head);
     product(&mut ds, tile, result.d_out, d_out, inputs.v, v, (rows, size, keys), T::ONE, false, single);
     score_gradients(&mut ds, &p, keys, result, d_out.offset, size);
     let scale = T::from_f64(heads.scale);
     let q = inputs.q_layout.head(span.batch, row, head);
-    let k = inputs.k_layout.head(span.key_batch, 0, key_head);
+    let k = inputs.k_layout.head(span.key_batch, span.key_row, key_head);
     product(gradients.dq, q, &ds, tile, inputs.k, k, (rows, keys, size), scale, true, single);
-    let dk = gradients.dk_layout.head(span.key_batch, 0, key_head);
+    let dk = gradients.dk_layout.head(span.key_batch, span.key_row, key_head);
     product(gradients.dk, dk, &ds, tile_transposed, inputs.q, q, by_keys, scale, true, single);
 }

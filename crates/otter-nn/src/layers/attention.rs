@@ -3,7 +3,7 @@
 use crate::kernels::attention::{
     self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
 };
-use crate::{Real, Tensor};
+use crate::{Real, Segment, Segments, Tensor};
 
 /// Which keys a query row may see.
 #[derive(Clone, Debug)]
@@ -17,6 +17,9 @@ pub enum AttentionMask {
         /// (batch, keys): false for padding. `None` when nothing is padded.
         visible: Option<Vec<bool>>,
     },
+    /// Keys of the query's own segment up to its own position; what lies in no segment sees nothing and gives zero.
+    /// Queries and keys are the same rows.
+    Segments(Segments),
 }
 
 /// Keys and values of (batch, keys) rows; a batch entry may have room for more rows than are used.
@@ -85,13 +88,25 @@ impl SelfAttentionCore {
     }
 
     fn spans<T>(&self, batch: usize, rows: usize, kv: &KeysValues<'_, T>, mask: &AttentionMask) -> Vec<Span> {
-        let causal_offset = match mask {
-            AttentionMask::Full => None,
-            AttentionMask::Causal { offset, .. } => Some(*offset),
+        let whole = |causal_offset: Option<usize>| {
+            let span =
+                |b| Span { batch: b, row: 0, rows, key_batch: b, key_row: 0, keys: kv.len, causal_offset };
+            (0..batch).map(span).collect()
         };
-        (0..batch)
-            .map(|b| Span { batch: b, row: 0, rows, key_batch: b, keys: kv.len, causal_offset })
-            .collect()
+        match mask {
+            AttentionMask::Full => whole(None),
+            AttentionMask::Causal { offset, .. } => whole(Some(*offset)),
+            AttentionMask::Segments(segments) => {
+                assert_eq!((segments.rows(), segments.length()), (batch, rows), "segments of other rows");
+                assert_eq!(kv.len, rows, "segments have no cache");
+                let span = |segment: &Segment| {
+                    let Segment { row: batch, start, len } = *segment;
+                    let (row, rows, key_row, keys) = (start, len, start, len);
+                    Span { batch, row, rows, key_batch: batch, key_row, keys, causal_offset: Some(0) }
+                };
+                segments.list().iter().map(span).collect()
+            }
+        }
     }
 
     fn inputs<'a, T: Real>(
@@ -189,6 +204,7 @@ impl SelfAttentionCore {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::ParameterSpecs;
@@ -204,6 +220,18 @@ mod tests {
             AttentionMask::Causal { offset: 0, visible: None },
             AttentionMask::Causal { offset: 0, visible: Some(visible) },
         ]
+    }
+
+    /// Two rows: one that ends with padding, and one with padding before, between and after its segments.
+    fn segments(length: usize) -> AttentionMask {
+        let third = length / 3;
+        let list = vec![
+            Segment { row: 0, start: 0, len: third + 1 },
+            Segment { row: 0, start: third + 1, len: length - third - 3 },
+            Segment { row: 1, start: 1, len: third },
+            Segment { row: 1, start: third + 2, len: length - third - 3 },
+        ];
+        AttentionMask::Segments(Segments::new(2, length, list).unwrap())
     }
 
     /// Attention written directly from its definition.
@@ -226,6 +254,10 @@ mod tests {
                         AttentionMask::Causal { offset, visible } => {
                             j <= i + offset && visible.as_ref().is_none_or(|v| v[b * kv.len + j])
                         }
+                        AttentionMask::Segments(segments) => segments.list().iter().any(|s| {
+                            let within = |at: usize| s.row == b && (s.start..s.end()).contains(&at);
+                            j <= i && within(i) && within(j)
+                        }),
                     };
                     let key = |j: usize, d: usize| (b * kv.capacity + j) * key_width + kh * size + d;
                     let at = (b * rows + i) * width + h * size;
@@ -259,6 +291,8 @@ mod tests {
                 let mut all = masks(2, keys);
                 if rows < keys {
                     all.push(AttentionMask::Causal { offset: keys - rows, visible: None });
+                } else if rows > 3 {
+                    all.push(segments(rows));
                 }
                 for mask in all {
                     let out = core.forward(&q, 2, kv, &mask);
@@ -273,10 +307,10 @@ mod tests {
 
     #[test]
     fn gradients_match_finite_differences() {
-        for (rows, heads, key_heads) in [(4, 2, 2), (67, 4, 2)] {
+        for (rows, heads, key_heads) in [(6, 2, 2), (67, 4, 2)] {
             let slopes = (heads == 4).then(|| vec![0.25, 0.5, 0.0625, 0.125]);
             let core = SelfAttentionCore { slopes, ..SelfAttentionCore::new(heads, key_heads, 4) };
-            for mask in masks(2, rows) {
+            for mask in masks(2, rows).into_iter().chain([segments(rows)]) {
                 check(
                     &ParameterSpecs::default(),
                     &[

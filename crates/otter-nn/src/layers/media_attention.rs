@@ -8,7 +8,7 @@
 use crate::kernels::attention::{
     self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
 };
-use crate::{Real, Tensor};
+use crate::{Real, Segments, Tensor};
 
 /// What one text row attends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,17 +17,19 @@ pub enum MediaTarget {
     Nothing,
     /// The latents of this media item.
     Item(usize),
-    /// The mean over all latents of the sequence, whatever the query: what the reference's arithmetic gives after
-    /// a media token without media.
-    Uniform,
+    /// The mean over all latents of this sequence, whatever the query: what the reference's arithmetic gives after a
+    /// media token without media.
+    Uniform(usize),
 }
 
 /// The targets of all text rows of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaRows {
-    /// (batch * length) targets.
+    /// (rows * length) targets.
     pub targets: Vec<MediaTarget>,
-    /// Media items of each sequence, in order (its time axis).
+    /// Text tokens of a row.
+    pub length: usize,
+    /// Media items of each sequence, in order (its time axis). A sequence is a row or, in packed rows, a segment.
     pub items: Vec<Vec<usize>>,
 }
 
@@ -36,32 +38,42 @@ impl MediaRows {
     ///
     /// `media_tokens` is (batch, length) with true at media tokens; `items[b]` are the media of sequence b.
     pub fn from_media_tokens(media_tokens: &[bool], length: usize, items: &[Vec<usize>]) -> Self {
-        let mut targets = Vec::with_capacity(media_tokens.len());
-        for (row, items) in media_tokens.chunks(length.max(1)).zip(items) {
-            let mut time = 0;
-            for &is_media in row {
-                time += usize::from(is_media);
-                targets.push(Self::target(time, items));
-            }
+        let mut targets = vec![MediaTarget::Nothing; media_tokens.len()];
+        let rows = targets.chunks_mut(length.max(1)).zip(media_tokens.chunks(length.max(1)));
+        for (sequence, ((targets, media_tokens), items)) in rows.zip(items).enumerate() {
+            Self::follow(targets, media_tokens, sequence, items);
         }
-        Self { targets, items: items.to_vec() }
+        Self { targets, length, items: items.to_vec() }
     }
 
-    /// Target of a row that comes after `time` media tokens.
-    pub fn target(time: usize, items: &[usize]) -> MediaTarget {
-        match time.checked_sub(1) {
-            None => MediaTarget::Nothing,
-            Some(index) => items.get(index).map_or(MediaTarget::Uniform, |&item| MediaTarget::Item(item)),
+    /// The same in packed rows: a token attends media of its own segment only, padding attends nothing. `items[s]` are
+    /// the media of segment s.
+    pub fn in_segments(media_tokens: &[bool], segments: &Segments, items: &[Vec<usize>]) -> Self {
+        let mut targets = vec![MediaTarget::Nothing; media_tokens.len()];
+        for (sequence, (segment, items)) in segments.list().iter().zip(items).enumerate() {
+            let tokens = segments.tokens(segment);
+            Self::follow(&mut targets[tokens.clone()], &media_tokens[tokens], sequence, items);
+        }
+        Self { targets, length: segments.length(), items: items.to_vec() }
+    }
+
+    /// Targets of the tokens of one sequence.
+    fn follow(targets: &mut [MediaTarget], media_tokens: &[bool], sequence: usize, items: &[usize]) {
+        let mut time = 0;
+        for (target, &is_media) in targets.iter_mut().zip(media_tokens) {
+            time += usize::from(is_media);
+            *target = Self::target(time, sequence, items);
         }
     }
 
-    /// Text rows of one sequence.
-    fn length(&self) -> usize {
-        self.targets.len() / self.items.len().max(1)
+    /// Target of a token that comes after `time` media tokens of a sequence with these items.
+    pub fn target(time: usize, sequence: usize, items: &[usize]) -> MediaTarget {
+        let Some(index) = time.checked_sub(1) else { return MediaTarget::Nothing };
+        items.get(index).map_or(MediaTarget::Uniform(sequence), |&item| MediaTarget::Item(item))
     }
 
     fn spans(&self, latents: usize) -> Vec<Span> {
-        let length = self.length();
+        let length = self.length.max(1);
         let mut spans: Vec<Span> = Vec::new();
         for (index, target) in self.targets.iter().enumerate() {
             let (batch, row) = (index / length, index % length);
@@ -74,7 +86,8 @@ impl MediaRows {
                 }
                 _ => {
                     let key_batch = item;
-                    spans.push(Span { batch, row, rows: 1, key_batch, keys: latents, causal_offset: None });
+                    let (key_row, keys) = (0, latents);
+                    spans.push(Span { batch, row, rows: 1, key_batch, key_row, keys, causal_offset: None });
                 }
             }
         }
@@ -83,9 +96,10 @@ impl MediaRows {
 
     /// Rows with a uniform target and the items they average.
     fn uniform_rows(&self) -> impl Iterator<Item = (usize, &[usize])> {
-        let length = self.length();
-        let rows = self.targets.iter().enumerate().filter(|(_, t)| **t == MediaTarget::Uniform);
-        rows.map(move |(row, _)| (row, self.items[row / length].as_slice()))
+        self.targets.iter().enumerate().filter_map(|(row, target)| match target {
+            MediaTarget::Uniform(sequence) => Some((row, self.items[*sequence].as_slice())),
+            MediaTarget::Nothing | MediaTarget::Item(_) => None,
+        })
     }
 }
 
@@ -142,7 +156,7 @@ impl MediaAttention {
         v: &Tensor<T>,
         rows: &MediaRows,
     ) -> MediaAttentionOutput<T> {
-        let length = rows.length();
+        let length = rows.length;
         let mut out = q.zeros_like();
         let mut log_sums = vec![T::ZERO; q.rows() * self.heads];
         let inputs = self.inputs(q, k, v, length);
@@ -198,7 +212,7 @@ impl MediaAttention {
         saved: &MediaAttentionOutput<T>,
         d_out: &Tensor<T>,
     ) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
-        let length = rows.length();
+        let length = rows.length;
         let inputs = self.inputs(q, k, v, length);
         let (mut dq, mut dk, mut dv) = (q.zeros_like(), k.zeros_like(), v.zeros_like());
         let result = ForwardResult {
@@ -234,6 +248,7 @@ impl MediaAttention {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::ParameterSpecs;
@@ -252,9 +267,28 @@ mod tests {
         };
         assert_eq!(targets(&[0, 1, 0, 0], 1), [Nothing, Item(0), Item(0), Item(0)]);
         assert_eq!(targets(&[0, 1, 0, 1, 0], 2), [Nothing, Item(0), Item(0), Item(1), Item(1)]);
-        assert_eq!(targets(&[1, 0, 1, 0, 1, 0], 2), [Item(0), Item(0), Item(1), Item(1), Uniform, Uniform]);
+        assert_eq!(
+            targets(&[1, 0, 1, 0, 1, 0], 2),
+            [Item(0), Item(0), Item(1), Item(1), Uniform(0), Uniform(0)]
+        );
         assert_eq!(targets(&[0, 0, 0], 2), [Nothing, Nothing, Nothing]);
         assert_eq!(targets(&[0, 1, 0], 2), [Nothing, Item(0), Item(0)]);
+    }
+
+    #[test]
+    fn media_stay_in_their_segment() {
+        let segment = |row, start, len| crate::Segment { row, start, len };
+        let list = vec![segment(0, 0, 3), segment(0, 3, 3), segment(1, 0, 2), segment(1, 2, 3)];
+        let segments = Segments::new(2, 6, list).unwrap();
+        let pattern = tokens(&[0, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0]);
+        let items = [vec![2], vec![0], vec![], vec![2, 1]];
+        let rows = MediaRows::in_segments(&pattern, &segments, &items);
+        let expected = [
+            [Nothing, Item(2), Item(2), Nothing, Item(0), Uniform(1)],
+            [Nothing, Nothing, Item(2), Item(1), Item(1), Nothing],
+        ];
+        assert_eq!(rows.targets, expected.concat());
+        assert_eq!((rows.length, rows.items.len()), (6, 4));
     }
 
     #[test]
@@ -262,7 +296,8 @@ mod tests {
         let core = MediaAttention { heads: 2, head_size: 3, latents: 2 };
         let (q, k) = (random_tensor("q", &[3, 6]), random_tensor("k", &[4, 6]));
         let v = random_tensor("v", &[4, 6]);
-        let rows = MediaRows { targets: vec![Nothing, Item(1), Uniform], items: vec![vec![0, 1]] };
+        let targets = vec![Nothing, Item(1), Uniform(0)];
+        let rows = MediaRows { targets, length: 3, items: vec![vec![0, 1]] };
         let out = core.forward(&q, &k, &v, &rows);
         assert!(out.data()[..6].iter().all(|&x| x == 0.0));
         for d in 0..6 {
@@ -276,7 +311,7 @@ mod tests {
         let core = MediaAttention { heads: 2, head_size: 4, latents: 3 };
         let pattern = tokens(&[0, 1, 0, 1, 0, 1, 1, 0, 1, 0, 0, 0]);
         let rows = MediaRows::from_media_tokens(&pattern, 6, &[vec![1, 2], vec![2, 0]]);
-        assert!(rows.targets.contains(&Uniform) && rows.targets.contains(&Nothing));
+        assert!(rows.targets.contains(&Uniform(0)) && rows.targets.contains(&Nothing));
         check(
             &ParameterSpecs::default(),
             &[random_tensor("q", &[12, 8]), random_tensor("k", &[9, 8]), random_tensor("v", &[9, 8])],

@@ -8,3 +8,4 @@ pub mod linear;
 pub mod media_attention;
 pub mod norm;
 pub mod rotary;
+pub mod segments;

@@ -1,0 +1,270 @@
+//! `otter data import` with the real binary: tables of one's own, pairs of pictures, videos; stopped and killed runs.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Run, otter};
+use image::{Rgb, RgbImage};
+use otter_data::{ImageTable, InstructionTable};
+use serde_json::{Value, json};
+
+fn picture(path: &Path, shade: u8) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    RgbImage::from_fn(9, 7, |x, y| Rgb([shade, x as u8 * 20, y as u8 * 30])).save(path).unwrap();
+}
+
+fn import(source: &str, place: &Path, more: &[&str]) -> Run {
+    let mut arguments = arguments!["data", "import", source, "--out", place.join("out"), "--json"].to_vec();
+    arguments.extend(more.iter().map(Into::into));
+    otter(&arguments)
+}
+
+/// Every file below a folder with its bytes.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.insert(path.file_name().unwrap().into(), fs::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn json_file(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_csv_and_the_same_as_json_lines() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    picture(&place.path().join("photos/a.png"), 10);
+    picture(&place.path().join("photos/b.jpg"), 90);
+    fs::write(
+        path("table.csv"),
+        "image,instruction,answer\na.png,How many?,\"Two, or three.\"\na.png,Which?,Left.\nb.jpg,What?,A cup.\nc.jpg,Gone?,Yes.\n",
+    )
+    .unwrap();
+    let lines = [
+        json!({"image": "a.png", "instruction": "How many?", "answer": "Two, or three."}),
+        json!({"image": "a.png", "instruction": "Which?", "answer": "Left."}),
+        json!({"image": "b.jpg", "instruction": "What?", "answer": "A cup."}),
+        json!({"image": "c.jpg", "instruction": "Gone?", "answer": "Yes."}),
+    ];
+    fs::write(path("table.jsonl"), lines.map(|line| line.to_string()).join("\n")).unwrap();
+    let images = path("photos");
+    let run = |table: &str, more: &[&str]| {
+        let table = path(table);
+        let mut arguments = vec!["--annotations", &table, "--images", &images, "--name", "MINE"];
+        arguments.extend(more);
+        import("own", place.path(), &arguments)
+    };
+    let report = run("table.csv", &["--to", "json"]).json();
+    assert_eq!((&report["written"]["records"], &report["written"]["images"]), (&json!(3), &json!(2)));
+    let skip = &report["skipped"]["missing_image"];
+    assert_eq!((&skip["count"], &skip["of"]), (&json!(1), &json!("items")));
+    assert!(skip["examples"][0].as_str().unwrap().contains("table.csv line 5"), "{skip}");
+    let out = place.path().join("out");
+    let records = json_file(&out.join("MINE_instructions.json"));
+    let expected = json!({
+        "MINE_INS_000001": {"instruction": "How many?", "answer": "Two, or three.", "image_ids": ["MINE_IMG_a"], "rel_ins_ids": ["MINE_INS_000002"]},
+        "MINE_INS_000002": {"instruction": "Which?", "answer": "Left.", "image_ids": ["MINE_IMG_a"], "rel_ins_ids": ["MINE_INS_000001"]},
+        "MINE_INS_000003": {"instruction": "What?", "answer": "A cup.", "image_ids": ["MINE_IMG_b"], "rel_ins_ids": []},
+    });
+    assert_eq!(records["data"], expected);
+    let table = ImageTable::open(&out.join("MINE.json"), 0).unwrap();
+    assert_eq!(
+        table.encoded("MINE_IMG_b").unwrap().unwrap(),
+        fs::read(place.path().join("photos/b.jpg")).unwrap()
+    );
+    // There already, and replaced when asked to.
+    run("table.jsonl", &["--to", "json"]).error(&["there already", "--overwrite"]);
+    let before = files(&out);
+    run("table.jsonl", &["--to", "json", "--overwrite"]).success();
+    assert_eq!(files(&out), before);
+    // The layout.
+    fs::remove_dir_all(&out).unwrap();
+    run("table.csv", &[]).success();
+    let records = InstructionTable::open(&out).unwrap();
+    assert_eq!((records.len(), records.id(2).unwrap().as_ref()), (3, "MINE_INS_000003"));
+    // Strict.
+    fs::remove_dir_all(&out).unwrap();
+    let message = run("table.csv", &["--strict"]).error(&["line 5", "[missing_image]"]);
+    assert!(!out.exists(), "{message}");
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    let place = tempfile::tempdir().unwrap();
+    let table = place.path().join("table.csv").to_str().unwrap().to_owned();
+    fs::write(&table, "image,question,answer\n").unwrap();
+    import("own", place.path(), &["--annotations", &table]).error(&[
+        "table.csv",
+        "line 1",
+        "`instruction`",
+        "question",
+    ]);
+    import("own", place.path(), &["--annotations", &table, "--to", "zip"]).usage("layout, json");
+    import("own", place.path(), &["--annotations", &table, "--fps", "1", "--frames", "3"])
+        .usage("cannot be used with");
+    import("sd", place.path(), &["--annotations", &table]).error(&["--images DIR"]);
+    import("own", place.path(), &["--annotations", &table, "--images", "/no/such"])
+        .error(&["/no/such", "no such folder"]);
+    import("own", place.path(), &["--annotations", &table, "--name", "a/b"]).error(&["--name", "letters"]);
+    fs::write(&table, "image,instruction,answer\n").unwrap();
+    import("own", place.path(), &["--annotations", &table, "--fps", "0"]).error(&["0 frames a second"]);
+    import("own", place.path(), &["--annotations", &table, "--timeout", "0"]).error(&["--timeout"]);
+}
+
+#[test]
+fn pairs_of_pictures_as_the_original_wrote_them() {
+    let place = tempfile::tempdir().unwrap();
+    for (name, shade) in [("10.png", 1), ("10_2.png", 2), ("11.jpg", 3), ("11_2.jpg", 4)] {
+        picture(&place.path().join("images").join(name), shade);
+    }
+    let annotations = place.path().join("train.json");
+    fs::write(
+        &annotations,
+        r#"[{"img_id": "11", "sentences": ["a car"]}, {"img_id": "10", "sentences": ["no", "yes"]}]"#,
+    )
+    .unwrap();
+    let images = place.path().join("images");
+    let arguments = [
+        "--annotations",
+        annotations.to_str().unwrap(),
+        "--images",
+        images.to_str().unwrap(),
+        "--to",
+        "json",
+        "--image-size",
+        "224",
+    ];
+    import("sd", place.path(), &arguments).success();
+    let images = json_file(&place.path().join("out/SD.json"));
+    let ids: Vec<&String> = images.as_object().unwrap().keys().collect();
+    assert_eq!(ids, ["SD_IMG_00011_1", "SD_IMG_00011_2", "SD_IMG_00010_1", "SD_IMG_00010_2"]);
+    for base64 in images.as_object().unwrap().values() {
+        // 224 x 224 in the head of a PNG.
+        assert!(base64.as_str().unwrap().starts_with("iVBORw0KGgoAAAANSUhEUgAAAOAAAADg"), "{base64}");
+    }
+    let records = json_file(&place.path().join("out/SD_instructions.json"));
+    assert_eq!(records["data"]["SD_INS_000002"]["answer"], "no yes");
+}
+
+/// A stand-in for ffmpeg: two pictures of every video, slowly.
+#[cfg(unix)]
+fn fake_ffmpeg(place: &Path, delay: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let script = place.join("ffmpeg");
+    let text = format!(
+        "#!/bin/sh\n\
+         if [ \"$1\" = -version ]; then echo 'ffmpeg version 6.1-fake'; exit 0; fi\n\
+         case \"$*\" in *-map*) ;; *) echo '[info]   Duration: 00:00:02.00, start: 0.0' >&2; exit 1 ;; esac\n\
+         case \"$*\" in *bad.mp4*) echo '[error] Invalid data found' >&2; exit 1 ;; esac\n\
+         sleep {delay}\n\
+         for n in 0 1; do\n\
+         echo \"[Parsed_showinfo_0 @ 0x1] [info] n: $n pts: $n pts_time:$n\" >&2\n\
+         echo \"[Parsed_showinfo_2 @ 0x1] [info] n: $n pts: $n pts_time:$n\" >&2\n\
+         printf 'P6 2 2 255 abcdefghijk%s' $n\n\
+         done\n"
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    while Command::new(&script).arg("-version").output().is_err() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    script
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_import_of_videos_goes_on_to_the_same_result() {
+    let place = tempfile::tempdir().unwrap();
+    let videos = place.path().join("videos");
+    fs::create_dir(&videos).unwrap();
+    let mut entries = serde_json::Map::new();
+    for number in 0..14 {
+        let name = if number == 5 { "bad".to_owned() } else { format!("v_{number:02}") };
+        fs::write(videos.join(format!("{name}.mp4")), "video").unwrap();
+        entries.insert(name, json!({"duration": 2, "timestamps": [[0, 2]], "sentences": ["Something."]}));
+    }
+    let annotations = place.path().join("train.json");
+    fs::write(&annotations, Value::Object(entries).to_string()).unwrap();
+    let ffmpeg = fake_ffmpeg(place.path(), "0.2");
+    let arguments = |out: &str| {
+        arguments![
+            "data",
+            "import",
+            "dc",
+            "--annotations",
+            annotations,
+            "--videos",
+            videos,
+            "--ffmpeg",
+            ffmpeg,
+            "--jobs",
+            "2",
+            "--json",
+            "--out",
+            place.path().join(out),
+        ]
+    };
+    let whole = otter(&arguments("whole")).json();
+    assert_eq!((&whole["written"]["records"], &whole["used"]), (&json!(13), &json!(13)));
+    assert!(whole["skipped"]["broken_video"]["examples"][0].as_str().unwrap().contains("Invalid data found"));
+    let expected = files(&place.path().join("whole"));
+
+    // Killed: what stands in the journal is at most a second old.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_otter"))
+        .args(arguments("killed"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let items = place.path().join("killed.import/items.bin");
+    let start = Instant::now();
+    while fs::metadata(&items).map_or(0, |file| file.len()) == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing reached the journal");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!place.path().join("killed").exists());
+    let report = otter(&arguments("killed")).json();
+    assert_eq!(report["used"], 13);
+    assert_eq!(files(&place.path().join("killed")), expected);
+    assert!(!items.exists());
+
+    // Stopped with Ctrl-C: it says so, and goes on.
+    let child = Command::new(env!("CARGO_BIN_EXE_otter"))
+        .args(arguments("stopped"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let journal = place.path().join("stopped.import/plan.json");
+    while !journal.exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the same command goes on"), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["outcome"], "interrupted");
+    otter(&arguments("stopped")).success();
+    assert_eq!(files(&place.path().join("stopped")), expected);
+}

@@ -1,0 +1,21 @@
+//! Pre-training: image–caption pairs and interleaved documents (`spec/data.md` 8, `spec/training.md` 8).
+//!
+//! ```text
+//! StreamConfig ─► Shards (tar, JSON lines) ─► caption or document ─► pieces of text + images ─► Sample
+//! ```
+//!
+//! Streams stand beside the MIMIC-IT sets in one [`crate::Dataset`]; the loader and the trainer see no difference.
+
+mod assignment;
+mod captions;
+mod config;
+mod document;
+mod embedded_image;
+mod interleaved;
+mod labels;
+mod stream;
+
+pub use assignment::best_assignment;
+pub use config::{CaptionFormat, ImageRule, StreamConfig};
+pub use labels::{caption_label_mask, interleaved_label_mask};
+pub(crate) use stream::{Stream, StreamContext};

@@ -1,0 +1,152 @@
+//! The nearest items of every item: an index, and the file of what it found.
+
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use super::error::Result;
+use super::exact;
+use super::ivf::{Ivf, IvfOptions};
+use super::plan::{APPROXIMATE_ROWS, IndexKind, SearchPlan};
+use super::records::NO_ITEM;
+use super::row_file::{RowFile, map_rows};
+use super::top_k::Neighbour;
+use super::vectors::Vectors;
+use super::work::write_file;
+
+/// Bytes of a neighbour in the file.
+const NEIGHBOUR: usize = 8;
+
+/// Finds the nearest items of vectors.
+pub enum Index {
+    /// All items.
+    Exact,
+    /// Those in the nearest lists.
+    Approximate(Box<Ivf>),
+}
+
+impl Index {
+    /// What the plan chose, read from `path` or built and written there; `None` when `progress` stopped it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn open(
+        vectors: &Vectors,
+        plan: &SearchPlan,
+        seed: u64,
+        path: &Path,
+        progress: &mut dyn FnMut(f64) -> bool,
+    ) -> Result<Option<Self>> {
+        if plan.index == IndexKind::Exact {
+            return Ok(Some(Self::Exact));
+        }
+        let stored = std::fs::read(path).ok();
+        if let Some(ivf) = stored.and_then(|bytes| Ivf::from_bytes(&bytes, vectors.width(), vectors.len())) {
+            return Ok(Some(Self::Approximate(Box::new(ivf))));
+        }
+        let options = IvfOptions { lists: plan.lists, probes: plan.probes, seed };
+        let Some(ivf) = Ivf::build(vectors, &options, progress) else { return Ok(None) };
+        write_file(path, &ivf.to_bytes())?;
+        Ok(Some(Self::Approximate(Box::new(ivf))))
+    }
+
+    /// The `k` nearest items of each row of `queries` (rows, width), nearest first.
+    pub fn search(&self, vectors: &Vectors, queries: &[f32], k: usize) -> Vec<Vec<Neighbour>> {
+        match self {
+            Self::Exact => exact::search(vectors, queries, k),
+            Self::Approximate(ivf) => ivf.search(vectors, queries, k),
+        }
+    }
+
+    /// The usable items in the order in which they are asked for.
+    fn order(&self, vectors: &Vectors) -> Vec<u32> {
+        match self {
+            Self::Exact => {
+                (0..vectors.len()).filter(|&item| vectors.is_usable(item)).map(|item| item as u32).collect()
+            }
+            Self::Approximate(ivf) => ivf.order().to_vec(),
+        }
+    }
+
+    fn block(&self) -> usize {
+        match self {
+            Self::Exact => exact::QUERY_ROWS,
+            Self::Approximate(_) => APPROXIMATE_ROWS,
+        }
+    }
+}
+
+/// The neighbours of every item, itself among them.
+pub struct Neighbours {
+    map: Option<Mmap>,
+    per_item: usize,
+    /// Row of each item, or [`NO_ITEM`].
+    row_of: Vec<u32>,
+    usable: usize,
+}
+
+impl Neighbours {
+    /// Searches what is not yet in the file; `None` when `progress` stopped it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn search(
+        index: &Index,
+        vectors: &Vectors,
+        per_item: usize,
+        path: &Path,
+        progress: &mut dyn FnMut(usize, usize) -> bool,
+    ) -> Result<Option<Self>> {
+        let order = index.order(vectors);
+        let block = index.block();
+        let mut file = RowFile::open(path, per_item * NEIGHBOUR, order.len(), block)?;
+        let mut queries = Vec::new();
+        while file.done() < order.len() {
+            if !progress(file.done(), order.len()) {
+                return Ok(None);
+            }
+            let items = &order[file.done()..(file.done() + block).min(order.len())];
+            vectors.gather(items, &mut queries);
+            let mut bytes = Vec::with_capacity(items.len() * per_item * NEIGHBOUR);
+            for found in index.search(vectors, &queries, per_item) {
+                let found = found.into_iter().filter(|neighbour| vectors.is_usable(neighbour.item as usize));
+                let none = Neighbour { item: NO_ITEM, similarity: 0.0 };
+                for neighbour in found.chain(std::iter::repeat(none)).take(per_item) {
+                    bytes.extend(neighbour.item.to_le_bytes());
+                    bytes.extend(neighbour.similarity.to_le_bytes());
+                }
+            }
+            file.append(&bytes)?;
+        }
+        file.finish()?;
+        progress(order.len(), order.len());
+        let mut row_of = vec![NO_ITEM; vectors.len()];
+        for (row, &item) in (0..).zip(&order) {
+            row_of[item as usize] = row;
+        }
+        let map = map_rows(path, per_item * NEIGHBOUR)?;
+        Ok(Some(Self { map, per_item, row_of, usable: order.len() }))
+    }
+
+    /// Items that have neighbours.
+    pub fn usable(&self) -> usize {
+        self.usable
+    }
+
+    /// Neighbours of an item, nearest first; none where it has no vector.
+    pub fn of(&self, item: usize) -> Vec<Neighbour> {
+        let (row, Some(map)) = (self.row_of[item], &self.map) else { return Vec::new() };
+        if row == NO_ITEM {
+            return Vec::new();
+        }
+        let bytes = &map[row as usize * self.per_item * NEIGHBOUR..][..self.per_item * NEIGHBOUR];
+        let pairs = bytes.as_chunks::<NEIGHBOUR>().0.iter();
+        pairs
+            .map(|&[a, b, c, d, e, f, g, h]| Neighbour {
+                item: u32::from_le_bytes([a, b, c, d]),
+                similarity: f32::from_le_bytes([e, f, g, h]),
+            })
+            .take_while(|neighbour| neighbour.item != NO_ITEM)
+            .collect()
+    }
+}

@@ -1,0 +1,219 @@
+//! From the journal to the data set: ids, siblings, contexts, each image once.
+
+use std::collections::hash_map::{DefaultHasher, Entry as Slot};
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::path::Path;
+
+use otter_data::{DatasetWriter, Record};
+
+use super::error::ImportError;
+use super::item::{Pair, Reason, Skip, Source};
+use super::process::{EntryImage, Finished};
+use super::report::ImportReport;
+
+/// Most siblings that a pair names: with all of them the lists of n pairs about one image would take n² ids.
+const MOST_SIBLINGS: usize = 100;
+
+/// The ids next to the one at `place`, without itself, in order.
+fn siblings(ids: &[String], place: usize) -> Vec<String> {
+    let last_start = ids.len().saturating_sub(MOST_SIBLINGS + 1);
+    let start = place.saturating_sub(MOST_SIBLINGS / 2).min(last_start);
+    let near = ids.iter().enumerate().skip(start).take(MOST_SIBLINGS + 1);
+    near.filter(|(other, _)| *other != place).map(|(_, id)| id.clone()).collect()
+}
+
+/// Writes entries one after the other.
+pub struct Replay<'s> {
+    code: &'s str,
+    id_digits: usize,
+    /// Write a context of every record: what the source says, or else its siblings.
+    contexts: bool,
+    strict: bool,
+    numbered: usize,
+    /// Hashes of the ids written: what hundred bytes an id would need is sixteen here.
+    records: HashSet<u128>,
+    /// And of images with a hash of where they come from.
+    images: HashMap<u128, u64>,
+    /// The account so far.
+    pub report: ImportReport,
+}
+
+impl<'s> Replay<'s> {
+    /// For the entries of a source.
+    pub fn new(source: &'s dyn Source, contexts: bool, strict: bool) -> Self {
+        Self {
+            code: source.code(),
+            id_digits: source.id_digits(),
+            contexts: contexts || source.has_contexts(),
+            strict,
+            numbered: 0,
+            records: HashSet::new(),
+            images: HashMap::new(),
+            report: ImportReport::default(),
+        }
+    }
+
+    fn skip(&mut self, skip: Skip) -> Result<(), ImportError> {
+        if self.strict {
+            return Err(ImportError::Strict(skip));
+        }
+        self.report.skip(&skip);
+        Ok(())
+    }
+
+    /// Writes what an entry holds.
+    pub fn write(&mut self, item: Finished, writer: &mut dyn DatasetWriter) -> Result<(), ImportError> {
+        let entry = item.entry;
+        let first_number = self.numbered + 1;
+        self.numbered += entry.numbered;
+        self.report.items += 1;
+        // An item without pairs tells one reason for itself, not one for every empty pair.
+        if entry.pairs.is_empty() {
+            return match entry.skips.into_iter().next_back() {
+                Some(skip) => self.skip(skip),
+                None => Ok(()),
+            };
+        }
+        for skip in entry.skips {
+            self.skip(skip)?;
+        }
+        if let Some(image) = entry.images.iter().find(|image| self.conflicts(image)) {
+            return self.skip(Skip::new(
+                Reason::IdConflict,
+                format!(
+                    "{}: {} would have the id {}, which another file has; give the files different names",
+                    entry.name,
+                    image.origin.display(),
+                    image.id
+                ),
+            ));
+        }
+        let pairs = self.with_ids(&entry.name, first_number, entry.pairs)?;
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        self.report.used += 1;
+        self.report.thinned += u64::from(entry.thinned);
+        self.write_images(&entry.images, item.bytes, writer)?;
+        let ids: Vec<String> = pairs.iter().map(|(id, _)| id.clone()).collect();
+        let image_ids: Vec<String> = entry.images.into_iter().map(|image| image.id).collect();
+        for (place, (id, pair)) in pairs.into_iter().enumerate() {
+            let siblings = siblings(&ids, place);
+            if let Some(code) = pair.language {
+                *self.report.languages.entry(code).or_default() += 1;
+            }
+            let record = Record {
+                instruction: pair.instruction,
+                answer: pair.answer,
+                image_ids: image_ids.clone(),
+                rel_ins_ids: siblings,
+            };
+            writer.record(&id, &record)?;
+            if self.contexts {
+                // Earlier turns only: a conversation goes forward.
+                let context = if pair.context.is_empty() {
+                    ids[place.saturating_sub(MOST_SIBLINGS)..place].to_vec()
+                } else {
+                    pair.context
+                };
+                writer.context(&id, &context)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn conflicts(&self, image: &EntryImage) -> bool {
+        self.images.get(&hash128(&image.id)).is_some_and(|origin| *origin != hash64(&image.origin))
+    }
+
+    fn with_ids(
+        &mut self,
+        name: &str,
+        first_number: usize,
+        pairs: Vec<(usize, Pair)>,
+    ) -> Result<Vec<(String, Pair)>, ImportError> {
+        let mut with_ids = Vec::with_capacity(pairs.len());
+        for (place, mut pair) in pairs {
+            let digits = self.id_digits;
+            let id = pair
+                .id
+                .take()
+                .unwrap_or_else(|| format!("{}_INS_{:0digits$}", self.code, first_number + place));
+            if self.records.insert(hash128(&id)) {
+                with_ids.push((id, pair));
+            } else {
+                let message = format!("{name}: the id {id} was there before; ids must be unique");
+                self.skip(Skip::new(Reason::DuplicateId, message))?;
+            }
+        }
+        Ok(with_ids)
+    }
+
+    fn write_images(
+        &mut self,
+        images: &[EntryImage],
+        bytes: Vec<Vec<u8>>,
+        writer: &mut dyn DatasetWriter,
+    ) -> Result<(), ImportError> {
+        let mut bytes = bytes.into_iter();
+        for image in images {
+            let stored = if image.kept { None } else { bytes.next() };
+            match self.images.entry(hash128(&image.id)) {
+                Slot::Occupied(_) => {
+                    self.report.shared_images += 1;
+                    continue;
+                }
+                Slot::Vacant(slot) => {
+                    slot.insert(hash64(&image.origin));
+                }
+            }
+            match stored {
+                Some(stored) => writer.image(&image.id, &stored)?,
+                None => writer.image(&image.id, &unchanged(&image.origin, image.bytes)?)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that was checked when its item was worked on.
+fn unchanged(path: &Path, bytes: u64) -> Result<Vec<u8>, ImportError> {
+    let read = std::fs::read(path).map_err(|error| ImportError::io(path, error))?;
+    if read.len() as u64 != bytes {
+        return Err(ImportError::format(
+            path,
+            format!(
+                "{} bytes, but {bytes} when it was checked; it changed during the import. Begin anew with --restart",
+                read.len()
+            ),
+        ));
+    }
+    Ok(read)
+}
+
+fn hash64(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn hash128(text: &str) -> u128 {
+    u128::from(hash64(text)) << 64 | u128::from(hash64((1_u8, text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn siblings_are_all_others_or_the_nearest_hundred() {
+        let ids: Vec<String> = (0..300).map(|id| id.to_string()).collect();
+        assert_eq!(siblings(&ids[..3], 1), ["0", "2"]);
+        assert_eq!(siblings(&ids[..1], 0), [""; 0]);
+        for (place, first, last) in [(0, "1", "100"), (299, "199", "298"), (150, "100", "200")] {
+            let near = siblings(&ids, place);
+            assert_eq!((near.len(), near[0].as_str(), near[99].as_str()), (100, first, last));
+        }
+    }
+}

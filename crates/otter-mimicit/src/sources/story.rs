@@ -1,0 +1,135 @@
+//! VIST, visual storytelling (VST): albums of photographs with a sentence for each.
+//!
+//! The story-in-sequence file: `{"images": […], "albums": [{"id", "title", "description"}], "annotations": [[{"story_id",
+//! "album_id", "photo_flickr_id", "worker_arranged_photo_order", "original_text"}]]}`. A story is an item; its photographs,
+//! `<photo id>.jpg` (or png, jpeg, gif) in the folder, come in the order of the story. Image ids are `VST_IMG_<photo id>`.
+//!
+//! Repaired: the original downloaded photographs without looking at the answer's status, so that error pages became
+//! images. Nothing is downloaded here; photographs that are not in the folder are counted as `expired`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::annotations::{read_text, without_position};
+use super::error::ImportError;
+use super::files::first_file;
+use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
+use super::pairs::{Name, Replies};
+use super::{Inputs, sentences};
+
+#[derive(Deserialize)]
+struct File {
+    annotations: Vec<Vec<Annotation>>,
+}
+
+#[derive(Deserialize)]
+struct Annotation {
+    story_id: Name,
+    album_id: Name,
+    photo_flickr_id: Name,
+    worker_arranged_photo_order: Order,
+    original_text: Option<String>,
+    text: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Order {
+    Number(u64),
+    Text(String),
+}
+
+struct Story {
+    id: String,
+    album: String,
+    /// Place in the story, photograph, sentence.
+    photographs: Vec<(u64, String, String)>,
+}
+
+/// What is asked when no file of pairs is given.
+const QUESTION: &str = "Tell the story of these pictures.";
+
+/// VIST.
+pub struct VisualStory {
+    stories: Vec<Story>,
+    images: PathBuf,
+    file: String,
+    replies: Option<Replies>,
+}
+
+impl VisualStory {
+    /// Opens the file.
+    pub fn open(inputs: &Inputs) -> Result<Self, ImportError> {
+        let path = inputs.annotations()?;
+        let text = read_text(path)?;
+        let file: File = serde_json::from_str(&text).map_err(|error| {
+            let message = without_position(&error);
+            ImportError::format(
+                path,
+                format!("line {}: {message}; expected VIST's story-in-sequence file", error.line()),
+            )
+        })?;
+        let mut stories: Vec<Story> = Vec::new();
+        let mut known: HashMap<String, usize> = HashMap::new();
+        for annotation in file.annotations.into_iter().flatten() {
+            let id = annotation.story_id.into_text();
+            let order = match annotation.worker_arranged_photo_order {
+                Order::Number(number) => number,
+                Order::Text(text) => text.trim().parse().map_err(|_| {
+                    ImportError::format(
+                        path,
+                        format!("story {id}: the order {text:?} of a photograph is no number"),
+                    )
+                })?,
+            };
+            let slot = *known.entry(id.clone()).or_insert_with(|| {
+                stories.push(Story { id, album: annotation.album_id.into_text(), photographs: Vec::new() });
+                stories.len() - 1
+            });
+            let said = annotation.original_text.or(annotation.text).unwrap_or_default();
+            stories[slot].photographs.push((order, annotation.photo_flickr_id.into_text(), said));
+        }
+        for story in &mut stories {
+            story.photographs.sort_by_key(|(order, ..)| *order);
+        }
+        Ok(Self {
+            stories,
+            images: inputs.images()?.to_owned(),
+            file: path.display().to_string(),
+            replies: inputs.replies()?,
+        })
+    }
+}
+
+impl Source for VisualStory {
+    fn code(&self) -> &'static str {
+        "VST"
+    }
+
+    fn len(&self) -> usize {
+        self.stories.len()
+    }
+
+    fn item(&self, index: usize) -> Result<Item, Skip> {
+        let story = &self.stories[index];
+        let place = format!("{} (story {} of album {})", self.file, story.id, story.album);
+        let said: Vec<String> = story.photographs.iter().map(|(_, _, sentence)| sentence.clone()).collect();
+        let pairs = match &self.replies {
+            // Syphus asks once an album.
+            Some(replies) => replies.of(&story.album, &place)?,
+            None => vec![Pair::new(QUESTION, sentences(&said))],
+        };
+        let mut images = Vec::with_capacity(story.photographs.len());
+        for (_, photograph, _) in &story.photographs {
+            let names = ["jpg", "png", "jpeg", "gif"].map(|extension| format!("{photograph}.{extension}"));
+            let path = first_file(&self.images, &names, &place).map_err(|skip| match skip.reason {
+                Reason::MissingImage => Skip::new(Reason::Expired, skip.message),
+                _ => skip,
+            })?;
+            images.push(ImageFile { id: format!("VST_IMG_{photograph}"), path });
+        }
+        Ok(Item { name: place, visual: Visual::Images(images), pairs })
+    }
+}
