@@ -20,7 +20,7 @@ impl InstructionTable {
     /// Opens an instruction file, or the records of a layout directory.
     pub fn open(path: &Path) -> Result<Self> {
         if let Some(directory) = layout_directory(path) {
-            return LayoutInstructions::open(&directory).map(Box::new).map(Self::Layout);
+            return LayoutInstructions::open(&directory).map(|table| Self::Layout(Box::new(table)));
         }
         JsonIndex::open(path, Section::Named("data")).map(Self::Json)
     }

@@ -3,7 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use parquet::data_type::ByteArray;
+use bytes::Bytes;
+
+/// Where a value stands in the buffer of its page; null if it ends before it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+}
+
+impl Span {
+    /// A value that is absent.
+    pub(crate) const NULL: Self = Self { start: 1, end: 0 };
+}
 
 /// The values of consecutive rows of one column.
 pub(crate) struct DecodedPage {
@@ -13,15 +25,15 @@ pub(crate) struct DecodedPage {
     pub(crate) rows: u64,
     /// Of a column of lists: where each row's elements start in `values`, and the end.
     pub(crate) list_starts: Option<Vec<u32>>,
-    /// The values, or the elements of all lists; nulls are `None`.
-    pub(crate) values: Vec<Option<ByteArray>>,
-    /// Memory that the page takes.
-    pub(crate) bytes: usize,
+    /// The values, or the elements of all lists.
+    pub(crate) values: Vec<Span>,
+    /// What the values stand in.
+    pub(crate) buffer: Bytes,
 }
 
 impl DecodedPage {
     /// The elements of a row (exactly one if the column has no lists); empty beyond the page.
-    pub(crate) fn row(&self, row: u64) -> &[Option<ByteArray>] {
+    pub(crate) fn row(&self, row: u64) -> &[Span] {
         let Some(row) = row.checked_sub(self.first_row).filter(|row| *row < self.rows) else { return &[] };
         let row = row as usize;
         let range = match &self.list_starts {
@@ -29,6 +41,17 @@ impl DecodedPage {
             Some(starts) => starts[row] as usize..starts[row + 1] as usize,
         };
         self.values.get(range).unwrap_or_default()
+    }
+
+    /// The bytes of a value, `None` if it is null.
+    pub(crate) fn bytes(&self, span: Span) -> Option<&[u8]> {
+        self.buffer.get(span.start as usize..span.end as usize)
+    }
+
+    /// Memory that the page takes.
+    fn memory(&self) -> usize {
+        let starts = self.list_starts.as_ref().map_or(0, |starts| starts.capacity() * size_of::<u32>());
+        size_of::<Self>() + self.buffer.len() + self.values.capacity() * size_of::<Span>() + starts
     }
 }
 
@@ -84,14 +107,14 @@ impl PageCache {
         if pages.touch(key).is_some() {
             return; // another thread was faster
         }
-        pages.bytes += page.bytes;
+        pages.bytes += page.memory();
         let used = pages.uses;
         pages.by_use.insert(used, key);
         pages.pages.insert(key, (page, used));
         while pages.bytes > self.limit {
             let Some((_, oldest)) = pages.by_use.pop_first() else { break };
             if let Some((page, _)) = pages.pages.remove(&oldest) {
-                pages.bytes -= page.bytes;
+                pages.bytes -= page.memory();
             }
         }
     }
@@ -102,25 +125,29 @@ impl PageCache {
 mod tests {
     use super::*;
 
+    /// Values are the row numbers, each one digit, and filler.
     fn page(first_row: u64, rows: u64, bytes: usize) -> Arc<DecodedPage> {
-        let values = (0..rows).map(|row| Some(ByteArray::from((first_row + row).to_string().as_str())));
-        Arc::new(DecodedPage { first_row, rows, list_starts: None, values: values.collect(), bytes })
+        let digits = (0..rows).map(|row| b'0' + ((first_row + row) % 10) as u8);
+        let buffer: Vec<u8> = digits.chain(std::iter::repeat_n(b' ', bytes)).collect();
+        let values = (0..rows as u32).map(|start| Span { start, end: start + 1 }).collect();
+        Arc::new(DecodedPage { first_row, rows, list_starts: None, values, buffer: buffer.into() })
     }
 
     #[test]
     fn the_least_recently_used_page_goes_first() {
-        let cache = PageCache::new(100);
-        cache.insert(0, 0, page(0, 10, 40));
-        cache.insert(0, 0, page(10, 10, 40));
-        assert_eq!(cache.find(0, 0, 5).unwrap().row(5)[0].as_ref().unwrap().data(), b"5");
-        cache.insert(0, 1, page(0, 10, 40));
+        let cache = PageCache::new(10_000);
+        cache.insert(0, 0, page(0, 10, 4000));
+        cache.insert(0, 0, page(10, 10, 4000));
+        let found = cache.find(0, 0, 5).unwrap();
+        assert_eq!(found.bytes(found.row(5)[0]), Some(&b"5"[..]));
+        cache.insert(0, 1, page(0, 10, 4000));
         assert!(cache.find(0, 0, 15).is_none());
         assert!(cache.find(0, 0, 9).is_some());
         assert!(cache.find(0, 1, 0).is_some());
         assert!(cache.find(0, 1, 10).is_none());
         assert!(cache.find(1, 0, 0).is_none());
         // A page larger than the limit is not kept, and nothing else is either.
-        cache.insert(0, 2, page(0, 1, 1000));
+        cache.insert(0, 2, page(0, 1, 20_000));
         assert!(cache.find(0, 2, 0).is_none());
         let pages = cache.pages();
         assert_eq!((pages.bytes, pages.by_use.len(), pages.pages.len()), (0, 0, 0));
@@ -128,17 +155,20 @@ mod tests {
 
     #[test]
     fn rows_of_lists() {
-        let element = |text: &str| Some(ByteArray::from(text));
+        let span = |start, end| Span { start, end };
         let page = DecodedPage {
             first_row: 7,
             rows: 3,
             list_starts: Some(vec![0, 2, 2, 3]),
-            values: vec![element("a"), element("b"), None],
-            bytes: 0,
+            values: vec![span(0, 1), span(1, 1), Span::NULL],
+            buffer: "a".into(),
         };
-        assert_eq!(page.row(7).len(), 2);
+        assert_eq!(
+            page.row(7).iter().map(|&span| page.bytes(span)).collect::<Vec<_>>(),
+            [Some(&b"a"[..]), Some(b"")]
+        );
         assert_eq!(page.row(8), []);
-        assert_eq!(page.row(9), [None]);
+        assert_eq!(page.bytes(page.row(9)[0]), None);
         assert_eq!(page.row(10), []);
         assert_eq!(page.row(6), []);
     }

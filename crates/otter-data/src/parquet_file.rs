@@ -8,17 +8,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::column::reader::ColumnReaderImpl;
-use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::data_type::ByteArrayType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::SerializedPageReader;
 use parquet::schema::types::ColumnDescriptor;
 
 use crate::error::{DataError, Result};
-use crate::page_cache::DecodedPage;
+use crate::page_cache::{DecodedPage, Span};
 use crate::plain_page;
 use crate::positioned_file::PositionedFile;
 
@@ -177,9 +178,9 @@ impl ParquetFile {
             pages.skip_next_page()?;
             first_row += rows as u64;
         };
-        let bytes = check_values(&wanted)?;
+        check_values(&wanted)?;
         let descriptor = self.descriptor(column);
-        let mut page = match wanted.make_contiguous() {
+        let page = match wanted.make_contiguous() {
             [
                 Page::DataPage {
                     buf,
@@ -192,7 +193,7 @@ impl ParquetFile {
             ] if [*def_level_encoding, *rep_level_encoding] == [Encoding::RLE; 2] => {
                 let levels = (descriptor.max_rep_level(), descriptor.max_def_level());
                 let (repetition, definition, values) = plain_page::decode(buf, *num_values as usize, levels)?;
-                Decoded::new(&descriptor, rows, &repetition, &definition, values)
+                Decoded::new(&descriptor, rows, &repetition, &definition, values, buf.clone())
             }
             // The library's decoders assert what damaged pages do not keep.
             _ => catch_unwind(AssertUnwindSafe(|| decode(descriptor, wanted, rows)))
@@ -204,15 +205,12 @@ impl ParquetFile {
                 page.row_count()
             )));
         }
-        page.values.shrink_to_fit();
-        let values = page.values.len() * size_of::<Option<ByteArray>>();
-        let starts = page.list_starts.as_ref().map_or(0, |starts| starts.len() * size_of::<u32>());
         Ok(DecodedPage {
             first_row: group_start + first_row,
             rows: rows as u64,
             list_starts: page.list_starts,
             values: page.values,
-            bytes: bytes + values + starts + size_of::<DecodedPage>(),
+            buffer: page.buffer,
         })
     }
 }
@@ -253,22 +251,21 @@ fn check_row_group(metadata: &ParquetMetaData, group: usize, length: u64) -> Res
     Ok(())
 }
 
-/// Refuses pages that claim more values than their bytes can mean; returns the bytes.
-fn check_values(pages: &VecDeque<Page>) -> Result<usize, ParquetError> {
-    let mut bytes = 0;
+/// Refuses pages that claim more values than their bytes can mean.
+fn check_values(pages: &VecDeque<Page>) -> Result<(), ParquetError> {
     for page in pages {
         let (values, length) = (page.num_values() as usize, page.buffer().len());
         if values > VALUES_OF_ANY_PAGE.saturating_add(length.saturating_mul(8)) {
             return Err(ParquetError::General(format!("a page of {length} bytes claims {values} values")));
         }
-        bytes += length;
     }
-    Ok(bytes)
+    Ok(())
 }
 
 struct Decoded {
     list_starts: Option<Vec<u32>>,
-    values: Vec<Option<ByteArray>>,
+    values: Vec<Span>,
+    buffer: Bytes,
 }
 
 impl Decoded {
@@ -288,7 +285,17 @@ fn decode(
         ColumnReaderImpl::<ByteArrayType>::new(Arc::clone(&descriptor), Box::new(PagesInMemory(pages)));
     let (mut definition, mut repetition, mut values) = (Vec::new(), Vec::new(), Vec::new());
     column.read_records(rows, Some(&mut definition), Some(&mut repetition), &mut values)?;
-    Ok(Decoded::new(&descriptor, rows, &repetition, &definition, values))
+    // Values of a dictionary stand anywhere; they are brought together.
+    let mut buffer = Vec::new();
+    let mut spans = Vec::with_capacity(values.len());
+    for value in &values {
+        let start = buffer.len() as u32;
+        buffer.extend_from_slice(value.data());
+        let end = u32::try_from(buffer.len())
+            .map_err(|_| ParquetError::General("a page holds more than 4 GiB of values".into()))?;
+        spans.push(Span { start, end });
+    }
+    Ok(Decoded::new(&descriptor, rows, &repetition, &definition, spans, buffer.into()))
 }
 
 impl Decoded {
@@ -298,18 +305,20 @@ impl Decoded {
         rows: usize,
         repetition: &[i16],
         definition: &[i16],
-        values: Vec<ByteArray>,
+        values: Vec<Span>,
+        buffer: Bytes,
     ) -> Self {
         let defined = descriptor.max_def_level();
         if defined == 0 {
-            return Self { list_starts: None, values: values.into_iter().map(Some).collect() };
+            return Self { list_starts: None, values, buffer };
         }
         let mut present = values.into_iter();
+        let mut next = || present.next().unwrap_or(Span::NULL);
         let mut decoded = Vec::with_capacity(definition.len());
         if descriptor.max_rep_level() == 0 {
             decoded
-                .extend(definition.iter().map(|&level| if level == defined { present.next() } else { None }));
-            return Self { list_starts: None, values: decoded };
+                .extend(definition.iter().map(|&level| if level == defined { next() } else { Span::NULL }));
+            return Self { list_starts: None, values: decoded, buffer };
         }
         // Level from which on a list has an element, null or not.
         let element = defined - i16::from(descriptor.self_type().is_optional());
@@ -319,11 +328,11 @@ impl Decoded {
                 starts.push(decoded.len() as u32);
             }
             if level >= element {
-                decoded.push(if level == defined { present.next() } else { None });
+                decoded.push(if level == defined { next() } else { Span::NULL });
             }
         }
         starts.push(decoded.len() as u32);
-        Self { list_starts: Some(starts), values: decoded }
+        Self { list_starts: Some(starts), values: decoded, buffer }
     }
 }
 

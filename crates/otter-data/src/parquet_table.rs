@@ -6,12 +6,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parquet::data_type::ByteArray;
+use bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::error::{DataError, Result};
 use crate::hash_index::{HashIndex, hash_id};
-use crate::page_cache::{DecodedPage, PageCache};
+use crate::page_cache::{DecodedPage, PageCache, Span};
 use crate::parquet_file::{ColumnForm, ParquetFile};
 
 /// Several parquet files, their rows numbered through.
@@ -37,13 +37,13 @@ pub(crate) enum RepeatedIds {
 }
 
 /// A value that shares the memory of its page.
-pub struct PageValue(ByteArray);
+pub struct PageValue(Bytes);
 
 impl std::ops::Deref for PageValue {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.data()
+        &self.0
     }
 }
 
@@ -119,7 +119,7 @@ impl ParquetTable {
         while row < parquet.rows() {
             let page = parquet.page(column, row)?;
             while row < page.first_row + page.rows {
-                let id = text(page.row(row)).map_err(|what| no_id(parquet.path(), row, &what))?;
+                let id = text(&page, page.row(row)).map_err(|what| no_id(parquet.path(), row, &what))?;
                 pairs.push((hash_id(id.as_bytes()), start + row as u32));
                 row += 1;
             }
@@ -187,26 +187,30 @@ impl ParquetTable {
     /// The value of a row, `None` if it is null.
     pub(crate) fn value(&self, columns: &[u32], row: u32) -> Result<Option<PageValue>> {
         let (page, row) = self.page(columns, row)?;
-        Ok(page.row(row).first().and_then(Clone::clone).map(PageValue))
+        let bytes = page.row(row).first().and_then(|&span| page.bytes(span));
+        Ok(bytes.map(|bytes| PageValue(page.buffer.slice_ref(bytes))))
     }
 
     /// The text of a row; the inner error says what is wrong with this one.
     pub(crate) fn text(&self, columns: &[u32], row: u32) -> Result<Result<String, String>> {
         let (page, row) = self.page(columns, row)?;
-        Ok(text(page.row(row)).map(str::to_owned))
+        Ok(text(&page, page.row(row)).map(str::to_owned))
     }
 
     /// The texts of a row of lists; the inner error says what is wrong with this one.
     pub(crate) fn texts(&self, columns: &[u32], row: u32) -> Result<Result<Vec<String>, String>> {
         let (page, row) = self.page(columns, row)?;
         let elements = page.row(row);
-        Ok(elements.iter().map(|element| text(std::slice::from_ref(element)).map(str::to_owned)).collect())
+        Ok(elements
+            .iter()
+            .map(|element| text(&page, std::slice::from_ref(element)).map(str::to_owned))
+            .collect())
     }
 
     /// The id of a row.
     pub(crate) fn id(&self, row: u32) -> Result<String> {
         let (page, in_file) = self.page(&self.id_columns, row)?;
-        let id = text(page.row(in_file));
+        let id = text(&page, page.row(in_file));
         id.map(str::to_owned).map_err(|what| no_id(self.files[self.locate(row).0].path(), in_file, &what))
     }
 
@@ -214,7 +218,7 @@ impl ParquetTable {
     pub(crate) fn find(&self, id: &str) -> Result<Option<u32>> {
         for row in self.index.rows(hash_id(id.as_bytes())).rev().filter(|&row| row < self.rows()) {
             let (page, in_file) = self.page(&self.id_columns, row)?;
-            if text(page.row(in_file)) == Ok(id) {
+            if text(&page, page.row(in_file)) == Ok(id) {
                 return Ok(Some(row));
             }
         }
@@ -233,14 +237,10 @@ impl ParquetTable {
 }
 
 /// The one value of a row as text.
-fn text(values: &[Option<ByteArray>]) -> Result<&str, String> {
-    match values {
-        [Some(value)] => {
-            std::str::from_utf8(value.data()).map_err(|error| format!("the text is not UTF-8 ({error})"))
-        }
-        [None] => Err("the value is null".into()),
-        _ => Err("the row has no value".into()),
-    }
+fn text<'a>(page: &'a DecodedPage, values: &[Span]) -> Result<&'a str, String> {
+    let [value] = values else { return Err("the row has no value".into()) };
+    let bytes = page.bytes(*value).ok_or("the value is null")?;
+    std::str::from_utf8(bytes).map_err(|error| format!("the text is not UTF-8 ({error})"))
 }
 
 fn no_id(path: &Path, row: u64, what: &str) -> DataError {

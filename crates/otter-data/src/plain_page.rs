@@ -8,19 +8,22 @@
 //!
 //! Our own shards have only such pages. Every length is checked, where the parquet library asserts.
 
-use bytes::Bytes;
-use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
 
-/// Repetition levels, definition levels and the values that are present.
-pub(crate) type Levels = (Vec<i16>, Vec<i16>, Vec<ByteArray>);
+use crate::page_cache::Span;
+
+/// Repetition levels, definition levels, and where the values that are present stand in the page.
+pub(crate) type Levels = (Vec<i16>, Vec<i16>, Vec<Span>);
 
 /// Decodes a page of `count` values (absent ones included) of a column with these highest levels.
 pub(crate) fn decode(
-    page: &Bytes,
+    page: &[u8],
     count: usize,
     (max_repetition, max_definition): (i16, i16),
 ) -> Result<Levels, ParquetError> {
+    if u32::try_from(page.len()).is_err() {
+        return Err(damaged("it is larger than 4 GiB"));
+    }
     let mut at = 0;
     let repetition =
         if max_repetition > 0 { levels(page, &mut at, count, max_repetition)? } else { Vec::new() };
@@ -38,7 +41,7 @@ pub(crate) fn decode(
         let length = number(page, &mut at)?;
         let end = at.checked_add(length).filter(|&end| end <= page.len());
         let end = end.ok_or_else(|| damaged("a value reaches beyond the page"))?;
-        values.push(ByteArray::from(page.slice(at..end)));
+        values.push(Span { start: at as u32, end: end as u32 });
         at = end;
     }
     Ok((repetition, definition, values))
@@ -131,14 +134,13 @@ mod tests {
             page.extend((value.len() as u32).to_le_bytes());
             page.extend(value.as_bytes());
         }
-        let page = Bytes::from(page);
         let (repetition, definition, values) = decode(&page, 13, (0, 3)).unwrap();
         assert!(repetition.is_empty());
         assert_eq!(definition, [3, 3, 3, 3, 3, 0, 1, 2, 3, 3, 2, 1, 0]);
         assert_eq!(values.len(), 7);
-        assert_eq!(values[2].data(), b"ccc");
+        assert_eq!(&page[values[2].start as usize..values[2].end as usize], b"ccc");
         for end in 0..page.len() {
-            assert!(decode(&page.slice(..end), 13, (0, 3)).is_err(), "cut at {end}");
+            assert!(decode(&page[..end], 13, (0, 3)).is_err(), "cut at {end}");
         }
     }
 
@@ -147,7 +149,7 @@ mod tests {
         fn any_bytes_are_handled_without_panic(
             page in proptest::collection::vec(0_u8.., 0..100), count in 0..2000_usize, max in 0..4_i16, lists in 0..2_i16
         ) {
-            let _ = decode(&page.into(), count, (lists, max));
+            let _ = decode(&page, count, (lists, max));
         }
     }
 }
