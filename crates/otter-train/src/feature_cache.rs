@@ -150,23 +150,18 @@ impl FeatureCache {
                 missing.push((*key, frame));
             }
         }
-        if !missing.is_empty() {
-            let mut wanted = Vec::with_capacity(missing.len() * frame_len);
-            for (_, frame) in &missing {
-                wanted.extend_from_slice(&pixels.data()[frame * frame_len..(frame + 1) * frame_len]);
-            }
+        for (key, frame) in missing {
+            // One at a time: in company the products are summed in other blocks, and the rounding could differ.
+            let picture = pixels.data()[frame * frame_len..(frame + 1) * frame_len].to_vec();
             let mut shape = pixels.shape().to_vec();
-            shape[0] = missing.len();
-            let wanted = Tensor::from_vec(wanted, &shape, pixels.device());
-            let fresh = otter.vision_features(parameters, &wanted);
-            for ((key, _), values) in missing.iter().zip(fresh.data().chunks_exact(self.record)) {
-                let mut rounded = vec![f16::ZERO; self.record];
-                rounded.convert_from_f32_slice(values);
-                self.counts.encoded += 1;
-                self.add(key, &rounded)?;
-                for (frame, _) in keys.iter().enumerate().filter(|(_, own)| *own == key) {
-                    rounded.convert_to_f32_slice(&mut out[frame * self.record..(frame + 1) * self.record]);
-                }
+            shape[0] = 1;
+            let picture = Tensor::from_vec(picture, &shape, pixels.device());
+            let mut rounded = vec![f16::ZERO; self.record];
+            rounded.convert_from_f32_slice(otter.vision_features(parameters, &picture).data());
+            self.counts.encoded += 1;
+            self.add(&key, &rounded)?;
+            for (frame, _) in keys.iter().enumerate().filter(|(_, own)| **own == key) {
+                rounded.convert_to_f32_slice(&mut out[frame * self.record..(frame + 1) * self.record]);
             }
         }
         let vision = &otter.config().vision;
