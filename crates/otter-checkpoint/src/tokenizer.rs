@@ -10,6 +10,7 @@ use crate::sentencepiece::SentencePiece;
 use crate::tokenizer_bpe::{self, MERGES, VOCABULARY};
 use crate::tokenizer_files::{Declared, read_bounded};
 use crate::tokenizer_json;
+use otter_data::prompt::END_OF_UTTERANCE_TOKEN;
 use otter_data::{SpecialTokens, TextTokenizer};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -276,7 +277,11 @@ impl Base {
             bos: begin.map(required).transpose()?,
             eos: end.map(required).transpose()?,
             pad: required(declared.pad.as_deref().unwrap_or(DEFAULT_PAD))?,
-            endofchunk: required(END_OF_CHUNK)?,
+            // Idefics ends its answers with a token of its own.
+            endofchunk: match self.added_id(END_OF_CHUNK).or(self.added_id(END_OF_UTTERANCE_TOKEN)) {
+                Some(id) => id,
+                None => required(END_OF_CHUNK)?,
+            },
             image: required(IMAGE)?,
             answer: required(ANSWER)?,
         };

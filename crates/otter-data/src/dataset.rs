@@ -17,11 +17,11 @@ use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::loader::DataReport;
 use crate::pretraining::{Stream, StreamContext};
-use crate::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN};
+use crate::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN, InstructionFormat};
 use crate::python_random::resample_positions;
 use crate::record::Record;
 use crate::sample::Sample;
-use crate::sample_builder::{BuildError, SampleBuilder, Turn};
+use crate::sample_builder::{BuildError, SampleBuilder, Turn, roles};
 use crate::tokenizer::TextTokenizer;
 
 /// One opened set.
@@ -70,7 +70,7 @@ impl Dataset {
     /// call [`DataConfig::resolve`] first to take them from the configuration file's folder.
     pub fn open(config: &DataConfig, tokenizer: Arc<TextTokenizer>) -> Result<Self> {
         config.validate()?;
-        check_special_tokens(&tokenizer)?;
+        check_special_tokens(&tokenizer, config.instruction_format)?;
         let mut dataset = Self {
             config: config.clone(),
             switches: config.switches(),
@@ -367,17 +367,21 @@ impl Dataset {
 }
 
 /// The template writes special tokens as text; the tokenizer must read them as the given ids.
-fn check_special_tokens(tokenizer: &TextTokenizer) -> Result<()> {
-    let special = tokenizer.special();
-    for (text, id) in [
-        (IMAGE_TOKEN, special.image),
-        (ANSWER_TOKEN, special.answer),
-        (END_OF_CHUNK_TOKEN, special.endofchunk),
-    ] {
+fn check_special_tokens(tokenizer: &TextTokenizer, format: InstructionFormat) -> Result<()> {
+    let special = roles(tokenizer, format);
+    for &text in format.special_tokens() {
+        let id = match text {
+            IMAGE_TOKEN => Some(special.image),
+            ANSWER_TOKEN => Some(special.answer),
+            END_OF_CHUNK_TOKEN => Some(special.endofchunk),
+            other => tokenizer.token_to_id(other),
+        };
         let ids = tokenizer.encode(text)?;
-        if ids != [id] {
+        let expected = id.map_or_else(|| "a single token".to_owned(), |id| format!("the single token {id}"));
+        if id.is_none_or(|id| ids != [id]) {
             return Err(DataError::Tokenizer(format!(
-                "{text} is read as {ids:?} but should be the single token {id}; add it to the tokenizer as a special token"
+                "{text} is read as {ids:?} but should be {expected}; add it to the tokenizer as a special token, or choose \
+                 another data.instruction_format"
             )));
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::image_open::RgbImage;
 use crate::image_resize::{resize_bicubic, resize_bicubic_window};
 
-/// The two transforms of the original.
+/// The transforms of the original.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageTransform {
@@ -16,13 +16,15 @@ pub enum ImageTransform {
     Train,
     /// Inference: short side to size, centre crop, exact CLIP constants.
     Clip,
+    /// Idefics: squashed to a square, exact CLIP constants.
+    Idefics,
 }
 
 impl ImageTransform {
     fn mean_and_std(self) -> ([f64; 3], [f64; 3]) {
         match self {
             Self::Train => ([0.481, 0.458, 0.408], [0.269, 0.261, 0.276]),
-            Self::Clip => {
+            Self::Clip | Self::Idefics => {
                 ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11])
             }
         }
@@ -48,7 +50,7 @@ pub(crate) fn preprocess_shared(image: &RgbImage, size: usize, transform: ImageT
 fn preprocess_into(image: &RgbImage, size: usize, transform: ImageTransform, output: &mut [f32]) {
     let size = size.max(1);
     let resized = match transform {
-        ImageTransform::Train => resize_bicubic(image, size, size),
+        ImageTransform::Train | ImageTransform::Idefics => resize_bicubic(image, size, size),
         ImageTransform::Clip => {
             let (width, height) = (image.width(), image.height());
             let short = width.min(height);

@@ -1,6 +1,7 @@
 //! From the records of a query and its context to token ids, labels and media (`spec/data.md` 2).
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::config::{
@@ -13,13 +14,16 @@ use crate::frame_cache::FrameCache;
 use crate::image_open::open_image;
 use crate::image_preprocess::preprocess_shared;
 use crate::image_table::ImageTable;
-use crate::labels::{IGNORE_INDEX, label_mask};
-use crate::prompt::{ANSWER_TOKEN, IMAGE_TOKEN, Piece, Placeholder, pieces_text, turn_pieces};
+use crate::labels::{IGNORE_INDEX, label_mask, span_label_mask};
+use crate::prompt::{
+    ANSWER_TOKEN, END_OF_CHUNK_TOKEN, FAKE_TOKEN, FUYU_ANSWER, IMAGE_TOKEN, InstructionFormat, Piece,
+    Placeholder, pieces_text, turn_pieces,
+};
 use crate::python_random::{PythonRandom, reference_item_seed, resample_frames};
 use crate::record::Record;
 use crate::sample::{Frame, MediaItem, Sample};
 use crate::text::{clean_answer, clean_question};
-use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::{SpecialTokens, TextTokenizer};
 
 /// A turn or text of more bytes for each token of `max_seq_len`, and of more than the floor below, is not tokenised: it
 /// cannot fit, and finding its exact length would take minutes and gigabytes.
@@ -63,18 +67,31 @@ pub(crate) struct SampleBuilder<'a> {
 struct Encoded {
     text: String,
     ids: Vec<u32>,
+    /// Which ids are trained, where no special token says so.
+    trained: Option<Vec<bool>>,
+}
+
+/// The structural tokens, with the end of an answer that the format has.
+pub(crate) fn roles(tokenizer: &TextTokenizer, format: InstructionFormat) -> SpecialTokens {
+    let special = *tokenizer.special();
+    let end = format.end_token().and_then(|token| tokenizer.token_to_id(token));
+    SpecialTokens { endofchunk: end.unwrap_or(special.endofchunk), ..special }
 }
 
 impl SampleBuilder<'_> {
     pub(crate) fn build(&self, turns: Vec<Turn>, with_pixels: bool) -> Result<Sample, BuildError> {
         self.check_images(&turns)?;
         let (first, encoded) = self.encode_within_limit(&turns)?;
-        let special = self.tokenizer.special();
+        let special = roles(self.tokenizer, self.config.instruction_format);
         let mut input_ids = Vec::with_capacity(encoded.ids.len() + 2);
         input_ids.extend(special.bos);
         input_ids.extend(encoded.ids);
         input_ids.extend(special.eos);
-        let labels = label_mask(&input_ids, special, self.switches.label_rule);
+        let labels = match &encoded.trained {
+            Some(trained) => span_label_mask(&input_ids, &special, trained),
+            None => label_mask(&input_ids, &special, self.switches.label_rule),
+        };
+        let labels = self.without_image_tokens(labels);
         if labels.iter().all(|&label| label == IGNORE_INDEX) {
             let message = "no position would be trained; check its answer".to_owned();
             return Err(BuildError::Skip(SkipReason::NoLabelTokens, message));
@@ -98,16 +115,33 @@ impl SampleBuilder<'_> {
         })
     }
 
+    /// Idefics never trains the tokens around an image, wherever they stand.
+    fn without_image_tokens(&self, mut labels: Vec<i64>) -> Vec<i64> {
+        if self.config.instruction_format == InstructionFormat::Idefics {
+            let image =
+                [IMAGE_TOKEN, FAKE_TOKEN].map(|token| self.tokenizer.token_to_id(token).map(i64::from));
+            labels
+                .iter_mut()
+                .filter(|label| image.contains(&Some(**label)))
+                .for_each(|label| *label = IGNORE_INDEX);
+        }
+        labels
+    }
+
     /// Drops the oldest turns until the sample fits; returns the first turn kept.
     fn encode_within_limit(&self, turns: &[Turn]) -> Result<(usize, Encoded), BuildError> {
-        let special = self.tokenizer.special();
+        let special = roles(self.tokenizer, self.config.instruction_format);
         let limit = self.config.max_seq_len;
         if self.switches.truncation == Truncation::Reference {
             let mut encoded = self.encode(turns)?;
             encoded.ids.truncate(limit);
+            if let Some(trained) = &mut encoded.trained {
+                trained.truncate(limit);
+            }
             return Ok((0, encoded));
         }
         let added = usize::from(special.bos.is_some()) + usize::from(special.eos.is_some());
+        let ends_of_turn = self.config.instruction_format.ends_of_turn();
         let mut first = self.hopeless_turns(turns)?;
         loop {
             let encoded = self.encode(&turns[first..])?;
@@ -122,7 +156,8 @@ impl SampleBuilder<'_> {
                 );
                 return Err(BuildError::Skip(SkipReason::TooLong, message));
             }
-            first += turns_to_drop(&encoded.ids, special.endofchunk, length - limit).min(remaining - 1);
+            first += turns_to_drop(&encoded.ids, special.endofchunk, ends_of_turn, length - limit)
+                .min(remaining - 1);
         }
     }
 
@@ -154,8 +189,19 @@ impl SampleBuilder<'_> {
     }
 
     fn encode(&self, turns: &[Turn]) -> Result<Encoded, BuildError> {
-        let pieces = self.pieces(turns);
+        let mut pieces = self.pieces(turns);
+        pieces.pop_if(|piece| *piece == Piece::Words("\n"));
         let text = pieces_text(&pieces);
+        if self.config.instruction_format == InstructionFormat::Fuyu && text.len() <= self.most_bytes() {
+            let plain = self.switches.special_tokens_in_text == SpecialTokensInText::Plain
+                && self.tokenizer.contains_special(&text);
+            let found = self.tokenizer.encode_with_offsets(&text, plain)?;
+            let answers = answer_spans(&pieces);
+            let trained =
+                found.iter().map(|(_, bytes)| answers.iter().any(|span| span.contains(&bytes.start)));
+            let trained = Some(trained.collect());
+            return Ok(Encoded { text, ids: found.into_iter().map(|(id, _)| id).collect(), trained });
+        }
         let ids = match self.switches.special_tokens_in_text {
             // Only the reference's truncation lets such a text come here; what is cut off needs no ids.
             _ if text.len() > self.most_bytes() => {
@@ -165,7 +211,7 @@ impl SampleBuilder<'_> {
             SpecialTokensInText::Special => self.tokenizer.encode(&text)?,
             SpecialTokensInText::Plain => encode_pieces(self.tokenizer, &pieces, &text)?,
         };
-        Ok(Encoded { text, ids })
+        Ok(Encoded { text, ids, trained: None })
     }
 
     fn pieces(&self, turns: &[Turn]) -> Vec<Piece> {
@@ -227,6 +273,8 @@ impl SampleBuilder<'_> {
     fn media_turns<'t>(&self, turns: &'t [Turn]) -> &'t [Turn] {
         match (self.set.group, self.switches.in_context_images) {
             (Group::TextOnly, _) => &[],
+            // Its text has no place for images.
+            _ if self.config.instruction_format == InstructionFormat::Fuyu => &[],
             (Group::ImageTextInContext, InContextImages::PerTurn) => turns,
             _ => &turns[turns.len().saturating_sub(1)..],
         }
@@ -330,7 +378,9 @@ pub(crate) fn encode_pieces(
                 let id = match *token {
                     IMAGE_TOKEN => special.image,
                     ANSWER_TOKEN => special.answer,
-                    _ => special.endofchunk,
+                    END_OF_CHUNK_TOKEN => special.endofchunk,
+                    // Dataset::open has looked that the tokenizer has them.
+                    other => tokenizer.token_to_id(other).unwrap_or(special.endofchunk),
                 };
                 if let Some((_, end)) = segments.last_mut() {
                     *end = Some(id);
@@ -360,10 +410,26 @@ pub(crate) fn encode_pieces(
 /// How many turns to drop to save `excess` tokens. What a turn carries for the whole sample (task
 /// description, placeholder) is counted as saved though the next turn takes it over, so the answer
 /// can be too small, never too large.
-fn turns_to_drop(ids: &[u32], end_of_chunk: u32, excess: usize) -> usize {
-    let mut ends =
+fn turns_to_drop(ids: &[u32], end_of_chunk: u32, ends_of_turn: usize, excess: usize) -> usize {
+    let ends =
         ids.iter().enumerate().filter(|(_, id)| **id == end_of_chunk).map(|(position, _)| position + 1);
+    let mut ends = ends.skip(ends_of_turn - 1).step_by(ends_of_turn);
     ends.position(|end| end >= excess).map_or(1, |turn| turn + 1)
+}
+
+/// Bytes of the text in which the answers of Fuyu's turns stand, each with the space before it.
+fn answer_spans(pieces: &[Piece]) -> Vec<Range<usize>> {
+    let mut spans = Vec::new();
+    let (mut at, mut start) = (0, None);
+    for piece in pieces {
+        at += piece.text().len();
+        match piece {
+            Piece::Words(FUYU_ANSWER) => start = Some(at),
+            Piece::Data(_) => spans.extend(start.take().map(|start| start..at)),
+            Piece::Words(_) | Piece::Special(_) => {}
+        }
+    }
+    spans
 }
 
 fn bad_image(error: DataError) -> BuildError {

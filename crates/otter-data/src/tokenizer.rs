@@ -3,6 +3,8 @@
 //! Two copies of the tokenizer are kept: one recognises special tokens inside a text, the other
 //! reads them as ordinary characters, so that data cannot forge a placeholder or an end mark.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -98,6 +100,17 @@ impl TextTokenizer {
         // Some vocabularies can reach a control token through merges; it must not get through.
         ids.retain(|&id| !self.is_structural(id));
         Ok(ids)
+    }
+
+    /// Ids of a text with the bytes of the text that each of them stands for. With `plain`, special tokens are ordinary
+    /// characters.
+    pub fn encode_with_offsets(&self, text: &str, plain: bool) -> Result<Vec<(u32, Range<usize>)>> {
+        let tokenizer = if plain { &self.plain } else { &self.with_special };
+        let encoding =
+            tokenizer.encode(text, false).map_err(|error| DataError::Tokenizer(error.to_string()))?;
+        let pairs = encoding.get_ids().iter().zip(encoding.get_offsets());
+        let kept = pairs.filter(|(id, _)| !plain || !self.is_structural(**id));
+        Ok(kept.map(|(&id, &(start, end))| (id, start..end)).collect())
     }
 
     /// Whether a text contains the characters of any special token.

@@ -5,8 +5,8 @@ mod common;
 
 use common::{golden, json, tokenizer};
 use otter_data::{
-    Batch, ConvertOptions, DataConfig, Dataset, Group, InstructionFormat, OutputForm, Preset, Sampling,
-    clean_answer, clean_question, convert_set, output_paths, resample_frames, resample_positions,
+    Batch, ConvertOptions, DataConfig, Dataset, Group, ImageTransform, InstructionFormat, OutputForm, Preset,
+    Sampling, clean_answer, clean_question, convert_set, output_paths, resample_frames, resample_positions,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -26,11 +26,15 @@ fn rows<T>(value: &Value, convert: impl Fn(&Value) -> T) -> Vec<Vec<T>> {
 
 fn assert_rows(batch: &Batch, expected: &Value, what: &str) {
     let ids = rows(&expected["input_ids"], |id| id.as_u64().unwrap() as u32);
-    let labels = rows(&expected["labels"], |id| id.as_i64().unwrap());
+    // Runs for Fuyu have none: its own processor made them.
+    let labels = expected.get("labels").filter(|labels| !labels.is_null());
+    let labels = labels.map(|labels| rows(labels, |id| id.as_i64().unwrap()));
     let mask = rows(&expected["attention_masks"], |id| id.as_u64().unwrap() == 1);
     for (row, expected) in ids.iter().enumerate() {
         assert_eq!(batch.row(row), expected, "{what}: ids of row {row}");
-        assert_eq!(batch.label_row(row), labels[row], "{what}: labels of row {row}");
+        if let Some(labels) = &labels {
+            assert_eq!(batch.label_row(row), labels[row], "{what}: labels of row {row}");
+        }
         let start = row * batch.length;
         assert_eq!(batch.attention_mask[start..start + batch.length], mask[row], "{what}: mask of row {row}");
     }
@@ -48,11 +52,8 @@ fn reference_config(args: &Value, yaml: &str) -> DataConfig {
         populate_rel_ins: args["populate_rel_ins"].as_bool().unwrap(),
         keep_symbols: Some(args["keep_symbols"].as_bool().unwrap()),
         with_task_description: Some(args["with_task_description"].as_bool().unwrap()),
-        instruction_format: match args["instruction_format"].as_str().unwrap() {
-            "simple" => InstructionFormat::Simple,
-            "llama2" => InstructionFormat::Llama2,
-            other => panic!("format {other}"),
-        },
+        instruction_format: serde_json::from_value(args["instruction_format"].clone()).unwrap(),
+        image_transform: (args["model_name"] == "idefics").then_some(ImageTransform::Idefics),
         ..DataConfig::default()
     }
 }
@@ -195,6 +196,47 @@ fn llama2_llama() {
 }
 
 #[test]
+fn idefics_with_its_own_processor() {
+    assert!(compare("idefics_idefics") > 0);
+}
+
+/// The run with Otter's own pixels (`idefics_format_otter_norm`) has the tokens of the one before and the pixels of
+/// `simple_llama`.
+#[test]
+fn idefics_with_the_pixels_of_otter() {
+    let open = |run: &str| {
+        let expected = json(&format!("data/expected/{run}.json"));
+        let mut config = reference_config(&expected["args"], expected["yaml"].as_str().unwrap());
+        config.image_transform = None;
+        Dataset::open(&config, tokenizer(expected["tokenizer"].as_str().unwrap())).unwrap()
+    };
+    let (idefics, simple) = (open("idefics_idefics"), open("simple_llama"));
+    let own = |dataset: &Dataset, index| dataset.sample(index).unwrap();
+    assert_eq!(idefics.len(), simple.len());
+    for index in 0..simple.len() {
+        assert_eq!(own(&idefics, index).media, own(&simple, index).media);
+    }
+}
+
+#[test]
+fn fuyu_llama() {
+    compare("fuyu_llama");
+    // Trained are the answers, in context or not, and the end of text.
+    let expected = json("data/expected/fuyu_llama.json");
+    let config = reference_config(&expected["args"], expected["yaml"].as_str().unwrap());
+    let tokenizer = tokenizer("tokenizer_llama");
+    let dataset = Dataset::open(&config, tokenizer.clone()).unwrap();
+    let sample =
+        (0..dataset.len()).map(|index| dataset.sample(index).unwrap()).find(|s| s.id == "IT_0").unwrap();
+    let trained = |state| {
+        let runs = sample.labelled_text(&tokenizer).unwrap().into_iter();
+        runs.filter(|run| run.0 == state).map(|run| run.1).collect::<Vec<_>>()
+    };
+    assert_eq!(trained(true), ["two cats and one dog", "The boat is red.</s>"]);
+    assert!(trained(false)[1].contains("What is the color of the boat? Assistant:"));
+}
+
+#[test]
 fn simple_mpt() {
     compare("simple_mpt");
 }
@@ -250,11 +292,7 @@ fn templates() {
     let expected = json("data/expected/functions.json");
     let mut compared = 0;
     for case in expected["format_text"].as_array().unwrap() {
-        let format = match case["format"].as_str().unwrap() {
-            "simple" => InstructionFormat::Simple,
-            "llama2" => InstructionFormat::Llama2,
-            _ => continue,
-        };
+        let format: InstructionFormat = serde_json::from_value(case["format"].clone()).unwrap();
         let placeholder =
             match (case["insert_image"].as_bool().unwrap(), case["is_text_only"].as_bool().unwrap()) {
                 (true, false) => Placeholder::Images(1),
@@ -265,5 +303,5 @@ fn templates() {
         assert_eq!(pieces_text(&pieces), case["out"].as_str().unwrap());
         compared += 1;
     }
-    assert_eq!(compared, 8);
+    assert_eq!(compared, 16);
 }

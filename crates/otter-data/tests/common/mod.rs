@@ -19,14 +19,14 @@ pub fn json(name: &str) -> serde_json::Value {
 pub fn tokenizer(name: &str) -> Arc<TextTokenizer> {
     let file = golden("data").join(name).join("tokenizer.json");
     let tokenizer = tokenizers::Tokenizer::from_file(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let (bos, eos) =
-        if name.ends_with("llama") { ("<s>", "</s>") } else { ("<|endoftext|>", "<|endoftext|>") };
+    let (bos, eos) = if name.ends_with("mpt") { ("<|endoftext|>", "<|endoftext|>") } else { ("<s>", "</s>") };
+    let idefics = name.ends_with("idefics");
     let id = |token: &str| tokenizer.token_to_id(token).unwrap_or_else(|| panic!("{name} lacks {token}"));
     let special = SpecialTokens {
         bos: Some(id(bos)),
         eos: Some(id(eos)),
-        pad: id("<PAD>"),
-        endofchunk: id("<|endofchunk|>"),
+        pad: id(if idefics { "<unk>" } else { "<PAD>" }),
+        endofchunk: id(if idefics { "<end_of_utterance>" } else { "<|endofchunk|>" }),
         image: id("<image>"),
         answer: id("<answer>"),
     };
