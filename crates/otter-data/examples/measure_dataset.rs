@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         images: None,
         train: None,
         num_samples: 0,
+        weight: None,
         task_description: Vec::new(),
     };
     let config = DataConfig { sets: vec![set], ..DataConfig::default() };
