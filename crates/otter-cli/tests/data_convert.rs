@@ -137,6 +137,38 @@ fn what_cannot_be_converted_is_named() {
     convert(Path::new("/no/such.json"), "json", &out, &[]).error(&["/no/such.json"]);
 }
 
+/// Inside a group a set may use the images of another; weights and the like stay in the list.
+#[test]
+fn images_that_another_set_of_the_group_names_stay() {
+    let place = tempfile::tempdir().unwrap();
+    let record =
+        |image: &str| json!({"instruction": "q", "answer": "a", "image_ids": [image], "rel_ins_ids": []});
+    for (name, image) in [("a", "x"), ("b", "y")] {
+        std::fs::write(
+            place.path().join(format!("{name}.json")),
+            json!({"data": {name: record(image)}}).to_string(),
+        )
+        .unwrap();
+    }
+    let images = json!({"x": "aGk=", "y": "aGk=", "z": "aGk="});
+    std::fs::write(place.path().join("images.json"), images.to_string()).unwrap();
+    let list = place.path().join("list.yaml");
+    let entry = |name: &str| {
+        format!("  {name}:\n    mimicit_path: {name}.json\n    images_path: images.json\n    weight: 2.5\n")
+    };
+    std::fs::write(&list, format!("IMAGE_TEXT:\n{}{}", entry("a"), entry("b"))).unwrap();
+    for more in [&["--only-referenced"][..], &["--only-referenced", "--set", "a"]] {
+        let out = place.path().join(format!("out {}", more.len()));
+        let summary = convert(&list, "json", &out, more).json();
+        assert_eq!(
+            (&summary["sets"][0]["images"], &summary["sets"][0]["unreferenced_images"]),
+            (&json!(2), &json!(1))
+        );
+        let written = std::fs::read_to_string(out.join("data.yaml")).unwrap();
+        assert!(written.contains("weight: 2.5"), "{written}");
+    }
+}
+
 #[test]
 fn a_synthetic_set_is_made_converted_and_shown() {
     let place = tempfile::tempdir().unwrap();

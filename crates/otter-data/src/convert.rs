@@ -1,7 +1,7 @@
 //! One data set from any form to any other, record by record.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::SetConfig;
 use crate::error::{DataError, Result, SkipReason};
@@ -17,6 +17,8 @@ const CACHE_BYTES: usize = 64 << 20;
 pub struct ConvertOptions {
     /// Leave out images that no record names.
     pub only_referenced: bool,
+    /// Records of other sets that may name the images, too: inside a group, sets share their images.
+    pub also_referenced_by: Vec<PathBuf>,
     /// Count what cannot be read and go on, instead of stopping.
     pub skip_bad: bool,
     /// For the writer.
@@ -108,8 +110,11 @@ pub fn convert_set(
     let mut run = Run { options, progress, converted: Converted::default() };
 
     if let Some(images) = &images {
-        let wanted =
-            if options.only_referenced { Some(referenced(&instructions, images, &mut run)?) } else { None };
+        let wanted = if options.only_referenced {
+            Some(wanted_images(&instructions, images, &mut run)?)
+        } else {
+            None
+        };
         let total = images.len();
         for entry in 0..total {
             if wanted.as_ref().is_some_and(|wanted| !wanted[entry]) {
@@ -157,8 +162,25 @@ fn bad_entry(path: &Path, id: &str, message: String) -> DataError {
 }
 
 /// Of each image, whether a record names it.
-fn referenced(instructions: &InstructionTable, images: &ImageTable, run: &mut Run<'_>) -> Result<Vec<bool>> {
+fn wanted_images(
+    instructions: &InstructionTable,
+    images: &ImageTable,
+    run: &mut Run<'_>,
+) -> Result<Vec<bool>> {
     let mut wanted = vec![false; images.len()];
+    mark_images(instructions, images, &mut wanted, run)?;
+    for path in &run.options.also_referenced_by {
+        mark_images(&InstructionTable::open(path)?, images, &mut wanted, run)?;
+    }
+    Ok(wanted)
+}
+
+fn mark_images(
+    instructions: &InstructionTable,
+    images: &ImageTable,
+    wanted: &mut [bool],
+    run: &mut Run<'_>,
+) -> Result<()> {
     let total = instructions.len();
     for entry in 0..total {
         // Records that cannot be read are dealt with when they are written.
@@ -169,5 +191,5 @@ fn referenced(instructions: &InstructionTable, images: &ImageTable, run: &mut Ru
         }
         run.report("references", entry + 1, total);
     }
-    Ok(wanted)
+    Ok(())
 }

@@ -30,6 +30,7 @@ pub fn run(arguments: &DataConvert) -> Result<()> {
     for (set, destination) in source.sets.iter().zip(&destinations) {
         let options = ConvertOptions {
             only_referenced: arguments.only_referenced,
+            also_referenced_by: source.others_of_group(set),
             skip_bad: arguments.skip_bad,
             writer: WriterOptions {
                 shard_bytes: arguments.shard_size,
@@ -82,8 +83,19 @@ pub(super) fn progress_bar() -> ProgressBar {
 
 struct Source {
     sets: Vec<SetConfig>,
+    /// Group and records of every set of the list, also of those that are not converted.
+    records: Vec<(Group, PathBuf)>,
     /// Whether the task group of each set is known.
     has_groups: bool,
+}
+
+impl Source {
+    /// Records of the other sets of the same group.
+    fn others_of_group(&self, set: &SetConfig) -> Vec<PathBuf> {
+        let others =
+            self.records.iter().filter(|(group, path)| *group == set.group && *path != set.instructions);
+        others.map(|(_, path)| path.clone()).collect()
+    }
 }
 
 fn read_source(arguments: &DataConvert) -> Result<Source> {
@@ -105,6 +117,7 @@ fn read_source(arguments: &DataConvert) -> Result<Source> {
         // Image groups without images are no error here: nothing is built from them.
         config.preset = Preset::Reference;
         let mut sets = config.resolved_sets()?;
+        let records = sets.iter().map(|set| (set.group, set.instructions.clone())).collect();
         if let Some(name) = &arguments.set {
             let known: Vec<_> = sets.iter().map(|set| set.name.clone()).collect();
             sets.retain(|set| set.name == *name);
@@ -115,7 +128,7 @@ fn read_source(arguments: &DataConvert) -> Result<Source> {
         if arguments.name.is_some() && sets.len() > 1 {
             bail!("--name needs one set, but {} has {}; choose one by --set", path.display(), sets.len());
         }
-        return Ok(Source { sets, has_groups: true });
+        return Ok(Source { sets, records, has_groups: true });
     }
     if arguments.set.is_some() {
         bail!("--set chooses from a list, but {} is one data set", path.display());
@@ -146,7 +159,7 @@ fn read_source(arguments: &DataConvert) -> Result<Source> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         set.name = stem.strip_suffix("_instructions").unwrap_or(&stem).to_owned();
     }
-    Ok(Source { sets: vec![set], has_groups })
+    Ok(Source { sets: vec![set], records: Vec::new(), has_groups })
 }
 
 struct Destination {
@@ -253,6 +266,9 @@ fn write_list(arguments: &DataConvert, sets: &[SetConfig], destinations: &[Desti
             }
         }
         text.push_str(&format!("    num_samples: {}\n", set.num_samples));
+        if let Some(weight) = set.weight {
+            text.push_str(&format!("    weight: {weight}\n"));
+        }
         if !set.task_description.is_empty() {
             text.push_str(&format!("    task_description: {}\n", json!(set.task_description)));
         }
