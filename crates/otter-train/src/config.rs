@@ -8,7 +8,7 @@ use otter_data::{DataConfig, Packing, Preset};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::optimizer::{AdamWOptions, DecayRule};
+use crate::optimizer::{AdamWOptions, DecayRule, MomentPrecision};
 use crate::overrides;
 use crate::schedule::{Schedule, ScheduleName};
 
@@ -186,6 +186,9 @@ pub struct TrainSection {
     /// Size up to which that folder grows, for one tower. Default: 50.
     #[serde(default = "default_vision_cache_gib")]
     pub vision_cache_gib: f64,
+    /// How AdamW keeps its moments: `f32`, 8 bytes a trained parameter, or `8bit`, 2 bytes. Default: `f32`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moments: Option<MomentPrecision>,
     /// Micro-batches of an optimizer step. Default: 1.
     #[serde(default = "one")]
     pub gradient_accumulation: usize,
@@ -321,6 +324,7 @@ impl TrainConfig {
             epsilon: section.epsilon,
             weight_decay: section.weight_decay,
             decay_rule: section.decay_rule,
+            moments: self.train.moments.unwrap_or_default(),
         }
     }
 

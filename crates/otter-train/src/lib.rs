@@ -24,6 +24,7 @@ pub mod activation_plan;
 pub mod clip;
 pub mod config;
 mod config_differences;
+pub mod eight_bit_moments;
 pub mod embedding_rows;
 mod error;
 pub mod feature_cache;
