@@ -58,6 +58,7 @@ mod tokenizer_write;
 mod torch_file;
 mod torch_names;
 mod torch_write;
+mod trained_part;
 mod transformers_module;
 mod weights;
 mod zip_archive;
@@ -88,5 +89,6 @@ pub use tokenizer::{
 pub use tokenizer_json::parse as parse_tokenizer_json;
 pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
 pub use torch_write::{TorchTensor, write_torch};
+pub use trained_part::{TRAINED_FILE, TrainedPart};
 pub use transformers_module::write_transformers_module;
 pub use weights::{WeightForm, Weights};

@@ -17,8 +17,9 @@ use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
 use crate::load_report::LoadReport;
 use crate::save::{NamedTensor, SaveOptions, save_checkpoint};
-use crate::tensor::Dtype;
+use crate::tensor::{Dtype, give_back};
 use crate::tokenizer::load_tokenizer;
+use crate::trained_part::{TrainedPart, put_over};
 use crate::weights::Weights;
 
 /// A model read from a directory.
@@ -67,13 +68,24 @@ impl<E: PlainFloat> SharedSlice<E> for Mapped<E> {
         // comes from), every bit pattern is a valid `E`, and the map is read-only and kept alive by `self`.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<E>(), bytes.len() / size_of::<E>()) }
     }
+
+    fn give_back(&self) {
+        give_back(&self.map, self.bytes.clone());
+    }
 }
 
-/// Loads a model; every tensor is accounted for.
+/// Loads a model; every tensor is accounted for. The directory of a trained part is opened together with its base.
 ///
 /// # Errors
 /// When a file is missing or damaged, a tensor is missing, unexpected or misshapen, or the tokenizer does not fit.
 pub fn load_model(directory: &Path, device: Device) -> Result<LoadedModel> {
+    let (base, parts) = TrainedPart::chain(directory)?;
+    let mut model = load_whole(&base, device)?;
+    parts.iter().try_for_each(|part| put_over(&mut model.parameters, part, device))?;
+    Ok(model)
+}
+
+fn load_whole(directory: &Path, device: Device) -> Result<LoadedModel> {
     let checkpoint = Checkpoint::open(directory)?;
     let (otter, specs) = Otter::new(&checkpoint.config.model)
         .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
@@ -89,13 +101,8 @@ pub fn load_model(directory: &Path, device: Device) -> Result<LoadedModel> {
 /// When the file has no such tensor.
 fn values(weights: &Weights, spec: &ParameterSpec, device: Device) -> Result<Weight> {
     let shape = &spec.shape;
-    if let Some(mapped) = weights.mapped_f32(&spec.name) {
-        return Ok(Weight::Full(Mapped::tensor(mapped, shape, device)));
-    }
     let entry = weights.get(&spec.name).filter(|entry| spec.half && entry.is_half());
-    let Some(entry) = entry else {
-        return Ok(Weight::Full(Tensor::from_vec(weights.read_f32(&spec.name)?, shape, device)));
-    };
+    let Some(entry) = entry else { return mapped_full(weights, &spec.name, shape, device) };
     let brain = entry.dtype == Dtype::Bf16;
     Ok(match entry.mapped_half() {
         Some(mapped) if brain => Weight::Bf16(Mapped::tensor(mapped, shape, device)),
@@ -103,6 +110,17 @@ fn values(weights: &Weights, spec: &ParameterSpec, device: Device) -> Result<Wei
         None if brain => Weight::Bf16(Tensor::from_vec(entry.read_bits().reinterpret_into(), shape, device)),
         None => Weight::F16(Tensor::from_vec(entry.read_bits().reinterpret_into(), shape, device)),
     })
+}
+
+/// The values of a parameter in 32 bits: borrowed from the mapped file, or widened into memory.
+///
+/// # Errors
+/// When the file has no such tensor.
+pub(crate) fn mapped_full(weights: &Weights, name: &str, shape: &[usize], device: Device) -> Result<Weight> {
+    Ok(Weight::Full(match weights.mapped_f32(name) {
+        Some(mapped) => Mapped::tensor(mapped, shape, device),
+        None => Tensor::from_vec(weights.read_f32(name)?, shape, device),
+    }))
 }
 
 /// Writes parameters as a checkpoint directory.

@@ -432,6 +432,22 @@ pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
     Ok(Arc::new(map))
 }
 
+/// Tells the system that these pages of a mapped file need not stay in memory.
+#[cfg(target_os = "linux")]
+pub(crate) fn give_back(map: &Mmap, bytes: Range<usize>) {
+    if bytes.is_empty() {
+        return;
+    }
+    // SAFETY: the mapping is of a file and read-only, so that a page dropped here is read again from the file, with the
+    // same content, when it is next touched; nothing can be lost.
+    let _ =
+        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+}
+
+/// Other systems keep or drop pages by themselves.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn give_back(_map: &Mmap, _bytes: Range<usize>) {}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {

@@ -29,6 +29,8 @@ pub mod embedding_rows;
 mod error;
 pub mod feature_cache;
 pub mod guard;
+pub mod memory_choice;
+mod memory_forecast;
 pub mod memory_plan;
 pub mod metrics;
 pub mod model;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use otter_checkpoint::atomic;
+use otter_checkpoint::{TRAINED_FILE, atomic};
 use otter_data::LoaderState;
 use otter_nn::Parameters;
 use serde::{Deserialize, Serialize};
@@ -70,7 +70,7 @@ impl TrainerState {
             loader,
             samples_seen: 0,
             skipped: BTreeMap::new(),
-            save: config.train.save,
+            save: config.train.save.unwrap_or_default(),
             trained,
             loss: None,
             config: config.to_toml()?,
@@ -122,8 +122,16 @@ impl RunDirectory {
                 });
             }
         }
-        atomic::write_file(&run.path.join("config.toml"), config.to_toml()?.as_bytes())?;
+        run.write_config(config)?;
         Ok((run, newest))
+    }
+
+    /// Writes the resolved configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_config(&self, config: &TrainConfig) -> Result<()> {
+        Ok(atomic::write_file(&self.path.join("config.toml"), config.to_toml()?.as_bytes())?)
     }
 
     /// The directory.
@@ -168,7 +176,10 @@ impl RunDirectory {
             let folder = temporary.join("model");
             match state.save {
                 SaveWeights::Full => model.save(parameters, &folder, state)?,
-                SaveWeights::Trainable => save_trained(parameters, &folder)?,
+                SaveWeights::Trainable => {
+                    save_trained(parameters, &folder)?;
+                    model.describe_part(&folder)?;
+                }
             }
             tensors_file::write(&temporary.join("trainer.safetensors"), optimizer.state())?;
             let path = temporary.join("trainer.json");
@@ -282,8 +293,6 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     }
     Ok(names)
 }
-
-const TRAINED_FILE: &str = "trained.safetensors";
 
 fn save_trained(parameters: &Parameters, folder: &Path) -> Result<()> {
     fs::create_dir(folder).map_err(TrainError::io(folder, "create"))?;
