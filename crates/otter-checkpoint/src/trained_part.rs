@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! trained.safetensors   the trained parameters, 32-bit
-//! trained.json          {"format": 1, "base": "/models/otter-mpt7b"}
+//! trained.json          {"format": 1, "base": "/models/otter-mpt7b", "quantise": "q4_k"}
 //! ```
 //! [`load_model`](crate::load_model) opens such a directory together with its base; `otter convert BASE --overlay DIR` makes a
 //! whole model of both.
@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use otter_nn::{Device, Parameters};
+use otter_nn::{Device, Parameters, QuantisedFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
@@ -35,12 +35,32 @@ pub struct TrainedPart {
     format: u32,
     /// Directory of the model that was tuned; a relative one begins at the directory of the part.
     pub base: PathBuf,
+    /// Name of the format that the frozen matrices were quantised to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quantise: Option<String>,
 }
 
 impl TrainedPart {
-    /// A part of a model trained from `base`.
-    pub fn new(base: &Path) -> Self {
-        Self { format: FORMAT, base: base.to_path_buf() }
+    /// A part of a model trained from `base`, its frozen matrices quantised to `quantise`.
+    pub fn new(base: &Path, quantise: Option<QuantisedFormat>) -> Self {
+        let quantise = quantise.map(|format| format.name().to_owned());
+        Self { format: FORMAT, base: base.to_path_buf(), quantise }
+    }
+
+    /// The format that the frozen matrices were quantised to.
+    ///
+    /// # Errors
+    /// When the description names an unknown one.
+    pub fn quantise(&self) -> Result<Option<QuantisedFormat>> {
+        let Some(name) = &self.quantise else { return Ok(None) };
+        let found = QuantisedFormat::ALL.into_iter().find(|format| format.name() == name);
+        found.map(Some).ok_or_else(|| {
+            let names = QuantisedFormat::ALL.map(QuantisedFormat::name).join(" or ");
+            CheckpointError::format(
+                Path::new(DESCRIPTION_FILE),
+                format!("`quantise` is `{name}`; expected {names}"),
+            )
+        })
     }
 
     /// Writes the description into `directory`.
@@ -148,15 +168,28 @@ mod tests {
         };
         let (base, first, second) = (folder("base"), folder("first"), folder("second"));
         assert_eq!(TrainedPart::chain(&base).unwrap(), (base.clone(), vec![]));
-        TrainedPart::new(&base).write(&first).unwrap();
-        TrainedPart::new(&first).write(&second).unwrap();
-        assert_eq!(TrainedPart::read(&first).unwrap(), Some(TrainedPart::new(&base)));
+        TrainedPart::new(&base, None).write(&first).unwrap();
+        TrainedPart::new(&first, None).write(&second).unwrap();
+        assert_eq!(TrainedPart::read(&first).unwrap(), Some(TrainedPart::new(&base, None)));
         assert_eq!(TrainedPart::chain(&second).unwrap(), (base.clone(), vec![first.clone(), second.clone()]));
 
-        TrainedPart::new(&second).write(&base).unwrap();
+        TrainedPart::new(&second, None).write(&base).unwrap();
         assert!(TrainedPart::chain(&second).unwrap_err().to_string().contains("its own base"));
         fs::remove_dir_all(&base).unwrap();
         assert!(TrainedPart::chain(&second).unwrap_err().to_string().contains("is not at"));
+    }
+
+    #[test]
+    fn the_format_of_the_base_is_remembered() {
+        let place = tempfile::tempdir().unwrap();
+        for quantise in [None, Some(QuantisedFormat::Q4K), Some(QuantisedFormat::Q8_0)] {
+            TrainedPart::new(place.path(), quantise).write(place.path()).unwrap();
+            assert_eq!(TrainedPart::read(place.path()).unwrap().unwrap().quantise().unwrap(), quantise);
+        }
+        let text = r#"{"format": 1, "base": "x", "quantise": "q5_k"}"#;
+        fs::write(place.path().join(DESCRIPTION_FILE), text).unwrap();
+        let error = TrainedPart::read(place.path()).unwrap().unwrap().quantise().unwrap_err().to_string();
+        assert!(error.contains("q5_k") && error.contains("q4_k"), "{error}");
     }
 
     #[test]

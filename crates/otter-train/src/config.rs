@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use otter_data::{DataConfig, Packing, Preset};
+use otter_nn::QuantisedFormat;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
@@ -51,6 +52,31 @@ pub struct ModelSection {
     /// more time. Default: false.
     #[serde(default)]
     pub recompute: bool,
+    /// Keep large frozen matrices in blocks of 8 bits (`q8_0`) or 4 (`q4_k`), quantised as they are read; what is trained stays
+    /// in 32 bits, and tables of tokens, vision tower and resampler have at least 8. Default: as the file has them, or what
+    /// `train.memory` needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantise: Option<Quantise>,
+}
+
+/// Formats of frozen matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Quantise {
+    /// 8.5 bits an element.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// 4.5 bits an element.
+    #[serde(rename = "q4_k")]
+    Q4K,
+}
+
+impl From<Quantise> for QuantisedFormat {
+    fn from(choice: Quantise) -> Self {
+        match choice {
+            Quantise::Q8_0 => Self::Q8_0,
+            Quantise::Q4K => Self::Q4K,
+        }
+    }
 }
 
 /// Which parameters are trained.
@@ -578,6 +604,7 @@ mod tests {
             ("train.packing=rows", "packing"),
             ("train.memory=22XiB", "no unit"),
             ("train.moments=4bit", "moments"),
+            ("model.quantise=q5_k", "quantise"),
             ("train.steps=twenty", "train.steps"),
             ("steps", "key=value"),
         ];

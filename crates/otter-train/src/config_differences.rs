@@ -28,7 +28,7 @@ const FREE_ON_RESUME: &[&str] = &[
 ];
 
 /// Keys that `train.memory` chooses where they are not set: a resumed run keeps what was chosen.
-const CHOSEN: &[&str] = &["train.moments"];
+const CHOSEN: &[&str] = &["train.moments", "model.quantise"];
 
 /// Keys in which two configurations, written as TOML, differ and that matter for an exact continuation, as lines
 /// `key: saved -> present`.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::config::TrainConfig;
+use crate::config::{Quantise, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::memory_plan::{MemoryPlan, show_bytes};
 use crate::optimizer::MomentPrecision;
@@ -18,12 +18,18 @@ pub struct Choice {
     pub recompute: bool,
     /// How AdamW keeps its moments.
     pub moments: MomentPrecision,
+    /// Blocks that large frozen matrices are kept in.
+    pub quantise: Option<Quantise>,
 }
 
 impl Choice {
     /// What the configuration says, with the largest form of what it leaves open.
     pub fn of(config: &TrainConfig) -> Self {
-        Self { recompute: config.model.recompute, moments: config.train.moments.unwrap_or_default() }
+        Self {
+            recompute: config.model.recompute,
+            moments: config.train.moments.unwrap_or_default(),
+            quantise: config.model.quantise,
+        }
     }
 
     /// What a run chose, from its saved configuration.
@@ -40,6 +46,7 @@ impl Choice {
     pub fn apply(self, config: &mut TrainConfig) {
         config.model.recompute = self.recompute;
         config.train.moments = Some(self.moments);
+        config.model.quantise = self.quantise;
     }
 
     /// All that the configuration leaves open, the cheapest first.
@@ -49,9 +56,15 @@ impl Choice {
             None => vec![MomentPrecision::Full, MomentPrecision::EightBit],
         };
         let recompute = if config.model.recompute { vec![true] } else { vec![false, true] };
+        let quantise = match config.model.quantise {
+            Some(given) => vec![Some(given)],
+            None => vec![None, Some(Quantise::Q8_0), Some(Quantise::Q4K)],
+        };
         let mut all = Vec::new();
-        for &moments in &moments {
-            all.extend(recompute.iter().map(|&recompute| Self { recompute, moments }));
+        for &quantise in &quantise {
+            for &moments in &moments {
+                all.extend(recompute.iter().map(|&recompute| Self { recompute, moments, quantise }));
+            }
         }
         all
     }
@@ -64,6 +77,12 @@ impl Choice {
         }
         if self.moments != before.moments {
             changes.push("train.moments = \"8bit\"");
+        }
+        match self.quantise {
+            _ if self.quantise == before.quantise => {}
+            Some(Quantise::Q8_0) => changes.push("model.quantise = \"q8_0\""),
+            Some(Quantise::Q4K) => changes.push("model.quantise = \"q4_k\""),
+            None => {}
         }
         changes
     }
@@ -152,11 +171,16 @@ mod tests {
         TrainConfig::parse(text, "run.toml", Path::new("/"), &overrides).unwrap()
     }
 
-    /// 100 for weights, 80 or 20 for moments, 50 or 10 for activations.
+    /// 100, 60 or 30 for weights, 80 or 20 for moments, 50 or 10 for activations.
     fn plan(choice: Choice) -> MemoryPlan {
         let moments = if choice.moments == MomentPrecision::Full { 80 } else { 20 };
+        let weights = match choice.quantise {
+            None => 100,
+            Some(Quantise::Q8_0) => 60,
+            Some(Quantise::Q4K) => 30,
+        };
         let items = [
-            ("weights", 100),
+            ("weights", weights),
             ("optimizer moments", moments),
             ("activations", if choice.recompute { 10 } else { 50 }),
         ];
@@ -174,6 +198,11 @@ mod tests {
         assert_eq!(chosen(&[], 229), (true, Full, 190));
         assert_eq!(chosen(&[], 189), (false, EightBit, 170));
         assert_eq!(chosen(&[], 169), (true, EightBit, 130));
+        let quantised = |limit| fit(&config(&[]), limit, plan).unwrap().choice.quantise;
+        assert_eq!(
+            [130, 129, 90, 89, 60].map(quantised),
+            [None, Some(Quantise::Q8_0), Some(Quantise::Q8_0), Some(Quantise::Q4K), Some(Quantise::Q4K)]
+        );
         // What is given stays.
         assert_eq!(chosen(&["train.moments=8bit"], 230), (false, EightBit, 170));
         assert_eq!(chosen(&["model.recompute=true"], 229), (true, Full, 190));
@@ -188,8 +217,9 @@ mod tests {
         for expected in ["230 B do not fit 130 B", "model.recompute = true", "train.moments = \"8bit\""] {
             assert!(both.contains(expected), "{both}");
         }
-        let error = fit(&config(&[]), 100, plan).unwrap_err().to_string();
-        for expected in ["train.memory", "130 B", "30 B more", "100 B given", "weights 100 B", "batch_size"] {
+        assert!(text(60).contains("model.quantise = \"q4_k\""), "{}", text(60));
+        let error = fit(&config(&["model.quantise=q8_0"]), 80, plan).unwrap_err().to_string();
+        for expected in ["train.memory", "90 B", "10 B more", "80 B given", "weights 60 B", "batch_size"] {
             assert!(error.contains(expected), "{error}");
         }
     }

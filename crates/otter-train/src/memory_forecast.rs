@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use otter_checkpoint::{Checkpoint, TrainedPart, load_tokenizer};
+use otter_checkpoint::{Checkpoint, LoadOptions, PlannedWeight, TrainedPart, load_tokenizer, planned_weight};
 use otter_data::{Dataset, Loader, LoaderOptions, TextTokenizer};
 use otter_model::{FreezeRule, Otter};
 use otter_nn::ParameterSpecs;
@@ -51,18 +51,21 @@ impl Base {
     }
 
     /// The weights as they will be kept.
-    fn weights(&self, rule: &FreezeRule, _choice: Choice) -> Result<WeightPlan> {
+    fn weights(&self, rule: &FreezeRule, choice: Choice) -> Result<WeightPlan> {
         let config = &self.checkpoint.config.model;
+        let is_trained = |name: &str| rule.is_trainable(config, name);
+        let options = LoadOptions { quantise: choice.quantise.map(Into::into), keep: Some(&is_trained) };
         let mut plan = WeightPlan::default();
         for spec in self.specs.iter() {
             let elements = spec.len() as u64;
-            let half = self.checkpoint.weights.get(&spec.name).is_some_and(|entry| entry.is_half());
-            let (kept, bytes) = if rule.is_trainable(config, &spec.name) {
-                (Kept::Trained, 4 * elements)
-            } else if spec.half && half {
-                (Kept::Half, 2 * elements)
-            } else {
-                (Kept::Full, 4 * elements)
+            let (kept, bytes) = match planned_weight(&self.checkpoint.weights, spec, options) {
+                _ if is_trained(&spec.name) => (Kept::Trained, 4 * elements),
+                PlannedWeight::Full => (Kept::Full, 4 * elements),
+                PlannedWeight::Half => (Kept::Half, 2 * elements),
+                PlannedWeight::Quantised(format) => {
+                    let (rows, width) = (spec.shape[0], spec.shape[1]);
+                    (Kept::Quantised(format), (rows * format.row_bytes(width)) as u64)
+                }
             };
             plan.add(kept, elements, bytes);
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use otter_nn::{Parameters, Weight};
+use otter_nn::{Parameters, QuantisedFormat, Weight};
 
 use crate::optimizer::MomentPrecision;
 
@@ -55,6 +55,8 @@ pub enum Kept {
     Full,
     /// Frozen, in 16 bits.
     Half,
+    /// Frozen, in blocks.
+    Quantised(QuantisedFormat),
 }
 
 /// Elements and bytes of parameters that are kept in the same way.
@@ -80,6 +82,7 @@ impl WeightPlan {
                 _ if parameter.trainable => Kept::Trained,
                 Weight::Full(_) => Kept::Full,
                 Weight::F16(_) | Weight::Bf16(_) => Kept::Half,
+                Weight::Quantised(matrix) => Kept::Quantised(matrix.format()),
             };
             plan.add(kept, parameter.tensor.len() as u64, parameter.tensor.bytes());
         }
@@ -105,9 +108,11 @@ impl WeightPlan {
     fn items(&self) -> Vec<PlanItem> {
         let item = |part: &Part| {
             let (name, size) = match part.kept {
-                Kept::Trained => ("trained weights", "4 bytes".to_owned()),
-                Kept::Full => ("frozen weights, 32 bits", "4 bytes".to_owned()),
-                Kept::Half => ("frozen weights, 16 bits", "2 bytes".to_owned()),
+                Kept::Trained => ("trained weights", "4 bytes"),
+                Kept::Full => ("frozen weights, 32 bits", "4 bytes"),
+                Kept::Half => ("frozen weights, 16 bits", "2 bytes"),
+                Kept::Quantised(QuantisedFormat::Q8_0) => ("frozen weights, q8_0", "8.5 bits"),
+                Kept::Quantised(QuantisedFormat::Q4K) => ("frozen weights, q4_k", "4.5 bits"),
             };
             PlanItem::new(name, part.bytes, format!("{} parameters x {size}", part.elements))
         };
@@ -232,6 +237,16 @@ pub fn resident_bytes() -> Option<u64> {
 pub fn reset_peak() {
     #[cfg(target_os = "linux")]
     let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Hands pages of freed buffers back to the system, where the allocator can do that. Buffers of batches of many sizes leave holes
+/// that later ones do not fit, and without this the process grows from step to step.
+pub fn give_back_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim may be called at any time, by any thread; it touches only memory that nobody holds.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use otter_checkpoint::{CheckpointConfig, SaveOptions, TrainedPart, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Gradients, Parameters, Segment, Segments, Tensor, Weight};
+use otter_nn::{Gradients, Parameters, QuantisedFormat, Segment, Segments, Tensor, Weight};
 
 use crate::activation_plan::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
@@ -27,6 +27,8 @@ pub struct TrainableOtter {
     tokenizer_from: PathBuf,
     media_token_id: u32,
     features: Option<Mutex<FeatureCache>>,
+    /// How large frozen matrices are kept.
+    quantise: Option<QuantisedFormat>,
 }
 
 impl TrainableOtter {
@@ -36,7 +38,14 @@ impl TrainableOtter {
     /// When `base` is a trained part whose own base is not there.
     pub fn new(otter: Otter, config: CheckpointConfig, base: &Path, media_token_id: u32) -> Result<Self> {
         let (tokenizer_from, _) = TrainedPart::chain(base)?;
-        Ok(Self { otter, config, base: base.to_path_buf(), tokenizer_from, media_token_id, features: None })
+        let base = base.to_path_buf();
+        Ok(Self { otter, config, base, tokenizer_from, media_token_id, features: None, quantise: None })
+    }
+
+    /// Says how large frozen matrices are kept, for those who open the trained part later.
+    pub fn with_quantised_base(mut self, format: Option<QuantisedFormat>) -> Self {
+        self.quantise = format;
+        self
     }
 
     /// Takes the features of pictures from this cache. The tower must be frozen.
@@ -157,7 +166,7 @@ impl TrainableModel for TrainableOtter {
 
     fn describe_part(&self, directory: &Path) -> Result<()> {
         let base = std::path::absolute(&self.base).map_err(TrainError::io(&self.base, "resolve"))?;
-        Ok(TrainedPart::new(&base).write(directory)?)
+        Ok(TrainedPart::new(&base, self.quantise).write(directory)?)
     }
 
     fn restore(&self, parameters: &mut Parameters, directory: &Path) -> Result<()> {

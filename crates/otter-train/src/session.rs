@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use otter_checkpoint::{LoadedModel, load_model};
+use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
 use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, TextTokenizer};
 use otter_nn::{Device, Parameters};
 
@@ -81,24 +81,37 @@ fn train_here(
         }
         (None, _) => {}
     }
+    let sizes = base.checkpoint.config.model.clone();
     drop(base);
 
     let process_bytes = memory_plan::resident_bytes().unwrap_or(0);
+    let rule = freeze_rule(&config.model);
+    let is_trained = |name: &str| rule.is_trainable(&sizes, name);
+    let quantise = config.model.quantise.map(Into::into);
+    let options_to_load = LoadOptions { quantise, keep: Some(&is_trained) };
     let LoadedModel { otter, mut parameters, tokenizer, config: file, report } =
-        load_model(&config.model.init_from, Device::Cpu)?;
+        load_model_with(&config.model.init_from, Device::Cpu, options_to_load)?;
     for warning in &report.warnings {
         observer.message(warning);
     }
-    let rule = freeze_rule(&config.model);
     observer.message(&parameters.memory().to_string());
     let widened = mark_trained(&rule, &otter, &mut parameters)?;
     if widened > 0 {
         observer.message(&format!("{widened} trained parameters are widened to 32 bits"));
     }
-    config.train.save = Some(config.train.save.unwrap_or_else(|| default_save(&parameters)));
+    let save = config.train.save.unwrap_or_else(|| default_save(&parameters));
+    if save == SaveWeights::Full && parameters.quantised_count() > 0 {
+        return Err(TrainError::config(
+            "train.save",
+            "`full` would write the quantised frozen matrices instead of the base's own; use `trainable`, and \
+             `otter convert BASE --overlay` for a whole model",
+        ));
+    }
+    config.train.save = Some(save);
     run.write_config(&config)?;
     let cache = feature_cache(&config, &otter, &parameters, observer)?;
-    let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image)?;
+    let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image)?
+            .with_quantised_base(quantise);
     if let Some(cache) = cache {
         model = model.with_features(cache);
     }
@@ -137,7 +150,7 @@ const LARGE_BASE: u64 = 4 << 30;
 /// What a checkpoint holds when the configuration does not say it.
 fn default_save(parameters: &Parameters) -> SaveWeights {
     let frozen: u64 = parameters.iter().filter(|p| !p.trainable).map(|p| p.tensor.bytes()).sum();
-    if frozen > LARGE_BASE { SaveWeights::Trainable } else { SaveWeights::Full }
+    if frozen > LARGE_BASE || parameters.quantised_count() > 0 { SaveWeights::Trainable } else { SaveWeights::Full }
 }
 
 fn feature_cache(

@@ -227,7 +227,8 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         Ok(Some(Step { batches, data_seconds: started.elapsed().as_secs_f64() }))
     }
 
-    /// Prints the plan before the first step, and keeps the largest one.
+    /// Prints the plan before the first step, and keeps the largest one. A process that holds more than that has holes of freed
+    /// buffers, which are given back.
     fn plan_memory(&mut self, step: &Step) {
         let setup = &self.setup;
         let plan_of = |batch: &Batch| {
@@ -248,6 +249,9 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             self.observer.memory_plan(&plan);
         }
         self.planned_bytes = self.planned_bytes.max(plan.total());
+        if memory_plan::resident_bytes().is_some_and(|bytes| bytes > self.planned_bytes) {
+            memory_plan::give_back_freed();
+        }
     }
 
     /// Adds the gradients of all micro-batches; `None` when interrupted meanwhile.

@@ -1,9 +1,10 @@
 //! Matrix products of row-major slices: the `gemm` crate for many rows, a row-times-matrix kernel for few. Weights may be
-//! stored in half precision (`kernels/half.rs`); for few rows the result then has the bits of widening first.
+//! stored in half precision (`kernels/half.rs`) or in blocks (`kernels/quantised`); for few rows the result then has the bits of widening first.
 
 use gemm::Parallelism;
 
 use super::half::{self, Stored};
+use super::quantised;
 use super::{LANES, fold_lanes, for_row_blocks};
 use crate::{Real, WeightView, vectorised};
 
@@ -195,14 +196,20 @@ pub fn times_transposed<'a, T: Real>(
 ) {
     let rows = y.len() / outer.max(1);
     debug_assert_eq!(x.len(), rows * inner);
+    let w = w.into();
+    if let WeightView::Quantised(w) = w {
+        debug_assert_eq!((w.rows(), w.width()), (outer, inner));
+        return T::times_quantised(y, x, w, accumulate);
+    }
     if rows <= FEW_ROWS && inner > 0 {
-        return match w.into() {
+        return match w {
             WeightView::Full(w) => few_rows(y, x, w, inner, outer, accumulate),
             WeightView::F16(w) => few_rows(y, x, w, inner, outer, accumulate),
             WeightView::Bf16(w) => few_rows(y, x, w, inner, outer, accumulate),
+            WeightView::Quantised(_) => unreachable!("done above"),
         };
     }
-    let w = match w.into() {
+    let w = match w {
         WeightView::Full(w) if rows <= SOME_ROWS && inner > 0 => {
             return dot_products(y, inner, outer, accumulate, |block, first| {
                 let count = block.len() / rows;
@@ -212,6 +219,7 @@ pub fn times_transposed<'a, T: Real>(
         WeightView::Full(w) => w,
         WeightView::F16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
         WeightView::Bf16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
+        WeightView::Quantised(_) => unreachable!("done above"),
     };
     let sizes = (rows, inner, outer);
     let threads = parallelism(rows * inner * outer);
@@ -276,6 +284,10 @@ pub fn times<'a, T: Real>(
         WeightView::Full(w) => w,
         WeightView::F16(w) => return half::times(dx, dy, w, outer, inner, accumulate),
         WeightView::Bf16(w) => return half::times(dx, dy, w, outer, inner, accumulate),
+        WeightView::Quantised(w) => {
+            debug_assert_eq!((w.rows(), w.width()), (outer, inner));
+            return quantised::times(dx, dy, w, accumulate);
+        }
     };
     let rows = dx.len() / inner.max(1);
     let sizes = (rows, outer, inner);

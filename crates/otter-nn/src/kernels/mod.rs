@@ -6,6 +6,7 @@ pub mod elementwise;
 pub mod half;
 pub mod matmul;
 pub mod norm;
+pub mod quantised;
 pub(crate) mod tile;
 pub mod vectorised;
 
