@@ -96,12 +96,23 @@ impl Base {
         self.weights(&rule, Choice::of(config))?;
         fit(config, limit, |choice| {
             let weights = self.weights(&rule, choice).unwrap_or_default();
-            let holdings =
-                Holdings { weights: &weights, moments: choice.moments, loader: expected.ahead, process };
+            let holdings = Holdings {
+                weights: &weights,
+                moments: choice.moments,
+                loader: expected.ahead,
+                pictures: picture_cache_limit(config),
+                process,
+            };
             let activations = activation_plan(model, &expected.shape, trained, choice.recompute);
             MemoryPlan::new(holdings, activations)
         })
     }
+}
+
+/// Bytes up to which decoded pictures of training and held-out data are kept.
+pub(crate) fn picture_cache_limit(config: &TrainConfig) -> u64 {
+    let held_out = config.eval.as_ref().map_or(0, |eval| eval.data.frame_cache_mib);
+    ((config.data.frame_cache_mib + held_out) as u64) << 20
 }
 
 impl Expected {
