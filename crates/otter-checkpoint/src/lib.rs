@@ -67,7 +67,8 @@ pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
 pub use gguf::{
-    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, save_gguf, write_gguf,
+    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, StoredTensor, save_gguf,
+    write_gguf,
 };
 pub use initialise::{Initialised, initialise_checkpoint};
 pub use inspect::{
