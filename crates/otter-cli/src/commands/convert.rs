@@ -186,24 +186,7 @@ fn shortened(names: &[String]) -> String {
 
 /// Reads `5GB`, `500MB`, `2GiB`, or a number of bytes.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1u64,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        _ => return Err(format!("`{unit}` is no unit; use B, KB, MB, GB, TB, KiB, MiB or GiB")),
-    };
-    let size = number.parse::<f64>().ok().map(|value| value * factor as f64);
-    match size {
-        Some(size) if (1.0..1e18).contains(&size) => Ok(size as u64),
-        _ => Err("expected a size of at least one byte, e.g. 5GB".to_owned()),
-    }
+    otter_train::memory_plan::parse_bytes(text)
 }
 
 #[cfg(test)]
