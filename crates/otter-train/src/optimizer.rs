@@ -99,7 +99,7 @@ impl AdamW {
                 })
             })
             .collect();
-        let length = gradients.flat().len();
+        let length = gradients.len();
         Self { options, slots, first_moment: vec![0.0; length], second_moment: vec![0.0; length], steps: 0 }
     }
 
@@ -126,13 +126,15 @@ impl AdamW {
             epsilon: self.options.epsilon as f32,
         };
         let decayed_keep = (1.0 - learning_rate * self.options.weight_decay) as f32;
-        let trained = parameters.iter_mut().filter(|parameter| parameter.trainable);
-        for (parameter, slot) in trained.zip(&self.slots) {
+        let trained = parameters.iter_mut().enumerate().filter(|(_, parameter)| parameter.trainable);
+        for ((index, parameter), slot) in trained.zip(&self.slots) {
+            // A parameter that got no gradient has one of zeros; there is one for every slot.
+            let gradients = gradients.part(index).unwrap_or_default();
             let constants = StepConstants { keep: if slot.decays { decayed_keep } else { 1.0 }, ..constants };
             let range = slot.range.clone();
             update_slice(
                 parameter.tensor.make_full().data_mut(),
-                &gradients.flat()[range.clone()],
+                &gradients,
                 &mut self.first_moment[range.clone()],
                 &mut self.second_moment[range],
                 constants,
@@ -196,9 +198,33 @@ fn update_slice(
         });
 }
 
-/// Elementwise, so the result depends neither on blocks nor on threads.
+/// Elements that are left alone together when nothing ever reached them: a page of memory.
+const PAGE: usize = 1 << 10;
+
+/// Elementwise, so the result depends neither on blocks nor on threads. Pages whose gradients and moments are zero would
+/// not change; they are not written, so that moments of tokens that never occur take no memory.
 #[inline(always)]
 fn update_block(
+    values: &mut [f32],
+    gradients: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    c: StepConstants,
+) {
+    let all_zero = |x: &[f32]| x.iter().fold(0, |bits, x| bits | x.to_bits()) == 0;
+    let moments = first.chunks_mut(PAGE).zip(second.chunks_mut(PAGE));
+    for ((values, gradients), (first, second)) in
+        values.chunks_mut(PAGE).zip(gradients.chunks(PAGE)).zip(moments)
+    {
+        let untouched = c.keep == 1.0 && all_zero(gradients) && all_zero(first) && all_zero(second);
+        if !untouched {
+            update_page(values, gradients, first, second, c);
+        }
+    }
+}
+
+#[inline(always)]
+fn update_page(
     values: &mut [f32],
     gradients: &[f32],
     first: &mut [f32],
@@ -245,7 +271,7 @@ mod tests {
         let mut expected = [1f64; 3];
         let (mut m, mut v) = ([0f64; 3], [0f64; 3]);
         for (step, factor) in [(1, 1.0), (2, 0.5)] {
-            gradients.flat_mut().copy_from_slice(&[0.5, -2.0, 1e-3]);
+            gradients.iter_mut().zip([0.5, -2.0, 1e-3]).for_each(|(g, value)| *g = value);
             optimizer.step(&mut parameters, &gradients, lr, factor);
             for (i, g) in [0.5, -2.0, 1e-3].into_iter().enumerate() {
                 let g = g * factor;
@@ -308,7 +334,7 @@ mod tests {
             pool.install(|| {
                 let (mut parameters, mut gradients) = setup(&[("perceiver.latents", 3 * BLOCK + 7)]);
                 let mut optimizer = AdamW::new(AdamWOptions::default(), &parameters, &gradients);
-                for (i, g) in gradients.flat_mut().iter_mut().enumerate() {
+                for (i, g) in gradients.iter_mut().enumerate() {
                     *g = ((i % 977) as f32 - 400.0) * 1e-3;
                 }
                 optimizer.step(&mut parameters, &gradients, 1e-3, 0.7);
@@ -325,7 +351,7 @@ mod tests {
     fn moments_are_reachable_by_name() {
         let (mut parameters, mut gradients) = setup(&[("a", 2), ("frozen", 4), ("b", 1)]);
         let mut optimizer = AdamW::new(AdamWOptions::default(), &parameters, &gradients);
-        gradients.flat_mut().copy_from_slice(&[1.0, 2.0, 3.0]);
+        gradients.iter_mut().zip([1.0, 2.0, 3.0]).for_each(|(g, value)| *g = value);
         optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
         let saved: Vec<_> =
             optimizer.moments().map(|(n, _, m, v)| (n.to_owned(), m.to_vec(), v.to_vec())).collect();
