@@ -10,11 +10,14 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use otter_data::TextTokenizer;
 use otter_model::Otter;
-use otter_nn::{Device, ParameterSpec, Parameters, SharedSlice, Tensor, Weight};
+use otter_nn::{
+    Device, ParameterSpec, Parameters, QuantisedFormat, QuantisedMatrix, SharedSlice, Tensor, Weight,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{GgufQuantization, stored_type};
 use crate::load_report::LoadReport;
 use crate::save::{NamedTensor, SaveOptions, save_checkpoint};
 use crate::tensor::Dtype;
@@ -37,10 +40,11 @@ pub struct LoadedModel {
 }
 
 /// An element of which every bit pattern is a value.
-trait PlainFloat: Send + Sync + 'static {}
-impl PlainFloat for f32 {}
-impl PlainFloat for f16 {}
-impl PlainFloat for bf16 {}
+trait Plain: Send + Sync + 'static {}
+impl Plain for f32 {}
+impl Plain for f16 {}
+impl Plain for bf16 {}
+impl Plain for u8 {}
 
 /// Elements inside a mapped file.
 struct Mapped<E> {
@@ -50,7 +54,7 @@ struct Mapped<E> {
     element: PhantomData<E>,
 }
 
-impl<E: PlainFloat> Mapped<E> {
+impl<E: Plain> Mapped<E> {
     fn tensor((map, bytes): (Arc<Mmap>, Range<usize>), shape: &[usize], device: Device) -> Tensor<E>
     where
         E: Copy,
@@ -59,7 +63,7 @@ impl<E: PlainFloat> Mapped<E> {
     }
 }
 
-impl<E: PlainFloat> SharedSlice<E> for Mapped<E> {
+impl<E: Plain> SharedSlice<E> for Mapped<E> {
     fn as_slice(&self) -> &[E] {
         let bytes = &self.map[self.bytes.clone()];
         assert!(bytes.as_ptr().cast::<E>().is_aligned());
@@ -69,31 +73,87 @@ impl<E: PlainFloat> SharedSlice<E> for Mapped<E> {
     }
 }
 
+/// How weights are kept in memory.
+#[derive(Clone, Copy, Default)]
+pub struct LoadOptions<'a> {
+    /// Large matrices become blocks of this format, each as it is read: peak memory is the result and some rows. Tables of
+    /// tokens, vision tower and resampler get at least eight bits. Without it everything stays as the file has it.
+    pub quantise: Option<QuantisedFormat>,
+    /// Parameters that are not quantised, by name: those that will be trained.
+    pub keep: Option<&'a dyn Fn(&str) -> bool>,
+}
+
 /// Loads a model; every tensor is accounted for.
 ///
 /// # Errors
 /// When a file is missing or damaged, a tensor is missing, unexpected or misshapen, or the tokenizer does not fit.
 pub fn load_model(directory: &Path, device: Device) -> Result<LoadedModel> {
+    load_model_with(directory, device, LoadOptions::default())
+}
+
+/// As [`load_model`], with a choice of how weights are kept.
+///
+/// # Errors
+/// As [`load_model`]; when a value is too large for the scale of a block.
+pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_>) -> Result<LoadedModel> {
     let checkpoint = Checkpoint::open(directory)?;
     let (otter, specs) = Otter::new(&checkpoint.config.model)
         .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
     let report = checkpoint.account(specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())))?;
-    let parameters = Parameters::build(&specs, device, |spec| values(&checkpoint.weights, spec, device))?;
+    let weights = &checkpoint.weights;
+    let parameters = Parameters::build(&specs, device, |spec| values(weights, spec, device, options))?;
     let tokenizer = load_tokenizer(directory)?;
     Ok(LoadedModel { otter, parameters, tokenizer, config: checkpoint.config, report })
 }
 
-/// The values of a parameter: borrowed from the mapped file, copied in half precision, or widened into memory.
+/// The format that a parameter is quantised to, if it is.
+fn format_of(spec: &ParameterSpec, options: LoadOptions<'_>) -> Option<QuantisedFormat> {
+    let wanted = match options.quantise? {
+        QuantisedFormat::Q8_0 => GgufQuantization::Q8_0,
+        QuantisedFormat::Q4K => GgufQuantization::Q4K,
+    };
+    if !spec.narrow || options.keep.is_some_and(|keep| keep(&spec.name)) {
+        return None;
+    }
+    match stored_type(&spec.name, &spec.shape, wanted) {
+        Dtype::Block(format) => format.quantised(),
+        _ => None,
+    }
+}
+
+/// The values of a parameter: borrowed from the mapped file, copied in half precision or blocks, quantised, or widened into
+/// memory.
 ///
 /// # Errors
 /// When the file has no such tensor.
-fn values(weights: &Weights, spec: &ParameterSpec, device: Device) -> Result<Weight> {
+fn values(
+    weights: &Weights,
+    spec: &ParameterSpec,
+    device: Device,
+    options: LoadOptions<'_>,
+) -> Result<Weight> {
     let shape = &spec.shape;
+    let entry = weights.get(&spec.name).filter(|_| spec.narrow);
+    let kept = options.keep.is_some_and(|keep| keep(&spec.name));
+    if let (Some(entry), &[rows, width]) = (entry, &shape[..]) {
+        let matrix = |format, bytes| Weight::Quantised(QuantisedMatrix::new(format, bytes, [rows, width]));
+        let wanted = format_of(spec, options);
+        if let Some((format, map, range)) = entry.mapped_blocks().filter(|_| !kept) {
+            // What a file has in blocks is kept: making four bits of eight would only lose.
+            return Ok(matrix(
+                format,
+                Mapped::tensor((map, range), &[rows, format.row_bytes(width)], device),
+            ));
+        }
+        if let Some(format) = wanted {
+            let bytes = entry.quantise(&spec.name, format)?;
+            return Ok(matrix(format, Tensor::from_vec(bytes, &[rows, format.row_bytes(width)], device)));
+        }
+    }
     if let Some(mapped) = weights.mapped_f32(&spec.name) {
         return Ok(Weight::Full(Mapped::tensor(mapped, shape, device)));
     }
-    let entry = weights.get(&spec.name).filter(|entry| spec.half && entry.is_half());
-    let Some(entry) = entry else {
+    let Some(entry) = entry.filter(|entry| entry.is_half()) else {
         return Ok(Weight::Full(Tensor::from_vec(weights.read_f32(&spec.name)?, shape, device)));
     };
     let brain = entry.dtype == Dtype::Bf16;

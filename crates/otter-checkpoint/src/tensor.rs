@@ -4,6 +4,10 @@ use crate::error::{CheckpointError, Result};
 use crate::gguf::{BlockFormat, LARGEST_BLOCK};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use otter_nn::QuantisedFormat;
+use otter_nn::kernels::half::f16_to_f32;
+use otter_nn::quantised::OutOfRange;
+use rayon::prelude::*;
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
@@ -223,6 +227,69 @@ impl TensorEntry {
         usable.then(|| (Arc::clone(&self.location.map), bytes.clone()))
     }
 
+    /// File and byte range, when the bytes are exactly the row-major blocks of a matrix that kernels multiply with as they
+    /// are, and the format of these.
+    pub fn mapped_blocks(&self) -> Option<(QuantisedFormat, Arc<Mmap>, Range<usize>)> {
+        let (Dtype::Block(format), &[_, width]) = (self.dtype, &self.shape[..]) else { return None };
+        let format = format.quantised().filter(|format| format.fits(width))?;
+        let bytes = &self.location.bytes;
+        let usable = self.rows == RowOrder::Stored && bytes.len() == self.byte_size();
+        usable.then(|| (format, Arc::clone(&self.location.map), bytes.clone()))
+    }
+
+    /// The rows of a matrix of floats, quantised on all threads without widening the matrix as a whole.
+    ///
+    /// # Errors
+    /// When the tensor is no matrix of floats, its rows are not whole blocks of `format`, or a value does not fit.
+    pub(crate) fn quantise(&self, name: &str, format: QuantisedFormat) -> Result<Vec<u8>> {
+        let bad = |problem: String| CheckpointError::Tensor {
+            path: self.location.path.to_path_buf(),
+            name: name.to_owned(),
+            problem,
+        };
+        self.check_float(name)?;
+        let &[rows, width] = &self.shape[..] else {
+            return Err(bad(format!("shape {:?}; only matrices are quantised", self.shape)));
+        };
+        if !format.fits(width) {
+            let (name, block) = (format.name(), format.block_len());
+            return Err(bad(format!("rows of {width} elements are no whole blocks of {name} ({block})")));
+        }
+        let mut bytes = vec![0; rows * format.row_bytes(width)];
+        bytes.par_chunks_mut(format.row_bytes(width)).enumerate().try_for_each_init(
+            Vec::new,
+            |values, (row, bytes)| {
+                if !self.read_row(row, values) {
+                    return Err(bad(format!("row {row} ends inside a block of {}", self.dtype)));
+                }
+                format.encode(values, bytes).map_err(|OutOfRange(value)| {
+                    bad(format!("row {row} holds {value}, which {} cannot hold", format.name()))
+                })
+            },
+        )?;
+        self.forget_pages();
+        Ok(bytes)
+    }
+
+    /// Tells the system that the pages of these elements are not needed any more; they come back from the file when they are.
+    #[cfg(not(unix))]
+    fn forget_pages(&self) {}
+
+    /// Tells the system that the pages of these elements are not needed any more; they come back from the file when they are.
+    #[cfg(unix)]
+    fn forget_pages(&self) {
+        // SAFETY: the map is read-only and of a file, so pages that are dropped are read again with the same content.
+        let advised = unsafe {
+            self.location.map.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                self.location.bytes.start,
+                self.location.bytes.len(),
+            )
+        };
+        // It is advice: where the system does not take it, only the resident memory is larger.
+        drop(advised);
+    }
+
     /// Whether the elements are 16-bit floats.
     pub fn is_half(&self) -> bool {
         matches!(self.dtype, Dtype::F16 | Dtype::Bf16)
@@ -288,21 +355,28 @@ impl TensorEntry {
 
     /// One row of a matrix as 32-bit floats; `None` where there is no such row, or the elements are no floats.
     pub(crate) fn row_f32(&self, row: usize) -> Option<Vec<f32>> {
-        let (&[rows, width], &[down, along]) = (&self.shape[..], &self.strides[..]) else { return None };
-        self.check_float("").ok().filter(|()| row < rows)?;
+        let mut values = Vec::new();
+        self.read_row(row, &mut values).then_some(values)
+    }
+
+    /// As [`TensorEntry::row_f32`], into `values`; whether there is such a row.
+    fn read_row(&self, row: usize, values: &mut Vec<f32>) -> bool {
+        let (&[rows, width], &[down, along]) = (&self.shape[..], &self.strides[..]) else { return false };
+        // A row that ends inside a block is not read.
+        if row >= rows || self.check_float("").is_err() || self.dtype.bytes_of(width).is_none() {
+            return false;
+        }
         let bytes = &self.location.map[self.location.bytes.clone()];
-        let mut values = vec![0.0; width];
+        values.resize(width, 0.0);
         if along == 1 && down == width {
-            // A row that ends inside a block is not read.
-            self.dtype.bytes_of(width)?;
-            self.widen(bytes, self.rows.place(row) * width, &mut values);
+            self.widen(bytes, self.rows.place(row) * width, values);
         } else {
             values
                 .chunks_mut(1)
                 .enumerate()
                 .for_each(|(at, value)| self.widen(bytes, row * down + at * along, value));
         }
-        Some(values)
+        true
     }
 
     fn check_float(&self, name: &str) -> Result<()> {
@@ -351,7 +425,7 @@ impl TensorEntry {
         }
         match self.dtype {
             Dtype::F64 => convert(bytes, start, out, |bytes| f64::from_le_bytes(bytes) as f32),
-            Dtype::F16 => convert(bytes, start, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Dtype::F16 => convert(bytes, start, out, |bytes| f16_to_f32(u16::from_le_bytes(bytes))),
             Dtype::Bf16 => convert(bytes, start, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
             Dtype::Block(format) => {
                 let (length, size) = format.shape();

@@ -23,6 +23,7 @@ pub mod gradient_check;
 pub mod kernels;
 pub mod layers;
 mod parameters;
+pub mod quantised;
 mod real;
 mod tensor;
 mod weight;
@@ -39,6 +40,7 @@ pub use layers::segments::{Segment, SegmentError, SegmentProblem, Segments};
 pub use parameters::{
     Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory,
 };
+pub use quantised::{QuantisedFormat, QuantisedMatrix, QuantisedView};
 pub use real::Real;
 pub use tensor::{Device, SharedSlice, Tensor};
 pub use weight::{Weight, WeightView};

@@ -45,8 +45,9 @@ pub struct ParameterSpec {
     pub shape: Vec<usize>,
     /// Initial values.
     pub init: Init,
-    /// Whether the values may stay in half precision: they are then read by [`Parameters::weight`] only.
-    pub half: bool,
+    /// Whether the values may stay narrower than f32 (half precision, blocks): they are then read by [`Parameters::weight`]
+    /// only.
+    pub narrow: bool,
 }
 
 impl ParameterSpec {
@@ -70,14 +71,14 @@ pub struct ParameterSpecs {
 impl ParameterSpecs {
     /// Appends a parameter.
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> ParameterId {
-        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, half: false });
+        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, narrow: false });
         ParameterId(self.list.len() - 1)
     }
 
-    /// Appends a matrix that may stay in half precision: its layer reads it by [`Parameters::weight`], never by
+    /// Appends a matrix that may stay in half precision or blocks: its layer reads it by [`Parameters::weight`], never by
     /// [`Parameters::data`].
     pub fn add_matrix(&mut self, name: impl Into<String>, shape: [usize; 2], init: Init) -> ParameterId {
-        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, half: true });
+        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, narrow: true });
         ParameterId(self.list.len() - 1)
     }
 
@@ -107,7 +108,7 @@ impl ParameterSpecs {
 pub struct Parameter<T = f32> {
     /// State-dict key.
     pub name: String,
-    /// Values; full precision when trained.
+    /// Values; in full precision when trained.
     pub tensor: Weight<T>,
     /// Whether it receives a gradient.
     pub trainable: bool,
@@ -128,7 +129,7 @@ impl<T: Real> Parameters<T> {
     /// The first error of `values`.
     ///
     /// # Panics
-    /// When a tensor's shape is not its spec's, or it is half precision where the spec does not take that.
+    /// When a tensor's shape is not its spec's, or it is narrower than f32 where the spec does not take that.
     pub fn build<E, W: Into<Weight<T>>>(
         specs: &ParameterSpecs,
         device: Device,
@@ -139,7 +140,7 @@ impl<T: Real> Parameters<T> {
         for spec in specs.iter() {
             let tensor = values(spec)?.into();
             assert_eq!(tensor.shape(), spec.shape, "shape of {}", spec.name);
-            assert!(spec.half || !tensor.is_half(), "{} must be in full precision", spec.name);
+            assert!(spec.narrow || tensor.is_full(), "{} must be in full precision", spec.name);
             by_name.insert(spec.name.clone(), list.len());
             list.push(Parameter { name: spec.name.clone(), tensor, trainable: false });
         }
@@ -171,15 +172,13 @@ impl<T: Real> Parameters<T> {
     /// Elements of parameter `id`, one that was added by [`ParameterSpecs::add`] or is trained.
     ///
     /// # Panics
-    /// When the parameter is kept in half precision, which only one added by [`ParameterSpecs::add_matrix`] can be: a
+    /// When the parameter is kept narrower than f32, which only one added by [`ParameterSpecs::add_matrix`] can be: a
     /// mistake in the layer that reads it, whatever the input.
     pub fn data(&self, id: ParameterId) -> &[T] {
         let Parameter { name, tensor, .. } = &self.list[id.0];
         match tensor.view() {
             WeightView::Full(data) => data,
-            WeightView::F16(_) | WeightView::Bf16(_) => {
-                panic!("{name} is kept in half precision; its layer must read it by Parameters::weight")
-            }
+            _ => panic!("{name} is kept narrower than f32; its layer must read it by Parameters::weight"),
         }
     }
 
@@ -208,13 +207,13 @@ impl<T: Real> Parameters<T> {
         self.list.iter_mut()
     }
 
-    /// Trains exactly the parameters whose name passes `rule`. Those kept in half precision are widened, because steps
-    /// are smaller than half precision resolves; returns the number of elements widened.
+    /// Trains exactly the parameters whose name passes `rule`. Those kept narrower are widened, because steps
+    /// are smaller than they resolve; returns the number of elements widened.
     pub fn set_trainable(&mut self, rule: impl Fn(&str) -> bool) -> u64 {
         let mut widened = 0;
         for parameter in &mut self.list {
             parameter.trainable = rule(&parameter.name);
-            if parameter.trainable && parameter.tensor.is_half() {
+            if parameter.trainable && !parameter.tensor.is_full() {
                 widened += parameter.tensor.make_full().len() as u64;
             }
         }
@@ -236,10 +235,19 @@ impl<T: Real> Parameters<T> {
         self.list.iter().filter(|p| p.tensor.is_half()).map(|p| p.tensor.len() as u64).sum()
     }
 
+    /// Elements kept in blocks.
+    pub fn quantised_count(&self) -> u64 {
+        self.list.iter().filter_map(|p| p.tensor.quantised()).map(|matrix| matrix.len() as u64).sum()
+    }
+
     /// What the values take.
     pub fn memory(&self) -> WeightMemory {
-        let mut memory =
-            WeightMemory { half: self.half_count(), total: self.total_count(), ..Default::default() };
+        let mut memory = WeightMemory {
+            half: self.half_count(),
+            quantised: self.quantised_count(),
+            total: self.total_count(),
+            ..Default::default()
+        };
         for parameter in &self.list {
             let part = if parameter.tensor.is_shared() { &mut memory.mapped } else { &mut memory.owned };
             *part += parameter.tensor.bytes();
@@ -263,7 +271,7 @@ impl<T: Real> Parameters<T> {
     }
 }
 
-/// What the values of parameters take, in bytes, and how many are kept in 16 bits.
+/// What the values of parameters take, in bytes, and how many are kept narrower than f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightMemory {
     /// In mapped files: pages that the system loads when they are read, and may drop again.
@@ -272,6 +280,8 @@ pub struct WeightMemory {
     pub owned: u64,
     /// Elements kept in half precision.
     pub half: u64,
+    /// Elements kept in blocks of 8 or 4 bits.
+    pub quantised: u64,
     /// All elements.
     pub total: u64,
 }
@@ -286,7 +296,11 @@ impl std::fmt::Display for WeightMemory {
             gib(self.owned),
             self.half,
             self.total
-        )
+        )?;
+        if self.quantised > 0 {
+            write!(f, ", {} in blocks of 8 or 4 bits", self.quantised)?;
+        }
+        Ok(())
     }
 }
 

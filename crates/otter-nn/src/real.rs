@@ -74,6 +74,11 @@ pub trait Real:
         false
     }
 
+    /// `y (+)= x w^T` with a matrix in blocks. In f32 activations are rounded to bytes, in f64 nothing is rounded.
+    fn times_quantised(y: &mut [Self], x: &[Self], w: crate::quantised::QuantisedView<'_>, accumulate: bool) {
+        crate::kernels::quantised::times_transposed_widened(y, x, w, accumulate);
+    }
+
     /// Logistic function.
     #[inline(always)]
     fn sigmoid(self) -> Self {
@@ -132,6 +137,9 @@ impl Real for f32 {
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value as f32
+    }
+    fn times_quantised(y: &mut [Self], x: &[Self], w: crate::quantised::QuantisedView<'_>, accumulate: bool) {
+        crate::kernels::quantised::times_transposed(y, x, w, accumulate);
     }
     #[inline(always)]
     fn from_f32(value: f32) -> Self {

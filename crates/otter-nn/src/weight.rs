@@ -1,6 +1,6 @@
-//! A parameter's values: in the type the model computes with, or a matrix left in the half precision of its file.
+//! A parameter's values: in the type the model computes with, or a matrix left in the half precision or the blocks of its file.
 //!
-//! A half matrix is never widened as a whole by reading it: kernels take a [`WeightView`] and widen in registers or a tile
+//! Such a matrix is never widened as a whole by reading it: kernels take a [`WeightView`] and widen in registers or a tile
 //! at a time. What needs plain elements says so ([`Weight::values`], [`Weight::make_full`]).
 
 use std::borrow::Cow;
@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use half::{bf16, f16};
 
 use crate::kernels::half::widened;
+use crate::quantised::{QuantisedMatrix, QuantisedView};
 use crate::{Device, Real, Tensor};
 
 /// Values of one parameter.
@@ -19,6 +20,8 @@ pub enum Weight<T = f32> {
     F16(Tensor<f16>),
     /// The upper half of an f32.
     Bf16(Tensor<bf16>),
+    /// Blocks of 8 or 4 bits.
+    Quantised(QuantisedMatrix),
 }
 
 /// Borrowed elements of a [`Weight`], or of consecutive rows of it.
@@ -30,6 +33,8 @@ pub enum WeightView<'a, T> {
     F16(&'a [f16]),
     /// The upper half of an f32.
     Bf16(&'a [bf16]),
+    /// Whole rows in blocks of 8 or 4 bits.
+    Quantised(QuantisedView<'a>),
 }
 
 macro_rules! for_tensor {
@@ -38,6 +43,7 @@ macro_rules! for_tensor {
             Weight::Full($tensor) => $result,
             Weight::F16($tensor) => $result,
             Weight::Bf16($tensor) => $result,
+            Weight::Quantised($tensor) => $result,
         }
     };
 }
@@ -75,13 +81,29 @@ impl<T: Real> Weight<T> {
 
     /// Whether the elements are 16 bits wide.
     pub fn is_half(&self) -> bool {
-        !matches!(self, Self::Full(_))
+        matches!(self, Self::F16(_) | Self::Bf16(_))
+    }
+
+    /// Whether the elements are in the type of the arithmetic.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+
+    /// The blocks, of a quantised matrix.
+    pub fn quantised(&self) -> Option<&QuantisedMatrix> {
+        match self {
+            Self::Quantised(matrix) => Some(matrix),
+            _ => None,
+        }
     }
 
     /// Bytes of the elements.
     pub fn bytes(&self) -> u64 {
-        let element = if self.is_half() { 2 } else { size_of::<T>() };
-        (self.len() * element) as u64
+        match self {
+            Self::Full(tensor) => size_of_val(tensor.data()) as u64,
+            Self::F16(_) | Self::Bf16(_) => 2 * self.len() as u64,
+            Self::Quantised(matrix) => matrix.bytes().len() as u64,
+        }
     }
 
     /// The elements for a kernel, as they are.
@@ -90,42 +112,44 @@ impl<T: Real> Weight<T> {
             Self::Full(tensor) => WeightView::Full(tensor.data()),
             Self::F16(tensor) => WeightView::F16(tensor.data()),
             Self::Bf16(tensor) => WeightView::Bf16(tensor.data()),
+            Self::Quantised(matrix) => WeightView::Quantised(matrix.view()),
         }
     }
 
-    /// The tensor, unless it is half precision.
+    /// The tensor, if it is in the type of the arithmetic.
     pub fn full(&self) -> Option<&Tensor<T>> {
         match self {
             Self::Full(tensor) => Some(tensor),
-            Self::F16(_) | Self::Bf16(_) => None,
+            Self::F16(_) | Self::Bf16(_) | Self::Quantised(_) => None,
         }
     }
 
-    /// All elements in row-major order; those of a half matrix are widened into new memory.
+    /// All elements in row-major order; narrower ones are widened into new memory.
     pub fn values(&self) -> Cow<'_, [T]> {
         match self.view() {
             WeightView::Full(data) => Cow::Borrowed(data),
-            half => Cow::Owned(half.to_vec()),
+            narrow => Cow::Owned(narrow.to_vec()),
         }
     }
 
-    /// The tensor, writable; a half matrix is widened for good first.
+    /// The tensor, writable; narrower elements are widened for good first.
     pub fn make_full(&mut self) -> &mut Tensor<T> {
-        if self.is_half() {
+        if !self.is_full() {
             *self = Self::Full(Tensor::from_vec(self.view().to_vec(), self.shape(), self.device()));
         }
         match self {
             Self::Full(tensor) => tensor,
-            Self::F16(_) | Self::Bf16(_) => unreachable!("half elements were widened above"),
+            Self::F16(_) | Self::Bf16(_) | Self::Quantised(_) => unreachable!("elements were widened above"),
         }
     }
 
-    /// Converts the elements to another type; half precision stays as it is.
+    /// Converts the elements to another type; narrower ones stay as they are.
     pub fn cast<U: Real>(&self) -> Weight<U> {
         match self {
             Self::Full(tensor) => Weight::Full(tensor.cast()),
             Self::F16(tensor) => Weight::F16(tensor.clone()),
             Self::Bf16(tensor) => Weight::Bf16(tensor.clone()),
+            Self::Quantised(matrix) => Weight::Quantised(matrix.clone()),
         }
     }
 }
@@ -137,6 +161,7 @@ impl<'a, T: Real> WeightView<'a, T> {
             Self::Full(data) => data.len(),
             Self::F16(data) => data.len(),
             Self::Bf16(data) => data.len(),
+            Self::Quantised(rows) => rows.len(),
         }
     }
 
@@ -148,7 +173,7 @@ impl<'a, T: Real> WeightView<'a, T> {
     /// The first `at` elements and the rest.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// When there are fewer, or `at` is inside a row of a quantised matrix.
     pub fn split_at(self, at: usize) -> (Self, Self) {
         match self {
             Self::Full(data) => {
@@ -163,6 +188,10 @@ impl<'a, T: Real> WeightView<'a, T> {
                 let (head, tail) = data.split_at(at);
                 (Self::Bf16(head), Self::Bf16(tail))
             }
+            Self::Quantised(rows) => {
+                let (head, tail) = rows.split_at(at);
+                (Self::Quantised(head), Self::Quantised(tail))
+            }
         }
     }
 
@@ -176,16 +205,23 @@ impl<'a, T: Real> WeightView<'a, T> {
             Self::Full(data) => out.copy_from_slice(&data[range]),
             Self::F16(data) => widened(out, &data[range]),
             Self::Bf16(data) => widened(out, &data[range]),
+            Self::Quantised(rows) => {
+                crate::kernels::quantised::widen(rows.format(), rows.bytes(), start, out)
+            }
         }
     }
 
-    /// Consecutive parts of `size` elements (the last may be shorter); half-precision ones are widened part by part.
+    /// Consecutive parts of `size` elements (the last may be shorter); narrower ones are widened part by part.
     pub fn chunks(self, size: usize) -> impl Iterator<Item = Cow<'a, [T]>> {
         (0..self.len()).step_by(size.max(1)).map(move |start| {
             let count = size.min(self.len() - start);
             match self {
                 Self::Full(data) => Cow::Borrowed(&data[start..start + count]),
-                half => Cow::Owned(half.split_at(start).1.split_at(count).0.to_vec()),
+                narrow => {
+                    let mut values = vec![T::ZERO; count];
+                    narrow.read(start, &mut values);
+                    Cow::Owned(values)
+                }
             }
         })
     }
@@ -200,6 +236,12 @@ impl<'a, T: Real> WeightView<'a, T> {
 impl<T> From<Tensor<T>> for Weight<T> {
     fn from(tensor: Tensor<T>) -> Self {
         Self::Full(tensor)
+    }
+}
+
+impl<'a, T> From<QuantisedView<'a>> for WeightView<'a, T> {
+    fn from(rows: QuantisedView<'a>) -> Self {
+        Self::Quantised(rows)
     }
 }
 

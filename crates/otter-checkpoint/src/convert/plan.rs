@@ -68,7 +68,7 @@ impl Part {
     /// `count` rows of `width` drawn from `init`, in the stream of `name`.
     pub(super) fn drawn_rows(name: &str, count: usize, width: usize, init: Init, seed: u64) -> Self {
         Self::Drawn {
-            spec: ParameterSpec { name: name.to_owned(), shape: vec![count, width], init, half: true },
+            spec: ParameterSpec { name: name.to_owned(), shape: vec![count, width], init, narrow: true },
             seed,
         }
     }

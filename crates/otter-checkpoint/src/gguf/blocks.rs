@@ -2,6 +2,7 @@
 //! to 32-bit floats; `quantize.rs` makes some of them. Layouts: `ggml-common.h` of the GGML project.
 
 use half::f16;
+use otter_nn::QuantisedFormat;
 
 /// A block format. Elements a block and bytes a block are in [`BlockFormat::shape`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,6 +76,15 @@ impl BlockFormat {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+        }
+    }
+
+    /// The format of kernels that multiply with these blocks as they are.
+    pub fn quantised(self) -> Option<QuantisedFormat> {
+        match self {
+            Self::Q8_0 => Some(QuantisedFormat::Q8_0),
+            Self::Q4K => Some(QuantisedFormat::Q4K),
+            _ => None,
         }
     }
 
@@ -171,7 +181,7 @@ fn widen_q3(block: &[u8], out: &mut [f32]) {
 }
 
 /// The 6-bit scale and minimum of one of the eight groups of a Q4_K or Q5_K block.
-pub(super) fn scale_and_minimum(packed: &[u8], group: usize) -> (u8, u8) {
+fn scale_and_minimum(packed: &[u8], group: usize) -> (u8, u8) {
     if group < 4 {
         (packed[group] & 63, packed[group + 4] & 63)
     } else {

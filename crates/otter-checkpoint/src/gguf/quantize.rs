@@ -3,6 +3,7 @@
 use super::blocks::BlockFormat;
 use crate::tensor::Dtype;
 use half::{bf16, f16};
+use otter_nn::quantised::OutOfRange;
 
 /// How the large matrices of a GGUF file are stored. Small and sensitive tensors always stay 32-bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,7 +33,7 @@ impl GgufQuantization {
             Self::Bf16 => return Dtype::Bf16,
             Self::Q8_0 => &[BlockFormat::Q8_0],
             Self::Q4_0 => &[BlockFormat::Q4_0],
-            Self::Q4K => &[BlockFormat::Q4K, BlockFormat::Q4_0],
+            Self::Q4K => &[BlockFormat::Q4K, BlockFormat::Q8_0],
         };
         candidates.iter().find(|format| fits(**format)).map_or(Dtype::F16, |&format| Dtype::Block(format))
     }
@@ -57,15 +58,16 @@ pub(super) fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<
         }
         Dtype::Bf16 => values.iter().for_each(|&value| out.extend(bf16::from_f32(value).to_le_bytes())),
         Dtype::Block(format) => {
-            values.iter().try_for_each(|&value| finite(value).map(drop))?;
-            for block in values.chunks_exact(format.shape().0) {
-                match format {
-                    BlockFormat::Q8_0 => q8_0(block, out)?,
-                    BlockFormat::Q4_0 => q4_0(block, out)?,
-                    BlockFormat::Q4K => q4_k(block, out)?,
-                    _ => return Err(f32::NAN),
-                }
+            if let Some(format) = format.quantised() {
+                let start = out.len();
+                out.resize(start + format.row_bytes(values.len()), 0);
+                return format.encode_parallel(values, &mut out[start..]).map_err(|OutOfRange(value)| value);
             }
+            if format != BlockFormat::Q4_0 {
+                return Err(f32::NAN);
+            }
+            values.iter().try_for_each(|&value| finite(value).map(drop))?;
+            values.chunks_exact(format.shape().0).try_for_each(|block| q4_0(block, out))?;
         }
         _ => return Err(f32::NAN),
     }
@@ -86,15 +88,6 @@ fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
 
-/// The value of largest magnitude becomes ±127.
-fn q8_0(block: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
-    let largest = block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    let scale = put_scale(largest / 127.0, out)?;
-    let inverse = inverse(scale);
-    out.extend(block.iter().map(|value| (value * inverse).round().clamp(-127.0, 127.0) as i8 as u8));
-    Ok(())
-}
-
 /// The value of largest magnitude becomes -8; the other side reaches only to 7.
 fn q4_0(block: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
     let largest =
@@ -106,70 +99,9 @@ fn q4_0(block: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
     Ok(())
 }
 
-/// Scale and minimum of each 32 elements are rounded outwards, so that every value lies inside its range and the
-/// error is at most half a step.
-fn q4_k(block: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
-    let groups = block.chunks_exact(32);
-    // Minima are stored as what is subtracted, never negative.
-    let below: Vec<f32> =
-        groups.clone().map(|group| -group.iter().fold(0.0f32, |least, &value| least.min(value))).collect();
-    let start = out.len();
-    let largest = |values: &[f32]| values.iter().fold(0.0f32, |largest, &value| largest.max(value));
-    out.extend([0; 2]);
-    let minimum = put_scale(round_up(largest(&below) / 63.0), out)?;
-    let minimum_codes: Vec<u8> = below.iter().map(|&below| code_up(below, minimum)).collect();
-    let steps: Vec<f32> = groups
-        .clone()
-        .zip(&minimum_codes)
-        .map(|(group, &code)| (largest(group) + minimum * f32::from(code)) / 15.0)
-        .collect();
-    let mut d = Vec::new();
-    let scale = put_scale(round_up(largest(&steps) / 63.0), &mut d)?;
-    out[start..start + 2].copy_from_slice(&d);
-    let scale_codes: Vec<u8> = steps.iter().map(|&step| code_up(step, scale)).collect();
-    out.extend(pack_scales(&scale_codes, &minimum_codes));
-    let codes: Vec<u8> = groups
-        .zip(scale_codes.iter().zip(&minimum_codes))
-        .flat_map(|(group, (&own_scale, &own_minimum))| {
-            let inverse = inverse(scale * f32::from(own_scale));
-            let shift_up = minimum * f32::from(own_minimum);
-            group.iter().map(move |value| ((value + shift_up) * inverse).round().clamp(0.0, 15.0) as u8)
-        })
-        .collect();
-    for pair in codes.chunks_exact(64) {
-        out.extend((0..32).map(|at| pair[at] | pair[at + 32] << 4));
-    }
-    Ok(())
-}
-
-/// The next half-precision number that is not smaller.
-fn round_up(value: f32) -> f32 {
-    let narrow = f16::from_f32(value);
-    if narrow.to_f32() < value { f16::from_bits(narrow.to_bits() + 1).to_f32() } else { narrow.to_f32() }
-}
-
-/// The smallest 6-bit multiple of `unit` that is not smaller than `value`.
-fn code_up(value: f32, unit: f32) -> u8 {
-    let code = (value * inverse(unit)).ceil();
-    let code = if code * unit < value { code + 1.0 } else { code };
-    code.clamp(0.0, 63.0) as u8
-}
-
-/// Eight 6-bit scales and minima in twelve bytes, as `scale_and_minimum` takes them apart.
-fn pack_scales(scales: &[u8], minima: &[u8]) -> [u8; 12] {
-    let mut packed = [0; 12];
-    for group in 0..4 {
-        packed[group] = scales[group] | scales[group + 4] >> 4 << 6;
-        packed[group + 4] = minima[group] | minima[group + 4] >> 4 << 6;
-        packed[group + 8] = scales[group + 4] & 15 | (minima[group + 4] & 15) << 4;
-    }
-    packed
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::super::blocks::scale_and_minimum;
     use super::*;
     use proptest::prelude::*;
 
@@ -221,14 +153,6 @@ mod tests {
                 }
             }
         }
-
-        #[test]
-        fn packed_scales_come_apart_again(codes in prop::collection::vec(0u8..64, 16)) {
-            let packed = pack_scales(&codes[..8], &codes[8..]);
-            for group in 0..8 {
-                prop_assert_eq!(scale_and_minimum(&packed, group), (codes[group], codes[group + 8]));
-            }
-        }
     }
 
     /// What an ordinary weight matrix loses: root mean square against the standard deviation.
@@ -269,7 +193,7 @@ mod tests {
     #[test]
     fn rows_get_the_nearest_type_that_fits() {
         assert_eq!(GgufQuantization::Q4K.for_rows(512), Dtype::Block(BlockFormat::Q4K));
-        assert_eq!(GgufQuantization::Q4K.for_rows(96), Dtype::Block(BlockFormat::Q4_0));
+        assert_eq!(GgufQuantization::Q4K.for_rows(96), Dtype::Block(BlockFormat::Q8_0));
         assert_eq!(GgufQuantization::Q8_0.for_rows(40), Dtype::F16);
         assert_eq!(GgufQuantization::Bf16.for_rows(7), Dtype::Bf16);
     }

@@ -24,6 +24,9 @@ const PIECE: usize = 256 * LARGEST_BLOCK;
 /// Parts of names of matrices that are not factors of a product: tables of positions, latents, frame embeddings.
 const KEPT: [&str; 5] = ["position", "latents", "frame_embs", "media_time_embs", ".wpe."];
 
+/// Parts of names of matrices that get at least eight bits.
+const SENSITIVE: [&str; 5] = ["embed", "wte", "lm_head", "vision_encoder.", "perceiver."];
+
 /// How to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GgufOptions<'a> {
@@ -138,15 +141,18 @@ fn plan<'a>(
         .collect()
 }
 
-/// Tables of tokens lose most by few bits, so that they get at least eight.
-fn stored_type(name: &str, shape: &[usize], quantization: GgufQuantization) -> Dtype {
+/// How a tensor is stored when large matrices are to be of a type. Tables of tokens, the vision tower and the resampler
+/// lose most by few bits and are small beside the rest, so that they get at least eight.
+pub(crate) fn stored_type(name: &str, shape: &[usize], quantization: GgufQuantization) -> Dtype {
     let &[rows, length] = shape else { return Dtype::F32 };
     if rows.saturating_mul(length) < SMALL || KEPT.iter().any(|part| name.contains(part)) {
         return Dtype::F32;
     }
-    let table = ["embed", "wte", "lm_head"].iter().any(|part| name.contains(part));
+    let sensitive = SENSITIVE.iter().any(|part| name.contains(part));
     match quantization {
-        GgufQuantization::Q4_0 | GgufQuantization::Q4K if table => GgufQuantization::Q8_0.for_rows(length),
+        GgufQuantization::Q4_0 | GgufQuantization::Q4K if sensitive => {
+            GgufQuantization::Q8_0.for_rows(length)
+        }
         other => other.for_rows(length),
     }
 }

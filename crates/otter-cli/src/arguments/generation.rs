@@ -97,12 +97,34 @@ pub struct BeamArguments {
     pub num_return_sequences: usize,
 }
 
+/// The model of a command that runs one.
+#[derive(Debug, Args)]
+pub struct ModelArguments {
+    /// Checkpoint directory, GGUF file, or org/name of a pulled model.
+    #[arg(long = "model", value_name = "DIR")]
+    pub path: PathBuf,
+    /// Keep the large matrices in blocks of 8 or 4 bits: less memory, faster answers, slightly different ones. A GGUF file
+    /// made by `otter convert --format gguf` starts faster and needs no option.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub quantise: Option<QuantiseChoice>,
+}
+
+/// Blocks that weights are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QuantiseChoice {
+    /// 8.5 bits a weight.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4.5 bits a weight; tables of tokens, vision tower and resampler 8.5.
+    #[value(name = "q4_k")]
+    Q4K,
+}
+
 /// Arguments of `chat`.
 #[derive(Debug, Args)]
 pub struct Chat {
-    /// Checkpoint directory, or org/name of a pulled model.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArguments,
     /// Image for the first question; may be given several times.
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
@@ -114,9 +136,8 @@ pub struct Chat {
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Checkpoint directory, or org/name of a pulled model.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArguments,
     /// Image of the first, second, … <image>; for a video checkpoint and one <image>, the frames of the video.
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
@@ -150,9 +171,8 @@ pub struct Generate {
 /// Arguments of `score`.
 #[derive(Debug, Args)]
 pub struct Score {
-    /// Checkpoint directory, or org/name of a pulled model.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArguments,
     /// Image of the first, second, … <image>.
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::ModelArguments;
+
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// Checkpoint directory, or org/name of a pulled model.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArguments,
     /// Toybox data directory.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,

@@ -22,7 +22,7 @@ struct Conversation {
 /// Runs the conversation until end of input or `/quit`.
 pub fn run(arguments: &Chat) -> Result<()> {
     let model = model::load(&arguments.model)?;
-    model::warn_before_chat(&arguments.model)?;
+    model::warn_before_chat(&arguments.model.path)?;
     let interactive = std::io::stdin().is_terminal();
     let mut conversation = Conversation::default();
     for image in &arguments.images {

@@ -26,7 +26,7 @@ struct PromptLine {
 /// Runs the command.
 pub fn run(arguments: &Generate) -> Result<()> {
     let model = model::load(&arguments.model)?;
-    model::warn_before_chat(&arguments.model)?;
+    model::warn_before_chat(&arguments.model.path)?;
     let lines = match (&arguments.prompt, &arguments.batch) {
         (Some(prompt), _) => vec![PromptLine { prompt: prompt.clone(), images: arguments.images.clone() }],
         (None, Some(file)) => read_batch(file)?,

@@ -3,21 +3,32 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use otter_checkpoint::{LoadedModel, load_model};
+use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
 use otter_data::prompt::{self, InstructionFormat};
 use otter_data::video::{FrameSampling, Picture, VideoOptions, open_frames};
 use otter_data::{ImageTransform, Orientation, load_image_file, open_image, preprocess};
 use otter_model::VisionInput;
 use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
-use otter_nn::{Device, Tensor};
+use otter_nn::{Device, QuantisedFormat, Tensor};
 
 use super::hub::resolve_model;
-use crate::arguments::{BeamArguments, DecodingChoice, EarlyStoppingChoice, SamplingArguments};
+use crate::arguments::{
+    BeamArguments, DecodingChoice, EarlyStoppingChoice, ModelArguments, QuantiseChoice, SamplingArguments,
+};
 
 /// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
-pub fn load(model: &Path) -> Result<LoadedModel> {
+pub fn load(model: &ModelArguments) -> Result<LoadedModel> {
+    let quantise = model.quantise.map(|choice| match choice {
+        QuantiseChoice::Q8_0 => QuantisedFormat::Q8_0,
+        QuantiseChoice::Q4K => QuantisedFormat::Q4K,
+    });
+    load_with(&model.path, LoadOptions { quantise, keep: None })
+}
+
+/// As [`load`], of a directory or name, with a choice of how weights are kept.
+pub fn load_with(model: &Path, options: LoadOptions<'_>) -> Result<LoadedModel> {
     let directory = resolve_model(model)?;
-    let model = load_model(&directory, Device::Cpu)?;
+    let model = load_model_with(&directory, Device::Cpu, options)?;
     for warning in &model.report.warnings {
         eprintln!("warning: {}: {warning}", directory.display());
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use otter_checkpoint::LoadOptions;
 use otter_eval::parity::{
     Golden, GoldenTensor, ParityReport, Subject, Tolerances, compare_forward, compare_gradients, scenarios,
 };
@@ -17,7 +18,7 @@ use crate::output;
 
 /// Runs the command; fails when something differs or was not compared.
 pub fn run(arguments: &Parity) -> Result<ExitCode> {
-    let mut model = model::load(&arguments.model)?;
+    let mut model = model::load_with(&arguments.model, LoadOptions::default())?;
     let rule = FreezeRule::parse(&arguments.trainable);
     let config = model.otter.config().clone();
     model.parameters.set_trainable(|name| rule.is_trainable(&config, name));

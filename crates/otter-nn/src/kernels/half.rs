@@ -43,7 +43,7 @@ impl<T: Real> Stored<T> for bf16 {
 
 /// Branch-free, so that loops vectorise (`half`'s own conversion asks the processor for each element).
 #[inline(always)]
-fn f16_to_f32(bits: u16) -> f32 {
+pub fn f16_to_f32(bits: u16) -> f32 {
     /// Exponents count from 15 in f16, from 127 in f32. Multiplying corrects subnormals too.
     const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
     const INFINITE: u32 = 0x7c00 << 13;

@@ -1,10 +1,11 @@
 //! Matrix products of row-major slices: for many rows the packed kernel (`kernels/packed.rs`), or the `gemm` crate for f64,
 //! for small products and where there is no AVX2; for few rows a row-times-matrix kernel. Weights may be stored in half
-//! precision (`kernels/half.rs`); for few rows the result then has the bits of widening first.
+//! precision (`kernels/half.rs`) or in blocks (`kernels/quantised`); for few rows the result then has the bits of widening first.
 
 use gemm::Parallelism;
 
 use super::half::{self, Stored};
+use super::quantised;
 use super::{LANES, fold_lanes, for_row_blocks};
 use crate::{Real, WeightView, vectorised};
 
@@ -261,14 +262,20 @@ pub fn times_transposed<'a, T: Real>(
 ) {
     let rows = y.len() / outer.max(1);
     debug_assert_eq!(x.len(), rows * inner);
+    let w = w.into();
+    if let WeightView::Quantised(w) = w {
+        debug_assert_eq!((w.rows(), w.width()), (outer, inner));
+        return T::times_quantised(y, x, w, accumulate);
+    }
     if rows <= FEW_ROWS && inner > 0 {
-        return match w.into() {
+        return match w {
             WeightView::Full(w) => few_rows(y, x, w, inner, outer, accumulate),
             WeightView::F16(w) => few_rows(y, x, w, inner, outer, accumulate),
             WeightView::Bf16(w) => few_rows(y, x, w, inner, outer, accumulate),
+            WeightView::Quantised(_) => unreachable!("done above"),
         };
     }
-    let w = match w.into() {
+    let w = match w {
         WeightView::Full(w) if rows <= SOME_ROWS && inner > 0 => {
             return dot_products(y, inner, outer, accumulate, |block, first| {
                 let count = block.len() / rows;
@@ -278,6 +285,7 @@ pub fn times_transposed<'a, T: Real>(
         WeightView::Full(w) => w,
         WeightView::F16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
         WeightView::Bf16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
+        WeightView::Quantised(_) => unreachable!("done above"),
     };
     let sizes = (rows, inner, outer);
     let threads = parallelism(rows * inner * outer);
@@ -342,6 +350,10 @@ pub fn times<'a, T: Real>(
         WeightView::Full(w) => w,
         WeightView::F16(w) => return half::times(dx, dy, w, outer, inner, accumulate),
         WeightView::Bf16(w) => return half::times(dx, dy, w, outer, inner, accumulate),
+        WeightView::Quantised(w) => {
+            debug_assert_eq!((w.rows(), w.width()), (outer, inner));
+            return quantised::times(dx, dy, w, accumulate);
+        }
     };
     let rows = dx.len() / inner.max(1);
     let sizes = (rows, outer, inner);

@@ -9,6 +9,7 @@ pub mod matmul;
 pub mod norm;
 pub(crate) mod packed;
 mod packed_tile;
+pub mod quantised;
 pub(crate) mod tile;
 pub mod vectorised;
 
