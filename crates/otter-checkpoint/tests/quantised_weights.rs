@@ -186,7 +186,7 @@ fn what_is_trained_stays_exact_and_gets_its_gradient() {
             let loss = otter
                 .forward_backward(parameters, Some(&vision), &text, &labels, scale, false, &mut gradients)
                 .unwrap();
-            (loss.mean(), gradients.flat().to_vec())
+            (loss.mean(), gradients.flat())
         };
         let (loss, found) = gradients(&model.parameters);
         let (exact_loss, expected) = gradients(&widened);
