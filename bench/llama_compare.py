@@ -37,7 +37,8 @@ def run(command):
 
 def seconds(result, what):
     """Median seconds of a token."""
-    return statistics.median(result[f"{what}_seconds"]) / result[f"{what}_tokens"]
+    row = next(row for row in result["rows"] if row["name"] == what)
+    return statistics.median(row["seconds"]) / row["count"]
 
 
 def main():

@@ -70,10 +70,10 @@ def main():
     answer(context, vocabulary, warm)
     times = [answer(context, vocabulary, arguments) for _ in range(arguments.repeats)]
     result = {
-        "prefill_seconds": [prefill for prefill, _ in times],
-        "prefill_tokens": arguments.tokens,
-        "decode_seconds": [decode for _, decode in times],
-        "decode_tokens": arguments.new_tokens - 1,
+        "rows": [
+            {"name": "prefill", "seconds": [prefill for prefill, _ in times], "count": arguments.tokens},
+            {"name": "decode", "seconds": [decode for _, decode in times], "count": arguments.new_tokens - 1},
+        ],
         "threads": arguments.threads,
         "parameters": llama_cpp.llama_model_n_params(model),
         "llama_cpp_python": llama_cpp.__version__,

@@ -75,7 +75,7 @@ pub use inspect::{
     TiedTables, TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
 };
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
-pub use model::{LoadOptions, LoadedModel, load_model, load_model_with, save_model};
+pub use model::{LoadOptions, LoadedModel, load_model, load_model_with, quantised_format, save_model};
 pub use model_card::{ModelCard, TrainingFacts, today};
 pub use named_models::{NAMED_MODELS, NamedModel};
 pub use preprocessor::preprocessor_json;
