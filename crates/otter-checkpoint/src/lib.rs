@@ -68,7 +68,8 @@ pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
 pub use gguf::{
-    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, save_gguf, write_gguf,
+    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, StoredTensor, save_gguf,
+    write_gguf,
 };
 pub use initialise::{Initialised, initialise_checkpoint};
 pub use inspect::{
@@ -77,7 +78,8 @@ pub use inspect::{
 };
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
 pub use model::{
-    LoadOptions, LoadedModel, PlannedWeight, load_model, load_model_with, planned_weight, save_model,
+    LoadOptions, LoadedModel, PlannedWeight, load_model, load_model_with, planned_weight, quantised_format,
+    save_model,
 };
 pub use model_card::{ModelCard, TrainingFacts, today};
 pub use named_models::{NAMED_MODELS, NamedModel};

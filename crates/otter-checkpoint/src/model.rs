@@ -128,11 +128,17 @@ fn load_whole(directory: &Path, device: Device, options: LoadOptions<'_>) -> Res
 
 /// The format that a parameter is quantised to, if it is.
 fn format_of(spec: &ParameterSpec, options: LoadOptions<'_>) -> Option<QuantisedFormat> {
-    let wanted = match options.quantise? {
+    let wanted = options.quantise?;
+    if options.keep.is_some_and(|keep| keep(&spec.name)) { None } else { quantised_format(spec, wanted) }
+}
+
+/// The format of a parameter where large matrices are to be kept in `wanted`; `None` for what is not quantised.
+pub fn quantised_format(spec: &ParameterSpec, wanted: QuantisedFormat) -> Option<QuantisedFormat> {
+    let wanted = match wanted {
         QuantisedFormat::Q8_0 => GgufQuantization::Q8_0,
         QuantisedFormat::Q4K => GgufQuantization::Q4K,
     };
-    if !spec.narrow || options.keep.is_some_and(|keep| keep(&spec.name)) {
+    if !spec.narrow {
         return None;
     }
     match stored_type(&spec.name, &spec.shape, wanted) {

@@ -125,7 +125,7 @@ impl ClipVision {
             let images = chunk.len() / image_len;
             let mut x = self.pre_norm.forward(parameters, &self.embed(parameters, &patches, images));
             for layer in &self.layers {
-                x = layer.forward_saved(parameters, x, images).0;
+                layer.forward(parameters, &mut x, images);
             }
             take(&x);
         }
@@ -257,6 +257,20 @@ impl ClipLayer {
         let heads = config.num_attention_heads;
         let core = SelfAttentionCore::new(heads, heads, config.head_dim());
         Self { norm1, q, k, v, out, norm2, fc1, fc2, core }
+    }
+
+    /// The layer on x (images * (patches + 1), width), in place.
+    fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &mut Tensor<T>, images: usize) {
+        let normed = self.norm1.forward(parameters, x);
+        let q = self.q.forward(parameters, &normed);
+        let k = self.k.forward(parameters, &normed);
+        let v = self.v.forward(parameters, &normed);
+        let kv = KeysValues::exact(&k, &v, x.rows() / images);
+        let attended = self.core.forward(&q, images, kv, &AttentionMask::Full);
+        self.out.forward_add(parameters, &attended, x);
+        let normed = self.norm2.forward(parameters, x);
+        let widened = self.fc1.forward_activated::<QuickGelu, T>(parameters, &normed);
+        self.fc2.forward_add(parameters, &widened, x);
     }
 
     fn forward_saved<T: Real>(

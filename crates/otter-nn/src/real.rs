@@ -4,6 +4,8 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use crate::kernels::matmul::{Finish, Layout};
+
 /// A floating-point element. The transcendental functions of `f32` are branch-free polynomials, so that loops over
 /// them vectorise; those of `f64` are the exact library ones.
 pub trait Real:
@@ -55,6 +57,21 @@ pub trait Real:
     /// Dot products of the rows of `x` with the rows of `w`, all of `inner` elements: out (rows of w, rows of x).
     fn dot_products(out: &mut [Self], x: &[Self], w: &[Self], inner: usize) {
         crate::kernels::tile::dot_products(out, x, w, inner);
+    }
+
+    /// Matrix product by a kernel of this type's own, with the arguments of [`product`](crate::kernels::matmul::product).
+    /// Gives `false` and does nothing where there is none for these sizes, layouts and this processor.
+    fn own_product(
+        _c: (&mut [Self], Layout),
+        _a: (&[Self], Layout),
+        _b: (&[Self], Layout),
+        _sizes: (usize, usize, usize),
+        _alpha: Self,
+        _accumulate: bool,
+        _parallel: bool,
+        _finish: Finish<'_, Self>,
+    ) -> bool {
+        false
     }
 
     /// `y (+)= x w^T` with a matrix in blocks. In f32 activations are rounded to bytes, in f64 nothing is rounded.
@@ -162,6 +179,18 @@ impl Real for f32 {
     }
     fn dot_products(out: &mut [Self], x: &[Self], w: &[Self], inner: usize) {
         crate::kernels::tile::dot_products_f32(out, x, w, inner);
+    }
+    fn own_product(
+        c: (&mut [Self], Layout),
+        a: (&[Self], Layout),
+        b: (&[Self], Layout),
+        sizes: (usize, usize, usize),
+        alpha: Self,
+        accumulate: bool,
+        parallel: bool,
+        finish: Finish<'_, Self>,
+    ) -> bool {
+        crate::kernels::packed::product(c, a, b, sizes, alpha, accumulate, parallel, finish)
     }
 }
 

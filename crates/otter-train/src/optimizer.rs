@@ -156,7 +156,7 @@ impl AdamW {
                 })
             })
             .collect();
-        let length = gradients.flat().len();
+        let length = gradients.len();
         let moments = match options.moments {
             MomentPrecision::Full => Moments::Full { first: vec![0.0; length], second: vec![0.0; length] },
             MomentPrecision::EightBit => Moments::EightBit(EightBitMoments::new(length, blocks)),
@@ -187,18 +187,25 @@ impl AdamW {
             epsilon: self.options.epsilon as f32,
         };
         let decayed_keep = (1.0 - learning_rate * self.options.weight_decay) as f32;
-        let trained = parameters.iter_mut().filter(|parameter| parameter.trainable);
-        for (parameter, slot) in trained.zip(&self.slots) {
+        let trained = parameters.iter_mut().enumerate().filter(|(_, parameter)| parameter.trainable);
+        for ((index, parameter), slot) in trained.zip(&self.slots) {
+            // A parameter that got no gradient has one of zeros; there is one for every slot.
+            let gradients = gradients.part(index).unwrap_or_default();
             let constants = StepConstants { keep: if slot.decays { decayed_keep } else { 1.0 }, ..constants };
             let values = parameter.tensor.make_full().data_mut();
             let range = slot.place.elements.clone();
-            let gradients = &gradients.flat()[range.clone()];
             match &mut self.moments {
                 Moments::Full { first, second } => {
-                    update_slice(values, gradients, &mut first[range.clone()], &mut second[range], constants);
+                    update_slice(
+                        values,
+                        &gradients,
+                        &mut first[range.clone()],
+                        &mut second[range],
+                        constants,
+                    );
                 }
                 Moments::EightBit(moments) => {
-                    moments.update(values, gradients, &slot.place, self.steps, constants);
+                    moments.update(values, &gradients, &slot.place, self.steps, constants);
                 }
             }
         }
@@ -290,9 +297,33 @@ fn update_slice(
         });
 }
 
-/// Elementwise, so the result depends neither on blocks nor on threads.
+/// Elements that are left alone together when nothing ever reached them: a page of memory.
+const PAGE: usize = 1 << 10;
+
+/// Elementwise, so the result depends neither on blocks nor on threads. Pages whose gradients and moments are zero would
+/// not change; they are not written, so that moments of tokens that never occur take no memory.
 #[inline(always)]
 fn update_block(
+    values: &mut [f32],
+    gradients: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    c: StepConstants,
+) {
+    let all_zero = |x: &[f32]| x.iter().fold(0, |bits, x| bits | x.to_bits()) == 0;
+    let moments = first.chunks_mut(PAGE).zip(second.chunks_mut(PAGE));
+    for ((values, gradients), (first, second)) in
+        values.chunks_mut(PAGE).zip(gradients.chunks(PAGE)).zip(moments)
+    {
+        let untouched = c.keep == 1.0 && all_zero(gradients) && all_zero(first) && all_zero(second);
+        if !untouched {
+            update_page(values, gradients, first, second, c);
+        }
+    }
+}
+
+#[inline(always)]
+fn update_page(
     values: &mut [f32],
     gradients: &[f32],
     first: &mut [f32],
@@ -339,7 +370,7 @@ mod tests {
         let mut expected = [1f64; 3];
         let (mut m, mut v) = ([0f64; 3], [0f64; 3]);
         for (step, factor) in [(1, 1.0), (2, 0.5)] {
-            gradients.flat_mut().copy_from_slice(&[0.5, -2.0, 1e-3]);
+            gradients.iter_mut().zip([0.5, -2.0, 1e-3]).for_each(|(g, value)| *g = value);
             optimizer.step(&mut parameters, &gradients, lr, factor);
             for (i, g) in [0.5, -2.0, 1e-3].into_iter().enumerate() {
                 let g = g * factor;
@@ -412,7 +443,7 @@ mod tests {
             pool.install(|| {
                 let (mut parameters, mut gradients) = setup(&[("perceiver.latents", 3 * BLOCK + 7)]);
                 let mut optimizer = AdamW::new(options(moments), &parameters, &gradients);
-                for (i, g) in gradients.flat_mut().iter_mut().enumerate() {
+                for (i, g) in gradients.iter_mut().enumerate() {
                     *g = ((i % 977) as f32 - 400.0) * 1e-3;
                 }
                 optimizer.step(&mut parameters, &gradients, 1e-3, 0.7);
@@ -434,7 +465,7 @@ mod tests {
             let mut optimizer = AdamW::new(options(moments), &parameters, &gradients);
             let mut step = |optimizer: &mut AdamW, parameters: &mut Parameters| {
                 let number = optimizer.steps();
-                for (i, g) in gradients.flat_mut().iter_mut().enumerate() {
+                for (i, g) in gradients.iter_mut().enumerate() {
                     *g = ((i as u64 * 31 + number * 7) % 97) as f32 * 1e-2 - 0.5;
                 }
                 optimizer.step(parameters, &gradients, 1e-3, 1.0);
@@ -476,7 +507,7 @@ mod tests {
         let (mut state, mut sum) = (12345u32, 0.0);
         for step in 0..2000 {
             let x = values(&parameters);
-            for (i, g) in gradients.flat_mut().iter_mut().enumerate() {
+            for (i, g) in gradients.iter_mut().enumerate() {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let random = (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
                 *g = curvature(i) * (x[i] - target(i) + noise * random);
@@ -509,8 +540,8 @@ mod tests {
         let (mut parameters, mut gradients) = setup(&[("x", LENGTH)]);
         let mut optimizer = AdamW::new(options(MomentPrecision::EightBit), &parameters, &gradients);
         for step in 0..1400 {
-            gradients.flat_mut().fill(if step < 400 { 1.0 } else { 0.0 });
-            gradients.flat_mut()[0] = 1.0;
+            gradients.iter_mut().for_each(|g| *g = if step < 400 { 1.0 } else { 0.0 });
+            gradients.iter_mut().take(1).for_each(|g| *g = 1.0);
             optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
         }
         let Moments::EightBit(moments) = &optimizer.moments else { panic!("8-bit moments were asked for") };
@@ -533,7 +564,7 @@ mod tests {
         let rate = 1e-3;
         let mut before = values(&parameters);
         for step in 0..300 {
-            for (i, g) in gradients.flat_mut().iter_mut().enumerate() {
+            for (i, g) in gradients.iter_mut().enumerate() {
                 let sign = if (i * 7 + step * 3) % 5 < 2 { -1.0 } else { 1.0 };
                 *g = sign * sizes[(i + step / 50) % sizes.len()];
             }
@@ -553,7 +584,7 @@ mod tests {
         let (mut parameters, mut gradients) = setup(&[("embed", 512)]);
         let mut optimizer = AdamW::new(options(MomentPrecision::EightBit), &parameters, &gradients);
         for step in 0..20 {
-            for (i, g) in gradients.flat_mut().iter_mut().enumerate() {
+            for (i, g) in gradients.iter_mut().enumerate() {
                 *g = if i / 32 == 3 { (i + step) as f32 * 1e-3 } else { 0.0 };
             }
             optimizer.step(&mut parameters, &gradients, 1e-2, 1.0);

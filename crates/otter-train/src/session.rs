@@ -111,7 +111,7 @@ fn train_here(
     run.write_config(&config)?;
     let cache = feature_cache(&config, &otter, &parameters, observer)?;
     let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image)?
-            .with_quantised_base(quantise);
+        .with_quantised_base(quantise);
     if let Some(cache) = cache {
         model = model.with_features(cache);
     }
@@ -154,7 +154,11 @@ const LARGE_BASE: u64 = 4 << 30;
 /// What a checkpoint holds when the configuration does not say it.
 fn default_save(parameters: &Parameters) -> SaveWeights {
     let frozen: u64 = parameters.iter().filter(|p| !p.trainable).map(|p| p.tensor.bytes()).sum();
-    if frozen > LARGE_BASE || parameters.quantised_count() > 0 { SaveWeights::Trainable } else { SaveWeights::Full }
+    if frozen > LARGE_BASE || parameters.quantised_count() > 0 {
+        SaveWeights::Trainable
+    } else {
+        SaveWeights::Full
+    }
 }
 
 fn feature_cache(

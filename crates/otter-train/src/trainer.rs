@@ -315,7 +315,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         if let Some(mask) = &self.mask {
             mask.apply(&mut self.gradients);
         }
-        let norm = global_norm(self.gradients.flat());
+        let norm = global_norm(self.gradients.parts());
         if !norm.is_finite() {
             let parameters = &*self.setup.parameters;
             return Err(guard::non_finite_gradient(parameters, &self.gradients, &step.batches, number));

@@ -125,9 +125,9 @@ fn train(
                 &mut gradients,
             )
             .unwrap();
-        let norm = global_norm(gradients.flat());
+        let norm = global_norm(gradients.parts());
         let factor = clip_factor(norm, 1.0);
-        for (largest, gradient) in largest_gradients.flat_mut().iter_mut().zip(gradients.flat()) {
+        for (largest, gradient) in largest_gradients.iter_mut().zip(gradients.flat()) {
             *largest = largest.max(gradient.abs() * factor as f32);
         }
         let rate = schedule.learning_rate(step);

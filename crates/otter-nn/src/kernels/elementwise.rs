@@ -4,7 +4,8 @@ use super::{LANES, fold_lanes, for_row_blocks};
 use crate::{Real, vectorised};
 
 vectorised! {
-    fn add_block<T: Real>(a: &mut [T], b: &[T]) {
+    /// `a += b` on one thread; b may be longer.
+    pub fn add_part<T: Real>(a: &mut [T], b: &[T]) {
         for (x, &y) in a.iter_mut().zip(b) {
             *x += y;
         }
@@ -58,6 +59,15 @@ vectorised! {
 }
 
 vectorised! {
+    /// `x = activation(x)` on one thread.
+    pub fn activate_part<A: Activation, T: Real>(x: &mut [T]) {
+        for v in x.iter_mut() {
+            *v = A::value(*v);
+        }
+    }
+}
+
+vectorised! {
     fn activate_backward_block<A: Activation, T: Real>(dy: &mut [T], x: &[T]) {
         for (d, &v) in dy.iter_mut().zip(x) {
             *d *= A::slope(v);
@@ -96,7 +106,7 @@ vectorised! {
 pub fn add_assign<T: Real>(a: &mut [T], b: &[T]) {
     assert_eq!(a.len(), b.len(), "lengths differ");
     for_row_blocks(a, 1, 1, |start, block| {
-        add_block(block, &b[start..]);
+        add_part(block, &b[start..]);
     });
 }
 

@@ -1,5 +1,6 @@
-//! Matrix products of row-major slices: the `gemm` crate for many rows, a row-times-matrix kernel for few. Weights may be
-//! stored in half precision (`kernels/half.rs`) or in blocks (`kernels/quantised`); for few rows the result then has the bits of widening first.
+//! Matrix products of row-major slices: for many rows the packed kernel (`kernels/packed.rs`), or the `gemm` crate for f64,
+//! for small products and where there is no AVX2; for few rows a row-times-matrix kernel. Weights may be stored in half
+//! precision (`kernels/half.rs`) or in blocks (`kernels/quantised`); for few rows a half-precision one gives the bits of widening first.
 
 use gemm::Parallelism;
 
@@ -138,8 +139,11 @@ impl Layout {
     }
 }
 
+/// What is done with results while they are still in the cache: called with the row, the first column and the elements of
+/// every piece of a row, once, when they are complete.
+pub type Finish<'a, T> = Option<&'a (dyn Fn(usize, usize, &mut [T]) + Sync)>;
+
 /// `c = beta * c + alpha * a b` with a (m, k), b (k, n), c (m, n) in any strided layout; `beta` is 0 or 1.
-#[expect(clippy::too_many_arguments, reason = "a matrix product has this many sizes")]
 pub fn product<T: Real>(
     c: &mut [T],
     c_layout: Layout,
@@ -158,6 +162,18 @@ pub fn product<T: Real>(
     assert!(c_layout.end(m, n) <= c.len(), "c is too short");
     assert!(a_layout.end(m, k) <= a.len(), "a is too short");
     assert!(b_layout.end(k, n) <= b.len(), "b is too short");
+    if own_product(
+        (&mut *c, c_layout),
+        (a, a_layout),
+        (b, b_layout),
+        (m, k, n),
+        alpha,
+        accumulate,
+        threads,
+        None,
+    ) {
+        return;
+    }
     // SAFETY: the layouts were checked against the slices above, `c` is borrowed mutably so it overlaps neither input,
     // and every element type that implements `Real` is one gemm supports (f32, f64).
     unsafe {
@@ -183,6 +199,56 @@ pub fn product<T: Real>(
             threads,
         );
     }
+}
+
+/// [`Real::own_product`] with the `gemm` crate's way of asking for threads.
+fn own_product<T: Real>(
+    c: (&mut [T], Layout),
+    a: (&[T], Layout),
+    b: (&[T], Layout),
+    sizes: (usize, usize, usize),
+    alpha: T,
+    accumulate: bool,
+    threads: Parallelism,
+    finish: Finish<'_, T>,
+) -> bool {
+    T::own_product(c, a, b, sizes, alpha, accumulate, !matches!(threads, Parallelism::None), finish)
+}
+
+/// As [`times_transposed`], and then `finish` on every piece of a row of y: for what follows a linear layer element by
+/// element.
+pub fn times_transposed_then<'a, T: Real>(
+    y: &mut [T],
+    x: &[T],
+    w: impl Into<WeightView<'a, T>>,
+    inner: usize,
+    outer: usize,
+    accumulate: bool,
+    finish: &(dyn Fn(usize, usize, &mut [T]) + Sync),
+) {
+    let rows = y.len() / outer.max(1);
+    let w = w.into();
+    if let WeightView::Full(w) = w
+        && rows > SOME_ROWS
+        && own_product(
+            (&mut *y, Layout::rows(outer)),
+            (x, Layout::rows(inner)),
+            (w, Layout::columns(inner)),
+            (rows, inner, outer),
+            T::ONE,
+            accumulate,
+            parallelism(rows * inner * outer),
+            Some(finish),
+        )
+    {
+        return;
+    }
+    times_transposed(y, x, w, inner, outer, accumulate);
+    for_row_blocks(y, outer.max(1), 2, |first, block| {
+        for (i, row) in block.chunks_exact_mut(outer).enumerate() {
+            finish(first + i, 0, row);
+        }
+    });
 }
 
 /// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer): a linear layer's forward.

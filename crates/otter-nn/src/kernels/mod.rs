@@ -3,9 +3,13 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod floor;
+pub mod floor_integer;
 pub mod half;
 pub mod matmul;
 pub mod norm;
+pub(crate) mod packed;
+mod packed_tile;
 pub mod quantised;
 pub(crate) mod tile;
 pub mod vectorised;

@@ -1,5 +1,6 @@
 //! Linear layer: `y = x W^T + b`.
 
+use crate::kernels::elementwise::{self, Activation};
 use crate::kernels::{matmul, norm::add_column_sums};
 use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
@@ -56,17 +57,38 @@ impl Linear {
     /// Writes or adds the output to a slice.
     pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T], accumulate: bool) {
         let weight = parameters.weight(self.weight);
-        matmul::times_transposed(y, x, weight, self.inner, self.outer, accumulate);
-        if let Some(bias) = self.bias {
-            let bias = parameters.data(bias);
-            crate::kernels::for_row_blocks(y, self.outer, 1, |_, rows| {
-                for row in rows.chunks_exact_mut(bias.len()) {
-                    for (y, &b) in row.iter_mut().zip(bias) {
-                        *y += b;
-                    }
+        let Some(bias) = self.bias.map(|bias| parameters.data(bias)) else {
+            return matmul::times_transposed(y, x, weight, self.inner, self.outer, accumulate);
+        };
+        matmul::times_transposed_then(y, x, weight, self.inner, self.outer, accumulate, &|_, first, part| {
+            elementwise::add_part(part, &bias[first..]);
+        });
+    }
+
+    /// `activation(x W^T + b)`, (…, inner) to (…, outer), for when the reverse pass does not follow.
+    pub fn forward_activated<A: Activation, T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+    ) -> Tensor<T> {
+        let mut y = Tensor::zeros(&[x.rows(), self.outer], x.device());
+        let bias = self.bias.map(|bias| parameters.data(bias));
+        let (out, weight) = (y.data_mut(), parameters.weight(self.weight));
+        matmul::times_transposed_then(
+            out,
+            x.data(),
+            weight,
+            self.inner,
+            self.outer,
+            false,
+            &|_, first, part| {
+                if let Some(bias) = bias {
+                    elementwise::add_part(part, &bias[first..]);
                 }
-            });
-        }
+                elementwise::activate_part::<A, T>(part);
+            },
+        );
+        y
     }
 
     /// Input gradient from the output gradient `dy` and the forward input `x`; adds parameter gradients.
@@ -140,6 +162,25 @@ mod tests {
                 },
                 |p, inputs, dy, g| vec![layer.backward(p, &inputs[0], dy, g)],
             );
+        }
+    }
+
+    /// Few and many rows, with and without bias: a fused activation has the bits of one that follows.
+    #[test]
+    fn activations_may_be_fused() {
+        use crate::kernels::elementwise::Gelu;
+        for (rows, bias) in [(2, true), (40, true), (40, false)] {
+            let mut specs = ParameterSpecs::default();
+            let layer = Linear::new(&mut specs, "l", 65, 70, bias, Init::Normal(0.7));
+            let mut parameters = Parameters::<f32>::initialise(&specs, 1, crate::Device::Cpu);
+            parameters
+                .iter_mut()
+                .filter(|p| p.name == "l.bias")
+                .for_each(|p| p.tensor.make_full().data_mut().fill(0.3));
+            let x = random_tensor("x", &[rows, 65]).cast::<f32>();
+            let plain = layer.forward(&parameters, &x);
+            let expected = elementwise::activate::<Gelu, f32>(plain.data());
+            assert_eq!(layer.forward_activated::<Gelu, f32>(&parameters, &x).data(), expected);
         }
     }
 
