@@ -278,7 +278,13 @@ mod tests {
         weights.add(Kept::Trained, 60, 240);
         weights.add(Kept::Half, 600, 1200);
         weights.add(Kept::Trained, 40, 160);
-        let holdings = Holdings { weights: &weights, moments: MomentPrecision::Full, loader: 10, pictures: 7, process: 0 };
+        let holdings = Holdings {
+            weights: &weights,
+            moments: MomentPrecision::Full,
+            loader: 10,
+            pictures: 7,
+            process: 0,
+        };
         let activations = || vec![PlanItem::new("decoder activations", 1 << 20, "why")];
         let plan = MemoryPlan::new(holdings, activations());
         assert_eq!(plan.total(), 1200 + 400 + 1200 + 400 + 800 + (1 << 20) + 17);

@@ -72,6 +72,8 @@ fn train_here(
         rank: Rank::default(),
     };
     let mut config = config.clone();
+    // A trained part goes on as it was trained, unless the configuration says otherwise.
+    config.model.quantise = config.model.quantise.or(base.quantised);
     match (config.memory_limit()?, &found) {
         (Some(_), Some(found)) => Choice::saved(&found.state.config)?.apply(&mut config),
         (Some(limit), None) => {
