@@ -166,7 +166,7 @@ impl MptLayer {
         let v = part(None, width + key_width, key_width);
         let kv = cache.append(&k, &v, (rows.batch, key_width), len);
         let mut attended = scratch.take(q.len());
-        let mut scores = scratch.take(rows.batch * self.core.heads * kv.len);
+        let mut scores = scratch.take(rows.batch * self.core.heads * kv.capacity);
         self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);
         self.out.forward_into(parameters, &attended, x, true);
         self.norm_2.forward_into(parameters, x, &mut normed);

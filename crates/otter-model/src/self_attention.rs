@@ -119,7 +119,7 @@ impl SelfAttention {
         }
         let kv = cache.append(&k, &v, (rows.batch, key_width), len);
         let mut attended = scratch.take(q.len());
-        let mut scores = scratch.take(rows.batch * self.core.heads * kv.len);
+        let mut scores = scratch.take(rows.batch * self.core.heads * kv.capacity);
         self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);
         self.out.forward_into(parameters, &attended, residual, true);
         [q, k, v, attended, scores].into_iter().for_each(|buffer| scratch.give(buffer));

@@ -168,15 +168,15 @@ impl SelfAttentionCore {
         out
     }
 
-    /// As [`SelfAttentionCore::forward`], written to `out`. With one query row a batch entry nothing is allocated but what
-    /// `scores`, whose elements do not matter, may lack.
+    /// As [`SelfAttentionCore::forward`], written to `out`. With one query row a batch entry nothing is allocated: `scores`
+    /// then has room for (batch, heads, keys), whatever is in it.
     pub fn forward_into<T: Real>(
         &self,
         q: &[T],
         batch: usize,
         kv: KeysValues<'_, T>,
         mask: &AttentionMask,
-        scores: &mut Vec<T>,
+        scores: &mut [T],
         out: &mut [T],
     ) {
         let rows = q.len() / (batch * self.heads * self.head_size);
@@ -188,7 +188,6 @@ impl SelfAttentionCore {
             AttentionMask::Segments(_) => None,
         };
         if rows == 1 && !matches!(mask, AttentionMask::Segments(_)) {
-            scores.resize(batch * self.heads * kv.len, T::ZERO);
             let span = |b| {
                 Some(Span {
                     batch: b,

@@ -184,22 +184,21 @@ impl MediaAttention {
         self.forward_saved(q, k, v, rows).out
     }
 
-    /// As [`MediaAttention::forward`], of rows and to a slice. With one text token a row nothing is allocated but what
-    /// `scores`, whose elements do not matter, may lack (and the means of uniform rows).
+    /// As [`MediaAttention::forward`], of rows and to a slice. With one text token a row nothing is allocated but the means
+    /// of uniform rows: `scores` then has room for (rows, heads, latents), whatever is in it.
     pub fn forward_into<T: Real>(
         &self,
         q: &[T],
         k: &Tensor<T>,
         v: &Tensor<T>,
         rows: &MediaRows,
-        scores: &mut Vec<T>,
+        scores: &mut [T],
         out: &mut [T],
     ) {
         let inputs = self.inputs(q, k, v, rows.length);
         let layout = inputs.q_layout;
         if rows.length == 1 {
             let count = rows.targets.len();
-            scores.resize(count * self.heads * self.latents, T::ZERO);
             let span = |batch: usize| match rows.targets[batch] {
                 MediaTarget::Item(key_batch) => {
                     let (row, key_row, keys, causal_offset) = (0, 0, self.latents, None);
