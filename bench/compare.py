@@ -7,8 +7,12 @@ Peak memory is what the system reports for each process when it ends. Losses, gr
 must agree, otherwise the comparison is refused.
 
     cargo build --release
+    cargo build --release -p otter-model --example vision_tower
     bench/setup.sh
     bench/.venv/bin/python bench/compare.py --rounds 5 --json bench/results.json
+
+Work: a training step; a greedy decode; with `--lengths`, a forward and reverse pass of sequences of those lengths, packed
+here and padded there; CLIP ViT-L/14 on one image.
 """
 
 import argparse
@@ -21,7 +25,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-WORK = {"train": "train_step_seconds", "decode": "decode_seconds"}
+# Where each side reports its seconds.
+WORK = {
+    "train": ("train_step_seconds", "train_step_seconds"),
+    "decode": ("decode_seconds", "decode_seconds"),
+    "lengths": ("packed_seconds", "padded_seconds"),
+    "vision": ("vision_seconds", "vision_seconds"),
+}
 
 
 def run(command):
@@ -41,8 +51,13 @@ def run(command):
 def commands(arguments, what):
     sizes = ["--repeats", arguments.repeats, "--batch", arguments.batch, "--length", arguments.length]
     sizes += ["--new-tokens", arguments.new_tokens]
-    ours = [arguments.otter, "--threads", arguments.threads, "bench", "--json", "--only", what, *sizes]
-    torch = [arguments.python, HERE / "otter_torch.py", "--only", what, "--threads", arguments.threads, *sizes]
+    work = ["--lengths", arguments.lengths] if what == "lengths" else ["--only", what]
+    ours = [arguments.otter, "--threads", arguments.threads, "bench", "--json", *work, *sizes]
+    torch = [arguments.python, HERE / "otter_torch.py", *work, "--threads", arguments.threads, *sizes]
+    if what == "vision":
+        common = ["--threads", arguments.threads, "--repeats", arguments.repeats]
+        ours = [arguments.vision_tower, *common]
+        torch = [arguments.python, HERE / "vision_tower.py", *common]
     if arguments.full_logits:
         torch.append("--full-logits")
     return [str(a) for a in ours], [str(a) for a in torch]
@@ -51,7 +66,7 @@ def commands(arguments, what):
 def check(what, ours, torch):
     """Refuses to compare two programs that do not compute the same."""
     for key in ("parameters", "trainable", "threads"):
-        if ours[key] != torch[key]:
+        if ours.get(key) != torch.get(key):
             sys.exit(f"{key}: otter has {ours[key]}, PyTorch has {torch[key]}")
     if what == "train":
         # The gradient norm of the first step only: see otter_torch.py.
@@ -59,6 +74,15 @@ def check(what, ours, torch):
             for step, (a, b) in enumerate(zip(ours[key], torch[key])):
                 if abs(a - b) > 1e-5 * abs(b):
                     sys.exit(f"{key}, step {step}: otter has {a}, PyTorch has {b}")
+    elif what == "lengths":
+        # Ours holds the padded pass and the packed one.
+        for a in ours["losses"]:
+            if abs(a - torch["losses"][0]) > 1e-5 * abs(a):
+                sys.exit(f"losses: otter has {ours['losses']}, PyTorch has {torch['losses']}")
+    elif what == "vision":
+        largest = max(abs(b) for b in torch["features"])
+        if any(abs(a - b) > 1e-3 * largest for a, b in zip(ours["features"], torch["features"])):
+            sys.exit(f"features differ:\notter   {ours['features']}\nPyTorch {torch['features']}")
     elif ours["generated"] != torch["generated"]:
         sys.exit(f"generated tokens differ:\notter   {ours['generated']}\nPyTorch {torch['generated']}")
 
@@ -79,7 +103,7 @@ def measure(arguments, what):
     for number in range(arguments.rounds):
         ours, torch = run(ours_command), run(torch_command)
         check(what, ours, torch)
-        a, b = (statistics.median(r[WORK[what]]) for r in (ours, torch))
+        a, b = (statistics.median(r[key]) for r, key in zip((ours, torch), WORK[what]))
         rounds.append({"otter": ours, "torch": torch, "otter_seconds": a, "torch_seconds": b, "ratio": b / a})
         load = os.getloadavg()[0]
         print(f"{what} {number + 1}/{arguments.rounds}: otter {a:.3f} s, PyTorch {b:.3f} s, "
@@ -88,8 +112,8 @@ def measure(arguments, what):
     return {
         "otter_seconds": statistics.median(r["otter_seconds"] for r in rounds),
         "torch_seconds": statistics.median(r["torch_seconds"] for r in rounds),
-        "otter_fastest": min(min(r["otter"][WORK[what]]) for r in rounds),
-        "torch_fastest": min(min(r["torch"][WORK[what]]) for r in rounds),
+        "otter_fastest": min(min(r["otter"][WORK[what][0]]) for r in rounds),
+        "torch_fastest": min(min(r["torch"][WORK[what][1]]) for r in rounds),
         "ratio": {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)},
         "otter_peak_bytes": max(r["otter"]["peak"] for r in rounds),
         "torch_peak_bytes": max(r["torch"]["peak"] for r in rounds),
@@ -106,13 +130,18 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--lengths", help="tokens of each sequence of a batch, such as 128,61,90,37")
     parser.add_argument("--full-logits", action="store_true", help="let PyTorch compute the logits of every row")
     parser.add_argument("--otter", default=HERE.parent / "target/release/otter")
+    parser.add_argument("--vision-tower", default=HERE.parent / "target/release/examples/vision_tower")
     parser.add_argument("--python", default=HERE / ".venv/bin/python")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
 
-    measured = {what: measure(arguments, what) for what in WORK if arguments.only in (None, what)}
+    wanted = [what for what in WORK if arguments.only in (None, what) and (what != "lengths" or arguments.lengths)]
+    if not wanted:
+        sys.exit("--only lengths needs --lengths, the tokens of each sequence, such as 128,61,90,37")
+    measured = {what: measure(arguments, what) for what in wanted}
     last = next(iter(measured.values()))["rounds"][-1]
     machine = {
         "processor": processor(),
@@ -120,9 +149,9 @@ def main():
         "threads": arguments.threads,
         "system": platform.platform(),
         "otter": subprocess.run([arguments.otter, "--version"], capture_output=True, text=True).stdout.strip(),
-        **{key: last["torch"][key] for key in ("torch", "transformers", "python")},
+        **{key: last["torch"].get(key) for key in ("torch", "transformers", "python")},
         "parameters": last["otter"]["parameters"],
-        "trainable": last["otter"]["trainable"],
+        "trainable": last["otter"].get("trainable"),
     }
     for key, value in machine.items():
         print(f"{key:13}{value}")
@@ -133,6 +162,8 @@ def main():
     names = {
         "train": f"training step, {arguments.batch} x {arguments.length} tokens",
         "decode": f"greedy decode, {arguments.new_tokens} tokens",
+        "lengths": "packed against padded lengths",
+        "vision": "CLIP ViT-L/14, one image",
     }
     for what, m in measured.items():
         ratio = m["ratio"]

@@ -237,14 +237,50 @@ def exact_norm(parameters):
     return math.sqrt(sum(part.double().square().sum().item() for part in parts))
 
 
-def time_training(model, arguments, results):
+def equal_lengths(arguments):
+    """Token ids and labels of `--batch` sequences of `--length` tokens; labels on the second halves."""
     batch, length = arguments.batch, arguments.length
     index = torch.arange(batch * length)
     ids = torch.where(index % length == 1, IMAGE_TOKEN, 4 + (index * 7919) % (VOCABULARY - 4)).view(batch, length)
-    labels = torch.where(index.view(batch, length) % length < length // 2, IGNORE, ids)
+    return ids, torch.where(index.view(batch, length) % length < length // 2, IGNORE, ids)
+
+
+def padded(lengths):
+    """The same for sequences of these lengths, padded on the right to the longest."""
+    index = torch.arange(max(lengths)).expand(len(lengths), -1)
+    ends = torch.tensor(lengths)[:, None]
+    ids = torch.where(index == 1, IMAGE_TOKEN, 4 + (index * 7919) % (VOCABULARY - 4))
+    labels = torch.where((index >= ends // 2) & (index < ends) & (index > 1), ids, IGNORE)
+    return torch.where(index < ends, ids, 0), labels
+
+
+def time_lengths(model, arguments, results):
+    """Forward and reverse pass of padded sequences. Under the causal mask no token sees the padding after it, so nothing
+    else needs a mask."""
+    ids, labels = padded(arguments.lengths)
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
     rows = torch.nonzero(targets != IGNORE).flatten()
-    images = pixels(batch)
+    images = pixels(len(ids))
+    seconds, losses = [], []
+    for _ in range(arguments.repeats + 1):
+        model.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        mask, sees = media_mask(ids, 1)
+        media = model.project_media(model.encode_media(images))
+        hidden = model.hidden(ids, media, mask, sees).flatten(0, 1)
+        loss = F.cross_entropy(model.lm_head(hidden[rows]), targets[rows])
+        loss.backward()
+        seconds.append(time.perf_counter() - start)
+        losses.append(loss.item())
+    results["padded_seconds"] = seconds[1:]
+    results["losses"] = losses[:1]
+
+
+def time_training(model, arguments, results):
+    ids, labels = equal_lengths(arguments)
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
+    rows = torch.nonzero(targets != IGNORE).flatten()
+    images = pixels(len(ids))
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for n, p in trained if is_decayed(n)], "weight_decay": 0.1},
@@ -312,13 +348,15 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--full-logits", action="store_true", help="logits of every row, as the original computes")
+    parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")],
+                        help="time a forward and reverse pass of sequences of these lengths instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
     # Random initialisation of the classes would be thrown away: build them empty, then fill.
     with torch.device("meta"):
         model = Otter()
-    model = model.to_empty(device="cpu").train(arguments.only == "train")
+    model = model.to_empty(device="cpu").train(arguments.only == "train" or bool(arguments.lengths))
     model.vision_encoder.eval()
     # Tables that are no parameters came out empty too.
     tower = getattr(model.vision_encoder, "vision_model", model.vision_encoder)
@@ -337,11 +375,13 @@ def main():
         "transformers": transformers.__version__,
         "python": sys.version.split()[0],
     }
-    if arguments.only != "decode":
+    if arguments.lengths:
+        time_lengths(model, arguments, results)
+    elif arguments.only != "decode":
         model.train()
         model.vision_encoder.eval()
         time_training(model, arguments, results)
-    if arguments.only != "train":
+    if arguments.only != "train" and not arguments.lengths:
         model.eval()
         time_decoding(model, arguments, results)
     results["peak_resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,38 +1,68 @@
-//! Times CLIP ViT-L/14 on one image: `cargo run --release -p otter-model --example vision_tower -- [repetitions]`.
+//! Times CLIP ViT-L/14 on one image: `cargo run --release -p otter-model --example vision_tower -- --repeats 5`.
+//!
+//! The other side is `bench/vision_tower.py`; weights and pixels of both come from one formula, so that their features can be
+//! compared. `bench/compare.py --only vision` runs them in turn. Threads: `--threads 2`.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use otter_model::clip::ClipVision;
 use otter_model::config::VisionConfig;
-use otter_nn::{Device, ParameterSpecs, Parameters, Tensor};
+use otter_nn::{Device, ParameterSpec, ParameterSpecs, Parameters, Tensor};
 
 fn main() {
-    let repetitions = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
-    let config = VisionConfig {
-        hidden_size: 1024,
-        intermediate_size: 4096,
-        num_hidden_layers: 24,
-        num_attention_heads: 16,
-        image_size: 224,
-        patch_size: 14,
-        num_channels: 3,
-        layer_norm_eps: 1e-5,
+    let number = |name: &str| {
+        let mut arguments = std::env::args().skip_while(|argument| argument != name);
+        arguments.nth(1).map(|text| text.parse::<usize>().expect("a number follows each option"))
     };
+    let threads = number("--threads").unwrap_or(0);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().expect("the pool starts");
+    // Inside the pool: outside it this thread would sleep while others work.
+    rayon::scope(|_| measure(number("--repeats").unwrap_or(5)));
+}
+
+fn measure(repeats: usize) {
+    let config = VisionConfig::clip_vit_l14();
     let mut specs = ParameterSpecs::default();
     let tower = ClipVision::new(&mut specs, "vision", &config);
-    let parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
-    let pixels = (0..3 * 224 * 224).map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0).collect();
-    let pixels = Tensor::from_vec(pixels, &[1, 3, 224, 224], Device::Cpu);
-    rayon::scope(|_| {
-        let mut seconds: Vec<f64> = (0..=repetitions)
-            .map(|_| {
-                let start = Instant::now();
-                std::hint::black_box(tower.forward(&parameters, &pixels));
-                start.elapsed().as_secs_f64()
-            })
-            .skip(1)
-            .collect();
-        seconds.sort_by(f64::total_cmp);
-        println!("{{\"median\": {}, \"min\": {}}}", seconds[seconds.len() / 2], seconds[0]);
-    });
+    let Ok(parameters) =
+        Parameters::build(&specs, Device::Cpu, |spec| Ok::<_, Infallible>(formula_value(spec)));
+    let side = config.image_size;
+    let pixels = uniform("pixels", &[1, 3, side, side], 0.0, 1.5);
+    let mut features = tower.forward(&parameters, &pixels);
+    let seconds: Vec<f64> = (0..repeats)
+        .map(|_| {
+            let start = Instant::now();
+            features = tower.forward(&parameters, &pixels);
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    println!(
+        "{{\"vision_seconds\": {seconds:?}, \"features\": {:?}, \"parameters\": {}, \"threads\": {}}}",
+        &features.data()[..8],
+        parameters.total_count(),
+        rayon::current_num_threads()
+    );
+}
+
+fn formula_value(spec: &ParameterSpec) -> Tensor {
+    let (centre, amplitude) = match spec.shape.len() {
+        1 if spec.name.ends_with(".weight") => (1.0, 0.125),
+        1 => (0.0, 0.015_625),
+        _ => (0.0, 0.031_25),
+    };
+    uniform(&spec.name, &spec.shape, centre, amplitude)
+}
+
+/// `centre + amplitude * u` with u in [-1, 1) from a hash of the element's index and the name.
+fn uniform(name: &str, shape: &[usize], centre: f32, amplitude: f32) -> Tensor {
+    let seed = name.bytes().fold(0x811C_9DC5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let value = |index: usize| {
+        let mut x = (index as u32).wrapping_mul(0x9E37_79B1).wrapping_add(seed);
+        x = (x ^ (x >> 15)).wrapping_mul(0x85EB_CA77);
+        x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE3D);
+        x = (x ^ (x >> 16)) >> 8;
+        (x as f32 / 8_388_608.0 - 1.0) * amplitude + centre
+    };
+    Tensor::from_vec((0..shape.iter().product()).map(value).collect(), shape, Device::Cpu)
 }

@@ -96,7 +96,7 @@ fn run<T: Real>(
 /// zero (a key's bias) holds rounding only: nothing is measured against less than 1e-4 of the largest entry of all.
 fn difference<T: Real>(a: &Gradients<T>, b: &Gradients<T>) -> f64 {
     let largest = |values: &[T]| values.iter().map(|g| g.to_f64().abs()).fold(0.0, f64::max);
-    let least = 1e-4 * largest(a.flat());
+    let least = 1e-4 * largest(&a.flat());
     let differences = a.ranges().iter().flatten().map(|range| {
         let (a, b) = (&a.flat()[range.clone()], &b.flat()[range.clone()]);
         let apart = a.iter().zip(b).map(|(a, b)| (a.to_f64() - b.to_f64()).abs()).fold(0.0, f64::max);

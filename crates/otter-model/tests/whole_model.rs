@@ -117,7 +117,8 @@ fn freezing_changes_no_remaining_gradient() -> Result<(), ModelError> {
         assert!(!some.flat().is_empty());
         for (index, range) in some.ranges().iter().enumerate() {
             let (Some(range), Some(whole)) = (range, &all.ranges()[index]) else { continue };
-            let pairs = some.flat()[range.clone()].iter().zip(&all.flat()[whole.clone()]);
+            let (some, all) = (some.flat(), all.flat());
+            let pairs = some[range.clone()].iter().zip(&all[whole.clone()]);
             assert!(pairs.clone().all(|(a, b)| (a - b).abs() < 1e-12), "parameter {index} under {rule:?}");
         }
     }

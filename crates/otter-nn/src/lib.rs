@@ -2,7 +2,7 @@
 //!
 //! The reverse pass is written by hand, layer by layer: `forward` keeps nothing, `forward_saved` returns what the
 //! reverse pass needs as a struct one can read, `backward` returns the input gradient and adds parameter gradients
-//! to a flat [`Gradients`] buffer. Frozen parameters have no range in that buffer, so their weight gradient is never
+//! to [`Gradients`]. Frozen parameters have no buffer there, so their weight gradient is never
 //! computed. Layers hold [`ParameterId`]s, not weights: one set of layers serves `f32` work and the `f64` gradient
 //! checks.
 //!

@@ -3,6 +3,7 @@
 //! A model is first described as a list of [`ParameterSpec`]s (names, shapes, initial values: no memory), from which
 //! counts and memory plans follow. [`Parameters`] holds the tensors in the same order.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -337,11 +338,13 @@ fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
     radius * (std::f64::consts::TAU * unit(rng)).cos()
 }
 
-/// Gradients of the trained parameters, one flat buffer in id order, so that clipping, optimiser and reduction are
-/// loops over slices. Frozen parameters have no range.
+/// Gradients of the trained parameters. Each has a buffer of its own, made of zeros when it is first asked for and given
+/// back by [`Gradients::clear`], so that gradients take the memory that activations leave in the reverse pass. Frozen
+/// parameters have none.
 #[derive(Clone, Debug)]
 pub struct Gradients<T = f32> {
-    flat: Vec<T>,
+    /// By parameter; empty for a frozen one and for one that nothing was added to.
+    parts: Vec<Vec<T>>,
     ranges: Vec<Option<Range<usize>>>,
 }
 
@@ -349,7 +352,7 @@ impl<T: Real> Gradients<T> {
     /// Zero gradients for the trainable ones of `parameters`.
     pub fn new(parameters: &Parameters<T>) -> Self {
         let mut end = 0;
-        let ranges = parameters
+        let ranges: Vec<_> = parameters
             .iter()
             .map(|p| {
                 p.trainable.then(|| {
@@ -358,7 +361,7 @@ impl<T: Real> Gradients<T> {
                 })
             })
             .collect();
-        Self { flat: vec![T::ZERO; end], ranges }
+        Self { parts: vec![Vec::new(); ranges.len()], ranges }
     }
 
     /// Whether parameter `id` receives a gradient.
@@ -368,31 +371,67 @@ impl<T: Real> Gradients<T> {
 
     /// Gradient of parameter `id` to add to; `None` for a frozen one.
     pub fn get_mut(&mut self, id: ParameterId) -> Option<&mut [T]> {
-        self.ranges[id.0].clone().map(|range| &mut self.flat[range])
+        self.part_mut(id.0)
     }
 
-    /// Gradient of parameter `id`; `None` for a frozen one.
-    pub fn get(&self, id: ParameterId) -> Option<&[T]> {
-        self.ranges[id.0].clone().map(|range| &self.flat[range])
+    /// Gradient of the parameter at this place, in id order, to add to; `None` for a frozen one.
+    pub fn part_mut(&mut self, index: usize) -> Option<&mut [T]> {
+        let len = self.ranges[index].as_ref()?.len();
+        let part = &mut self.parts[index];
+        if part.is_empty() {
+            *part = vec![T::ZERO; len];
+        }
+        Some(part)
     }
 
-    /// Range of each parameter in the flat buffer, in id order.
+    /// Gradient of the parameter at this place, in id order; `None` for a frozen one.
+    pub fn part(&self, index: usize) -> Option<Cow<'_, [T]>> {
+        let len = self.ranges[index].as_ref()?.len();
+        let part = self.parts[index].as_slice();
+        Some(if part.is_empty() { vec![T::ZERO; len].into() } else { part.into() })
+    }
+
+    /// Gradients that something was added to, in id order. The others are zero.
+    pub fn parts(&self) -> impl Iterator<Item = &[T]> {
+        self.parts.iter().filter(|part| !part.is_empty()).map(Vec::as_slice)
+    }
+
+    /// Range of each parameter among all trained elements, in id order.
     pub fn ranges(&self) -> &[Option<Range<usize>>] {
         &self.ranges
     }
 
-    /// All gradients.
-    pub fn flat(&self) -> &[T] {
-        &self.flat
+    /// Number of trained elements.
+    pub fn len(&self) -> usize {
+        self.ranges.iter().flatten().map(Range::len).sum()
     }
 
-    /// All gradients, writable.
-    pub fn flat_mut(&mut self) -> &mut [T] {
-        &mut self.flat
+    /// Whether nothing is trained.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A copy of all gradients in the order of [`Gradients::ranges`]: for comparisons, not for training.
+    pub fn flat(&self) -> Vec<T> {
+        let mut flat = vec![T::ZERO; self.len()];
+        for (part, range) in self.parts.iter().zip(&self.ranges) {
+            if let Some(range) = range.clone().filter(|_| !part.is_empty()) {
+                flat[range].copy_from_slice(part);
+            }
+        }
+        flat
+    }
+
+    /// All elements in the order of [`Gradients::ranges`], writable.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.parts.iter_mut().zip(&self.ranges).flat_map(|(part, range)| {
+            part.resize(range.as_ref().map_or(0, Range::len), T::ZERO);
+            part.iter_mut()
+        })
     }
 
     /// Sets all gradients to zero.
     pub fn clear(&mut self) {
-        crate::kernels::elementwise::clear(&mut self.flat);
+        self.parts.iter_mut().for_each(|part| *part = Vec::new());
     }
 }

@@ -59,11 +59,6 @@ pub trait Real:
         crate::kernels::tile::dot_products(out, x, w, inner);
     }
 
-    /// `y (+)= x w^T` with a matrix in blocks. In f32 activations are rounded to bytes, in f64 nothing is rounded.
-    fn times_quantised(y: &mut [Self], x: &[Self], w: crate::quantised::QuantisedView<'_>, accumulate: bool) {
-        crate::kernels::quantised::times_transposed_widened(y, x, w, accumulate);
-    }
-
     /// [`Real::times_quantised`] of several matrices with the same `x`, written.
     fn times_quantised_each<const N: usize>(
         x: &[Self],
@@ -88,6 +83,11 @@ pub trait Real:
         _finish: Finish<'_, Self>,
     ) -> bool {
         false
+    }
+
+    /// `y (+)= x w^T` with a matrix in blocks. In f32 activations are rounded to bytes, in f64 nothing is rounded.
+    fn times_quantised(y: &mut [Self], x: &[Self], w: crate::quantised::QuantisedView<'_>, accumulate: bool) {
+        crate::kernels::quantised::times_transposed_widened(y, x, w, accumulate);
     }
 
     /// Logistic function.

@@ -2,7 +2,6 @@
 //! before clipping, so those rows never move: they have no moments and the tables are not decayed.
 
 use std::collections::HashSet;
-use std::ops::Range;
 
 use otter_nn::{Gradients, Parameters};
 
@@ -13,16 +12,18 @@ pub struct EmbeddingRowMask {
 }
 
 struct Table {
-    range: Range<usize>,
+    /// The parameter's place in id order.
+    parameter: usize,
     width: usize,
 }
 
 impl EmbeddingRowMask {
     /// Keeps the rows of the token ids in `rows` in those of `tables` that are trained.
     pub fn new(parameters: &Parameters, gradients: &Gradients, tables: &[String], rows: &[u32]) -> Self {
-        let tables = parameters.iter().zip(gradients.ranges()).filter_map(|(parameter, range)| {
-            let masked = tables.contains(&parameter.name);
-            range.clone().filter(|_| masked).map(|range| Table { range, width: parameter.tensor.width() })
+        let parameters = parameters.iter().zip(gradients.ranges()).enumerate();
+        let tables = parameters.filter_map(|(index, (parameter, range))| {
+            let masked = range.is_some() && tables.contains(&parameter.name);
+            masked.then(|| Table { parameter: index, width: parameter.tensor.width() })
         });
         Self { tables: tables.collect(), rows: rows.iter().map(|&row| row as usize).collect() }
     }
@@ -30,7 +31,7 @@ impl EmbeddingRowMask {
     /// Zeroes the gradients of all other rows.
     pub fn apply(&self, gradients: &mut Gradients) {
         for table in &self.tables {
-            let values = &mut gradients.flat_mut()[table.range.clone()];
+            let Some(values) = gradients.part_mut(table.parameter) else { continue };
             for (row, values) in values.chunks_exact_mut(table.width.max(1)).enumerate() {
                 if !self.rows.contains(&row) {
                     values.fill(0.0);
@@ -55,7 +56,7 @@ mod tests {
         let mut parameters = Parameters::initialise(&specs, 0, Device::Cpu);
         parameters.set_trainable(|name| name != "frozen_head");
         let mut gradients = Gradients::new(&parameters);
-        gradients.flat_mut().fill(1.0);
+        gradients.iter_mut().for_each(|g| *g = 1.0);
         let tables = ["embed".to_owned(), "frozen_head".to_owned()];
         let mask = EmbeddingRowMask::new(&parameters, &gradients, &tables, &[1]);
         mask.apply(&mut gradients);

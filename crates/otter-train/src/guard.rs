@@ -1,5 +1,7 @@
 //! Guards of a run: losses and gradients must be finite, and every trained parameter must be reached by a gradient.
 
+use std::borrow::Cow;
+
 use otter_data::Batch;
 use otter_nn::{Gradients, Parameters};
 
@@ -48,9 +50,9 @@ pub fn non_finite_gradient(
 fn trained<'a>(
     parameters: &'a Parameters,
     gradients: &'a Gradients,
-) -> impl Iterator<Item = (&'a str, &'a [f32])> {
-    let ranges = parameters.iter().zip(gradients.ranges());
-    ranges.filter_map(|(parameter, range)| Some((parameter.name.as_str(), &gradients.flat()[range.clone()?])))
+) -> impl Iterator<Item = (&'a str, Cow<'a, [f32]>)> {
+    let parameters = parameters.iter().enumerate();
+    parameters.filter_map(|(index, parameter)| Some((parameter.name.as_str(), gradients.part(index)?)))
 }
 
 /// Checks that every trained parameter receives a gradient, from the first step on until all have.
@@ -148,12 +150,11 @@ mod tests {
 
     /// Gives the parameters whose name contains one of `names` a gradient.
     fn reach(parameters: &Parameters, gradients: &mut Gradients, names: &[&str]) {
-        let ranges = gradients.ranges().to_vec();
-        for (parameter, range) in parameters.iter().zip(ranges) {
-            if let Some(range) = range
-                && names.iter().any(|name| parameter.name.contains(name))
+        for (index, parameter) in parameters.iter().enumerate() {
+            if names.iter().any(|name| parameter.name.contains(name))
+                && let Some(gradient) = gradients.part_mut(index)
             {
-                gradients.flat_mut()[range.start] = 1.0;
+                gradient[0] = 1.0;
             }
         }
     }
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn a_bad_gradient_is_named_with_its_place() {
         let (parameters, mut gradients) = setup(Init::Ones);
-        gradients.flat_mut()[5] = f32::NEG_INFINITY;
+        gradients.iter_mut().skip(5).take(1).for_each(|g| *g = f32::NEG_INFINITY);
         let message = non_finite_gradient(&parameters, &gradients, &[], 3).to_string();
         assert!(message.contains("step 3") && message.contains("attn.to_q.weight"), "{message}");
         assert!(message.contains("element 1 (-inf)"), "{message}");

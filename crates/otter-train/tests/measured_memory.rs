@@ -43,7 +43,7 @@ fn the_plan_is_near_the_measured_peak() {
     parameters.set_trainable(|name| FreezeRule::Head.is_trainable(&config, name));
     let mut gradients = Gradients::new(&parameters);
     // Zeroed pages are not resident before they are written.
-    gradients.flat_mut().fill(1.0);
+    gradients.iter_mut().for_each(|g| *g = 1.0);
     let ids: Vec<u32> = (0..BATCH * LENGTH)
         .map(|i| if i % LENGTH == 0 { IMAGE_TOKEN } else { 10 + i as u32 % 1900 })
         .collect();

@@ -74,7 +74,7 @@ impl TrainableModel for Bigram {
             self.embedding.backward(&batch.input_ids, &d, gradients);
         }
         if self.infinite {
-            gradients.flat_mut()[VOCABULARY * 6 + 4] = f32::INFINITY;
+            gradients.iter_mut().skip(VOCABULARY * 6 + 4).take(1).for_each(|g| *g = f32::INFINITY);
         }
         Ok(self.poison(batch, loss))
     }

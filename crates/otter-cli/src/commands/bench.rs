@@ -205,7 +205,7 @@ fn time_training(
             arguments.recompute,
             &mut gradients,
         )?;
-        let norm = otter_train::clip::global_norm(gradients.flat());
+        let norm = otter_train::clip::global_norm(gradients.parts());
         optimizer.step(parameters, &gradients, 1e-5, otter_train::clip::clip_factor(norm, 1.0));
         seconds.push(start.elapsed().as_secs_f64());
         losses.push(loss.mean());

@@ -131,7 +131,7 @@ mod tests {
     fn packed_scales_come_apart_again() {
         // every code in every place, beside other codes that move
         for shift in 0..64u8 {
-            let code = |at: usize, step: u8| (shift + at as u8 * step) % 64;
+            let code = |at: usize, step: u8| shift.wrapping_add((at as u8).wrapping_mul(step)) % 64;
             let scales: [u8; GROUPS] = std::array::from_fn(|at| code(at, 11));
             let minima: [u8; GROUPS] = std::array::from_fn(|at| code(at, 29));
             let mut block = [0; BYTES];

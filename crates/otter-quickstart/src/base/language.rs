@@ -122,7 +122,7 @@ pub fn pretrain(
         let batch = TextBatch::new(&samples);
         gradients.clear();
         loss_sum += forward_backward(&otter, &parameters, &batch, &mut gradients);
-        let factor = clip_factor(global_norm(gradients.flat()), 1.0);
+        let factor = clip_factor(global_norm(gradients.parts()), 1.0);
         optimizer.step(&mut parameters, &gradients, recipe.rate(step), factor);
         if (step + 1) % MEASURE_EVERY == 0 {
             let rates = measure(&otter, &parameters, &curriculum, rungs, recipe.seed, step);

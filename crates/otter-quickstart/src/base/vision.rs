@@ -96,7 +96,7 @@ pub fn pretrain(
         let pictures = pictures(config, recipe, "base pictures", step, recipe.batch);
         gradients.clear();
         let loss = forward_backward(&tower, &heads, &parameters, &pictures, &mut gradients);
-        let factor = clip_factor(global_norm(gradients.flat()), 1.0);
+        let factor = clip_factor(global_norm(gradients.parts()), 1.0);
         optimizer.step(&mut parameters, &gradients, recipe.rate(step), factor);
         if (step + 1) % 100 == 0 || step + 1 == recipe.steps {
             let accuracy = measure(&tower, &heads, &parameters, config, recipe, step);
