@@ -40,12 +40,7 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 /// Allocations between consecutive tokens.
-fn allocations(
-    otter: &Otter,
-    parameters: &Parameters<f32>,
-    prompts: &[Vec<u32>],
-    decoding: Decoding,
-) -> Vec<usize> {
+fn allocations(otter: &Otter, parameters: &Parameters<f32>, decoding: Decoding) -> Vec<usize> {
     let vision = VisionInput {
         pixels: random_tensor("pixels", &[1, 3, 4, 4]).cast::<f32>(),
         media_frames: std::iter::once(0..1).collect(),

@@ -157,7 +157,7 @@ impl Real for f32 {
         ys: [&mut [Self]; N],
         ws: [crate::quantised::QuantisedView<'_>; N],
     ) {
-        crate::kernels::quantised::times_transposed_each(x, ys.into_iter().zip(ws));
+        crate::kernels::quantised::times_transposed_each(x, ys, ws);
     }
     #[inline(always)]
     fn from_f32(value: f32) -> Self {
