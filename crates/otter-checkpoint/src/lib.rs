@@ -58,6 +58,7 @@ mod tokenizer_write;
 mod torch_file;
 mod torch_names;
 mod torch_write;
+mod trained_part;
 mod transformers_module;
 mod weights;
 mod zip_archive;
@@ -67,7 +68,8 @@ pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
 pub use gguf::{
-    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, save_gguf, write_gguf,
+    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, StoredTensor, save_gguf,
+    write_gguf,
 };
 pub use initialise::{Initialised, initialise_checkpoint};
 pub use inspect::{
@@ -75,7 +77,10 @@ pub use inspect::{
     TiedTables, TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
 };
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
-pub use model::{LoadOptions, LoadedModel, load_model, load_model_with, save_model};
+pub use model::{
+    LoadOptions, LoadedModel, PlannedWeight, load_model, load_model_with, planned_weight, quantised_format,
+    save_model,
+};
 pub use model_card::{ModelCard, TrainingFacts, today};
 pub use named_models::{NAMED_MODELS, NamedModel};
 pub use preprocessor::preprocessor_json;
@@ -88,5 +93,6 @@ pub use tokenizer::{
 pub use tokenizer_json::parse as parse_tokenizer_json;
 pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
 pub use torch_write::{TorchTensor, write_torch};
+pub use trained_part::{TRAINED_FILE, TrainedPart};
 pub use transformers_module::write_transformers_module;
 pub use weights::{WeightForm, Weights};

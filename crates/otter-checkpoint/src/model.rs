@@ -20,8 +20,9 @@ use crate::error::{CheckpointError, Result};
 use crate::gguf::{GgufQuantization, stored_type};
 use crate::load_report::LoadReport;
 use crate::save::{NamedTensor, SaveOptions, save_checkpoint};
-use crate::tensor::Dtype;
+use crate::tensor::{Dtype, give_back};
 use crate::tokenizer::load_tokenizer;
+use crate::trained_part::{TrainedPart, put_over};
 use crate::weights::Weights;
 
 /// A model read from a directory.
@@ -71,6 +72,10 @@ impl<E: Plain> SharedSlice<E> for Mapped<E> {
         // comes from), every bit pattern is a valid `E`, and the map is read-only and kept alive by `self`.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<E>(), bytes.len() / size_of::<E>()) }
     }
+
+    fn give_back(&self) {
+        give_back(&self.map, self.bytes.clone());
+    }
 }
 
 /// How weights are kept in memory.
@@ -83,7 +88,7 @@ pub struct LoadOptions<'a> {
     pub keep: Option<&'a dyn Fn(&str) -> bool>,
 }
 
-/// Loads a model; every tensor is accounted for.
+/// Loads a model; every tensor is accounted for. The directory of a trained part is opened together with its base.
 ///
 /// # Errors
 /// When a file is missing or damaged, a tensor is missing, unexpected or misshapen, or the tokenizer does not fit.
@@ -91,11 +96,26 @@ pub fn load_model(directory: &Path, device: Device) -> Result<LoadedModel> {
     load_model_with(directory, device, LoadOptions::default())
 }
 
-/// As [`load_model`], with a choice of how weights are kept.
+/// As [`load_model`], with a choice of how weights are kept. Without one, the frozen matrices under a trained part are kept as
+/// they were when it was trained.
 ///
 /// # Errors
 /// As [`load_model`]; when a value is too large for the scale of a block.
-pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_>) -> Result<LoadedModel> {
+pub fn load_model_with(
+    directory: &Path,
+    device: Device,
+    mut options: LoadOptions<'_>,
+) -> Result<LoadedModel> {
+    let (base, parts) = TrainedPart::chain(directory)?;
+    if let Some(part) = TrainedPart::read(directory)? {
+        options.quantise = options.quantise.or(part.quantise()?);
+    }
+    let mut model = load_whole(&base, device, options)?;
+    parts.iter().try_for_each(|part| put_over(&mut model.parameters, part, device))?;
+    Ok(model)
+}
+
+fn load_whole(directory: &Path, device: Device, options: LoadOptions<'_>) -> Result<LoadedModel> {
     let checkpoint = Checkpoint::open(directory)?;
     let (otter, specs) = Otter::new(&checkpoint.config.model)
         .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
@@ -108,16 +128,46 @@ pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_
 
 /// The format that a parameter is quantised to, if it is.
 fn format_of(spec: &ParameterSpec, options: LoadOptions<'_>) -> Option<QuantisedFormat> {
-    let wanted = match options.quantise? {
+    let wanted = options.quantise?;
+    if options.keep.is_some_and(|keep| keep(&spec.name)) { None } else { quantised_format(spec, wanted) }
+}
+
+/// The format of a parameter where large matrices are to be kept in `wanted`; `None` for what is not quantised.
+pub fn quantised_format(spec: &ParameterSpec, wanted: QuantisedFormat) -> Option<QuantisedFormat> {
+    let wanted = match wanted {
         QuantisedFormat::Q8_0 => GgufQuantization::Q8_0,
         QuantisedFormat::Q4K => GgufQuantization::Q4K,
     };
-    if !spec.narrow || options.keep.is_some_and(|keep| keep(&spec.name)) {
+    if !spec.narrow {
         return None;
     }
     match stored_type(&spec.name, &spec.shape, wanted) {
         Dtype::Block(format) => format.quantised(),
         _ => None,
+    }
+}
+
+/// How [`load_model_with`] will keep a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlannedWeight {
+    /// In 32 bits.
+    Full,
+    /// In 16 bits.
+    Half,
+    /// In blocks.
+    Quantised(QuantisedFormat),
+}
+
+/// How a parameter of a checkpoint will be kept, from its header alone.
+pub fn planned_weight(weights: &Weights, spec: &ParameterSpec, options: LoadOptions<'_>) -> PlannedWeight {
+    let entry = weights.get(&spec.name).filter(|_| spec.narrow);
+    let Some(entry) = entry else { return PlannedWeight::Full };
+    let kept = options.keep.is_some_and(|keep| keep(&spec.name));
+    let blocks = entry.mapped_blocks().filter(|_| !kept).map(|(format, ..)| format);
+    match blocks.or_else(|| format_of(spec, options)) {
+        Some(format) => PlannedWeight::Quantised(format),
+        None if entry.is_half() => PlannedWeight::Half,
+        None => PlannedWeight::Full,
     }
 }
 
@@ -150,11 +200,8 @@ fn values(
             return Ok(matrix(format, Tensor::from_vec(bytes, &[rows, format.row_bytes(width)], device)));
         }
     }
-    if let Some(mapped) = weights.mapped_f32(&spec.name) {
-        return Ok(Weight::Full(Mapped::tensor(mapped, shape, device)));
-    }
     let Some(entry) = entry.filter(|entry| entry.is_half()) else {
-        return Ok(Weight::Full(Tensor::from_vec(weights.read_f32(&spec.name)?, shape, device)));
+        return mapped_full(weights, &spec.name, shape, device);
     };
     let brain = entry.dtype == Dtype::Bf16;
     Ok(match entry.mapped_half() {
@@ -163,6 +210,17 @@ fn values(
         None if brain => Weight::Bf16(Tensor::from_vec(entry.read_bits().reinterpret_into(), shape, device)),
         None => Weight::F16(Tensor::from_vec(entry.read_bits().reinterpret_into(), shape, device)),
     })
+}
+
+/// The values of a parameter in 32 bits: borrowed from the mapped file, or widened into memory.
+///
+/// # Errors
+/// When the file has no such tensor.
+pub(crate) fn mapped_full(weights: &Weights, name: &str, shape: &[usize], device: Device) -> Result<Weight> {
+    Ok(Weight::Full(match weights.mapped_f32(name) {
+        Some(mapped) => Mapped::tensor(mapped, shape, device),
+        None => Tensor::from_vec(weights.read_f32(name)?, shape, device),
+    }))
 }
 
 /// Writes parameters as a checkpoint directory.

@@ -272,22 +272,8 @@ impl TensorEntry {
     }
 
     /// Tells the system that the pages of these elements are not needed any more; they come back from the file when they are.
-    #[cfg(not(unix))]
-    fn forget_pages(&self) {}
-
-    /// Tells the system that the pages of these elements are not needed any more; they come back from the file when they are.
-    #[cfg(unix)]
     fn forget_pages(&self) {
-        // SAFETY: the map is read-only and of a file, so pages that are dropped are read again with the same content.
-        let advised = unsafe {
-            self.location.map.unchecked_advise_range(
-                memmap2::UncheckedAdvice::DontNeed,
-                self.location.bytes.start,
-                self.location.bytes.len(),
-            )
-        };
-        // It is advice: where the system does not take it, only the resident memory is larger.
-        drop(advised);
+        give_back(&self.location.map, self.location.bytes.clone());
     }
 
     /// Whether the elements are 16-bit floats.
@@ -505,6 +491,22 @@ pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
     let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path, "map"))?;
     Ok(Arc::new(map))
 }
+
+/// Tells the system that these pages of a mapped file need not stay in memory.
+#[cfg(unix)]
+pub(crate) fn give_back(map: &Mmap, bytes: Range<usize>) {
+    if bytes.is_empty() {
+        return;
+    }
+    // SAFETY: the mapping is of a file and read-only, so that a page dropped here is read again from the file, with the
+    // same content, when it is next touched; nothing can be lost.
+    let _ =
+        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+}
+
+/// Other systems keep or drop pages by themselves.
+#[cfg(not(unix))]
+pub(crate) fn give_back(_map: &Mmap, _bytes: Range<usize>) {}
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]

@@ -18,6 +18,9 @@ pub enum Device {
 pub trait SharedSlice<T>: Send + Sync {
     /// The elements.
     fn as_slice(&self) -> &[T];
+
+    /// Says that the elements will hardly be read again: a mapped file gives their pages back, and would read them again.
+    fn give_back(&self) {}
 }
 
 #[derive(Clone)]
@@ -97,12 +100,27 @@ impl<T: Copy> Tensor<T> {
 
     /// The elements, writable. Borrowed elements are copied first (once).
     pub fn data_mut(&mut self) -> &mut [T] {
-        if let Storage::Shared(shared) = &self.storage {
-            self.storage = Storage::Owned(shared.as_slice().to_vec());
-        }
+        self.make_owned();
         match &mut self.storage {
             Storage::Owned(data) => data,
             Storage::Shared(_) => unreachable!("shared elements were copied above"),
+        }
+    }
+
+    /// Copies borrowed elements to memory of this tensor's own, and gives the pages of the mapped file back: they would count as
+    /// memory of this process beside the copy.
+    pub fn make_owned(&mut self) {
+        if let Storage::Shared(shared) = &self.storage {
+            let shared = Arc::clone(shared);
+            self.storage = Storage::Owned(shared.as_slice().to_vec());
+            shared.give_back();
+        }
+    }
+
+    /// Gives the pages of borrowed elements back, which stay readable.
+    pub fn give_back(&self) {
+        if let Storage::Shared(shared) = &self.storage {
+            shared.give_back();
         }
     }
 

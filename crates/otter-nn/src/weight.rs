@@ -97,6 +97,11 @@ impl<T: Real> Weight<T> {
         }
     }
 
+    /// Gives the pages of elements that are borrowed from a mapped file back; they stay readable. Does nothing to others.
+    pub fn give_back(&self) {
+        for_tensor!(self, tensor => tensor.give_back());
+    }
+
     /// Bytes of the elements.
     pub fn bytes(&self) -> u64 {
         match self {
@@ -135,7 +140,9 @@ impl<T: Real> Weight<T> {
     /// The tensor, writable; narrower elements are widened for good first.
     pub fn make_full(&mut self) -> &mut Tensor<T> {
         if !self.is_full() {
-            *self = Self::Full(Tensor::from_vec(self.view().to_vec(), self.shape(), self.device()));
+            let widened = Tensor::from_vec(self.view().to_vec(), self.shape(), self.device());
+            self.give_back();
+            *self = Self::Full(widened);
         }
         match self {
             Self::Full(tensor) => tensor,

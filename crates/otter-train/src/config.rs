@@ -5,10 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use otter_data::{DataConfig, Packing, Preset};
+use otter_nn::QuantisedFormat;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::optimizer::{AdamWOptions, DecayRule};
+use crate::memory_plan::parse_bytes;
+use crate::optimizer::{AdamWOptions, DecayRule, MomentPrecision};
 use crate::overrides;
 use crate::schedule::{Schedule, ScheduleName};
 
@@ -50,6 +52,31 @@ pub struct ModelSection {
     /// more time. Default: false.
     #[serde(default)]
     pub recompute: bool,
+    /// Keep large frozen matrices in blocks of 8 bits (`q8_0`) or 4 (`q4_k`), quantised as they are read; what is trained stays
+    /// in 32 bits, and tables of tokens, vision tower and resampler have at least 8. Default: as the file has them, or what
+    /// `train.memory` needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantise: Option<Quantise>,
+}
+
+/// Formats of frozen matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Quantise {
+    /// 8.5 bits an element.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// 4.5 bits an element.
+    #[serde(rename = "q4_k")]
+    Q4K,
+}
+
+impl From<Quantise> for QuantisedFormat {
+    fn from(choice: Quantise) -> Self {
+        match choice {
+            Quantise::Q8_0 => Self::Q8_0,
+            Quantise::Q4K => Self::Q4K,
+        }
+    }
 }
 
 /// Which parameters are trained.
@@ -147,8 +174,11 @@ pub enum AllRows {
 pub enum SaveWeights {
     /// A complete model.
     #[default]
+    #[serde(alias = "whole")]
     Full,
-    /// The trained parameters only; resuming also needs `model.init_from`.
+    /// The trained parameters only, and where the model is that they belong to, `model.init_from`; it is needed to resume and
+    /// to open them.
+    #[serde(alias = "trained")]
     Trainable,
 }
 
@@ -186,6 +216,14 @@ pub struct TrainSection {
     /// Size up to which that folder grows, for one tower. Default: 50.
     #[serde(default = "default_vision_cache_gib")]
     pub vision_cache_gib: f64,
+    /// Memory that the run may take, for example `"22GiB"`. What does not fit is made smaller, the cheapest change first:
+    /// `model.recompute`, `train.moments`, and `model.quantise` as far as it is not given. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// How AdamW keeps its moments: `f32`, 8 bytes a trained parameter, or `8bit`, 2 bytes. Default: `f32`, or what
+    /// `train.memory` needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moments: Option<MomentPrecision>,
     /// Micro-batches of an optimizer step. Default: 1.
     #[serde(default = "one")]
     pub gradient_accumulation: usize,
@@ -207,9 +245,10 @@ pub struct TrainSection {
     /// How many of the newest checkpoints stay; 0: all. Default: 2.
     #[serde(default = "default_keep")]
     pub keep_checkpoints: usize,
-    /// What a checkpoint's model folder holds. Default: `full`.
-    #[serde(default)]
-    pub save: SaveWeights,
+    /// What a checkpoint's model folder holds. Default: `full`; `trainable` when the frozen part is quantised or larger than
+    /// 4 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save: Option<SaveWeights>,
     /// Metrics every so many steps. Default: 1.
     #[serde(default = "one_step")]
     pub log_every: u64,
@@ -305,6 +344,19 @@ impl TrainConfig {
         toml::to_string(self).map_err(|error| TrainError::config("configuration", error.to_string()))
     }
 
+    /// Bytes that the run may take.
+    ///
+    /// # Errors
+    /// When `train.memory` is no size.
+    pub fn memory_limit(&self) -> Result<Option<u64>> {
+        let parse = |text: &String| {
+            parse_bytes(text).map_err(|problem| {
+                TrainError::config("train.memory", format!("`{text}`: {problem}; give one like \"22GiB\""))
+            })
+        };
+        self.train.memory.as_ref().map(parse).transpose()
+    }
+
     /// Whether rows are packed.
     pub fn packing(&self) -> Packing {
         self.train.packing.unwrap_or(match self.data.preset {
@@ -321,6 +373,7 @@ impl TrainConfig {
             epsilon: section.epsilon,
             weight_decay: section.weight_decay,
             decay_rule: section.decay_rule,
+            moments: self.train.moments.unwrap_or_default(),
         }
     }
 
@@ -361,6 +414,7 @@ impl TrainConfig {
     fn validate(&self, place: &str) -> Result<()> {
         let wrong = |problem: String| Err(TrainError::config(place, problem));
         let (optimizer, schedule, train) = (&self.optimizer, &self.schedule, &self.train);
+        self.memory_limit()?;
         for (key, value) in [
             ("optimizer.learning_rate", optimizer.learning_rate),
             ("optimizer.weight_decay", optimizer.weight_decay),
@@ -548,6 +602,9 @@ mod tests {
             ("model.freeze=patterns", "model.trainable lists none"),
             ("train.pack_length=0", "train.pack_length is 0"),
             ("train.packing=rows", "packing"),
+            ("train.memory=22XiB", "no unit"),
+            ("train.moments=4bit", "moments"),
+            ("model.quantise=q5_k", "quantise"),
             ("train.steps=twenty", "train.steps"),
             ("steps", "key=value"),
         ];

@@ -15,6 +15,7 @@ const FREE_ON_RESUME: &[&str] = &[
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.save",
+    "train.memory",
     "train.log_every",
     "train.threads",
     "train.workers",
@@ -26,6 +27,9 @@ const FREE_ON_RESUME: &[&str] = &[
     "data.frame_cache_mib",
 ];
 
+/// Keys that `train.memory` chooses where they are not set: a resumed run keeps what was chosen.
+const CHOSEN: &[&str] = &["train.moments", "model.quantise"];
+
 /// Keys in which two configurations, written as TOML, differ and that matter for an exact continuation, as lines
 /// `key: saved -> present`.
 ///
@@ -33,6 +37,7 @@ const FREE_ON_RESUME: &[&str] = &[
 /// When one is not TOML.
 pub fn differences(saved: &str, present: &str) -> Result<Vec<String>> {
     let (old, new) = (flat(saved)?, flat(present)?);
+    let chooses = new.contains_key("train.memory");
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let shown = |map: &BTreeMap<String, String>, key: &String| {
         map.get(key).cloned().unwrap_or_else(|| "not set".to_owned())
@@ -41,6 +46,7 @@ pub fn differences(saved: &str, present: &str) -> Result<Vec<String>> {
         .into_iter()
         .filter(|key| !FREE_ON_RESUME.contains(&key.as_str()) && !key.starts_with("eval."))
         .filter(|key| old.get(*key) != new.get(*key))
+        .filter(|key| !(CHOSEN.contains(&key.as_str()) && chooses && !new.contains_key(*key)))
         .map(|key| format!("{key}: {} -> {}", shown(&old, key), shown(&new, key)))
         .collect())
 }
@@ -93,5 +99,14 @@ mod tests {
             changed,
             ["optimizer.learning_rate: 0.00001 -> 0.002", "schedule.warmup_steps: not set -> 3"]
         );
+    }
+
+    #[test]
+    fn what_a_memory_limit_chose_is_no_difference() {
+        let saved = toml(&["train.memory=1GiB", "train.moments=8bit"]);
+        assert_eq!(differences(&saved, &toml(&["train.memory=2GiB"])).unwrap(), Vec::<String>::new());
+        assert_eq!(differences(&saved, &toml(&[])).unwrap(), ["train.moments: \"8bit\" -> not set"]);
+        let other = toml(&["train.memory=1GiB", "train.moments=f32"]);
+        assert_eq!(differences(&saved, &other).unwrap(), ["train.moments: \"8bit\" -> \"f32\""]);
     }
 }

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use otter_nn::{Parameters, QuantisedFormat, Weight};
+
+use crate::optimizer::MomentPrecision;
+
 /// Sizes of one micro-batch that decide about activations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BatchShape {
@@ -42,22 +46,111 @@ pub struct MemoryPlan {
     pub items: Vec<PlanItem>,
 }
 
-impl MemoryPlan {
-    /// Weights, gradients and moments for so many parameters, `half` of `total` being kept in 16 bits, plus what the
-    /// process already holds and the activations of a batch.
-    pub fn new(total: u64, half: u64, trained: u64, process: u64, activations: Vec<PlanItem>) -> Self {
-        let full = total - half;
-        let mut weights = PlanItem::new("weights", 4 * full, format!("{full} parameters x 4 bytes"));
-        if half > 0 {
-            weights.bytes += 2 * half;
-            weights.note += &format!(" and {half} frozen ones x 2 bytes");
+/// How a parameter is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Trained: 32 bits in memory of its own.
+    Trained,
+    /// Frozen, in 32 bits.
+    Full,
+    /// Frozen, in 16 bits.
+    Half,
+    /// Frozen, in blocks.
+    Quantised(QuantisedFormat),
+}
+
+/// Elements and bytes of parameters that are kept in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    kept: Kept,
+    elements: u64,
+    bytes: u64,
+}
+
+/// All weights by the way they are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WeightPlan {
+    parts: Vec<Part>,
+}
+
+impl WeightPlan {
+    /// The weights as they are in memory.
+    pub fn of(parameters: &Parameters) -> Self {
+        let mut plan = Self::default();
+        for parameter in parameters.iter() {
+            let kept = match &parameter.tensor {
+                _ if parameter.trainable => Kept::Trained,
+                Weight::Full(_) => Kept::Full,
+                Weight::F16(_) | Weight::Bf16(_) => Kept::Half,
+                Weight::Quantised(matrix) => Kept::Quantised(matrix.format()),
+            };
+            plan.add(kept, parameter.tensor.len() as u64, parameter.tensor.bytes());
         }
-        let mut items = vec![
-            weights,
-            PlanItem::new("gradients", 4 * trained, format!("{trained} trained parameters x 4 bytes")),
-            PlanItem::new("optimizer moments", 8 * trained, "two of 4 bytes a trained parameter"),
-        ];
+        plan
+    }
+
+    /// Adds a parameter.
+    pub fn add(&mut self, kept: Kept, elements: u64, bytes: u64) {
+        match self.parts.iter_mut().find(|part| part.kept == kept) {
+            Some(part) => {
+                part.elements += elements;
+                part.bytes += bytes;
+            }
+            None => self.parts.push(Part { kept, elements, bytes }),
+        }
+    }
+
+    /// Elements of the trained parameters.
+    pub fn trained(&self) -> u64 {
+        self.parts.iter().filter(|part| part.kept == Kept::Trained).map(|part| part.elements).sum()
+    }
+
+    fn items(&self) -> Vec<PlanItem> {
+        let item = |part: &Part| {
+            let (name, size) = match part.kept {
+                Kept::Trained => ("trained weights", "4 bytes"),
+                Kept::Full => ("frozen weights, 32 bits", "4 bytes"),
+                Kept::Half => ("frozen weights, 16 bits", "2 bytes"),
+                Kept::Quantised(QuantisedFormat::Q8_0) => ("frozen weights, q8_0", "8.5 bits"),
+                Kept::Quantised(QuantisedFormat::Q4K) => ("frozen weights, q4_k", "4.5 bits"),
+            };
+            PlanItem::new(name, part.bytes, format!("{} parameters x {size}", part.elements))
+        };
+        self.parts.iter().map(item).collect()
+    }
+}
+
+/// What a plan is made of besides activations.
+#[derive(Debug, Clone, Copy)]
+pub struct Holdings<'a> {
+    /// The weights.
+    pub weights: &'a WeightPlan,
+    /// How AdamW keeps its moments.
+    pub moments: MomentPrecision,
+    /// Samples prepared ahead, in bytes.
+    pub loader: u64,
+    /// What the process held before the weights were loaded.
+    pub process: u64,
+}
+
+impl MemoryPlan {
+    /// Weights, gradients and moments, samples prepared ahead, what the process already holds, and the activations of a batch.
+    pub fn new(holdings: Holdings<'_>, activations: Vec<PlanItem>) -> Self {
+        let Holdings { weights, moments, loader, process } = holdings;
+        let trained = weights.trained();
+        let mut items = weights.items();
+        items.push(PlanItem::new(
+            "gradients",
+            4 * trained,
+            format!("{trained} trained parameters x 4 bytes"),
+        ));
+        let how = match moments {
+            MomentPrecision::Full => "two of 4 bytes a trained parameter",
+            MomentPrecision::EightBit => "two of 1 byte a trained parameter, two scales for 256",
+        };
+        items.push(PlanItem::new("optimizer moments", moments.bytes(trained), how));
         items.extend(activations);
+        items.push(PlanItem::new("samples ahead", loader, "pictures of samples that wait finished"));
         if process > 0 {
             items.push(PlanItem::new("program and data", process, "measured before the weights were loaded"));
         }
@@ -77,6 +170,31 @@ impl fmt::Display for MemoryPlan {
             writeln!(f, "  {:<26} {:>10}  {}", item.name, show_bytes(item.bytes), item.note)?;
         }
         write!(f, "  {:<26} {:>10}", "total", show_bytes(self.total()))
+    }
+}
+
+/// Reads a size such as `22GiB`, `1.5 GB` or `100` (bytes).
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1u64,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err(format!("`{unit}` is no unit; use B, KB, MB, GB, TB, KiB, MiB or GiB")),
+    };
+    let size = number.parse::<f64>().ok().map(|value| value * factor as f64);
+    match size {
+        Some(size) if (1.0..1e18).contains(&size) => Ok(size as u64),
+        _ => Err("expected a size of at least one byte, e.g. 5GB".to_owned()),
     }
 }
 
@@ -121,6 +239,16 @@ pub fn reset_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
+/// Hands pages of freed buffers back to the system, where the allocator can do that. Buffers of batches of many sizes leave holes
+/// that later ones do not fit, and without this the process grows from step to step.
+pub fn give_back_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim may be called at any time, by any thread; it touches only memory that nobody holds.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn status_field(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -140,17 +268,38 @@ mod tests {
 
     #[test]
     fn the_plan_adds_up_and_prints_every_item() {
-        let plan =
-            MemoryPlan::new(1000, 0, 100, 0, vec![PlanItem::new("decoder activations", 1 << 20, "why")]);
-        assert_eq!(plan.total(), 4000 + 400 + 800 + (1 << 20));
-        let half = MemoryPlan::new(1000, 600, 100, 0, Vec::new());
-        assert_eq!(half.total(), 4 * 400 + 2 * 600 + 400 + 800);
-        assert!(half.items[0].note.contains("600 frozen ones x 2 bytes"));
+        let mut weights = WeightPlan::default();
+        weights.add(Kept::Full, 300, 1200);
+        weights.add(Kept::Trained, 60, 240);
+        weights.add(Kept::Half, 600, 1200);
+        weights.add(Kept::Trained, 40, 160);
+        let holdings = Holdings { weights: &weights, moments: MomentPrecision::Full, loader: 10, process: 0 };
+        let activations = || vec![PlanItem::new("decoder activations", 1 << 20, "why")];
+        let plan = MemoryPlan::new(holdings, activations());
+        assert_eq!(plan.total(), 1200 + 400 + 1200 + 400 + 800 + (1 << 20) + 10);
+        let eight = Holdings { moments: MomentPrecision::EightBit, ..holdings };
+        assert_eq!(MemoryPlan::new(eight, activations()).total(), plan.total() - 600 + 8);
         let text = plan.to_string();
-        for expected in
-            ["weights", "gradients", "optimizer moments", "decoder activations", "1.00 MiB", "total"]
-        {
+        for expected in [
+            "trained weights",
+            "600 parameters x 2 bytes",
+            "gradients",
+            "optimizer moments",
+            "decoder activations",
+            "1.00 MiB",
+            "total",
+        ] {
             assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_take_units() {
+        assert_eq!(parse_bytes("22GiB"), Ok(22 << 30));
+        assert_eq!(parse_bytes("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_bytes("1.5 MiB"), Ok(1_572_864));
+        for wrong in ["", "GB", "5XB", "-1GB", "0", "1e9", "99999999TB"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -7,6 +7,7 @@ use otter_nn::{Gradients, IGNORE_INDEX, Parameters};
 
 pub use otter_nn::layers::cross_entropy::LossSum;
 
+use crate::config::TrainSection;
 use crate::error::Result;
 use crate::memory_plan::{BatchShape, PlanItem};
 use crate::run_directory::TrainerState;
@@ -43,6 +44,14 @@ pub trait TrainableModel: Sync {
     /// # Errors
     /// When a file cannot be written.
     fn save(&self, parameters: &Parameters, directory: &Path, state: &TrainerState) -> Result<()>;
+
+    /// Writes into `directory`, which holds the trained parameters alone, what else is needed to open them as a model.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    fn describe_part(&self, _directory: &Path) -> Result<()> {
+        Ok(())
+    }
 
     /// Reads back what [`TrainableModel::save`] wrote; which parameters are trained stays as it is.
     ///
@@ -100,6 +109,14 @@ pub fn batch_shape(batch: &Batch) -> BatchShape {
         media: batch.media_frames.len(),
         targets: batch_targets(batch),
     }
+}
+
+/// Bytes of the pictures of samples that wait or are being prepared, when all are like those of `batch`.
+pub fn bytes_ahead(config: &TrainSection, batch: &Batch) -> u64 {
+    let ahead =
+        config.prefetch + config.workers.max(1) + config.batch_size * (config.gradient_accumulation - 1);
+    let sample = size_of_val(batch.pixels.as_slice()) / batch.samples().max(1);
+    (ahead * sample) as u64
 }
 
 /// One sample of a batch as a batch of its own, without padding, media included.

@@ -1,12 +1,12 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101; spec: training, section 3), in the
-//! order of operations of PyTorch. Moments live in flat buffers with the ranges of the gradients.
-
-use std::ops::Range;
+//! order of operations of PyTorch. Moments live in flat buffers with the ranges of the gradients, in 32 bits or in 8.
 
 use otter_nn::kernels::simd;
 use otter_nn::{Gradients, Parameters};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::eight_bit_moments::{self, EightBitMoments, Place, blocks_of};
 
 /// Elements updated by one task.
 const BLOCK: usize = 1 << 14;
@@ -35,6 +35,29 @@ impl DecayRule {
     }
 }
 
+/// How the moments are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MomentPrecision {
+    /// In 32 bits: 8 bytes a trained parameter.
+    #[default]
+    #[serde(rename = "f32")]
+    Full,
+    /// In 8 bits with a scale for each 256 of them, see [`eight_bit_moments`](crate::eight_bit_moments): 2.03 bytes a
+    /// trained parameter.
+    #[serde(rename = "8bit")]
+    EightBit,
+}
+
+impl MomentPrecision {
+    /// Bytes of both moments of a parameter with so many elements.
+    pub fn bytes(self, elements: u64) -> u64 {
+        match self {
+            Self::Full => 8 * elements,
+            Self::EightBit => eight_bit_moments::bytes_of(elements),
+        }
+    }
+}
+
 /// Constants of the update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWOptions {
@@ -46,11 +69,19 @@ pub struct AdamWOptions {
     pub weight_decay: f64,
     /// Which parameters are in the decay group.
     pub decay_rule: DecayRule,
+    /// How the moments are kept.
+    pub moments: MomentPrecision,
 }
 
 impl Default for AdamWOptions {
     fn default() -> Self {
-        Self { betas: (0.9, 0.999), epsilon: 1e-8, weight_decay: 0.1, decay_rule: DecayRule::default() }
+        Self {
+            betas: (0.9, 0.999),
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            decay_rule: DecayRule::default(),
+            moments: MomentPrecision::default(),
+        }
     }
 }
 
@@ -58,49 +89,79 @@ impl Default for AdamWOptions {
 struct Slot {
     name: String,
     shape: Vec<usize>,
-    range: Range<usize>,
+    place: Place,
     decays: bool,
+}
+
+enum Moments {
+    Full { first: Vec<f32>, second: Vec<f32> },
+    EightBit(EightBitMoments),
+}
+
+/// Elements of a part of the optimizer's state.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum StateElements<'a> {
+    /// Moments, or scales of 8-bit ones.
+    F32(&'a [f32]),
+    /// Codes of 8-bit moments.
+    U8(&'a [u8]),
+}
+
+/// As [`StateElements`], writable.
+#[derive(Debug)]
+pub enum StateElementsMut<'a> {
+    /// Moments, or scales of 8-bit ones.
+    F32(&'a mut [f32]),
+    /// Codes of 8-bit moments.
+    U8(&'a mut [u8]),
 }
 
 /// AdamW over the trained parameters of a model.
 pub struct AdamW {
     options: AdamWOptions,
     slots: Vec<Slot>,
-    first_moment: Vec<f32>,
-    second_moment: Vec<f32>,
+    moments: Moments,
     steps: u64,
 }
 
 /// Everything one step of one element needs, in f32 as PyTorch's kernels use it.
 #[derive(Clone, Copy)]
-struct StepConstants {
-    gradient_factor: f32,
-    keep: f32,
-    beta2: f32,
-    one_minus_beta1: f32,
-    one_minus_beta2: f32,
-    step_size: f32,
-    root_correction2: f32,
-    epsilon: f32,
+pub(crate) struct StepConstants {
+    pub gradient_factor: f32,
+    pub keep: f32,
+    pub beta2: f32,
+    pub one_minus_beta1: f32,
+    pub one_minus_beta2: f32,
+    pub step_size: f32,
+    pub root_correction2: f32,
+    pub epsilon: f32,
 }
 
 impl AdamW {
     /// Zero moments for the trainable ones of `parameters`; `gradients` gives their ranges.
     pub fn new(options: AdamWOptions, parameters: &Parameters, gradients: &Gradients) -> Self {
+        let mut blocks = 0;
         let slots: Vec<Slot> = parameters
             .iter()
             .zip(gradients.ranges())
             .filter_map(|(parameter, range)| {
-                range.clone().map(|range| Slot {
+                let elements = range.clone()?;
+                let first_block = blocks;
+                blocks += blocks_of(elements.len());
+                Some(Slot {
                     name: parameter.name.clone(),
                     shape: parameter.tensor.shape().to_vec(),
-                    range,
+                    place: Place { elements, blocks: first_block..blocks },
                     decays: options.decay_rule.decays(&parameter.name),
                 })
             })
             .collect();
         let length = gradients.len();
-        Self { options, slots, first_moment: vec![0.0; length], second_moment: vec![0.0; length], steps: 0 }
+        let moments = match options.moments {
+            MomentPrecision::Full => Moments::Full { first: vec![0.0; length], second: vec![0.0; length] },
+            MomentPrecision::EightBit => Moments::EightBit(EightBitMoments::new(length, blocks)),
+        };
+        Self { options, slots, moments, steps: 0 }
     }
 
     /// Updates the parameters. Gradients are multiplied by `gradient_factor` (clipping) on the way.
@@ -131,14 +192,22 @@ impl AdamW {
             // A parameter that got no gradient has one of zeros; there is one for every slot.
             let gradients = gradients.part(index).unwrap_or_default();
             let constants = StepConstants { keep: if slot.decays { decayed_keep } else { 1.0 }, ..constants };
-            let range = slot.range.clone();
-            update_slice(
-                parameter.tensor.make_full().data_mut(),
-                &gradients,
-                &mut self.first_moment[range.clone()],
-                &mut self.second_moment[range],
-                constants,
-            );
+            let values = parameter.tensor.make_full().data_mut();
+            let range = slot.place.elements.clone();
+            match &mut self.moments {
+                Moments::Full { first, second } => {
+                    update_slice(
+                        values,
+                        &gradients,
+                        &mut first[range.clone()],
+                        &mut second[range],
+                        constants,
+                    );
+                }
+                Moments::EightBit(moments) => {
+                    moments.update(values, &gradients, &slot.place, self.steps, constants);
+                }
+            }
         }
     }
 
@@ -152,25 +221,55 @@ impl AdamW {
         self.steps = steps;
     }
 
-    /// Name, shape, first and second moment of every trained parameter, in id order.
-    pub fn moments(&self) -> impl Iterator<Item = (&str, &[usize], &[f32], &[f32])> {
-        self.slots.iter().map(|slot| {
-            let range = slot.range.clone();
-            let moments = (&self.first_moment[range.clone()], &self.second_moment[range]);
-            (slot.name.as_str(), slot.shape.as_slice(), moments.0, moments.1)
-        })
+    /// The moments of every trained parameter by name, with their shapes: `first_moment.NAME` and `second_moment.NAME`; of
+    /// 8-bit ones those are the codes, and `first_scale.NAME` and `second_scale.NAME` follow.
+    pub fn state(&self) -> Vec<(String, Vec<usize>, StateElements<'_>)> {
+        let mut state = Vec::with_capacity(4 * self.slots.len());
+        for Slot { name, shape, place: Place { elements, blocks }, .. } in &self.slots {
+            let mut add = |kind: &str, shape: &[usize], values| {
+                state.push((format!("{kind}.{name}"), shape.to_vec(), values));
+            };
+            match &self.moments {
+                Moments::Full { first, second } => {
+                    add("first_moment", shape, StateElements::F32(&first[elements.clone()]));
+                    add("second_moment", shape, StateElements::F32(&second[elements.clone()]));
+                }
+                Moments::EightBit(moments) => {
+                    let count = [blocks.len()];
+                    add("first_moment", shape, StateElements::U8(&moments.first[elements.clone()]));
+                    add("second_moment", shape, StateElements::U8(&moments.second[elements.clone()]));
+                    add("first_scale", &count, StateElements::F32(&moments.first_scales[blocks.clone()]));
+                    add("second_scale", &count, StateElements::F32(&moments.second_scales[blocks.clone()]));
+                }
+            }
+        }
+        state
     }
 
-    /// As [`AdamW::moments`], writable.
-    pub fn moments_mut(&mut self) -> impl Iterator<Item = (&str, &mut [f32], &mut [f32])> {
-        // Ranges are consecutive, so the buffers split from the front.
-        let (mut first, mut second) = (self.first_moment.as_mut_slice(), self.second_moment.as_mut_slice());
-        self.slots.iter().map(move |slot| {
-            let (head_first, rest_first) = std::mem::take(&mut first).split_at_mut(slot.range.len());
-            let (head_second, rest_second) = std::mem::take(&mut second).split_at_mut(slot.range.len());
-            (first, second) = (rest_first, rest_second);
-            (slot.name.as_str(), head_first, head_second)
-        })
+    /// Passes the parts of [`AdamW::state`] to `restore`, writable.
+    ///
+    /// # Errors
+    /// The first error of `restore`.
+    pub fn restore<E>(
+        &mut self,
+        mut restore: impl FnMut(&str, StateElementsMut<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for Slot { name, place: Place { elements, blocks }, .. } in &self.slots {
+            let mut set = |kind: &str, values| restore(&format!("{kind}.{name}"), values);
+            match &mut self.moments {
+                Moments::Full { first, second } => {
+                    set("first_moment", StateElementsMut::F32(&mut first[elements.clone()]))?;
+                    set("second_moment", StateElementsMut::F32(&mut second[elements.clone()]))?;
+                }
+                Moments::EightBit(moments) => {
+                    set("first_moment", StateElementsMut::U8(&mut moments.first[elements.clone()]))?;
+                    set("second_moment", StateElementsMut::U8(&mut moments.second[elements.clone()]))?;
+                    set("first_scale", StateElementsMut::F32(&mut moments.first_scales[blocks.clone()]))?;
+                    set("second_scale", StateElementsMut::F32(&mut moments.second_scales[blocks.clone()]))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Names of the parameters in the decay group.
@@ -327,42 +426,177 @@ mod tests {
         assert!(!DecayRule::Reference.decays("lang_encoder.model.embed_tokens.weight"));
     }
 
+    fn options(moments: MomentPrecision) -> AdamWOptions {
+        AdamWOptions { moments, ..AdamWOptions::default() }
+    }
+
+    fn values(parameters: &Parameters) -> Vec<f32> {
+        parameters.iter().flat_map(|p| p.tensor.values().into_owned()).collect()
+    }
+
+    const BOTH: [MomentPrecision; 2] = [MomentPrecision::Full, MomentPrecision::EightBit];
+
     #[test]
     fn threads_do_not_change_the_result() {
-        let run = |threads| {
+        let run = |threads, moments| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let (mut parameters, mut gradients) = setup(&[("perceiver.latents", 3 * BLOCK + 7)]);
-                let mut optimizer = AdamW::new(AdamWOptions::default(), &parameters, &gradients);
+                let mut optimizer = AdamW::new(options(moments), &parameters, &gradients);
                 for (i, g) in gradients.iter_mut().enumerate() {
                     *g = ((i % 977) as f32 - 400.0) * 1e-3;
                 }
                 optimizer.step(&mut parameters, &gradients, 1e-3, 0.7);
                 optimizer.step(&mut parameters, &gradients, 1e-3, 0.7);
-                let bits: Vec<u32> =
-                    parameters.iter().next().unwrap().tensor.values().iter().map(|v| v.to_bits()).collect();
-                bits
+                values(&parameters).into_iter().map(f32::to_bits).collect::<Vec<u32>>()
             })
         };
-        assert_eq!(run(1), run(3));
+        for moments in BOTH {
+            assert_eq!(run(1, moments), run(3, moments));
+        }
+    }
+
+    /// State written and read back continues bit for bit.
+    #[test]
+    fn restored_state_continues_exactly() {
+        for moments in BOTH {
+            let names = [("a", 700), ("frozen", 4), ("b", 1)];
+            let (mut parameters, mut gradients) = setup(&names);
+            let mut optimizer = AdamW::new(options(moments), &parameters, &gradients);
+            let mut step = |optimizer: &mut AdamW, parameters: &mut Parameters| {
+                let number = optimizer.steps();
+                for (i, g) in gradients.iter_mut().enumerate() {
+                    *g = ((i as u64 * 31 + number * 7) % 97) as f32 * 1e-2 - 0.5;
+                }
+                optimizer.step(parameters, &gradients, 1e-3, 1.0);
+            };
+            (0..3).for_each(|_| step(&mut optimizer, &mut parameters));
+            let mut copy = parameters.clone();
+            let mut other = AdamW::new(options(moments), &copy, &Gradients::new(&copy));
+            let mut saved = optimizer.state().into_iter();
+            let names: Vec<String> = optimizer.state().into_iter().map(|(name, ..)| name).collect();
+            assert_eq!(names[..2], ["first_moment.a", "second_moment.a"]);
+            other
+                .restore(|name, elements| {
+                    let (saved_name, _, saved) = saved.next().unwrap();
+                    assert_eq!(name, saved_name);
+                    match (elements, saved) {
+                        (StateElementsMut::F32(out), StateElements::F32(saved)) => out.copy_from_slice(saved),
+                        (StateElementsMut::U8(out), StateElements::U8(saved)) => out.copy_from_slice(saved),
+                        _ => panic!("{name}: another type"),
+                    }
+                    Ok::<_, ()>(())
+                })
+                .unwrap();
+            other.set_steps(optimizer.steps());
+            (0..3).for_each(|_| step(&mut optimizer, &mut parameters));
+            (0..3).for_each(|_| step(&mut other, &mut copy));
+            assert_eq!(values(&parameters), values(&copy));
+            assert_eq!(optimizer.state(), other.state());
+        }
+    }
+
+    /// Minimises sum of (x - target)² with curvatures of 1e-2 to 1e2 beside each other, gradients with noise; the mean distance over
+    /// the last steps, relative to the distance at the start.
+    fn quadratic(moments: MomentPrecision, noise: f32) -> f64 {
+        const LENGTH: usize = 1000;
+        let (mut parameters, mut gradients) = setup(&[("x", LENGTH)]);
+        let mut optimizer = AdamW::new(options(moments), &parameters, &gradients);
+        let target = |i: usize| (i as f32 * 0.7).sin();
+        let curvature = |i: usize| 10f32.powi((i % 5) as i32 - 2);
+        let (mut state, mut sum) = (12345u32, 0.0);
+        for step in 0..2000 {
+            let x = values(&parameters);
+            for (i, g) in gradients.iter_mut().enumerate() {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let random = (state >> 8) as f32 / (1 << 24) as f32 - 0.5;
+                *g = curvature(i) * (x[i] - target(i) + noise * random);
+            }
+            if step >= 1500 {
+                sum += x.iter().enumerate().map(|(i, x)| f64::from((x - target(i)).powi(2))).sum::<f64>();
+            }
+            let rate = 1e-2 * (1.0 - step as f64 / 2000.0);
+            optimizer.step(&mut parameters, &gradients, rate, 1.0);
+        }
+        let start: f64 = (0..LENGTH).map(|i| f64::from((1.0 - target(i)).powi(2))).sum();
+        (sum / 500.0 / start).sqrt()
     }
 
     #[test]
-    fn moments_are_reachable_by_name() {
-        let (mut parameters, mut gradients) = setup(&[("a", 2), ("frozen", 4), ("b", 1)]);
-        let mut optimizer = AdamW::new(AdamWOptions::default(), &parameters, &gradients);
-        gradients.iter_mut().zip([1.0, 2.0, 3.0]).for_each(|(g, value)| *g = value);
-        optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
-        let saved: Vec<_> =
-            optimizer.moments().map(|(n, _, m, v)| (n.to_owned(), m.to_vec(), v.to_vec())).collect();
-        assert_eq!(saved.iter().map(|s| s.0.as_str()).collect::<Vec<_>>(), ["a", "b"]);
-        let mut other = AdamW::new(AdamWOptions::default(), &parameters, &gradients);
-        for ((name, m, v), (saved_name, saved_m, saved_v)) in other.moments_mut().zip(&saved) {
-            assert_eq!(name, saved_name);
-            m.copy_from_slice(saved_m);
-            v.copy_from_slice(saved_v);
+    fn eight_bit_moments_reach_the_minimum_as_full_ones_do() {
+        for noise in [0.0, 1.0] {
+            let (full, eight) =
+                (quadratic(MomentPrecision::Full, noise), quadratic(MomentPrecision::EightBit, noise));
+            println!("noise {noise}: distance {full:.5} in 32 bits, {eight:.5} in 8");
+            assert!(eight < 1.25 * full + 2e-3, "noise {noise}: {eight} against {full}");
         }
-        assert_eq!(other.first_moment, optimizer.first_moment);
-        assert_eq!(other.second_moment, optimizer.second_moment);
+    }
+
+    /// What was learned about an element fades when its gradient stays zero, also beside one whose gradient does not: with the
+    /// nearest code it would stay for ever.
+    #[test]
+    fn second_moments_decay_on_average() {
+        const LENGTH: usize = 256;
+        let (mut parameters, mut gradients) = setup(&[("x", LENGTH)]);
+        let mut optimizer = AdamW::new(options(MomentPrecision::EightBit), &parameters, &gradients);
+        for step in 0..1400 {
+            gradients.iter_mut().for_each(|g| *g = if step < 400 { 1.0 } else { 0.0 });
+            gradients.iter_mut().take(1).for_each(|g| *g = 1.0);
+            optimizer.step(&mut parameters, &gradients, 1e-3, 1.0);
+        }
+        let Moments::EightBit(moments) = &optimizer.moments else { panic!("8-bit moments were asked for") };
+        let state = optimizer.state();
+        assert_eq!(state.len(), 4);
+        let mean = moments.decoded_second(1..LENGTH).sum::<f32>() / (LENGTH - 1) as f32;
+        let expected = (1.0 - 0.999f32.powi(400)) * 0.999f32.powi(1000);
+        assert!((mean / expected - 1.0).abs() < 0.1, "{mean}, expected {expected}");
+        let first = moments.decoded_first(1..LENGTH).map(f32::abs).fold(0.0, f32::max);
+        assert!(first < 1e-4, "{first}");
+    }
+
+    /// No gradient, however small or large beside the others, makes a step larger than Adam can make: about three times the
+    /// learning rate for a gradient that comes at once after many zeros, and the rate for a steady one.
+    #[test]
+    fn steps_are_bounded_for_all_sizes_of_gradients() {
+        let sizes = [0.0, 1e-30, 1e-12, 1e-7, 1e-5, 1e-3, 1.0, 1e6, 1e15, 3e38];
+        let (mut parameters, mut gradients) = setup(&[("x", 300)]);
+        let mut optimizer = AdamW::new(options(MomentPrecision::EightBit), &parameters, &gradients);
+        let rate = 1e-3;
+        let mut before = values(&parameters);
+        for step in 0..300 {
+            for (i, g) in gradients.iter_mut().enumerate() {
+                let sign = if (i * 7 + step * 3) % 5 < 2 { -1.0 } else { 1.0 };
+                *g = sign * sizes[(i + step / 50) % sizes.len()];
+            }
+            optimizer.step(&mut parameters, &gradients, rate, 1.0);
+            let after = values(&parameters);
+            for (i, (before, after)) in before.iter().zip(&after).enumerate() {
+                let moved = f64::from((after - before).abs());
+                assert!(after.is_finite() && moved < 10.0 * rate, "step {step}, element {i}: {moved}");
+            }
+            before = after;
+        }
+    }
+
+    /// Rows without a gradient beside rows with one never move.
+    #[test]
+    fn elements_without_gradient_keep_their_bits() {
+        let (mut parameters, mut gradients) = setup(&[("embed", 512)]);
+        let mut optimizer = AdamW::new(options(MomentPrecision::EightBit), &parameters, &gradients);
+        for step in 0..20 {
+            for (i, g) in gradients.iter_mut().enumerate() {
+                *g = if i / 32 == 3 { (i + step) as f32 * 1e-3 } else { 0.0 };
+            }
+            optimizer.step(&mut parameters, &gradients, 1e-2, 1.0);
+        }
+        for (i, value) in values(&parameters).into_iter().enumerate() {
+            assert_eq!(value == 1.0, i / 32 != 3, "{i}");
+        }
+    }
+
+    #[test]
+    fn eight_bit_moments_take_a_quarter() {
+        assert_eq!(MomentPrecision::Full.bytes(1 << 20), 8 << 20);
+        assert_eq!(MomentPrecision::EightBit.bytes(1 << 20), (2 << 20) + 8 * 4096);
     }
 }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use otter_checkpoint::{CheckpointConfig, SaveOptions, load_model, save_model};
+use otter_checkpoint::{CheckpointConfig, SaveOptions, TrainedPart, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Gradients, Parameters, Segment, Segments, Tensor, Weight};
+use otter_nn::{Gradients, Parameters, QuantisedFormat, Segment, Segments, Tensor, Weight};
 
 use crate::activation_plan::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
@@ -21,16 +21,31 @@ use crate::run_directory::TrainerState;
 pub struct TrainableOtter {
     otter: Otter,
     config: CheckpointConfig,
+    /// Directory of the model that is tuned.
+    base: PathBuf,
     /// Directory whose tokenizer goes along with every checkpoint.
     tokenizer_from: PathBuf,
     media_token_id: u32,
     features: Option<Mutex<FeatureCache>>,
+    /// How large frozen matrices are kept.
+    quantise: Option<QuantisedFormat>,
 }
 
 impl TrainableOtter {
-    /// `media_token_id` is the id of `<image>`.
-    pub fn new(otter: Otter, config: CheckpointConfig, tokenizer_from: &Path, media_token_id: u32) -> Self {
-        Self { otter, config, tokenizer_from: tokenizer_from.to_path_buf(), media_token_id, features: None }
+    /// `base` is the directory of the model, `media_token_id` the id of `<image>`.
+    ///
+    /// # Errors
+    /// When `base` is a trained part whose own base is not there.
+    pub fn new(otter: Otter, config: CheckpointConfig, base: &Path, media_token_id: u32) -> Result<Self> {
+        let (tokenizer_from, _) = TrainedPart::chain(base)?;
+        let base = base.to_path_buf();
+        Ok(Self { otter, config, base, tokenizer_from, media_token_id, features: None, quantise: None })
+    }
+
+    /// Says how large frozen matrices are kept, for those who open the trained part later.
+    pub fn with_quantised_base(mut self, format: Option<QuantisedFormat>) -> Self {
+        self.quantise = format;
+        self
     }
 
     /// Takes the features of pictures from this cache. The tower must be frozen.
@@ -149,6 +164,11 @@ impl TrainableModel for TrainableOtter {
         Ok(save_model(directory, &self.config, parameters, &options)?)
     }
 
+    fn describe_part(&self, directory: &Path) -> Result<()> {
+        let base = std::path::absolute(&self.base).map_err(TrainError::io(&self.base, "resolve"))?;
+        Ok(TrainedPart::new(&base, self.quantise).write(directory)?)
+    }
+
     fn restore(&self, parameters: &mut Parameters, directory: &Path) -> Result<()> {
         let loaded = load_model(directory, parameters.device())?;
         for parameter in parameters.iter_mut() {
@@ -165,8 +185,10 @@ impl TrainableModel for TrainableOtter {
             }
             if parameter.trainable {
                 parameter.tensor = saved.tensor.clone();
-                parameter.tensor.make_full();
-            } else if !same_values(&parameter.tensor, &saved.tensor) {
+                parameter.tensor.make_full().make_owned();
+            } else if same_values(&parameter.tensor, &saved.tensor) {
+                saved.tensor.give_back();
+            } else {
                 parameter.tensor = saved.tensor.clone();
             }
         }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use otter_checkpoint::atomic;
+use otter_checkpoint::{TRAINED_FILE, atomic};
 use otter_data::LoaderState;
 use otter_nn::Parameters;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use crate::config::{SaveWeights, TrainConfig};
 use crate::config_differences::differences;
 use crate::error::{Result, TrainError};
 use crate::model::TrainableModel;
-use crate::optimizer::AdamW;
+use crate::optimizer::{AdamW, StateElements, StateElementsMut};
 use crate::tensors_file::{self, TensorsFile};
 
 /// Layout of `trainer.json`; a later layout is refused.
@@ -70,7 +70,7 @@ impl TrainerState {
             loader,
             samples_seen: 0,
             skipped: BTreeMap::new(),
-            save: config.train.save,
+            save: config.train.save.unwrap_or_default(),
             trained,
             loss: None,
             config: config.to_toml()?,
@@ -122,8 +122,16 @@ impl RunDirectory {
                 });
             }
         }
-        atomic::write_file(&run.path.join("config.toml"), config.to_toml()?.as_bytes())?;
+        run.write_config(config)?;
         Ok((run, newest))
+    }
+
+    /// Writes the resolved configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_config(&self, config: &TrainConfig) -> Result<()> {
+        Ok(atomic::write_file(&self.path.join("config.toml"), config.to_toml()?.as_bytes())?)
     }
 
     /// The directory.
@@ -168,15 +176,12 @@ impl RunDirectory {
             let folder = temporary.join("model");
             match state.save {
                 SaveWeights::Full => model.save(parameters, &folder, state)?,
-                SaveWeights::Trainable => save_trained(parameters, &folder)?,
+                SaveWeights::Trainable => {
+                    save_trained(parameters, &folder)?;
+                    model.describe_part(&folder)?;
+                }
             }
-            let moments = optimizer.moments().flat_map(|(name, shape, first, second)| {
-                [
-                    (format!("first_moment.{name}"), shape, first),
-                    (format!("second_moment.{name}"), shape, second),
-                ]
-            });
-            tensors_file::write(&temporary.join("trainer.safetensors"), moments)?;
+            tensors_file::write(&temporary.join("trainer.safetensors"), optimizer.state())?;
             let path = temporary.join("trainer.json");
             let text = serde_json::to_vec_pretty(state)
                 .map_err(|error| TrainError::checkpoint(&path, format!("cannot be written: {error}")))?;
@@ -217,10 +222,7 @@ impl RunDirectory {
             SaveWeights::Trainable => restore_trained(parameters, &folder)?,
         }
         let mut file = TensorsFile::open(&found.path.join("trainer.safetensors"))?;
-        for (name, first, second) in optimizer.moments_mut() {
-            file.read_into(&format!("first_moment.{name}"), first)?;
-            file.read_into(&format!("second_moment.{name}"), second)?;
-        }
+        optimizer.restore(|name, elements| file.read_into(name, elements))?;
         optimizer.set_steps(found.state.step);
         Ok(())
     }
@@ -292,21 +294,23 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-const TRAINED_FILE: &str = "trained.safetensors";
-
 fn save_trained(parameters: &Parameters, folder: &Path) -> Result<()> {
     fs::create_dir(folder).map_err(TrainError::io(folder, "create"))?;
     let trained = parameters.iter().filter(|parameter| parameter.trainable);
     // Borrowed: what is trained is in full precision.
     let values: Vec<_> = trained.map(|p| (&p.name, p.tensor.shape(), p.tensor.values())).collect();
-    let tensors = values.iter().map(|(name, shape, values)| ((*name).clone(), *shape, &values[..]));
+    let tensors = values
+        .iter()
+        .map(|(name, shape, values)| ((*name).clone(), shape.to_vec(), StateElements::F32(values)))
+        .collect();
     tensors_file::write(&folder.join(TRAINED_FILE), tensors)
 }
 
 fn restore_trained(parameters: &mut Parameters, folder: &Path) -> Result<()> {
     let mut file = TensorsFile::open(&folder.join(TRAINED_FILE))?;
     for parameter in parameters.iter_mut().filter(|parameter| parameter.trainable) {
-        file.read_into(&parameter.name, parameter.tensor.make_full().data_mut())?;
+        let values = parameter.tensor.make_full().data_mut();
+        file.read_into(&parameter.name, StateElementsMut::F32(values))?;
     }
     Ok(())
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use otter_checkpoint::{LoadedModel, load_model};
+use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
 use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, TextTokenizer};
 use otter_nn::{Device, Parameters};
 
-use crate::config::{EmbeddingRows, EvalSection, TrainConfig};
+use crate::config::{EmbeddingRows, EvalSection, SaveWeights, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
+use crate::memory_choice::Choice;
+use crate::memory_forecast::{Base, Expected};
 use crate::memory_plan;
 use crate::model::{LossSum, TrainableModel};
 use crate::otter_step::{TrainableOtter, freeze_rule};
@@ -44,29 +46,10 @@ fn train_here(
 ) -> Result<TrainSummary> {
     // Opened first: a changed configuration is refused before anything large is read.
     let (run, found) = RunDirectory::open(config, resume)?;
-    let before_model = memory_plan::resident_bytes().unwrap_or(0);
-    let LoadedModel { otter, mut parameters, tokenizer, config: file, report } =
-        load_model(&config.model.init_from, Device::Cpu)?;
-    for warning in &report.warnings {
-        observer.message(warning);
-    }
-    let rule = freeze_rule(&config.model);
-    observer.message(&parameters.memory().to_string());
-    let widened = mark_trained(&rule, &otter, &mut parameters)?;
-    if widened > 0 {
-        observer.message(&format!("{widened} trained parameters are widened from 16 to 32 bits"));
-    }
-    let image_size = otter.config().vision.image_size;
+    let base = Base::open(&config.model.init_from)?;
+    let image_size = base.checkpoint.config.model.vision.image_size;
+    let tokenizer = Arc::clone(&base.tokenizer);
     let embedding_rows = embedding_rows(&config.train.train_embedding_rows, &tokenizer)?;
-    let cache = feature_cache(config, &otter, &parameters, observer)?;
-    let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image);
-    if let Some(cache) = cache {
-        model = model.with_features(cache);
-    }
-    let model = model;
-
-    let before_data = memory_plan::resident_bytes().unwrap_or(0);
-    let tokenizer = Arc::new(tokenizer);
     let dataset = Arc::new(open_data("data", &config.data, image_size, &tokenizer)?);
     observer.message(&format!("{} training samples", dataset.len()));
     let total_steps = config.total_steps(dataset.mixture().epoch_len());
@@ -79,8 +62,6 @@ fn train_here(
         }
         None => None,
     };
-    let data_bytes = memory_plan::resident_bytes().unwrap_or(0).saturating_sub(before_data);
-
     let options = LoaderOptions {
         batch_size: config.train.batch_size,
         workers: config.train.workers.max(1),
@@ -90,6 +71,52 @@ fn train_here(
         pack_length: config.train.pack_length,
         rank: Rank::default(),
     };
+    let mut config = config.clone();
+    match (config.memory_limit()?, &found) {
+        (Some(_), Some(found)) => Choice::saved(&found.state.config)?.apply(&mut config),
+        (Some(limit), None) => {
+            let fitted = base.fit(&config, limit, &Expected::of(&config, &dataset, &options)?)?;
+            observer.message(&fitted.to_string());
+            fitted.choice.apply(&mut config);
+        }
+        (None, _) => {}
+    }
+    let sizes = base.checkpoint.config.model.clone();
+    drop(base);
+
+    let process_bytes = memory_plan::resident_bytes().unwrap_or(0);
+    let rule = freeze_rule(&config.model);
+    let is_trained = |name: &str| rule.is_trainable(&sizes, name);
+    let quantise = config.model.quantise.map(Into::into);
+    let options_to_load = LoadOptions { quantise, keep: Some(&is_trained) };
+    let LoadedModel { otter, mut parameters, tokenizer, config: file, report } =
+        load_model_with(&config.model.init_from, Device::Cpu, options_to_load)?;
+    for warning in &report.warnings {
+        observer.message(warning);
+    }
+    observer.message(&parameters.memory().to_string());
+    let widened = mark_trained(&rule, &otter, &mut parameters)?;
+    if widened > 0 {
+        observer.message(&format!("{widened} trained parameters are widened to 32 bits"));
+    }
+    let save = config.train.save.unwrap_or_else(|| default_save(&parameters));
+    if save == SaveWeights::Full && parameters.quantised_count() > 0 {
+        return Err(TrainError::config(
+            "train.save",
+            "`full` would write the quantised frozen matrices instead of the base's own; use `trainable`, and \
+             `otter convert BASE --overlay` for a whole model",
+        ));
+    }
+    config.train.save = Some(save);
+    run.write_config(&config)?;
+    let cache = feature_cache(&config, &otter, &parameters, observer)?;
+    let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image)?
+        .with_quantised_base(quantise);
+    if let Some(cache) = cache {
+        model = model.with_features(cache);
+    }
+    let model = model;
+
     let mut source = Loader::new(dataset, options.clone(), found.as_ref().map(|found| found.state.loader))?;
     let mut evaluation = held_out.map(|(section, dataset)| {
         let options = LoaderOptions { batch_size: section.batch_size, drop_last: false, ..options.clone() };
@@ -97,7 +124,7 @@ fn train_here(
         move |parameters: &Parameters| evaluate(model, parameters, &dataset, section, &options)
     });
     let setup = Setup {
-        config,
+        config: &config,
         model: &model,
         parameters: &mut parameters,
         source: &mut source,
@@ -107,7 +134,7 @@ fn train_here(
         resume: found.as_ref(),
         evaluation: evaluation.as_mut().map(|evaluation| evaluation as &mut trainer::Evaluation<'_>),
         interrupt,
-        process_bytes: before_model + data_bytes,
+        process_bytes,
     };
     let summary = trainer::run(setup, observer)?;
     if let Some(CacheCounts { hits, encoded, not_added }) = model.feature_counts() {
@@ -115,6 +142,19 @@ fn train_here(
         observer.message(&format!("vision features: {hits} from the cache, {encoded} encoded{left_out}"));
     }
     Ok(summary)
+}
+
+/// A base of this size is not written again with every checkpoint.
+const LARGE_BASE: u64 = 4 << 30;
+
+/// What a checkpoint holds when the configuration does not say it.
+fn default_save(parameters: &Parameters) -> SaveWeights {
+    let frozen: u64 = parameters.iter().filter(|p| !p.trainable).map(|p| p.tensor.bytes()).sum();
+    if frozen > LARGE_BASE || parameters.quantised_count() > 0 {
+        SaveWeights::Trainable
+    } else {
+        SaveWeights::Full
+    }
 }
 
 fn feature_cache(
@@ -139,7 +179,7 @@ fn feature_cache(
     Ok(Some(cache))
 }
 
-/// Marks what the rule trains; returns how many parameters were widened to be trained.
+/// Marks what the rule trains and gives it memory of its own in 32 bits; returns how many elements were widened.
 fn mark_trained(
     rule: &otter_model::FreezeRule,
     otter: &otter_model::Otter,
@@ -150,7 +190,10 @@ fn mark_trained(
             otter_model::Otter::new(otter.config()).map_err(|error| TrainError::Model(error.to_string()))?;
         rule.check(&specs).map_err(|error| TrainError::config("model.trainable", error.to_string()))?;
     }
-    Ok(parameters.set_trainable(|name| rule.is_trainable(otter.config(), name)))
+    let widened = parameters.set_trainable(|name| rule.is_trainable(otter.config(), name));
+    // Now and not at the first step, when the file's pages and the copies would stand beside everything else.
+    parameters.iter_mut().filter(|p| p.trainable).for_each(|p| p.tensor.make_full().make_owned());
+    Ok(widened)
 }
 
 fn embedding_rows(rows: &EmbeddingRows, tokenizer: &TextTokenizer) -> Result<Option<Vec<u32>>> {

@@ -1,55 +1,79 @@
-//! Named f32 tensors in a safetensors file, written and read one at a time: moments are too large to copy whole.
+//! Named tensors of 32-bit floats or bytes in a safetensors file, written and read piece by piece: moments are too large to
+//! copy whole.
 
-use std::borrow::Cow;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, Metadata, View};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::error::{Result, TrainError};
+use crate::optimizer::{StateElements, StateElementsMut};
 
 /// No header of a real file is longer.
 const LARGEST_HEADER: u64 = 100_000_000;
+/// Bytes written or read at a time.
+const PIECE: usize = 1 << 16;
 
-/// A tensor to write.
-struct Values<'a> {
-    shape: &'a [usize],
-    values: &'a [f32],
+impl StateElements<'_> {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::F32(_) => Dtype::F32,
+            Self::U8(_) => Dtype::U8,
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32(values) => size_of_val(values),
+            Self::U8(values) => values.len(),
+        }
+    }
+
+    fn write(self, out: &mut impl Write) -> std::io::Result<()> {
+        match self {
+            Self::U8(values) => out.write_all(values),
+            Self::F32(values) => {
+                let mut bytes = Vec::with_capacity(PIECE);
+                values.chunks(PIECE / 4).try_for_each(|values| {
+                    bytes.clear();
+                    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                    out.write_all(&bytes)
+                })
+            }
+        }
+    }
 }
 
-impl View for Values<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.values.len()
-    }
-}
-
-/// Writes named tensors (name, shape, values).
+/// Writes named tensors (name, shape, elements), floats before bytes so that all are aligned.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write<'a>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (String, &'a [usize], &'a [f32])>,
-) -> Result<()> {
-    let views = tensors.into_iter().map(|(name, shape, values)| (name, Values { shape, values }));
-    safetensors::serialize_to_file(views, None, path)
-        .map_err(|error| TrainError::checkpoint(path, format!("cannot be written: {error}")))
+/// When a shape is not that of its elements, or the file cannot be written.
+pub fn write(path: &Path, mut tensors: Vec<(String, Vec<usize>, StateElements<'_>)>) -> Result<()> {
+    tensors.sort_by_key(|(_, _, elements)| elements.dtype() != Dtype::F32);
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, shape, elements)| {
+        let start = end;
+        end += elements.bytes();
+        let (dtype, shape) = (elements.dtype(), shape.clone());
+        (name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+    });
+    let unwritable = |problem: String| TrainError::checkpoint(path, format!("cannot be written: {problem}"));
+    let metadata = Metadata::new(None, infos.collect()).map_err(|error| unwritable(error.to_string()))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|error| unwritable(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let written = (|| {
+        let mut out = BufWriter::with_capacity(PIECE, File::create(path)?);
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        tensors.iter().try_for_each(|(_, _, elements)| elements.write(&mut out))?;
+        out.flush()?;
+        out.get_ref().sync_all()
+    })();
+    written.map_err(TrainError::io(path, "write"))
 }
 
-/// A file of named f32 tensors, opened for reading.
+/// A file of named tensors, opened for reading.
 pub struct TensorsFile {
     file: BufReader<File>,
     path: std::path::PathBuf,
@@ -85,11 +109,11 @@ impl TensorsFile {
         Ok(Self { file: BufReader::new(file), path: path.to_path_buf(), metadata, base })
     }
 
-    /// Reads a tensor of known size.
+    /// Reads a tensor of known type and size.
     ///
     /// # Errors
     /// When it is absent, of another type or size, or cannot be read.
-    pub fn read_into(&mut self, name: &str, values: &mut [f32]) -> Result<()> {
+    pub fn read_into(&mut self, name: &str, elements: StateElementsMut<'_>) -> Result<()> {
         let bad = |problem: String| TrainError::checkpoint(&self.path, problem);
         let Some(info) = self.metadata.info(name) else {
             return Err(bad(format!(
@@ -97,26 +121,32 @@ impl TensorsFile {
             )));
         };
         let (start, end) = info.data_offsets;
-        if info.dtype != Dtype::F32 || end - start != 4 * values.len() {
+        let (dtype, count, size) = match &elements {
+            StateElementsMut::F32(values) => (Dtype::F32, values.len(), 4),
+            StateElementsMut::U8(values) => (Dtype::U8, values.len(), 1),
+        };
+        if info.dtype != dtype || end - start != size * count {
             return Err(bad(format!(
-                "tensor `{name}` is {:?} {:?}; expected {} elements of F32",
-                info.dtype,
-                info.shape,
-                values.len()
+                "tensor `{name}` is {:?} {:?}; expected {count} elements of {dtype:?}",
+                info.dtype, info.shape,
             )));
         }
         let failed = |source| TrainError::Io { path: self.path.clone(), action: "read", source };
         self.file.seek(SeekFrom::Start(self.base + start as u64)).map_err(failed)?;
-        let mut bytes = vec![0; 1 << 16];
-        for values in values.chunks_mut(bytes.len() / 4) {
-            let bytes = &mut bytes[..4 * values.len()];
-            self.file.read_exact(bytes).map_err(failed)?;
-            let (words, _) = bytes.as_chunks::<4>();
-            for (value, word) in values.iter_mut().zip(words) {
-                *value = f32::from_le_bytes(*word);
+        match elements {
+            StateElementsMut::U8(values) => self.file.read_exact(values).map_err(failed),
+            StateElementsMut::F32(values) => {
+                let mut bytes = vec![0; PIECE];
+                values.chunks_mut(PIECE / 4).try_for_each(|values| {
+                    let bytes = &mut bytes[..4 * values.len()];
+                    self.file.read_exact(bytes).map_err(failed)?;
+                    for (value, word) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                        *value = f32::from_le_bytes(*word);
+                    }
+                    Ok(())
+                })
             }
         }
-        Ok(())
     }
 }
 
@@ -131,23 +161,48 @@ mod tests {
         let path = place.path().join("t.safetensors");
         let large: Vec<f32> = (0..50_001).map(|i| (i as f32).sin()).collect();
         let odd = [f32::MIN_POSITIVE / 2.0, -0.0, f32::NAN];
-        write(&path, [("large".to_owned(), &[50_001][..], &large[..]), ("odd".to_owned(), &[3], &odd)])
-            .unwrap();
+        let codes = [0, 255, 7, 128, 1];
+        let tensors = vec![
+            ("codes".to_owned(), vec![5], StateElements::U8(&codes)),
+            ("large".to_owned(), vec![50_001], StateElements::F32(&large)),
+            ("odd".to_owned(), vec![3], StateElements::F32(&odd)),
+        ];
+        write(&path, tensors).unwrap();
         let mut file = TensorsFile::open(&path).unwrap();
-        let (mut a, mut b) = (vec![0.0; large.len()], [0.0; 3]);
-        file.read_into("large", &mut a).unwrap();
-        file.read_into("odd", &mut b).unwrap();
+        let (mut a, mut b, mut c) = (vec![0.0; large.len()], [0.0; 3], [0; 5]);
+        file.read_into("large", StateElementsMut::F32(&mut a)).unwrap();
+        file.read_into("odd", StateElementsMut::F32(&mut b)).unwrap();
+        file.read_into("codes", StateElementsMut::U8(&mut c)).unwrap();
         assert_eq!(a, large);
         assert_eq!(b.map(f32::to_bits), odd.map(f32::to_bits));
-        assert!(file.read_into("absent", &mut b).unwrap_err().to_string().contains("`absent`"));
-        assert!(file.read_into("odd", &mut a).unwrap_err().to_string().contains("expected 50001"));
+        assert_eq!(c, codes);
+        let message = |error: TrainError| error.to_string();
+        let absent = file.read_into("absent", StateElementsMut::F32(&mut b)).unwrap_err();
+        assert!(message(absent).contains("`absent`"));
+        let longer = file.read_into("odd", StateElementsMut::F32(&mut a)).unwrap_err();
+        assert!(message(longer).contains("expected 50001"));
+        let floats = file.read_into("codes", StateElementsMut::F32(&mut a[..5])).unwrap_err();
+        assert!(message(floats).contains("5 elements of F32"));
+        // The format's own reader accepts the file, and its floats are aligned.
+        let bytes = std::fs::read(&path).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(read.tensor("codes").unwrap().data(), codes);
+        let place = read.tensor("odd").unwrap().data().as_ptr() as usize - bytes.as_ptr() as usize;
+        assert!(place.is_multiple_of(4));
+    }
+
+    #[test]
+    fn a_shape_must_fit_its_elements() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("t.safetensors");
+        assert!(write(&path, vec![("t".to_owned(), vec![5], StateElements::F32(&[1.0; 4]))]).is_err());
     }
 
     #[test]
     fn damaged_files_are_refused() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("t.safetensors");
-        write(&path, [("t".to_owned(), &[4][..], &[1.0f32; 4][..])]).unwrap();
+        write(&path, vec![("t".to_owned(), vec![4], StateElements::F32(&[1.0; 4]))]).unwrap();
         let whole = std::fs::read(&path).unwrap();
         let mut cases = vec![whole[..whole.len() - 1].to_vec(), whole[..4].to_vec()];
         let mut claims = whole.clone();

@@ -19,9 +19,9 @@ use crate::config::{AccumulationLoss, TrainConfig};
 use crate::embedding_rows::EmbeddingRowMask;
 use crate::error::{Result, TrainError};
 use crate::guard::{self, GradientCoverage};
-use crate::memory_plan::{self, MemoryPlan};
+use crate::memory_plan::{self, Holdings, MemoryPlan, WeightPlan};
 use crate::metrics::MetricsFile;
-use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets};
+use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets, bytes_ahead};
 use crate::optimizer::AdamW;
 use crate::report::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
 use crate::run_directory::{Resumable, RunDirectory, TrainerState};
@@ -93,6 +93,7 @@ struct Trainer<'a, M> {
     position: Position,
     /// Skipped samples before this process.
     skipped_before: BTreeMap<String, u64>,
+    weights: WeightPlan,
     planned_bytes: u64,
     /// Of the steps of this process.
     tokens: TokenCounts,
@@ -151,6 +152,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             skipped_before: position.skipped.clone(),
             checkpoint: setup.resume.map(|found| (found.state.step, found.path.clone())),
             coverage: GradientCoverage::new(),
+            weights: WeightPlan::of(setup.parameters),
             planned_bytes: 0,
             tokens: TokenCounts::default(),
             last_loss: None,
@@ -225,16 +227,20 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         Ok(Some(Step { batches, data_seconds: started.elapsed().as_secs_f64() }))
     }
 
-    /// Prints the plan before the first step, and keeps the largest one.
+    /// Prints the plan before the first step, and keeps the largest one. A process that holds more than that has holes of freed
+    /// buffers, which are given back.
     fn plan_memory(&mut self, step: &Step) {
         let setup = &self.setup;
         let plan_of = |batch: &Batch| {
-            let shape = batch_shape(batch);
             let recompute = setup.config.model.recompute;
-            let activations = setup.model.activation_plan(setup.parameters, &shape, recompute);
-            let parameters = &setup.parameters;
-            let (total, trained) = (parameters.total_count(), parameters.trainable_count());
-            MemoryPlan::new(total, parameters.half_count(), trained, setup.process_bytes, activations)
+            let activations = setup.model.activation_plan(setup.parameters, &batch_shape(batch), recompute);
+            let holdings = Holdings {
+                weights: &self.weights,
+                moments: setup.config.adamw().moments,
+                loader: bytes_ahead(&setup.config.train, batch),
+                process: setup.process_bytes,
+            };
+            MemoryPlan::new(holdings, activations)
         };
         let largest = step.batches.iter().map(plan_of).max_by_key(MemoryPlan::total);
         let Some(plan) = largest else { return };
@@ -243,6 +249,9 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             self.observer.memory_plan(&plan);
         }
         self.planned_bytes = self.planned_bytes.max(plan.total());
+        if memory_plan::resident_bytes().is_some_and(|bytes| bytes > self.planned_bytes) {
+            memory_plan::give_back_freed();
+        }
     }
 
     /// Adds the gradients of all micro-batches; `None` when interrupted meanwhile.

@@ -198,9 +198,12 @@ fn a_half_precision_base_is_trained() {
         go(&config(&place.path().join(name), &overrides), resume)
     };
     let (whole, seen) = run("whole", &[], false);
-    let weights = format!("{} parameters x 4 bytes and {half} frozen ones x 2 bytes", total - half);
+    let trained = expected.parameters.trainable_count();
+    let weights = format!("{half} parameters x 2 bytes");
+    let rest = format!("{} parameters x 4 bytes", total - half - trained);
+    assert!(seen.plan.contains(&rest), "{}", seen.plan);
     assert!(seen.plan.contains(&weights), "{}", seen.plan);
-    let message = format!("{widened} trained parameters are widened from 16 to 32 bits");
+    let message = format!("{widened} trained parameters are widened to 32 bits");
     assert!(seen.messages.contains(&message), "{:?}", seen.messages);
     assert!(seen.steps.iter().all(|step| step.loss.is_finite()));
     run("parts", &["train.stop_after=2"], false);
@@ -270,4 +273,82 @@ fn features_of_the_frozen_tower_are_kept() {
         &mut Watch::default(),
     );
     assert!(error.unwrap_err().to_string().contains("train.vision_cache"));
+}
+
+/// A checkpoint of the trained part alone opens together with its base, resumes bit for bit with 8-bit moments, is itself a base,
+/// and says what is missing when its base is gone.
+#[test]
+fn a_trained_part_opens_with_its_base() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base");
+    let source = golden("llama/checkpoint");
+    let model = load_model(&source, Device::Cpu).unwrap();
+    let options = SaveOptions { tokenizer_from: Some(&source), ..SaveOptions::default() };
+    save_model(&base, &model.config, &model.parameters, &options).unwrap();
+    let init = format!("model.init_from={:?}", base.to_str().unwrap());
+    let run = |name: &str, more: &[&str], resume: bool| {
+        let overrides = [&[init.as_str(), "train.moments=8bit"], more].concat();
+        go(&config(&place.path().join(name), &overrides), resume).0
+    };
+    let whole = bits(&run("whole", &[], false).checkpoint.unwrap());
+    for save in ["train.save=trained", "train.save=whole"] {
+        let name = save.replace('.', "_");
+        run(&name, &[save, "train.stop_after=3"], false);
+        let resumed = run(&name, &[save, "train.threads=1"], true).checkpoint.unwrap();
+        assert!(bits(&resumed) == whole, "{save}: final weights differ");
+    }
+    let part = place.path().join("train_save=trained/checkpoints/step-000006/model");
+    assert!(!part.join("config.json").exists() && part.join("trained.safetensors").exists());
+
+    let next = format!("model.init_from={:?}", part.to_str().unwrap());
+    let over = run("over", &[&next, "train.steps=2", "train.save=trainable"], false).checkpoint.unwrap();
+    assert!(bits(&over).len() == whole.len() && bits(&over) != whole);
+    let copy = run("copy", &[&next, "train.steps=2"], false).checkpoint.unwrap();
+    assert!(bits(&copy) == bits(&over));
+
+    std::fs::rename(&base, place.path().join("moved")).unwrap();
+    let error = load_model(&part, Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("trained.json") && error.contains(base.to_str().unwrap()), "{error}");
+}
+
+/// A limit makes the run smaller with the cheapest change that fits; a resumed run keeps it; one that is too small is explained.
+#[test]
+fn a_memory_limit_is_kept_to() {
+    let place = tempfile::tempdir().unwrap();
+    let chosen = |name: &str, limit: &str, more: &[&str], resume: bool| {
+        let memory = format!("train.memory={limit}");
+        let overrides = [&[memory.as_str(), "train.steps=2"], more].concat();
+        let config = config(&place.path().join(name), &overrides);
+        let mut watch = Watch::default();
+        let result = train(&config, resume, &AtomicBool::new(false), &mut watch);
+        let saved = std::fs::read_to_string(config.train.run_dir.join("config.toml")).unwrap();
+        (result, watch, saved)
+    };
+    let (result, watch, saved) = chosen("enough", "8GiB", &[], false);
+    result.unwrap();
+    assert!(
+        watch.messages.iter().any(|line| line.contains("nothing has to be made smaller")),
+        "{:?}",
+        watch.messages
+    );
+    assert!(saved.contains("moments = \"f32\"") && saved.contains("recompute = false"), "{saved}");
+
+    let error = chosen("none", "1MiB", &[], false).0.unwrap_err().to_string();
+    assert!(error.contains("train.memory") && error.contains("more than the 1.00 MiB given"), "{error}");
+
+    // What the largest choice and the smallest take, in this process.
+    let total = |text: &str| -> f64 {
+        text.split(" MiB").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let plans: Vec<f64> =
+        [["model.recompute=false", "train.moments=f32"], ["model.recompute=true", "train.moments=8bit"]]
+            .iter()
+            .enumerate()
+            .map(|(at, more)| {
+                let (result, watch, _) = chosen(&format!("plan{at}"), "8GiB", more, false);
+                result.unwrap();
+                total(watch.messages.iter().find(|line| line.starts_with("memory: at most")).unwrap())
+            })
+            .collect();
+    assert!(plans[1] < plans[0], "{plans:?}");
 }

@@ -189,22 +189,10 @@ pub(super) fn same_bytes(left: &TensorEntry, right: &TensorEntry) -> bool {
     all[0] == all[1]
 }
 
-/// Tells the system that these pages of the mapped file need not stay in memory.
-#[cfg(target_os = "linux")]
+/// Gives back the pages of some bytes of a mapped file.
 fn give_back(location: &Location, bytes: Range<usize>) {
-    if bytes.is_empty() {
-        return;
-    }
-    // SAFETY: the mapping is of a file and read-only, so that a page dropped here is read again from the file, with the
-    // same content, when it is next touched; nothing can be lost.
-    let _ = unsafe {
-        location.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
-    };
+    crate::tensor::give_back(&location.map, bytes);
 }
-
-/// Other systems keep or drop pages by themselves.
-#[cfg(not(target_os = "linux"))]
-fn give_back(_location: &Location, _bytes: Range<usize>) {}
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]

@@ -51,6 +51,7 @@ use crate::tokenizer_write::TokenOrder;
 use crate::transformers_module::write_transformers_module;
 use output::{CARRIED, carry, write_file, write_gguf_file, write_json, write_shards};
 use planning::{Plan, Tokenizer};
+use report::count_dtypes;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -222,10 +223,12 @@ fn fill(
     let mut plan = planning::plan(options, Some(temporary))?;
     dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
     let mut other = small_files(temporary, target, &mut plan)?;
+    let mut stored = Vec::new();
     let weights = match options.format {
         OutputFormat::Gguf => {
             plan.keep_parameters();
-            write_gguf_file(temporary, target, &plan.tensors, options.quantization, progress)?
+            stored = write_gguf_file(temporary, target, &plan.tensors, options.quantization, progress)?;
+            vec![gguf::FILE_NAME.to_owned()]
         }
         format => write_shards(temporary, target, &plan.tensors, format, options.max_shard_bytes, progress)?,
     };
@@ -237,7 +240,8 @@ fn fill(
         let remarks = verify::verify(temporary, target)?;
         plan.warnings.extend(remarks);
     }
-    let report = report(options, plan, weights, other);
+    let mut report = report(options, plan, weights, other);
+    report.stored_as(stored);
     write_json(&temporary.join("conversion.json"), target, &report.record())?;
     Ok(report)
 }
@@ -288,14 +292,7 @@ fn small_files(temporary: &Path, target: &Path, plan: &mut Plan) -> Result<Vec<S
 }
 
 fn report(options: &ConvertOptions, plan: Plan, weights: Vec<String>, other: Vec<String>) -> ConvertReport {
-    let mut dtypes: Vec<(String, usize)> = Vec::new();
-    for tensor in &plan.tensors {
-        let name = tensor.dtype.name();
-        match dtypes.iter_mut().find(|(known, _)| known == name) {
-            Some((_, count)) => *count += 1,
-            None => dtypes.push((name.to_owned(), 1)),
-        }
-    }
+    let dtypes = count_dtypes(plan.tensors.iter().map(|tensor| tensor.dtype.name()));
     let renamed = |tensor: &&PlannedTensor| {
         tensor.parts.iter().any(|part| matches!(part, Part::Stored { name, .. } if *name != tensor.name))
     };
@@ -315,6 +312,7 @@ fn report(options: &ConvertOptions, plan: Plan, weights: Vec<String>, other: Vec
         special_tokens: plan.special_tokens,
         dropped: plan.dropped,
         created: plan.created,
+        quantised: Vec::new(),
         warnings: plan.warnings,
     }
 }

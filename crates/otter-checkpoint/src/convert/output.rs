@@ -4,7 +4,7 @@ use super::Progress;
 use super::plan::PlannedTensor;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
-use crate::gguf::{self, GgufOptions, GgufQuantization, GgufTensor, write_gguf};
+use crate::gguf::{self, GgufOptions, GgufQuantization, GgufTensor, StoredTensor, write_gguf};
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::save::TOKENIZER_FILES;
 use crate::shards;
@@ -106,7 +106,7 @@ pub(super) fn write_gguf_file(
     tensors: &[PlannedTensor],
     quantization: GgufQuantization,
     report: &mut dyn FnMut(Progress<'_>),
-) -> Result<Vec<String>> {
+) -> Result<Vec<StoredTensor>> {
     check_names(target, tensors)?;
     let config = CheckpointConfig::read(&directory.join("config.json"))?;
     let has_tokenizer = TOKENIZER_FILES.iter().any(|name| directory.join(name).is_file());
@@ -124,8 +124,7 @@ pub(super) fn write_gguf_file(
         tensors[at].floats(put)?;
         meter.finished(&tensors[at]);
         Ok(())
-    })?;
-    Ok(vec![gguf::FILE_NAME.to_owned()])
+    })
 }
 
 /// Writes all tensors into one file, which replaces `target` when it is complete.

@@ -1,6 +1,7 @@
 //! What a conversion did: every tensor of every source is written, or dropped here with a reason.
 
 use super::language::folder_name;
+use crate::gguf::StoredTensor;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -66,11 +67,35 @@ pub struct ConvertReport {
     pub dropped: Vec<Dropped>,
     /// What was made anew.
     pub created: Vec<Created>,
+    /// Tensors that became blocks, with what that changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quantised: Vec<StoredTensor>,
     /// What a user should know.
     pub warnings: Vec<String>,
 }
 
+/// How often each type occurs, in the order of the first of each.
+pub(super) fn count_dtypes<'n>(names: impl Iterator<Item = &'n str>) -> Vec<(String, usize)> {
+    let mut dtypes: Vec<(String, usize)> = Vec::new();
+    for name in names {
+        match dtypes.iter_mut().find(|(known, _)| known == name) {
+            Some((_, count)) => *count += 1,
+            None => dtypes.push((name.to_owned(), 1)),
+        }
+    }
+    dtypes
+}
+
 impl ConvertReport {
+    /// Takes over how a GGUF file holds the tensors, which is not how their sources did.
+    pub(super) fn stored_as(&mut self, stored: Vec<StoredTensor>) {
+        if !stored.is_empty() {
+            self.bytes = stored.iter().map(|tensor| tensor.bytes).sum();
+            self.dtypes = count_dtypes(stored.iter().map(|tensor| tensor.dtype.as_str()));
+        }
+        self.quantised = stored.into_iter().filter(|tensor| tensor.relative_error.is_some()).collect();
+    }
+
     /// What is kept beside the weights: how they came about, without the folders of the machine they were made on.
     pub(super) fn record(&self) -> Value {
         let dropped: Vec<Value> = self

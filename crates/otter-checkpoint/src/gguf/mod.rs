@@ -34,7 +34,7 @@ mod write;
 pub use blocks::BlockFormat;
 pub use quantize::GgufQuantization;
 pub(crate) use write::stored_type;
-pub use write::{GgufOptions, GgufTensor, PutElements, save_gguf, write_gguf};
+pub use write::{GgufOptions, GgufTensor, PutElements, StoredTensor, save_gguf, write_gguf};
 
 pub(crate) use blocks::LARGEST_BLOCK;
 pub(crate) use parse::MAGIC;

@@ -47,6 +47,19 @@ pub struct GgufTensor<'a> {
     pub shape: &'a [usize],
 }
 
+/// What became of a tensor.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct StoredTensor {
+    /// Name in the state dict.
+    pub name: String,
+    /// Type of the elements in the file.
+    pub dtype: String,
+    /// Bytes of the elements in the file.
+    pub bytes: u64,
+    /// Root mean square of what quantising changed over that of the elements; of tensors in blocks.
+    pub relative_error: Option<f64>,
+}
+
 /// Receives some of a tensor's elements.
 pub type PutElements<'p> = dyn FnMut(&[f32]) -> Result<()> + 'p;
 
@@ -54,7 +67,8 @@ pub type PutElements<'p> = dyn FnMut(&[f32]) -> Result<()> + 'p;
 /// model.
 ///
 /// `elements(i, put)` passes the elements of tensor `i` in row-major order to `put`, in pieces of any length.
-/// `tokenizer` is the text of a `tokenizer.json` with all added tokens; it needs `options.special`.
+/// `tokenizer` is the text of a `tokenizer.json` with all added tokens; it needs `options.special`. Returns the tensors as
+/// they were stored.
 ///
 /// # Errors
 /// When a tensor does not have the elements its shape says, a value does not fit the type, a name occurs twice, or the
@@ -66,28 +80,40 @@ pub fn write_gguf(
     tensors: &[GgufTensor<'_>],
     options: &GgufOptions<'_>,
     elements: &mut dyn FnMut(usize, &mut PutElements<'_>) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<StoredTensor>> {
     let plan = plan(path, tensors, options.quantization)?;
     let metadata = metadata(path, config, tokenizer, options)?;
     let header = header(&metadata, &plan);
+    let mut stored = Vec::with_capacity(plan.len());
     atomic::write_file_with(path, |file: &mut File| {
         let mut out = Output { file: BufWriter::with_capacity(1 << 18, file), path };
         out.put(&header)?;
         for (index, planned) in plan.iter().enumerate() {
-            let mut body =
-                Body { planned, out: &mut out, waiting: Vec::new(), bytes: Vec::new(), written: 0 };
+            let mut body = Body {
+                planned,
+                out: &mut out,
+                waiting: Vec::new(),
+                bytes: Vec::new(),
+                written: 0,
+                error: Error::default(),
+            };
             elements(index, &mut |values| body.put(values))?;
-            body.finish()?;
+            stored.push(body.finish()?);
         }
         out.file.flush().map_err(CheckpointError::io(path, "write"))
-    })
+    })?;
+    Ok(stored)
 }
 
 /// Writes an opened checkpoint directory (or GGUF file) as a GGUF file.
 ///
 /// # Errors
 /// As [`write_gguf`]; when the checkpoint's tokenizer is missing or damaged.
-pub fn save_gguf(path: &Path, checkpoint: &Checkpoint, options: &GgufOptions<'_>) -> Result<()> {
+pub fn save_gguf(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    options: &GgufOptions<'_>,
+) -> Result<Vec<StoredTensor>> {
     let tokenizer = load_tokenizer(&checkpoint.path)?;
     let json = tokenizer
         .to_json()
@@ -281,6 +307,29 @@ struct Body<'b, 'f> {
     waiting: Vec<f32>,
     bytes: Vec<u8>,
     written: usize,
+    error: Error,
+}
+
+/// Sums of squares of what quantising changed and of the elements.
+#[derive(Default)]
+struct Error {
+    changed: f64,
+    elements: f64,
+}
+
+impl Error {
+    fn add(&mut self, format: BlockFormat, bytes: &[u8], values: &[f32]) {
+        let mut back = vec![0.0; values.len()];
+        format.widen(bytes, &mut back);
+        for (value, back) in values.iter().zip(back) {
+            self.changed += f64::from(value - back).powi(2);
+            self.elements += f64::from(*value).powi(2);
+        }
+    }
+
+    fn relative(&self) -> f64 {
+        if self.elements > 0.0 { (self.changed / self.elements).sqrt() } else { 0.0 }
+    }
 }
 
 impl Body<'_, '_> {
@@ -303,12 +352,15 @@ impl Body<'_, '_> {
             let problem = format!("the value {value} does not fit {dtype}; choose a wider type");
             refusal(self.out.path, self.planned.name, problem)
         })?;
+        if let Dtype::Block(format) = dtype {
+            self.error.add(format, &self.bytes, &self.waiting);
+        }
         self.written += self.bytes.len();
         self.waiting.clear();
         self.out.put(&self.bytes)
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish(mut self) -> Result<StoredTensor> {
         let block = match self.planned.dtype {
             Dtype::Block(format) => BlockFormat::shape(format).0,
             _ => 1,
@@ -326,6 +378,12 @@ impl Body<'_, '_> {
             return Err(refusal(self.out.path, name, problem));
         }
         let padding = size.next_multiple_of(DEFAULT_ALIGNMENT) - size;
-        self.out.put(&[0; DEFAULT_ALIGNMENT][..padding])
+        self.out.put(&[0; DEFAULT_ALIGNMENT][..padding])?;
+        Ok(StoredTensor {
+            name: (*name).to_owned(),
+            dtype: dtype.name().to_owned(),
+            bytes: *size as u64,
+            relative_error: matches!(dtype, Dtype::Block(_)).then(|| self.error.relative()),
+        })
     }
 }

@@ -3,7 +3,9 @@
 
 use super::facts::Language;
 use super::part::{Part, language_name, plain_name};
+use crate::trained_part::TrainedPart;
 use std::fmt;
+use std::path::Path;
 
 /// What the names of the tensors say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,11 @@ impl Kind {
             Self::OpenFlamingo(_) => {
                 format!("otter convert {path} --base-lm LM_DIR --base-vision CLIP_DIR --out DIR")
             }
-            Self::TrainedPart => format!("otter convert BASE_DIR --overlay {path} --out DIR"),
+            Self::TrainedPart => {
+                let part = TrainedPart::read(Path::new(path)).ok().flatten();
+                let base = part.map_or_else(|| "BASE_DIR".to_owned(), |part| part.base.display().to_string());
+                format!("otter convert {base} --overlay {path} --out DIR")
+            }
             Self::LanguageModel => {
                 format!("otter convert --inject {path} --base-vision CLIP_DIR --out DIR")
             }

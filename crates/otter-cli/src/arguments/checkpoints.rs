@@ -206,7 +206,7 @@ pub struct Convert {
     #[arg(long, value_enum, default_value_t)]
     pub format: FormatChoice,
     /// Type of the large matrices of a GGUF file; norms, gates and small tensors stay 32-bit floats.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, alias = "quantise", value_enum, default_value_t)]
     pub quantize: QuantizeChoice,
     /// Add the Python module with which Transformers opens the directory (trust_remote_code=True).
     #[arg(long)]

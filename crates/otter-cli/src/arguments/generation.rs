@@ -105,7 +105,7 @@ pub struct ModelArguments {
     pub path: PathBuf,
     /// Keep the large matrices in blocks of 8 or 4 bits: less memory, faster answers, slightly different ones. A GGUF file
     /// made by `otter convert --format gguf` starts faster and needs no option.
-    #[arg(long, value_enum, value_name = "FORMAT")]
+    #[arg(long = "quantize", alias = "quantise", value_enum, value_name = "FORMAT")]
     pub quantise: Option<QuantiseChoice>,
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::ModelArguments;
+use super::{ModelArguments, QuantiseChoice};
 
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
@@ -67,6 +67,21 @@ pub enum BenchPreset {
     Toybox,
 }
 
+/// Rows of the table of `bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchRow {
+    /// A prompt with an image, from the tower's features to the first token.
+    Prefill,
+    /// The tokens after it.
+    Decode,
+    /// The vision tower on one image.
+    Vision,
+    /// A training step.
+    Train,
+    /// The data loader; `otter bench loader` has more about it.
+    Loader,
+}
+
 /// What `bench` times beside a model.
 #[derive(Debug, Subcommand)]
 pub enum BenchWhat {
@@ -126,9 +141,21 @@ pub struct Bench {
     /// Sizes of the model.
     #[arg(long, value_enum, default_value_t)]
     pub preset: BenchPreset,
-    /// What to time: train or decode (default: both).
-    #[arg(long, value_name = "WHAT")]
-    pub only: Option<String>,
+    /// Sizes of a published model instead (`otter init` lists them), its weights drawn at random in memory.
+    #[arg(long, value_name = "NAME", conflicts_with = "preset")]
+    pub like: Option<String>,
+    /// A model instead: checkpoint directory, GGUF file, or org/name of a pulled one.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "like"])]
+    pub model: Option<PathBuf>,
+    /// Keep the large matrices in blocks of 8 or 4 bits.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub quantise: Option<QuantiseChoice>,
+    /// What to time (default: everything that fits in memory).
+    #[arg(long, value_enum, value_name = "WHAT,…", value_delimiter = ',')]
+    pub only: Vec<BenchRow>,
+    /// Tokens of the prompt that prefill and decode are timed with.
+    #[arg(long, default_value_t = 256)]
+    pub tokens: usize,
     /// Timed repetitions after one warm-up.
     #[arg(long, default_value_t = 3)]
     pub repeats: usize,

@@ -1,106 +1,158 @@
-//! `otter bench`: training steps and greedy decoding of a model of given sizes.
+//! `otter bench`: prefill, decode, vision tower, training step and loader of a model of given sizes, each beside its floor.
 //!
-//! Weights, pixels and tokens come from a formula that `bench/otter_torch.py` repeats, so that losses, gradient norms and
-//! generated tokens of the two can be compared: the same work is timed.
+//! Weights, pixels and tokens of the presets come from a formula that `bench/otter_torch.py` repeats, so that losses,
+//! gradient norms and generated tokens of the two can be compared: the same work is timed.
 
-use std::convert::Infallible;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Device, Gradients, ParameterSpec, Parameters, Segment, Segments, Tensor};
+use otter_nn::{Gradients, Parameters, Segment, Segments, Tensor};
 use otter_train::optimizer::{AdamW, AdamWOptions};
 use serde_json::{Map, Value, json};
 
-use super::bench_loader;
-use crate::arguments::{Bench, BenchPreset, BenchWhat};
+use super::bench_floor::{self as floor, Peaks};
+use super::bench_model::{BenchModel, available_bytes, build, uniform};
+use super::bench_table::{Row, lines};
+use super::{bench_inference, bench_loader};
+use crate::arguments::{Bench, BenchLoader, BenchRow, BenchTransform, BenchWhat};
 use crate::output;
 
-const IMAGE_TOKEN: u32 = 3;
+pub(super) const IMAGE_TOKEN: u32 = 3;
 
 /// Runs the benchmark and prints a table or JSON.
 pub fn run(arguments: &Bench) -> Result<()> {
     if let Some(BenchWhat::Loader(arguments)) = &arguments.what {
         return bench_loader::run(arguments);
     }
-    if let Some(only) = &arguments.only
-        && !["train", "decode"].contains(&only.as_str())
-    {
-        bail!("--only takes train or decode, not '{only}'");
-    }
     // Inside the pool this thread works on the loops it starts; outside it would sleep while others do.
-    let results = rayon::scope(|_| measure(arguments))?;
+    rayon::scope(|_| {
+        let mut model = build(arguments)?;
+        if arguments.lengths.is_empty() {
+            table(&mut model, arguments)
+        } else {
+            packing(&mut model, arguments)
+        }
+    })
+}
+
+/// Facts about the model, which the other side of a comparison must share.
+fn facts(model: &BenchModel) -> Map<String, Value> {
+    let config = model.otter.config();
+    let trained = model.parameters.iter().filter(|p| FreezeRule::Head.is_trainable(config, &p.name));
+    let mut results = Map::new();
+    results.insert("parameters".into(), json!(model.parameters.total_count()));
+    results.insert("trainable".into(), json!(trained.map(|p| p.tensor.len()).sum::<usize>()));
+    results.insert("threads".into(), json!(rayon::current_num_threads()));
+    results
+}
+
+/// Prints results with the memory that was needed.
+fn print(mut results: Map<String, Value>, arguments: &Bench, text: &[String]) -> Result<()> {
+    let peak = otter_train::memory_plan::peak_bytes();
+    if let Some(peak) = peak {
+        results.insert("peak_resident_bytes".into(), json!(peak));
+    }
     if arguments.json {
         return output::json(&results.into());
     }
-    for (name, value) in &results {
-        output::text(&format!("{name:24} {value}"))?;
+    for line in text {
+        output::text(line)?;
     }
-    Ok(())
+    output::text(&format!("peak memory: {}", peak.map_or_else(|| "unknown".into(), output::bytes)))
 }
 
-fn measure(arguments: &Bench) -> Result<Map<String, Value>> {
-    let config = match arguments.preset {
-        BenchPreset::Mid => mid_size(),
-        BenchPreset::Toybox => otter_quickstart::base::config(),
-    };
-    let (otter, specs) = Otter::new(&config)?;
-    let mut parameters =
-        Parameters::build(&specs, Device::Cpu, |spec| Ok::<_, Infallible>(formula_value(spec)))?;
-    parameters.set_trainable(|name| FreezeRule::Head.is_trainable(&config, name));
+fn packing(model: &mut BenchModel, arguments: &Bench) -> Result<()> {
+    let BenchModel { otter, parameters } = model;
+    parameters.set_trainable(|name| FreezeRule::Head.is_trainable(otter.config(), name));
     let mut results = Map::new();
-    results.insert("parameters".into(), json!(parameters.total_count()));
-    results.insert("trainable".into(), json!(parameters.trainable_count()));
-    results.insert("threads".into(), json!(rayon::current_num_threads()));
-    let wanted = |what: &str| {
-        arguments.lengths.is_empty() && arguments.only.as_deref().is_none_or(|only| only == what)
-    };
-    if !arguments.lengths.is_empty() {
-        time_packing(&otter, &parameters, arguments, &mut results)?;
-    }
-    if wanted("train") {
-        time_training(&otter, &mut parameters, arguments, &mut results)?;
-    }
-    if wanted("decode") {
-        time_decoding(&otter, &parameters, arguments, &mut results)?;
-    }
-    if let Some(peak) = otter_train::memory_plan::peak_bytes() {
-        results.insert("peak_resident_bytes".into(), json!(peak));
-    }
-    Ok(results)
+    time_packing(otter, parameters, arguments, &mut results)?;
+    let text: Vec<String> = results.iter().map(|(name, value)| format!("{name:24} {value}")).collect();
+    results.extend(facts(model));
+    print(results, arguments, &text)
 }
 
-/// A tower of ViT-B/32's size and a language model of 12 layers of 768, cross-attention every 4.
-fn mid_size() -> OtterConfig {
-    OtterConfig {
-        vision: VisionConfig {
-            hidden_size: 768,
-            intermediate_size: 3072,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            image_size: 224,
-            patch_size: 32,
-            num_channels: 3,
-            layer_norm_eps: 1e-5,
-        },
-        perceiver: PerceiverConfig::default(),
-        cross_attention: CrossAttentionConfig::default(),
-        text: LlamaConfig {
-            hidden_size: 768,
-            intermediate_size: 2048,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            num_key_value_heads: 12,
-            ..LlamaConfig::llama_7b(32004)
-        }
-        .into(),
-        tie_word_embeddings: false,
-        train_vision_encoder: false,
-        train_lang_encoder: false,
-        train_full_model: false,
+fn table(model: &mut BenchModel, arguments: &Bench) -> Result<()> {
+    let wanted = |row: BenchRow| arguments.only.is_empty() || arguments.only.contains(&row);
+    let peaks = Peaks::measure();
+    let mut results = facts(model);
+    let (mut rows, mut notes) = (Vec::new(), Vec::new());
+    if wanted(BenchRow::Prefill) || wanted(BenchRow::Decode) {
+        let both = bench_inference::time_answer(model, arguments, peaks)?;
+        let both = [BenchRow::Prefill, BenchRow::Decode].into_iter().zip(both);
+        rows.extend(both.filter(|(kind, _)| wanted(*kind)).map(|(_, row)| row));
     }
+    if wanted(BenchRow::Vision) {
+        rows.push(bench_inference::time_vision(model, arguments, peaks));
+    }
+    if arguments.only == [BenchRow::Decode] && arguments.like.is_none() && arguments.model.is_none() {
+        time_whole_answer(&model.otter, &model.parameters, arguments, &mut results)?;
+    }
+    if wanted(BenchRow::Train) {
+        match shortage(model, arguments) {
+            Some(shortage) if arguments.only.is_empty() => {
+                notes.push(format!("train: not timed, {shortage}"))
+            }
+            Some(shortage) => bail!("the training step was not timed: {shortage}"),
+            None => rows.push(time_training(model, arguments, peaks, &mut results)?),
+        }
+    }
+    if wanted(BenchRow::Loader) {
+        rows.push(time_loader(arguments)?);
+    }
+    results.insert("peaks".into(), peaks.to_json());
+    results.insert("rows".into(), rows.iter().map(Row::to_json).collect());
+    let mut text = lines(&rows, peaks, rayon::current_num_threads());
+    text.extend(notes);
+    print(results, arguments, &text)
+}
+
+/// Why a training step would not fit into memory, if it would not.
+fn shortage(model: &BenchModel, arguments: &Bench) -> Option<String> {
+    let config = model.otter.config();
+    let trained = model.parameters.iter().filter(|p| FreezeRule::Head.is_trainable(config, &p.name));
+    // Gradient and two moments, and a weight of its own where it is kept narrower.
+    let needed: u64 = trained
+        .map(|p| p.tensor.len() as u64 * if p.tensor.is_full() && !p.tensor.is_shared() { 12 } else { 16 })
+        .sum();
+    let text = &config.text;
+    let per_layer = (text.saved_elements_per_row() * arguments.batch * arguments.length * 4) as u64;
+    let kept = if arguments.recompute { 1 } else { text.num_hidden_layers() as u64 };
+    let needed = needed + per_layer * kept;
+    let available = available_bytes().filter(|&available| available < needed)?;
+    Some(format!(
+        "it needs about {} more memory and {} are free",
+        output::bytes(needed),
+        output::bytes(available)
+    ))
+}
+
+/// The loader on made-up photographs. Its floor is that of its stages, one after another on one thread.
+fn time_loader(arguments: &Bench) -> Result<Row> {
+    let workers = rayon::current_num_threads();
+    let options = BenchLoader {
+        images: None,
+        count: 128,
+        workers,
+        batch: 32,
+        size: 224,
+        repeats: arguments.repeats.max(1),
+        transform: BenchTransform::Train,
+        json: false,
+    };
+    let measured = bench_loader::measure(&options)?;
+    let rates = measured["images_per_second"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let stages = measured["stage_ms_per_image"].as_object();
+    let milliseconds: f64 = stages.into_iter().flat_map(Map::values).filter_map(Value::as_f64).sum();
+    Ok(Row {
+        name: "loader",
+        work: "128 JPEG images of 640 x 480".into(),
+        seconds: rates.iter().filter_map(Value::as_f64).map(|rate| 128.0 / rate).collect(),
+        count: 128,
+        unit: "images",
+        floor: 128.0 * milliseconds * 1e-3 / workers as f64,
+    })
 }
 
 /// One image and some text a sequence; labels on the second half.
@@ -123,49 +175,20 @@ fn batch(otter: &Otter, arguments: &Bench) -> (VisionInput, TextInput, Vec<i64>)
     (vision, text, labels)
 }
 
-fn pixels(otter: &Otter, images: usize) -> Tensor {
+pub(super) fn pixels(otter: &Otter, images: usize) -> Tensor {
     let side = otter.config().vision.image_size;
     let shape = [images, 3, side, side];
     uniform("pixels", &shape, 0.0, 1.5)
 }
 
-/// Starting value of one parameter: gates half open, so that the cross-attention counts; gains around 1.
-fn formula_value(spec: &ParameterSpec) -> Tensor {
-    let (name, shape) = (spec.name.as_str(), spec.shape.as_slice());
-    let (centre, amplitude) = if name.ends_with("_gate") {
-        (0.5, 0.0)
-    } else if shape.len() == 1 && name.ends_with(".weight") {
-        (1.0, 0.125)
-    } else if name.ends_with("latents") {
-        (0.0, 1.5)
-    } else if shape.len() > 1 {
-        (0.0, 0.03125)
-    } else {
-        (0.0, 0.015625)
-    };
-    uniform(name, shape, centre, amplitude)
-}
-
-/// `centre + amplitude * u` with u in [-1, 1) from a hash of the element's index and the name.
-fn uniform(name: &str, shape: &[usize], centre: f32, amplitude: f32) -> Tensor {
-    let seed = name.bytes().fold(0x811C_9DC5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    let value = |index: usize| {
-        let mut x = (index as u32).wrapping_mul(0x9E37_79B1).wrapping_add(seed);
-        x = (x ^ (x >> 15)).wrapping_mul(0x85EB_CA77);
-        x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE3D);
-        x = (x ^ (x >> 16)) >> 8;
-        (x as f32 / 8_388_608.0 - 1.0) * amplitude + centre
-    };
-    let data = (0..shape.iter().product()).map(value).collect();
-    Tensor::from_vec(data, shape, Device::Cpu)
-}
-
 fn time_training(
-    otter: &Otter,
-    parameters: &mut Parameters<f32>,
+    model: &mut BenchModel,
     arguments: &Bench,
+    peaks: Peaks,
     results: &mut Map<String, Value>,
-) -> Result<()> {
+) -> Result<Row> {
+    let BenchModel { otter, parameters } = model;
+    parameters.set_trainable(|name| FreezeRule::Head.is_trainable(otter.config(), name));
     let (vision, text, labels) = batch(otter, arguments);
     let mut gradients = Gradients::new(parameters);
     let mut optimizer = AdamW::new(AdamWOptions::default(), parameters, &gradients);
@@ -191,7 +214,15 @@ fn time_training(
     results.insert("train_step_seconds".into(), json!(seconds[1..]));
     results.insert("losses".into(), json!(losses));
     results.insert("gradient_norms".into(), json!(norms));
-    Ok(())
+    let sizes = (arguments.batch, arguments.length);
+    Ok(Row {
+        name: "train",
+        work: format!("{} x {} tokens, an image each", sizes.0, sizes.1),
+        seconds: seconds[1..].to_vec(),
+        count: arguments.batch,
+        unit: "samples",
+        floor: floor::train(otter.config(), parameters, sizes).floor(peaks),
+    })
 }
 
 /// The same sequences in padded and in packed rows, in turn.
@@ -260,7 +291,8 @@ fn sequences(otter: &Otter, lengths: &[usize], packed: bool) -> Result<(VisionIn
     ))
 }
 
-fn time_decoding(
+/// From pixels and a short prompt to a whole answer: what `bench/compare.py` sets against PyTorch.
+fn time_whole_answer(
     otter: &Otter,
     parameters: &Parameters<f32>,
     arguments: &Bench,
@@ -293,6 +325,11 @@ fn time_decoding(
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use otter_nn::Device;
+
+    use super::super::bench_model::formula_value;
     use super::*;
 
     /// Both ways of `--lengths` are the same work.
@@ -311,12 +348,5 @@ mod tests {
         assert_eq!(padded.targets, packed.targets);
         assert!((padded.sum - packed.sum).abs() < 1e-5 * padded.sum, "{padded:?} {packed:?}");
         Ok(())
-    }
-
-    /// `fill_uniform` of `bench/otter_torch.py` gives these.
-    #[test]
-    fn the_formula_is_that_of_the_other_side() {
-        let found = uniform("perceiver.latents", &[4], 0.0, 1.5);
-        assert_eq!(found.data(), [0.353_905_14, -0.015_925_527, 1.471_342_3, 0.737_682_76]);
     }
 }

@@ -21,6 +21,18 @@ use crate::output;
 
 /// Runs the benchmark and prints a table or JSON.
 pub fn run(arguments: &BenchLoader) -> Result<()> {
+    let results = measure(arguments)?;
+    if arguments.json {
+        return output::json(&results.into());
+    }
+    for (name, value) in &results {
+        output::text(&format!("{name:24} {value}"))?;
+    }
+    Ok(())
+}
+
+/// Rates of the loader and times of its stages.
+pub(super) fn measure(arguments: &BenchLoader) -> Result<Map<String, Value>> {
     if arguments.repeats == 0 || arguments.count == 0 {
         bail!("--repeats and --count take a number of at least 1");
     }
@@ -35,13 +47,7 @@ pub fn run(arguments: &BenchLoader) -> Result<()> {
     results.insert("workers".into(), json!(arguments.workers));
     time_loader(arguments, scratch.path(), &images, &files, &mut results)?;
     time_stages(arguments, &files, &mut results)?;
-    if arguments.json {
-        return output::json(&results.into());
-    }
-    for (name, value) in &results {
-        output::text(&format!("{name:24} {value}"))?;
-    }
-    Ok(())
+    Ok(results)
 }
 
 fn transform(arguments: &BenchLoader) -> ImageTransform {

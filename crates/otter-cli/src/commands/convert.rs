@@ -1,5 +1,6 @@
 //! `otter convert`: any checkpoint to an Otter directory, another form, or an OpenFlamingo file.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -7,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, Dropped, KeepF32, NewRows, OutputFormat, convert,
 };
-use otter_checkpoint::{GgufQuantization, SaveDtype, TokenOrder};
+use otter_checkpoint::{GgufQuantization, SaveDtype, StoredTensor, TokenOrder};
 
 use super::hub::resolve_model;
 use crate::arguments::{
@@ -140,7 +141,28 @@ fn print(report: &ConvertReport) -> Result<()> {
             line("dropped", format!("… and {} more: {reason}", items.len() - LISTED))?;
         }
     }
+    for (dtype, errors) in errors_by_type(&report.quantised) {
+        let mean = errors.iter().map(|(_, error)| error).sum::<f64>() / errors.len() as f64;
+        let worst = errors.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let worst =
+            worst.map_or(String::new(), |(name, error)| format!(", at most {:.2} % ({name})", 100.0 * error));
+        line(
+            "quantised",
+            format!("{} {dtype}, error {:.2} % of a matrix{worst}", errors.len(), 100.0 * mean),
+        )?;
+    }
     report.warnings.iter().try_for_each(|warning| line("note", warning.clone()))
+}
+
+/// Names and relative errors of the tensors of each type.
+fn errors_by_type(tensors: &[StoredTensor]) -> BTreeMap<&str, Vec<(&str, f64)>> {
+    let mut types: BTreeMap<&str, Vec<(&str, f64)>> = BTreeMap::new();
+    for tensor in tensors {
+        if let Some(error) = tensor.relative_error {
+            types.entry(&tensor.dtype).or_default().push((&tensor.name, error));
+        }
+    }
+    types
 }
 
 /// What was dropped, together when the reason is the same, in the order of the first of each.
@@ -164,24 +186,7 @@ fn shortened(names: &[String]) -> String {
 
 /// Reads `5GB`, `500MB`, `2GiB`, or a number of bytes.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1u64,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        _ => return Err(format!("`{unit}` is no unit; use B, KB, MB, GB, TB, KiB, MiB or GiB")),
-    };
-    let size = number.parse::<f64>().ok().map(|value| value * factor as f64);
-    match size {
-        Some(size) if (1.0..1e18).contains(&size) => Ok(size as u64),
-        _ => Err("expected a size of at least one byte, e.g. 5GB".to_owned()),
-    }
+    otter_train::memory_plan::parse_bytes(text)
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! The commands, one a file.
 
 mod bench;
+mod bench_floor;
+mod bench_inference;
 mod bench_loader;
+mod bench_model;
+mod bench_table;
 mod chat;
 pub(crate) mod convert;
 mod data_convert;

@@ -16,13 +16,17 @@ use crate::arguments::{
     BeamArguments, DecodingChoice, EarlyStoppingChoice, ModelArguments, QuantiseChoice, SamplingArguments,
 };
 
-/// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
-pub fn load(model: &ModelArguments) -> Result<LoadedModel> {
-    let quantise = model.quantise.map(|choice| match choice {
+/// The format that an option names.
+pub fn quantised(choice: QuantiseChoice) -> QuantisedFormat {
+    match choice {
         QuantiseChoice::Q8_0 => QuantisedFormat::Q8_0,
         QuantiseChoice::Q4K => QuantisedFormat::Q4K,
-    });
-    load_with(&model.path, LoadOptions { quantise, keep: None })
+    }
+}
+
+/// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
+pub fn load(model: &ModelArguments) -> Result<LoadedModel> {
+    load_with(&model.path, LoadOptions { quantise: model.quantise.map(quantised), keep: None })
 }
 
 /// As [`load`], of a directory or name, with a choice of how weights are kept.

@@ -1,6 +1,6 @@
 //! Matrix products of row-major slices: for many rows the packed kernel (`kernels/packed.rs`), or the `gemm` crate for f64,
 //! for small products and where there is no AVX2; for few rows a row-times-matrix kernel. Weights may be stored in half
-//! precision (`kernels/half.rs`) or in blocks (`kernels/quantised`); for few rows the result then has the bits of widening first.
+//! precision (`kernels/half.rs`) or in blocks (`kernels/quantised`); for few rows a half-precision one gives the bits of widening first.
 
 use gemm::Parallelism;
 

@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod floor;
+pub mod floor_integer;
 pub mod half;
 pub mod matmul;
 pub mod norm;

@@ -229,6 +229,11 @@ impl QuantisedMatrix {
         self.bytes.is_shared()
     }
 
+    /// Gives the pages of blocks that are borrowed from a mapped file back; they stay readable.
+    pub fn give_back(&self) {
+        self.bytes.give_back();
+    }
+
     /// Where the blocks live.
     pub fn device(&self) -> Device {
         self.bytes.device()

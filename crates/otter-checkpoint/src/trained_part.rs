@@ -1,0 +1,212 @@
+//! The trained part of a model beside the name of its base: what a run saves whose frozen part is large or quantised.
+//!
+//! ```text
+//! trained.safetensors   the trained parameters, 32-bit
+//! trained.json          {"format": 1, "base": "/models/otter-mpt7b", "quantise": "q4_k"}
+//! ```
+//! [`load_model`](crate::load_model) opens such a directory together with its base; `otter convert BASE --overlay DIR` makes a
+//! whole model of both.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use otter_nn::{Device, Parameters, QuantisedFormat};
+use serde::{Deserialize, Serialize};
+
+use crate::atomic;
+use crate::error::{CheckpointError, Result};
+use crate::model::mapped_full;
+use crate::weights::Weights;
+
+/// The file of the trained parameters.
+pub const TRAINED_FILE: &str = "trained.safetensors";
+const DESCRIPTION_FILE: &str = "trained.json";
+/// Layout of the description; a later one is refused.
+const FORMAT: u32 = 1;
+/// Bases may be trained parts themselves, one over the other; more than so many are taken for a circle.
+const MOST_PARTS: usize = 16;
+/// No description is longer.
+const LONGEST_DESCRIPTION: u64 = 1 << 16;
+
+/// What belongs to a trained part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainedPart {
+    format: u32,
+    /// Directory of the model that was tuned; a relative one begins at the directory of the part.
+    pub base: PathBuf,
+    /// Name of the format that the frozen matrices were quantised to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quantise: Option<String>,
+}
+
+impl TrainedPart {
+    /// A part of a model trained from `base`, its frozen matrices quantised to `quantise`.
+    pub fn new(base: &Path, quantise: Option<QuantisedFormat>) -> Self {
+        let quantise = quantise.map(|format| format.name().to_owned());
+        Self { format: FORMAT, base: base.to_path_buf(), quantise }
+    }
+
+    /// The format that the frozen matrices were quantised to.
+    ///
+    /// # Errors
+    /// When the description names an unknown one.
+    pub fn quantise(&self) -> Result<Option<QuantisedFormat>> {
+        let Some(name) = &self.quantise else { return Ok(None) };
+        let found = QuantisedFormat::ALL.into_iter().find(|format| format.name() == name);
+        found.map(Some).ok_or_else(|| {
+            let names = QuantisedFormat::ALL.map(QuantisedFormat::name).join(" or ");
+            CheckpointError::format(
+                Path::new(DESCRIPTION_FILE),
+                format!("`quantise` is `{name}`; expected {names}"),
+            )
+        })
+    }
+
+    /// Writes the description into `directory`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(DESCRIPTION_FILE);
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|error| CheckpointError::format(&path, format!("cannot be written: {error}")))?;
+        atomic::write_file(&path, &text)
+    }
+
+    /// The description in `directory`; `None` where there is none, as in the directory of a whole model.
+    ///
+    /// # Errors
+    /// When it cannot be read or is of another layout.
+    pub fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(DESCRIPTION_FILE);
+        let Ok(metadata) = fs::metadata(&path) else { return Ok(None) };
+        let bad = |problem: String| CheckpointError::format(&path, problem);
+        if metadata.len() > LONGEST_DESCRIPTION {
+            return Err(bad(format!(
+                "{} bytes; the description of a trained part has at most {LONGEST_DESCRIPTION}",
+                metadata.len()
+            )));
+        }
+        let text = fs::read(&path).map_err(CheckpointError::io(&path, "read"))?;
+        let value: serde_json::Value = serde_json::from_slice(&text)
+            .map_err(|error| bad(format!("not the description of a trained part: {error}")))?;
+        if value["format"] != FORMAT {
+            return Err(bad(format!("layout {} is not supported; expected {FORMAT}", value["format"])));
+        }
+        serde_json::from_value(value)
+            .map(Some)
+            .map_err(|error| bad(format!("not the description of a trained part: {error}")))
+    }
+
+    /// The whole model under `directory` and the trained parts over it, from the lowest to `directory` itself. A directory that
+    /// is a whole model has none.
+    ///
+    /// # Errors
+    /// When a base is not there or bases form a circle.
+    pub fn chain(directory: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+        let (mut base, mut parts) = (directory.to_path_buf(), Vec::new());
+        while let Some(part) = Self::read(&base)? {
+            if parts.len() == MOST_PARTS {
+                let problem =
+                    format!("more than {MOST_PARTS} trained parts over each other; is one its own base?");
+                return Err(CheckpointError::format(&base.join(DESCRIPTION_FILE), problem));
+            }
+            let below = base.join(part.base);
+            if !below.exists() {
+                let problem = format!(
+                    "the model that was tuned is not at {}; put it there, or write its directory as \"base\"",
+                    below.display()
+                );
+                return Err(CheckpointError::format(&base.join(DESCRIPTION_FILE), problem));
+            }
+            parts.push(base);
+            base = below;
+        }
+        parts.reverse();
+        Ok((base, parts))
+    }
+}
+
+/// Puts the trained parameters of `directory` over `parameters`, borrowed from the mapped file.
+///
+/// # Errors
+/// When the file is damaged, or holds a parameter that the model lacks or has in another shape.
+pub(crate) fn put_over(parameters: &mut Parameters, directory: &Path, device: Device) -> Result<()> {
+    let path = directory.join(TRAINED_FILE);
+    let weights = Weights::open_file(&path)?;
+    for name in weights.names() {
+        let wrong =
+            |problem: String| CheckpointError::Tensor { path: path.clone(), name: name.to_owned(), problem };
+        let shape = weights.get(name).map(|entry| entry.shape.clone()).unwrap_or_default();
+        let Some(parameter) = parameters.by_name_mut(name) else {
+            return Err(wrong(
+                "the base has no such parameter; was it replaced by another model?".to_owned(),
+            ));
+        };
+        if parameter.tensor.shape() != shape {
+            let problem = format!("shape {shape:?}; in the base it is {:?}", parameter.tensor.shape());
+            return Err(wrong(problem));
+        }
+        parameter.tensor = mapped_full(&weights, name, &shape, device)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_of_bases_is_followed_to_the_whole_model() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = place.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            folder
+        };
+        let (base, first, second) = (folder("base"), folder("first"), folder("second"));
+        assert_eq!(TrainedPart::chain(&base).unwrap(), (base.clone(), vec![]));
+        TrainedPart::new(&base, None).write(&first).unwrap();
+        TrainedPart::new(&first, None).write(&second).unwrap();
+        assert_eq!(TrainedPart::read(&first).unwrap(), Some(TrainedPart::new(&base, None)));
+        assert_eq!(TrainedPart::chain(&second).unwrap(), (base.clone(), vec![first.clone(), second.clone()]));
+
+        TrainedPart::new(&second, None).write(&base).unwrap();
+        assert!(TrainedPart::chain(&second).unwrap_err().to_string().contains("its own base"));
+        fs::remove_dir_all(&base).unwrap();
+        assert!(TrainedPart::chain(&second).unwrap_err().to_string().contains("is not at"));
+    }
+
+    #[test]
+    fn the_format_of_the_base_is_remembered() {
+        let place = tempfile::tempdir().unwrap();
+        for quantise in [None, Some(QuantisedFormat::Q4K), Some(QuantisedFormat::Q8_0)] {
+            TrainedPart::new(place.path(), quantise).write(place.path()).unwrap();
+            assert_eq!(TrainedPart::read(place.path()).unwrap().unwrap().quantise().unwrap(), quantise);
+        }
+        let text = r#"{"format": 1, "base": "x", "quantise": "q5_k"}"#;
+        fs::write(place.path().join(DESCRIPTION_FILE), text).unwrap();
+        let error = TrainedPart::read(place.path()).unwrap().unwrap().quantise().unwrap_err().to_string();
+        assert!(error.contains("q5_k") && error.contains("q4_k"), "{error}");
+    }
+
+    #[test]
+    fn damaged_descriptions_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        for (text, expected) in [
+            ("{", "not the description"),
+            ("[]", "layout null"),
+            (r#"{"format": 2, "base": "x"}"#, "layout 2"),
+            (r#"{"format": 1}"#, "base"),
+            (r#"{"format": 1, "base": "x", "more": 1}"#, "more"),
+        ] {
+            fs::write(place.path().join(DESCRIPTION_FILE), text).unwrap();
+            let error = TrainedPart::read(place.path()).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains(DESCRIPTION_FILE), "{text}: {error}");
+        }
+        fs::write(place.path().join(DESCRIPTION_FILE), vec![b' '; 1 << 17]).unwrap();
+        assert!(TrainedPart::read(place.path()).unwrap_err().to_string().contains("at most"));
+    }
+}

@@ -1,0 +1,128 @@
+//! What a run will take, from its configuration and the headers of its files alone, so that `train.memory` can choose before
+//! anything large is read.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use otter_checkpoint::{Checkpoint, LoadOptions, PlannedWeight, TrainedPart, load_tokenizer, planned_weight};
+use otter_data::{Dataset, Loader, LoaderOptions, TextTokenizer};
+use otter_model::{FreezeRule, Otter};
+use otter_nn::ParameterSpecs;
+
+use crate::activation_plan::{TrainedParts, activation_plan};
+use crate::config::TrainConfig;
+use crate::error::{Result, TrainError};
+use crate::memory_choice::{Choice, Fitted, fit};
+use crate::memory_plan::{BatchShape, Holdings, Kept, MemoryPlan, WeightPlan, resident_bytes};
+use crate::model::{batch_shape, bytes_ahead};
+use crate::otter_step::freeze_rule;
+
+/// Batches that are looked at to see how many pictures one has.
+const BATCHES_LOOKED_AT: usize = 4;
+
+/// The model to tune, as its headers describe it.
+pub(crate) struct Base {
+    /// Configuration and places of the tensors.
+    pub checkpoint: Checkpoint,
+    /// Its parameters.
+    pub specs: ParameterSpecs,
+    /// The tokenizer.
+    pub tokenizer: Arc<TextTokenizer>,
+    directory: PathBuf,
+}
+
+/// The largest batch to expect, and bytes of the samples that wait.
+pub(crate) struct Expected {
+    shape: BatchShape,
+    ahead: u64,
+}
+
+impl Base {
+    /// Opens the headers of `directory`, or of the model under a trained part.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged.
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
+        let (whole, _) = TrainedPart::chain(directory)?;
+        let checkpoint = Checkpoint::open(&whole)?;
+        let (_, specs) = Otter::new(&checkpoint.config.model)
+            .map_err(|error| TrainError::Model(format!("{}: {error}", whole.display())))?;
+        Ok(Self { tokenizer: Arc::new(load_tokenizer(&whole)?), checkpoint, specs, directory: whole })
+    }
+
+    /// The weights as they will be kept.
+    fn weights(&self, rule: &FreezeRule, choice: Choice) -> Result<WeightPlan> {
+        let config = &self.checkpoint.config.model;
+        let is_trained = |name: &str| rule.is_trainable(config, name);
+        let options = LoadOptions { quantise: choice.quantise.map(Into::into), keep: Some(&is_trained) };
+        let mut plan = WeightPlan::default();
+        for spec in self.specs.iter() {
+            let elements = spec.len() as u64;
+            let (kept, bytes) = match planned_weight(&self.checkpoint.weights, spec, options) {
+                _ if is_trained(&spec.name) => (Kept::Trained, 4 * elements),
+                PlannedWeight::Full => (Kept::Full, 4 * elements),
+                PlannedWeight::Half => (Kept::Half, 2 * elements),
+                PlannedWeight::Quantised(format) => {
+                    let (rows, width) = (spec.shape[0], spec.shape[1]);
+                    (Kept::Quantised(format), (rows * format.row_bytes(width)) as u64)
+                }
+            };
+            plan.add(kept, elements, bytes);
+        }
+        if plan.trained() == 0 {
+            return Err(TrainError::NothingTrainable(format!(
+                "the rule {rule:?} matches no parameter of {}",
+                self.directory.display()
+            )));
+        }
+        Ok(plan)
+    }
+
+    /// Chooses what fits `limit` bytes.
+    ///
+    /// # Errors
+    /// When nothing does.
+    pub(crate) fn fit(&self, config: &TrainConfig, limit: u64, expected: &Expected) -> Result<Fitted> {
+        let rule = freeze_rule(&config.model);
+        let model = &self.checkpoint.config.model;
+        let vision = self
+            .specs
+            .iter()
+            .any(|spec| spec.name.starts_with("vision_encoder.") && rule.is_trainable(model, &spec.name));
+        // As if all layers kept something: so it is wherever embeddings or the resampler are trained.
+        let trained = TrainedParts { first_layer: 0, vision };
+        let process = resident_bytes().unwrap_or(0);
+        // Planned once before, so that an error is not met inside the choice.
+        self.weights(&rule, Choice::of(config))?;
+        fit(config, limit, |choice| {
+            let weights = self.weights(&rule, choice).unwrap_or_default();
+            let holdings =
+                Holdings { weights: &weights, moments: choice.moments, loader: expected.ahead, process };
+            let activations = activation_plan(model, &expected.shape, trained, choice.recompute);
+            MemoryPlan::new(holdings, activations)
+        })
+    }
+}
+
+impl Expected {
+    /// As many tokens as a batch may have; pictures as the first batches of `dataset` have them.
+    ///
+    /// # Errors
+    /// When samples cannot be read.
+    pub(crate) fn of(config: &TrainConfig, dataset: &Arc<Dataset>, options: &LoaderOptions) -> Result<Self> {
+        let options = LoaderOptions { workers: 1, prefetch: options.batch_size, ..options.clone() };
+        let mut loader = Loader::new(Arc::clone(dataset), options, None)?;
+        let mut expected = Self { shape: BatchShape::default(), ahead: 0 };
+        for _ in 0..BATCHES_LOOKED_AT {
+            let Some(batch) = loader.next_batch()? else { break };
+            let (found, shape) = (batch_shape(&batch), &mut expected.shape);
+            shape.frames = shape.frames.max(found.frames);
+            shape.media = shape.media.max(found.media);
+            expected.ahead = expected.ahead.max(bytes_ahead(&config.train, &batch));
+        }
+        let shape = &mut expected.shape;
+        (shape.batch, shape.length) = (config.train.batch_size, config.data.max_seq_len);
+        shape.targets = shape.batch * shape.length;
+        Ok(expected)
+    }
+}
