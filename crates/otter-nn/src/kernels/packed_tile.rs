@@ -103,7 +103,7 @@ mod x86 {
     /// One whole panel from lanes that are contiguous along the depth.
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn transpose<const WIDTH: usize>(out: &mut [f32], source: &Source<'_>) {
-        const { assert!(WIDTH % 4 == 0) }
+        const { assert!(WIDTH.is_multiple_of(4)) }
         let depth = out.len() / WIDTH;
         let whole = depth / 4 * 4;
         assert!(source.lanes == WIDTH && source.depth_stride == 1);
