@@ -245,9 +245,8 @@ fn report_unreadable<T>(opened: Result<T>, path: &Path, file: u32, findings: &mu
     match opened {
         Ok(opened) => Some(opened),
         Err(error) => {
-            findings.add(Reason::UnreadableFile, file, "", || {
-                (path.display().to_string(), message_of(&error))
-            });
+            findings
+                .add(Reason::UnreadableFile, file, "", || (path.display().to_string(), message_of(&error)));
             None
         }
     }
