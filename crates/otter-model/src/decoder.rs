@@ -6,6 +6,7 @@ use crate::config::TextConfig;
 use crate::layer_cache::LayerCache;
 use crate::llama::{LlamaLayer, LlamaLayerSaved};
 use crate::mpt::{MptLayer, MptLayerSaved};
+use crate::scratch::Scratch;
 use crate::transformer_layer::{TransformerLayer, TransformerLayerSaved};
 use crate::{falcon, gpt_neox, opt};
 
@@ -76,19 +77,20 @@ impl DecoderLayer {
         }
     }
 
-    /// The layer on new rows (batch * new, width) that follow `len` cached ones; their keys and values join the cache.
+    /// The layer on new rows (batch * new, width) that follow cached ones (the cache and their number), in place; their
+    /// keys and values join the cache.
     pub fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: Tensor<T>,
+        x: &mut [T],
         rows: &Rows<'_>,
-        cache: &mut LayerCache<T>,
-        len: usize,
-    ) -> Tensor<T> {
+        cache: (&mut LayerCache<T>, usize),
+        scratch: &mut Scratch<T>,
+    ) {
         match self {
-            Self::Llama(layer) => layer.forward_cached(parameters, x, rows, cache, len),
-            Self::Mpt(layer) => layer.forward_cached(parameters, x, rows, cache, len),
-            Self::Transformer(layer) => layer.forward_cached(parameters, x, rows, cache, len),
+            Self::Llama(layer) => layer.forward_cached(parameters, x, rows, cache, scratch),
+            Self::Mpt(layer) => layer.forward_cached(parameters, x, rows, cache, scratch),
+            Self::Transformer(layer) => layer.forward_cached(parameters, x, rows, cache, scratch),
         }
     }
 
@@ -214,13 +216,16 @@ pub(crate) mod tests {
                 .collect();
             Tensor::from_vec(rows, &[2 * range.len(), width], x.device())
         };
+        let mut scratch = Scratch::new();
         for range in [0..3, 3..4, 4..5] {
             let positions: Vec<u32> = (0..2).flat_map(|_| range.clone().map(|p| p as u32)).collect();
             let mask = causal(range.start);
             let rows = Rows { batch: 2, positions: &positions, mask: &mask };
-            let y = layer.forward_cached(&parameters, part(range.clone()), &rows, &mut cache, range.start);
+            let mut y = part(range.clone());
+            let (y, cached) = (y.data_mut(), (&mut cache, range.start));
+            layer.forward_cached(&parameters, y, &rows, cached, &mut scratch);
             for b in 0..2 {
-                let got = &y.data()[b * range.len() * width..][..range.len() * width];
+                let got = &y[b * range.len() * width..][..range.len() * width];
                 let want = &whole.data()[(b * 5 + range.start) * width..(b * 5 + range.end) * width];
                 assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-12));
             }

@@ -1,10 +1,12 @@
 //! The bias-free feed-forward of the Perceiver and of gated cross-attention: `W2 gelu(W1 LN(x))`, exact GELU
 //! (`spec/model.md` 3.3, 4.1). Keys `.0` (norm), `.1` and `.3`; index 2 is the activation.
 
-use otter_nn::kernels::elementwise::{Gelu, activate, activate_backward};
+use otter_nn::kernels::elementwise::{Gelu, activate, activate_backward, activate_in_place};
 use otter_nn::{
     Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterSpecs, Parameters, Real, Tensor,
 };
+
+use crate::scratch::Scratch;
 
 /// Norm, widening, GELU, narrowing.
 #[derive(Clone, Debug)]
@@ -36,6 +38,25 @@ impl FeedForward {
         let widened = self.widen.forward(parameters, &normed);
         let y = self.narrow.forward(parameters, &activated(&widened));
         (y, Saved { statistics, widened })
+    }
+
+    /// Writes the branch's output to `y`, keeping nothing.
+    pub fn forward_into<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &[T],
+        rows: usize,
+        y: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) {
+        let mut normed = scratch.take(x.len());
+        self.norm.forward_into(parameters, x, &mut normed);
+        let mut widened = scratch.take(rows * self.widen.outer());
+        self.widen.forward_into(parameters, &normed, &mut widened, false);
+        activate_in_place::<Gelu, T>(&mut widened);
+        self.narrow.forward_into(parameters, &widened, y, false);
+        scratch.give(normed);
+        scratch.give(widened);
     }
 
     /// Gradient of x through the branch; x is the input given to the forward pass.

@@ -11,6 +11,7 @@ use crate::config::CrossAttentionConfig;
 use crate::feed_forward::{self, FeedForward};
 use crate::key_value_projection::KeyValueProjection;
 pub use crate::key_value_projection::KeysAndValues;
+use crate::scratch::Scratch;
 
 /// One block.
 #[derive(Clone, Debug)]
@@ -74,25 +75,31 @@ impl GatedCrossAttention {
         self.to_kv.forward(parameters, latents)
     }
 
-    /// The block on x (rows, text width), with media already projected.
+    /// The block on x (rows, text width) in place, with media already projected.
     pub fn forward_projected<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &Tensor<T>,
+        x: &mut [T],
         media: Option<&KeysAndValues<T>>,
         rows: &MediaRows,
-    ) -> Tensor<T> {
-        let mut middle = match media.filter(|_| attends(rows)) {
-            Some(kv) => {
-                let q = self.to_q.forward(parameters, &self.norm.forward(parameters, x));
-                let out = self.core.forward(&q, &kv.k, &kv.v, rows);
-                self.attn_gate.forward(parameters, x, &self.to_out.forward(parameters, &out))
-            }
-            None => x.clone(),
-        };
-        let branch = self.feed_forward.forward_saved(parameters, &middle).0;
-        middle = self.ff_gate.forward(parameters, &middle, &branch);
-        middle
+        scratch: &mut Scratch<T>,
+    ) {
+        let count = rows.targets.len();
+        let mut branch = scratch.take(x.len());
+        if let Some(kv) = media.filter(|_| attends(rows)) {
+            self.norm.forward_into(parameters, x, &mut branch);
+            let mut q = scratch.take(count * self.to_q.outer());
+            self.to_q.forward_into(parameters, &branch, &mut q, false);
+            let mut out = scratch.take(q.len());
+            let mut scores = scratch.take(count * self.core.heads * self.core.latents);
+            self.core.forward_into(&q, &kv.k, &kv.v, rows, &mut scores, &mut out);
+            self.to_out.forward_into(parameters, &out, &mut branch, false);
+            self.attn_gate.forward_add(parameters, x, &branch);
+            [q, out, scores].into_iter().for_each(|buffer| scratch.give(buffer));
+        }
+        self.feed_forward.forward_into(parameters, x, count, &mut branch, scratch);
+        self.ff_gate.forward_add(parameters, x, &branch);
+        scratch.give(branch);
     }
 
     /// The block on x (rows, text width) and latents (items * latents, media width).
@@ -176,7 +183,9 @@ mod tests {
                 |p, x, dy, g| {
                     let (y, saved) = block.forward_saved(p, x[0].clone(), Some(&x[1]), &rows);
                     let kv = block.project_media(p, &x[1]);
-                    let projected = block.forward_projected(p, &x[0], Some(&kv), &rows);
+                    let mut projected = x[0].clone();
+                    let in_place = projected.data_mut();
+                    block.forward_projected(p, in_place, Some(&kv), &rows, &mut Scratch::new());
                     assert!(y.data().iter().zip(projected.data()).all(|(a, b)| (a - b).abs() < 1e-12));
                     let mut d_latents = x[1].zeros_like();
                     let latents = Some(&x[1]);

@@ -1,7 +1,7 @@
 //! The language model with gated cross-attention wrapped around its decoder layers (`spec/model.md` section 5): the
 //! block of layer i, present when `(i + 1) % every_n_layers == 0`, runs before the layer itself.
 
-use otter_nn::kernels::elementwise;
+use otter_nn::kernels::{elementwise, matmul};
 use otter_nn::{
     AttentionMask, CrossEntropy, Embedding, Gradients, Linear, MediaRows, ParameterSpecs, Parameters, Real,
     Tensor,
@@ -12,6 +12,7 @@ use crate::decoder::{DecoderLayer, DecoderSaved, Rows};
 use crate::gated_cross_attention::{CrossAttentionSaved, GatedCrossAttention, KeysAndValues};
 use crate::layer_cache::LayerCache;
 use crate::otter::Trace;
+use crate::scratch::Scratch;
 use crate::text_embedding::{INIT, TextEmbedding};
 use crate::text_output::{TextOutput, TextOutputSaved};
 
@@ -26,6 +27,10 @@ pub struct LanguageModel {
     lm_head: Option<Linear>,
     /// Factor on the logits, applied to the normalised hidden states.
     logit_scale: f64,
+    /// Features of the residual stream.
+    width: usize,
+    /// Features that the output table reads.
+    table_width: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +68,7 @@ pub struct LanguageCache<T = f32> {
     batch: usize,
     capacity: usize,
     len: usize,
+    scratch: Scratch<T>,
 }
 
 impl LanguageModel {
@@ -90,7 +96,8 @@ impl LanguageModel {
             Linear::new(specs, &name, text.embedding_width(), text.vocab_size(), false, INIT)
         });
         let logit_scale = text.logit_scale();
-        Self { embedding, layers, layer_names, output, lm_head, logit_scale }
+        let (width, table_width) = (text.hidden_size(), text.embedding_width());
+        Self { embedding, layers, layer_names, output, lm_head, logit_scale, width, table_width }
     }
 
     /// The output projection with its loss.
@@ -100,22 +107,25 @@ impl LanguageModel {
 
     /// Logits (rows, vocabulary) of normalised hidden states (rows, width).
     pub fn logits<T: Real>(&self, parameters: &Parameters<T>, hidden: &Tensor<T>) -> Tensor<T> {
+        let mut logits = Tensor::zeros(&[hidden.rows(), self.vocabulary(parameters)], hidden.device());
+        self.logits_into(parameters, hidden.data(), logits.data_mut());
+        logits
+    }
+
+    /// Rows of the output table.
+    fn vocabulary<T: Real>(&self, parameters: &Parameters<T>) -> usize {
+        let table = self.lm_head.as_ref().map_or(self.embedding().weight(), Linear::weight);
+        parameters.get(table).shape()[0]
+    }
+
+    /// Writes logits (rows, vocabulary) of normalised hidden states (rows, width).
+    pub fn logits_into<T: Real>(&self, parameters: &Parameters<T>, hidden: &[T], logits: &mut [T]) {
         match &self.lm_head {
-            Some(head) => head.forward(parameters, hidden),
+            Some(head) => head.forward_into(parameters, hidden, logits, false),
             None => {
                 let table = parameters.get(self.embedding().weight());
-                let vocabulary = table.shape()[0];
-                let mut logits = Tensor::zeros(&[hidden.rows(), vocabulary], hidden.device());
-                let (out, width) = (logits.data_mut(), hidden.width());
-                otter_nn::kernels::matmul::times_transposed(
-                    out,
-                    hidden.data(),
-                    table.view(),
-                    width,
-                    vocabulary,
-                    false,
-                );
-                logits
+                let (vocabulary, width) = (table.shape()[0], table.width());
+                matmul::times_transposed(logits, hidden, table.view(), width, vocabulary, false);
             }
         }
     }
@@ -143,10 +153,12 @@ impl LanguageModel {
         trace: &mut Trace<'_, T>,
     ) -> Tensor<T> {
         let mut x = self.embed(parameters, ids, &context.rows);
+        let mut scratch = Scratch::new();
         for (i, layer) in self.layers.iter().enumerate() {
             if let Some(block) = &layer.gated_cross_attn_layer {
                 let media = latents.map(|latents| block.project_media(parameters, latents));
-                x = block.forward_projected(parameters, &x, media.as_ref(), context.media_rows);
+                let (x, rows) = (&mut x, context.media_rows);
+                block.forward_projected(parameters, x.data_mut(), media.as_ref(), rows, &mut scratch);
                 trace(&format!("xattn.{i}"), &x);
             }
             x = layer.decoder_layer.forward_saved(parameters, x, &context.rows).0;
@@ -286,7 +298,7 @@ impl LanguageModel {
                 Some(block.project_media(parameters, latents?))
             })
             .collect();
-        LanguageCache { layers, media, batch, capacity, len: 0 }
+        LanguageCache { layers, media, batch, capacity, len: 0, scratch: Scratch::new() }
     }
 
     /// Normalised hidden states of new rows that follow the cached ones.
@@ -297,16 +309,40 @@ impl LanguageModel {
         context: &Context<'_>,
         cache: &mut LanguageCache<T>,
     ) -> Tensor<T> {
-        let mut x = self.embed(parameters, ids, &context.rows);
-        let media = &cache.media;
-        for ((layer, layer_cache), media) in self.layers.iter().zip(&mut cache.layers).zip(media) {
+        let mut hidden = Tensor::zeros(&[ids.len(), self.table_width], parameters.device());
+        self.forward_cached_into(parameters, ids, context, cache, hidden.data_mut());
+        // Buffers of the many rows of a prompt would be of no use to the single ones that follow.
+        cache.scratch.clear();
+        hidden
+    }
+
+    /// As [`LanguageModel::forward_cached`], written to `hidden` (rows, width). After a first call of the same number of
+    /// rows nothing is allocated.
+    pub fn forward_cached_into<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        ids: &[u32],
+        context: &Context<'_>,
+        cache: &mut LanguageCache<T>,
+        hidden: &mut [T],
+    ) {
+        let LanguageCache { layers, media, len, scratch, .. } = cache;
+        let mut x = scratch.take(ids.len() * self.width);
+        self.embedding.forward_into(parameters, ids, context.rows.positions, &mut x, scratch);
+        for ((layer, layer_cache), media) in self.layers.iter().zip(layers).zip(media) {
             if let Some(block) = &layer.gated_cross_attn_layer {
-                x = block.forward_projected(parameters, &x, media.as_ref(), context.media_rows);
+                let (x, rows) = (&mut x, context.media_rows);
+                block.forward_projected(parameters, x, media.as_ref(), rows, scratch);
             }
-            x = layer.decoder_layer.forward_cached(parameters, x, &context.rows, layer_cache, cache.len);
+            let cached = (layer_cache, *len);
+            layer.decoder_layer.forward_cached(parameters, &mut x, &context.rows, cached, scratch);
         }
-        cache.len += ids.len() / context.rows.batch;
-        self.scaled(self.output.forward(parameters, x))
+        *len += ids.len() / context.rows.batch;
+        self.output.forward_into(parameters, &x, hidden, scratch);
+        if self.logit_scale != 1.0 {
+            elementwise::scale(hidden, T::from_f64(self.logit_scale));
+        }
+        scratch.give(x);
     }
 }
 

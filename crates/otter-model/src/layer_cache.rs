@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use otter_nn::Real;
 use otter_nn::layers::attention::KeysValues;
-use otter_nn::{Real, Tensor};
 
 /// Keys and values of one layer for all tokens seen so far: (batch, capacity, key width) each.
 #[derive(Clone, Debug)]
@@ -22,19 +22,18 @@ impl<T: Real> LayerCache<T> {
     /// Takes the keys and values of new rows (batch * new, key width) that follow `len` cached ones; gives all of them.
     pub(crate) fn append(
         &mut self,
-        k: &Tensor<T>,
-        v: &Tensor<T>,
-        batch: usize,
+        k: &[T],
+        v: &[T],
+        (batch, width): (usize, usize),
         len: usize,
     ) -> KeysValues<'_, T> {
-        let width = k.width();
         let capacity = self.keys.len() / (batch * width);
-        let rows = k.rows() / batch;
-        let new = rows * width;
+        let new = k.len() / batch;
+        let rows = new / width;
         for b in 0..batch {
             let at = (b * capacity + len) * width;
-            self.keys[at..at + new].copy_from_slice(&k.data()[b * new..][..new]);
-            self.values[at..at + new].copy_from_slice(&v.data()[b * new..][..new]);
+            self.keys[at..at + new].copy_from_slice(&k[b * new..][..new]);
+            self.values[at..at + new].copy_from_slice(&v[b * new..][..new]);
         }
         KeysValues { keys: &self.keys, values: &self.values, len: len + rows, capacity }
     }

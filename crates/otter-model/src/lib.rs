@@ -26,6 +26,7 @@ mod opt;
 pub mod otter;
 pub mod perceiver_resampler;
 mod plain_feed_forward;
+pub mod scratch;
 mod self_attention;
 pub mod text_config;
 mod text_embedding;

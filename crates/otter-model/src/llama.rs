@@ -1,7 +1,7 @@
 //! LLaMA decoder layer (Touvron et al., arXiv 2302.13971), `spec/model.md` 7.1: pre-norm rotary attention and a gated
 //! feed-forward, by default without biases. Grouped-query attention when there are fewer key heads than query heads.
 
-use otter_nn::kernels::elementwise::{silu_product, silu_product_backward};
+use otter_nn::kernels::elementwise::{silu_product, silu_product_backward, silu_product_in_place};
 use otter_nn::{
     Gradients, Init, Linear, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm, SelfAttentionCore,
     Tensor,
@@ -10,6 +10,7 @@ use otter_nn::{
 use crate::config::LlamaConfig;
 use crate::decoder::{Rows, add_backward, input_gradient};
 use crate::layer_cache::LayerCache;
+use crate::scratch::Scratch;
 use crate::self_attention::{ProjectionSpec, SelfAttention, SelfAttentionSaved};
 
 /// One decoder layer.
@@ -78,22 +79,27 @@ impl LlamaLayer {
         (y, LlamaLayerSaved { x, input_norm, attention, middle, post_attention_norm, gate, up })
     }
 
-    /// The layer on new rows (batch * new, width) that follow `len` cached ones; their keys and values join the cache.
+    /// The layer on new rows (batch * new, width) that follow `len` cached ones, in place; their keys and values join the
+    /// cache.
     pub fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        mut x: Tensor<T>,
+        x: &mut [T],
         rows: &Rows<'_>,
-        cache: &mut LayerCache<T>,
-        len: usize,
-    ) -> Tensor<T> {
-        let normed = self.input_norm.forward(parameters, &x);
-        self.attention.forward_cached(parameters, &normed, rows, (cache, len), &mut x);
-        let normed = self.post_attention_norm.forward(parameters, &x);
-        let gate = self.gate.forward(parameters, &normed);
-        let up = self.up.forward(parameters, &normed);
-        self.down.forward_add(parameters, &product(&gate, &up), &mut x);
-        x
+        (cache, len): (&mut LayerCache<T>, usize),
+        scratch: &mut Scratch<T>,
+    ) {
+        let count = rows.positions.len();
+        let mut normed = scratch.take(x.len());
+        self.input_norm.forward_into(parameters, x, &mut normed);
+        self.attention.forward_cached(parameters, &normed, rows, (cache, len), x, scratch);
+        self.post_attention_norm.forward_into(parameters, x, &mut normed);
+        let (mut gate, mut up) =
+            (scratch.take(count * self.gate.outer()), scratch.take(count * self.up.outer()));
+        Linear::forward_each(parameters, &normed, [(&self.gate, &mut gate), (&self.up, &mut up)]);
+        silu_product_in_place(&mut gate, &up);
+        self.down.forward_into(parameters, &gate, x, true);
+        [normed, gate, up].into_iter().for_each(|buffer| scratch.give(buffer));
     }
 
     /// Gradient of x; adds parameter gradients of whatever is trained.

@@ -1,7 +1,9 @@
 //! MPT decoder layer (MosaicML), `spec/model.md` 7.2 and 7.3: pre-norm attention with a fused projection and ALiBi, and a
 //! plain GELU feed-forward. `MosaicGPT`, its first generation, has other names.
 
-use otter_nn::kernels::elementwise::{Gelu, activate, activate_backward, clamp, clamp_backward};
+use otter_nn::kernels::elementwise::{
+    Gelu, activate, activate_backward, activate_in_place, clamp, clamp_backward,
+};
 use otter_nn::layers::attention::{AttentionOutput, KeysValues};
 use otter_nn::{
     Gradients, Init, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm,
@@ -11,6 +13,7 @@ use otter_nn::{
 use crate::config::{MptConfig, MptStyle, NormKind};
 use crate::decoder::{Rows, input_gradient};
 use crate::layer_cache::LayerCache;
+use crate::scratch::Scratch;
 
 /// Epsilon of every norm of the family.
 const EPSILON: f64 = 1e-5;
@@ -127,24 +130,53 @@ impl MptLayer {
         (y, MptLayerSaved { x, norm_1, projected, attention, middle, norm_2, up })
     }
 
-    /// The layer on new rows (batch * new, width) that follow `len` cached ones; their keys and values join the cache.
+    /// The layer on new rows (batch * new, width) that follow `len` cached ones, in place; their keys and values join the
+    /// cache.
     pub fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        mut x: Tensor<T>,
+        x: &mut [T],
         rows: &Rows<'_>,
-        cache: &mut LayerCache<T>,
-        len: usize,
-    ) -> Tensor<T> {
-        let normed = self.norm_1.forward(parameters, &x);
-        let Projected { q, k, v, .. } = self.project(parameters, &normed);
-        let kv = cache.append(&k, &v, rows.batch, len);
-        let attended = self.core.forward(&q, rows.batch, kv, rows.mask);
-        self.out.forward_add(parameters, &attended, &mut x);
-        let normed = self.norm_2.forward(parameters, &x);
-        let up = self.up.forward(parameters, &normed);
-        self.down.forward_add(parameters, &activated(&up), &mut x);
-        x
+        (cache, len): (&mut LayerCache<T>, usize),
+        scratch: &mut Scratch<T>,
+    ) {
+        let (count, key_width) = (rows.positions.len(), self.key_width);
+        let width = self.qkv.outer() - 2 * key_width;
+        let mut normed = scratch.take(x.len());
+        self.norm_1.forward_into(parameters, x, &mut normed);
+        let mut fused = scratch.take(count * self.qkv.outer());
+        self.qkv.forward_into(parameters, &normed, &mut fused, false);
+        if let Some(limit) = self.clip {
+            clamp(&mut fused, T::from_f64(limit));
+        }
+        let mut part = |norm: Option<&Norm>, first: usize, width: usize| {
+            let mut part = scratch.take(count * width);
+            let fused = fused.chunks_exact(self.qkv.outer());
+            for (to, row) in part.chunks_exact_mut(width).zip(fused) {
+                to.copy_from_slice(&row[first..first + width]);
+            }
+            let Some(norm) = norm else { return part };
+            let mut normed = scratch.take(part.len());
+            norm.forward_into(parameters, &part, &mut normed);
+            scratch.give(part);
+            normed
+        };
+        let q = part(self.query_norm.as_ref(), 0, width);
+        let k = part(self.key_norm.as_ref(), width, key_width);
+        let v = part(None, width + key_width, key_width);
+        let kv = cache.append(&k, &v, (rows.batch, key_width), len);
+        let mut attended = scratch.take(q.len());
+        let mut scores = scratch.take(rows.batch * self.core.heads * kv.capacity);
+        self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);
+        self.out.forward_into(parameters, &attended, x, true);
+        self.norm_2.forward_into(parameters, x, &mut normed);
+        [fused, q, k, v, attended, scores].into_iter().for_each(|buffer| scratch.give(buffer));
+        let mut up = scratch.take(count * self.up.outer());
+        self.up.forward_into(parameters, &normed, &mut up, false);
+        activate_in_place::<Gelu, T>(&mut up);
+        self.down.forward_into(parameters, &up, x, true);
+        scratch.give(normed);
+        scratch.give(up);
     }
 
     /// Gradient of x; adds parameter gradients of whatever is trained.

@@ -1,11 +1,12 @@
 //! The feed-forward of a decoder layer without a gate: `W2 act(W1 x)`, from normalised rows to what joins the residual
 //! stream.
 
-use otter_nn::kernels::elementwise::{Gelu, GeluTanh, Relu, activate, activate_backward};
+use otter_nn::kernels::elementwise::{Gelu, GeluTanh, Relu, activate, activate_backward, activate_in_place};
 use otter_nn::{Gradients, Init, Linear, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::config::HiddenActivation;
 use crate::decoder::{add_backward, input_gradient};
+use crate::scratch::Scratch;
 
 /// Widening, activation, narrowing.
 #[derive(Clone, Debug)]
@@ -39,6 +40,26 @@ impl PlainFeedForward {
         let widened = self.up.forward(parameters, normed);
         self.down.forward_add(parameters, &self.activated(&widened), residual);
         widened
+    }
+
+    /// Adds the output to `residual`, keeping nothing.
+    pub(crate) fn forward_rows<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        normed: &[T],
+        rows: usize,
+        residual: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) {
+        let mut widened = scratch.take(rows * self.up.outer());
+        self.up.forward_into(parameters, normed, &mut widened, false);
+        match self.activation {
+            HiddenActivation::Gelu => activate_in_place::<Gelu, T>(&mut widened),
+            HiddenActivation::GeluTanh => activate_in_place::<GeluTanh, T>(&mut widened),
+            HiddenActivation::Relu => activate_in_place::<Relu, T>(&mut widened),
+        }
+        self.down.forward_into(parameters, &widened, residual, true);
+        scratch.give(widened);
     }
 
     /// Whether the reverse pass needs the normalised rows again.

@@ -8,6 +8,7 @@ use otter_nn::{
 
 use crate::decoder::{Rows, add_backward};
 use crate::layer_cache::LayerCache;
+use crate::scratch::Scratch;
 
 /// Projections, positions, attention, output.
 #[derive(Clone, Debug)]
@@ -91,15 +92,37 @@ impl SelfAttention {
     pub(crate) fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        normed: &Tensor<T>,
+        normed: &[T],
         rows: &Rows<'_>,
         (cache, len): (&mut LayerCache<T>, usize),
-        residual: &mut Tensor<T>,
+        residual: &mut [T],
+        scratch: &mut Scratch<T>,
     ) {
-        let (q, k, v) = self.project(parameters, normed, rows.positions);
-        let kv = cache.append(&k, &v, rows.batch, len);
-        let attended = self.core.forward(&q, rows.batch, kv, rows.mask);
-        self.out.forward_add(parameters, &attended, residual);
+        let (count, size) = (rows.positions.len(), self.core.head_size);
+        let key_width = self.core.key_heads * size;
+        let mut q = scratch.take(count * self.core.heads * size);
+        let (mut k, mut v) = (scratch.take(count * key_width), scratch.take(count * key_width));
+        match &self.projection {
+            Projection::Separate { q: to_q, k: to_k, v: to_v } => {
+                Linear::forward_each(parameters, normed, [(to_q, &mut q), (to_k, &mut k), (to_v, &mut v)]);
+            }
+            Projection::Fused(qkv) => {
+                let mut fused = scratch.take(count * qkv.outer());
+                qkv.forward_into(parameters, normed, &mut fused, false);
+                self.split_into(&fused, &mut q, &mut k, &mut v);
+                scratch.give(fused);
+            }
+        }
+        if let Some(rotary) = &self.rotary {
+            rotary.rotate(&mut q, rows.positions);
+            rotary.rotate(&mut k, rows.positions);
+        }
+        let kv = cache.append(&k, &v, (rows.batch, key_width), len);
+        let mut attended = scratch.take(q.len());
+        let mut scores = scratch.take(rows.batch * self.core.heads * kv.capacity);
+        self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);
+        self.out.forward_into(parameters, &attended, residual, true);
+        [q, k, v, attended, scores].into_iter().for_each(|buffer| scratch.give(buffer));
     }
 
     /// Whether the reverse pass needs the normalised rows again.
@@ -169,23 +192,24 @@ impl SelfAttention {
 
     /// Queries, keys and values of a fused projection's output.
     fn split<T: Real>(&self, fused: &Tensor<T>) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
-        let (queries, group) = self.group();
-        let key_width = self.core.key_heads * self.core.head_size;
-        let mut q = Vec::with_capacity(fused.rows() * self.core.heads * self.core.head_size);
-        let mut k = Vec::with_capacity(fused.rows() * key_width);
-        let mut v = Vec::with_capacity(k.capacity());
-        for group in fused.data().chunks_exact(group) {
+        let (rows, size) = (fused.rows(), self.core.head_size);
+        let part = |heads: usize| Tensor::zeros(&[rows, heads * size], fused.device());
+        let (mut q, mut k, mut v) =
+            (part(self.core.heads), part(self.core.key_heads), part(self.core.key_heads));
+        self.split_into(fused.data(), q.data_mut(), k.data_mut(), v.data_mut());
+        (q, k, v)
+    }
+
+    /// [`SelfAttention::split`] into slices.
+    fn split_into<T: Real>(&self, fused: &[T], q: &mut [T], k: &mut [T], v: &mut [T]) {
+        let ((queries, group), size) = (self.group(), self.core.head_size);
+        let parts = q.chunks_exact_mut(queries).zip(k.chunks_exact_mut(size)).zip(v.chunks_exact_mut(size));
+        for (((q, k), v), group) in parts.zip(fused.chunks_exact(group)) {
             let (own_q, key_value) = group.split_at(queries);
-            let (own_k, own_v) = key_value.split_at(self.core.head_size);
-            q.extend_from_slice(own_q);
-            k.extend_from_slice(own_k);
-            v.extend_from_slice(own_v);
+            q.copy_from_slice(own_q);
+            k.copy_from_slice(&key_value[..size]);
+            v.copy_from_slice(&key_value[size..]);
         }
-        let tensor = |data: Vec<T>| {
-            let width = data.len() / fused.rows().max(1);
-            Tensor::from_vec(data, &[fused.rows(), width], fused.device())
-        };
-        (tensor(q), tensor(k), tensor(v))
     }
 
     /// The reverse of [`SelfAttention::split`], for gradients.

@@ -5,6 +5,7 @@ use otter_nn::kernels::elementwise;
 use otter_nn::{Embedding, Gradients, Init, Linear, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::config::TextConfig;
+use crate::scratch::Scratch;
 
 /// Spread of new tables.
 pub(crate) const INIT: Init = Init::Normal(0.02);
@@ -65,6 +66,34 @@ impl TextEmbedding {
             x.add_assign(&table.forward(parameters, &self.position_rows(positions)));
         }
         x
+    }
+
+    /// Writes embedded tokens (rows, width) to `x`.
+    pub(crate) fn forward_into<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        ids: &[u32],
+        positions: &[u32],
+        x: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) {
+        match &self.project_in {
+            Some(projection) => {
+                let mut rows = scratch.take(ids.len() * self.tokens.width());
+                self.tokens.forward_into(parameters, ids, &mut rows);
+                projection.forward_into(parameters, &rows, x, false);
+                scratch.give(rows);
+            }
+            None => self.tokens.forward_into(parameters, ids, x),
+        }
+        if let Some(table) = &self.positions {
+            let mut row = scratch.take(table.width());
+            for (x, position) in x.chunks_exact_mut(table.width()).zip(positions) {
+                table.forward_into(parameters, &[position + self.position_offset], &mut row);
+                elementwise::add_assign(x, &row);
+            }
+            scratch.give(row);
+        }
     }
 
     /// Adds the gradients of the tables and of the projection.

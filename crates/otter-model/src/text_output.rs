@@ -6,6 +6,7 @@ use otter_nn::{
 };
 
 use crate::config::TextConfig;
+use crate::scratch::Scratch;
 use crate::text_embedding::INIT;
 use crate::{mpt, opt};
 
@@ -48,6 +49,27 @@ impl TextOutput {
     /// What the output table reads (rows, table width).
     pub(crate) fn forward<T: Real>(&self, parameters: &Parameters<T>, x: Tensor<T>) -> Tensor<T> {
         self.forward_saved(parameters, x).0
+    }
+
+    /// The same of rows of x, written to `hidden`, (rows, table width).
+    pub(crate) fn forward_into<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &[T],
+        hidden: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) {
+        match (&self.norm, &self.project_out) {
+            (Some(norm), None) => norm.forward_into(parameters, x, hidden),
+            (None, None) => hidden.copy_from_slice(x),
+            (None, Some(projection)) => projection.forward_into(parameters, x, hidden, false),
+            (Some(norm), Some(projection)) => {
+                let mut normed = scratch.take(x.len());
+                norm.forward_into(parameters, x, &mut normed);
+                projection.forward_into(parameters, &normed, hidden, false);
+                scratch.give(normed);
+            }
+        }
     }
 
     /// The same, with what the reverse pass needs.

@@ -6,6 +6,7 @@ use otter_nn::{Gradients, LayerNorm, NormStatistics, Parameters, Real, Tensor};
 use crate::decoder::Rows;
 use crate::layer_cache::LayerCache;
 use crate::plain_feed_forward::PlainFeedForward;
+use crate::scratch::Scratch;
 use crate::self_attention::{SelfAttention, SelfAttentionSaved};
 
 /// One decoder layer.
@@ -110,45 +111,53 @@ impl TransformerLayer {
         }
     }
 
-    /// The layer on new rows (batch * new, width) that follow `len` cached ones; their keys and values join the cache.
+    /// The layer on new rows (batch * new, width) that follow `len` cached ones, in place; their keys and values join the
+    /// cache.
     pub fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: Tensor<T>,
+        x: &mut [T],
         rows: &Rows<'_>,
-        cache: &mut LayerCache<T>,
-        len: usize,
-    ) -> Tensor<T> {
-        let mut attend = |normed: &Tensor<T>, residual: &mut Tensor<T>| {
-            self.attention.forward_cached(parameters, normed, rows, (&mut *cache, len), residual);
+        (cache, len): (&mut LayerCache<T>, usize),
+        scratch: &mut Scratch<T>,
+    ) {
+        let mut attend = |normed: &[T], residual: &mut [T], scratch: &mut Scratch<T>| {
+            self.attention.forward_cached(parameters, normed, rows, (&mut *cache, len), residual, scratch);
         };
-        let feed = |normed: &Tensor<T>, residual: &mut Tensor<T>| {
-            self.feed_forward.forward_saved(parameters, normed, residual);
+        let feed = |normed: &[T], residual: &mut [T], scratch: &mut Scratch<T>| {
+            self.feed_forward.forward_rows(parameters, normed, rows.positions.len(), residual, scratch);
         };
-        let mut y = x;
+        let mut normed = scratch.take(x.len());
         match &self.order {
             Order::PreNorm(norm_1, norm_2) => {
-                attend(&norm_1.forward(parameters, &y), &mut y);
-                feed(&norm_2.forward(parameters, &y), &mut y);
+                norm_1.forward_into(parameters, x, &mut normed);
+                attend(&normed, x, scratch);
+                norm_2.forward_into(parameters, x, &mut normed);
+                feed(&normed, x, scratch);
             }
             Order::PostNorm(norm_1, norm_2) => {
-                attend(&y.clone(), &mut y);
-                y = norm_1.forward(parameters, &y);
-                feed(&y.clone(), &mut y);
-                y = norm_2.forward(parameters, &y);
+                normed.copy_from_slice(x);
+                attend(x, &mut normed, scratch);
+                norm_1.forward_into(parameters, &normed, x);
+                normed.copy_from_slice(x);
+                feed(x, &mut normed, scratch);
+                norm_2.forward_into(parameters, &normed, x);
             }
             Order::Parallel(norm) => {
-                let normed = norm.forward(parameters, &y);
-                attend(&normed, &mut y);
-                feed(&normed, &mut y);
+                norm.forward_into(parameters, x, &mut normed);
+                attend(&normed, x, scratch);
+                feed(&normed, x, scratch);
             }
             Order::ParallelTwoNorms(norm_1, norm_2) => {
-                let second = norm_2.forward(parameters, &y);
-                attend(&norm_1.forward(parameters, &y), &mut y);
-                feed(&second, &mut y);
+                let mut second = scratch.take(x.len());
+                norm_2.forward_into(parameters, x, &mut second);
+                norm_1.forward_into(parameters, x, &mut normed);
+                attend(&normed, x, scratch);
+                feed(&second, x, scratch);
+                scratch.give(second);
             }
         }
-        y
+        scratch.give(normed);
     }
 
     /// Gradient of x; adds parameter gradients of whatever is trained.

@@ -59,6 +59,17 @@ pub trait Real:
         crate::kernels::tile::dot_products(out, x, w, inner);
     }
 
+    /// [`Real::times_quantised`] of several matrices with the same `x`, written.
+    fn times_quantised_each<const N: usize>(
+        x: &[Self],
+        ys: [&mut [Self]; N],
+        ws: [crate::quantised::QuantisedView<'_>; N],
+    ) {
+        for (y, w) in ys.into_iter().zip(ws) {
+            Self::times_quantised(y, x, w, false);
+        }
+    }
+
     /// Matrix product by a kernel of this type's own, with the arguments of [`product`](crate::kernels::matmul::product).
     /// Gives `false` and does nothing where there is none for these sizes, layouts and this processor.
     fn own_product(
@@ -140,6 +151,13 @@ impl Real for f32 {
     }
     fn times_quantised(y: &mut [Self], x: &[Self], w: crate::quantised::QuantisedView<'_>, accumulate: bool) {
         crate::kernels::quantised::times_transposed(y, x, w, accumulate);
+    }
+    fn times_quantised_each<const N: usize>(
+        x: &[Self],
+        ys: [&mut [Self]; N],
+        ws: [crate::quantised::QuantisedView<'_>; N],
+    ) {
+        crate::kernels::quantised::times_transposed_each(x, ys, ws);
     }
     #[inline(always)]
     fn from_f32(value: f32) -> Self {

@@ -37,24 +37,34 @@ impl Otter {
         let text = &prompts.text;
         let count = options.return_sequences;
         let new_tokens = options.max_new_tokens;
-        let (mut continuations, mut logits) =
+        let mut continuations =
             Continuations::new((self, parameters), vision, prompts, options.decoding, new_tokens)?;
+        let start = |prompt: usize| {
+            let mut ids = Vec::with_capacity(text.length + new_tokens);
+            ids.extend_from_slice(&text.ids[prompt * text.length..][..text.length]);
+            ids
+        };
         let mut answers: Vec<Answer> = (0..text.batch * count)
             .map(|index| Answer {
-                ids: text.ids[index / count * text.length..][..text.length].to_vec(),
+                ids: start(index / count),
                 sampler: Sampler::new(&options.sampling, index),
                 finished: None,
             })
             .collect();
         // Unfinished answers, each with its row of the logits.
         let mut open: Vec<(usize, usize)> = (0..answers.len()).map(|index| (index, index / count)).collect();
+        let (mut parents, mut tokens, mut still_open) = (Vec::new(), Vec::new(), Vec::new());
+        let mut changed = Vec::new();
         for generated in 0..new_tokens {
+            let logits = continuations.logits();
             let vocabulary = logits.width();
-            let (mut parents, mut tokens, mut still_open) = (Vec::new(), Vec::new(), Vec::new());
+            parents.clear();
+            tokens.clear();
+            still_open.clear();
             for &(index, row) in &open {
                 let answer = &mut answers[index];
-                let scores = logits.data()[row * vocabulary..][..vocabulary].to_vec();
-                let token = answer.choose(scores, generated, options);
+                let scores = &logits.data()[row * vocabulary..][..vocabulary];
+                let token = answer.choose(scores, &mut changed, generated, options);
                 let go_on = on_token(index, token);
                 if options.stops(token) {
                     answer.finished = Some(FinishReason::Stop);
@@ -66,20 +76,33 @@ impl Otter {
                     tokens.push(token);
                 }
             }
-            open = still_open;
+            std::mem::swap(&mut open, &mut still_open);
             if open.is_empty() || generated + 1 == new_tokens {
                 break;
             }
-            logits = continuations.advance(&parents, &tokens);
+            continuations.advance(&parents, &tokens);
         }
         Ok(answers.into_iter().map(|answer| answer.into_generated(text.length)).collect())
     }
 }
 
 impl Answer {
-    fn choose(&mut self, mut scores: Vec<f32>, generated: usize, options: &GenerationOptions) -> u32 {
-        options.processors.apply(&mut scores, &self.ids, generated, &options.stop_tokens);
-        let token = self.sampler.choose(&scores);
+    /// Chooses by the scores, which are copied only where something changes them, to `changed`.
+    fn choose(
+        &mut self,
+        scores: &[f32],
+        changed: &mut Vec<f32>,
+        generated: usize,
+        options: &GenerationOptions,
+    ) -> u32 {
+        let token = if options.processors.change_nothing() {
+            self.sampler.choose(scores)
+        } else {
+            changed.clear();
+            changed.extend_from_slice(scores);
+            options.processors.apply(changed, &self.ids, generated, &options.stop_tokens);
+            self.sampler.choose(changed)
+        };
         self.ids.push(token);
         token
     }

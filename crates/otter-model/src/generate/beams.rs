@@ -44,7 +44,7 @@ impl Otter {
         }
         let text = &prompts.text;
         let new_tokens = options.max_new_tokens;
-        let (mut continuations, mut logits) =
+        let mut continuations =
             Continuations::new((self, parameters), vision, prompts, options.decoding, new_tokens)?;
         let mut searches: Vec<Prompt> = text
             .ids
@@ -59,7 +59,7 @@ impl Otter {
         for generated in 0..new_tokens {
             let (mut parents, mut tokens) = (Vec::new(), Vec::new());
             for prompt in searches.iter_mut().filter(|prompt| !prompt.search.is_done()) {
-                let candidates = prompt.candidates(&logits, generated, options);
+                let candidates = prompt.candidates(continuations.logits(), generated, options);
                 let chosen = prompt.search.advance(&candidates);
                 if prompt.search.is_done() {
                     continue;
@@ -72,7 +72,7 @@ impl Otter {
             if tokens.is_empty() || generated + 1 == new_tokens {
                 break;
             }
-            logits = continuations.advance(&parents, &tokens);
+            continuations.advance(&parents, &tokens);
         }
         Ok(searches.into_iter().flat_map(|prompt| prompt.search.finish(options.return_sequences)).collect())
     }

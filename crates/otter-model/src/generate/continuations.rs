@@ -3,7 +3,7 @@
 //! A row is one continuation of one prompt. Prompts are computed once, media are encoded and projected once; rows may
 //! then be copied (several answers, beams), exchanged (beams) and dropped (finished answers) at every step.
 
-use otter_nn::{MediaRows, MediaTarget, Parameters, Tensor};
+use otter_nn::{AttentionMask, MediaRows, MediaTarget, Parameters, Tensor};
 
 use super::{Decoding, PromptBatch};
 use crate::ModelError;
@@ -20,6 +20,7 @@ pub(super) struct Continuations<'a> {
     decoding: Decoding,
     cache: LanguageCache,
     rows: Vec<Row>,
+    step: Step,
 }
 
 #[derive(Clone, Copy)]
@@ -29,16 +30,24 @@ struct Row {
     media_time: usize,
 }
 
+/// One token of every row: buffers that stay from step to step, so that a token allocates nothing.
+struct Step {
+    positions: Vec<u32>,
+    mask: AttentionMask,
+    media_rows: MediaRows,
+    hidden: Vec<f32>,
+    logits: Tensor,
+}
+
 impl<'a> Continuations<'a> {
-    /// Computes the prompts, with room for `new_tokens` more, and starts one row for each. Also returns the logits
-    /// (rows, vocabulary) of the next tokens.
+    /// Computes the prompts, with room for `new_tokens` more, and starts one row for each.
     pub(super) fn new(
         (otter, parameters): (&'a Otter, &'a Parameters<f32>),
         vision: Option<&'a VisionInput>,
         prompts: &'a PromptBatch,
         decoding: Decoding,
         new_tokens: usize,
-    ) -> Result<(Self, Tensor), ModelError> {
+    ) -> Result<Self, ModelError> {
         let text = &prompts.text;
         otter.check_text(text, vision)?;
         // The last new token is never an input.
@@ -56,28 +65,43 @@ impl<'a> Continuations<'a> {
         let rows = Rows { batch: text.batch, positions: &positions, mask: &mask };
         let context = Context { rows, media_rows: &media_rows };
         let hidden = language.forward_cached(parameters, &text.ids, &context, &mut cache);
-        let logits = language.logits(parameters, &last_rows(&hidden, text.batch));
+        let hidden = last_rows(&hidden, text.batch);
+        let logits = language.logits(parameters, &hidden);
         let media_tokens = |ids: &[u32]| ids.iter().filter(|&&id| id == text.media_token_id).count();
         let rows = text.ids.chunks(text.length).enumerate();
         let rows = rows.map(|(prompt, ids)| Row { prompt, media_time: media_tokens(ids) }).collect();
-        Ok((Self { otter, parameters, text, slots, decoding, cache, rows }, logits))
+        let media_rows = MediaRows { targets: Vec::new(), length: 1, items: Vec::new() };
+        let step = Step { positions: Vec::new(), mask, media_rows, hidden: hidden.into_vec(), logits };
+        let mut continuations = Self { otter, parameters, text, slots, decoding, cache, rows, step };
+        continuations.rows_changed();
+        Ok(continuations)
     }
 
-    /// Row i becomes what row `parents[i]` was, followed by `tokens[i]`; rows that are nobody's parent end. Returns the
-    /// logits (rows, vocabulary) of the next tokens.
-    pub(super) fn advance(&mut self, parents: &[usize], tokens: &[u32]) -> Tensor {
+    /// Logits (rows, vocabulary) of the next tokens.
+    pub(super) fn logits(&self) -> &Tensor {
+        &self.step.logits
+    }
+
+    /// The logits of the prompts' next tokens.
+    pub(super) fn into_logits(self) -> Tensor {
+        self.step.logits
+    }
+
+    /// Row i becomes what row `parents[i]` was, followed by `tokens[i]`; rows that are nobody's parent end. The logits are
+    /// then those of the tokens after these.
+    pub(super) fn advance(&mut self, parents: &[usize], tokens: &[u32]) {
         self.reorder(parents);
         for (row, &token) in self.rows.iter_mut().zip(tokens) {
             row.media_time += usize::from(token == self.text.media_token_id);
         }
-        let length = self.cache.len();
-        let (positions, mask) = (self.positions(), causal_mask(&self.visible(), length));
-        let media_rows = self.media_rows(tokens);
-        let rows = Rows { batch: self.rows.len(), positions: &positions, mask: &mask };
-        let context = Context { rows, media_rows: &media_rows };
+        self.set_positions();
+        self.set_mask();
+        self.set_media(tokens);
+        let Step { positions, mask, media_rows, hidden, logits } = &mut self.step;
+        let context = Context { rows: Rows { batch: self.rows.len(), positions, mask }, media_rows };
         let language = self.otter.language();
-        let hidden = language.forward_cached(self.parameters, tokens, &context, &mut self.cache);
-        language.logits(self.parameters, &hidden)
+        language.forward_cached_into(self.parameters, tokens, &context, &mut self.cache, hidden);
+        language.logits_into(self.parameters, hidden, logits.data_mut());
     }
 
     /// The prompts' keys and values are copied only where a row changes its prompt or rows are added.
@@ -90,36 +114,57 @@ impl<'a> Continuations<'a> {
         let same_prompts = rows.iter().zip(&self.rows).all(|(new, old)| new.prompt == old.prompt);
         self.cache.reorder(parents, if same_prompts { self.text.length } else { 0 });
         self.rows = rows;
+        self.rows_changed();
+    }
+
+    /// Buffers for as many rows as there are now, and the media of each.
+    fn rows_changed(&mut self) {
+        let Self { rows, step, .. } = self;
+        let width = step.hidden.len() / step.logits.rows().max(1);
+        let vocabulary = step.logits.width();
+        if step.logits.rows() != rows.len() {
+            step.hidden = vec![0.0; rows.len() * width];
+            step.logits = Tensor::zeros(&[rows.len(), vocabulary], step.logits.device());
+        }
+        step.media_rows.items = match self.slots {
+            Some(slots) => rows.iter().map(|row| slots[row.prompt].clone()).collect(),
+            None => vec![Vec::new(); rows.len()],
+        };
     }
 
     /// Position of each row's next token.
-    fn positions(&self) -> Vec<u32> {
-        let generated = self.cache.len() - self.text.length;
-        let prompt = |row: &Row| self.prompt_mask(row).iter().filter(|&&visible| visible).count();
-        self.rows.iter().map(|row| (prompt(row) + generated) as u32).collect()
+    fn set_positions(&mut self) {
+        let Self { rows, step, text, cache, .. } = self;
+        let generated = cache.len() - text.length;
+        let prompt = |row: &Row| prompt_mask(text, row).iter().filter(|&&visible| visible).count();
+        step.positions.clear();
+        step.positions.extend(rows.iter().map(|row| (prompt(row) + generated) as u32));
     }
 
     /// Which keys each row may see, that of its next token included.
-    fn visible(&self) -> Vec<bool> {
-        let length = self.cache.len() + 1;
-        let mut visible = Vec::with_capacity(self.rows.len() * length);
-        for row in &self.rows {
-            visible.extend_from_slice(self.prompt_mask(row));
-            visible.extend(std::iter::repeat_n(true, length - self.text.length));
-        }
-        visible
-    }
-
-    fn prompt_mask(&self, row: &Row) -> &[bool] {
-        &self.text.attention_mask[row.prompt * self.text.length..][..self.text.length]
+    fn set_mask(&mut self) {
+        let Self { rows, step, text, cache, .. } = self;
+        let length = cache.len() + 1;
+        let buffer = match &mut step.mask {
+            AttentionMask::Causal { visible, .. } => visible.take(),
+            AttentionMask::Full | AttentionMask::Segments(_) => None,
+        };
+        let padded = rows.iter().any(|row| prompt_mask(text, row).contains(&false));
+        let visible = padded.then(|| {
+            let mut visible = buffer.unwrap_or_default();
+            visible.clear();
+            for row in rows.iter() {
+                visible.extend_from_slice(prompt_mask(text, row));
+                visible.extend(std::iter::repeat_n(true, length - text.length));
+            }
+            visible
+        });
+        step.mask = AttentionMask::Causal { offset: cache.len(), visible };
     }
 
     /// What `tokens`, one a row, attend.
-    fn media_rows(&self, tokens: &[u32]) -> MediaRows {
-        let items: Vec<Vec<usize>> = match self.slots {
-            Some(slots) => self.rows.iter().map(|row| slots[row.prompt].clone()).collect(),
-            None => vec![Vec::new(); self.rows.len()],
-        };
+    fn set_media(&mut self, tokens: &[u32]) {
+        let MediaRows { targets, items, .. } = &mut self.step.media_rows;
         let target = |(sequence, ((row, token), items)): (usize, ((&Row, &u32), &Vec<usize>))| {
             if self.slots.is_none() {
                 return MediaTarget::Nothing;
@@ -130,9 +175,13 @@ impl<'a> Continuations<'a> {
             };
             MediaRows::target(time, sequence, items)
         };
-        let targets = self.rows.iter().zip(tokens).zip(&items).enumerate().map(target).collect();
-        MediaRows { targets, length: 1, items }
+        targets.clear();
+        targets.extend(self.rows.iter().zip(tokens).zip(&*items).enumerate().map(target));
     }
+}
+
+fn prompt_mask<'t>(text: &'t TextInput, row: &Row) -> &'t [bool] {
+    &text.attention_mask[row.prompt * text.length..][..text.length]
 }
 
 fn last_rows(hidden: &Tensor, batch: usize) -> Tensor {

@@ -164,7 +164,6 @@ impl Otter {
         vision: Option<&VisionInput>,
         prompts: &PromptBatch,
     ) -> Result<Tensor, ModelError> {
-        let (_, logits) = Continuations::new((self, parameters), vision, prompts, Decoding::Keep, 0)?;
-        Ok(logits)
+        Ok(Continuations::new((self, parameters), vision, prompts, Decoding::Keep, 0)?.into_logits())
     }
 }

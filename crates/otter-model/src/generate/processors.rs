@@ -30,6 +30,11 @@ impl Default for Processors {
 }
 
 impl Processors {
+    /// Whether all are off.
+    pub(super) fn change_nothing(&self) -> bool {
+        self.bad_words.is_empty() && *self == Self::default()
+    }
+
     /// Changes the scores of the token that follows `ids`, `generated` of which are new.
     pub fn apply(&self, scores: &mut [f32], ids: &[u32], generated: usize, stop_tokens: &[u32]) {
         if self.repetition_penalty != 1.0 {

@@ -12,7 +12,7 @@ use crate::{Real, vectorised};
 
 /// Scores below which the heads are computed on one thread. A single query against a hundred keys is worth sharing: its
 /// keys and values come from memory.
-const PARALLEL_SCORES: usize = 1 << 9;
+pub(super) const PARALLEL_SCORES: usize = 1 << 9;
 
 /// Query rows handled together.
 pub const QUERY_TILE: usize = 64;
@@ -56,7 +56,7 @@ impl HeadLayout {
     }
 
     /// One past the last element of all heads, for bounds checks.
-    fn end(&self, batch: usize, rows: usize, heads: usize) -> usize {
+    pub(super) fn end(&self, batch: usize, rows: usize, heads: usize) -> usize {
         if batch == 0 || rows == 0 {
             return 0;
         }
@@ -116,14 +116,14 @@ pub struct Inputs<'a, T> {
 }
 
 /// A pointer to an output that several tasks write disjoint parts of.
-struct Disjoint<T>(*mut T, usize);
+pub(super) struct Disjoint<T>(*mut T, usize);
 // SAFETY: tasks write disjoint elements, see the uses below.
 unsafe impl<T: Send> Send for Disjoint<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Sync for Disjoint<T> {}
 
 impl<T> Disjoint<T> {
-    fn new(slice: &mut [T]) -> Self {
+    pub(super) fn new(slice: &mut [T]) -> Self {
         Self(slice.as_mut_ptr(), slice.len())
     }
 
@@ -132,14 +132,14 @@ impl<T> Disjoint<T> {
     /// # Safety
     /// No element may be accessed by two tasks.
     #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's proof")]
-    unsafe fn slice(&self) -> &mut [T] {
+    pub(super) unsafe fn slice(&self) -> &mut [T] {
         // SAFETY: pointer and length come from a live mutable slice; disjointness is the caller's duty.
         unsafe { std::slice::from_raw_parts_mut(self.0, self.1) }
     }
 }
 
 /// Number of keys that some row of a tile sees.
-fn visible_keys(span: &Span, last_row: usize) -> usize {
+pub(super) fn visible_keys(span: &Span, last_row: usize) -> usize {
     span.causal_offset.map_or(span.keys, |offset| (last_row + offset + 1 - span.key_row).min(span.keys))
 }
 
@@ -340,7 +340,7 @@ fn work(spans: &[Span], heads: usize) -> usize {
     spans.iter().map(|s| s.rows * s.keys * heads).sum()
 }
 
-fn check<T>(heads: &Heads<'_>, inputs: &Inputs<'_, T>, spans: &[Span]) {
+pub(super) fn check<T>(heads: &Heads<'_>, inputs: &Inputs<'_, T>, spans: &[Span]) {
     for span in spans {
         let q_end = inputs.q_layout.end(span.batch + 1, span.row + span.rows, heads.heads);
         assert!(q_end <= inputs.q.len(), "queries are too short");
@@ -380,7 +380,7 @@ fn forward_tile<T: Real>(
 
 /// A single query row, as in decoding: two passes over keys and values without packing.
 #[expect(clippy::too_many_arguments, reason = "the tile's coordinates and its outputs")]
-fn one_query<T: Real>(
+pub(super) fn one_query<T: Real>(
     heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,

@@ -84,6 +84,15 @@ vectorised! {
 }
 
 vectorised! {
+    /// `gate = silu(gate) * up`.
+    fn silu_product_part<T: Real>(gate: &mut [T], up: &[T]) {
+        for (g, &u) in gate.iter_mut().zip(up) {
+            *g = *g * g.sigmoid() * u;
+        }
+    }
+}
+
+vectorised! {
     /// `d_gate` holds the product's gradient on entry.
     fn silu_gate_gradient<T: Real>(d_gate: &mut [T], gate: &[T], up: &[T]) {
         for ((d, &g), &u) in d_gate.iter_mut().zip(gate).zip(up) {
@@ -261,6 +270,11 @@ pub fn activate<A: Activation, T: Real>(x: &[T]) -> Vec<T> {
     out
 }
 
+/// `x = activation(x)`.
+pub fn activate_in_place<A: Activation, T: Real>(x: &mut [T]) {
+    for_row_blocks(x, 1, ACTIVATION_WORK, |_, block| activate_part::<A, T>(block));
+}
+
 /// Turns the gradient `dy` of `activation(x)` into the gradient of `x`, in place.
 pub fn activate_backward<A: Activation, T: Real>(dy: &mut [T], x: &[T]) {
     assert_eq!(dy.len(), x.len(), "lengths differ");
@@ -277,6 +291,12 @@ pub fn silu_product<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
         silu_product_block(block, &gate[start..], &up[start..]);
     });
     out
+}
+
+/// [`silu_product`] in the place of `gate`.
+pub fn silu_product_in_place<T: Real>(gate: &mut [T], up: &[T]) {
+    assert_eq!(gate.len(), up.len(), "lengths differ");
+    for_row_blocks(gate, 1, ACTIVATION_WORK, |start, block| silu_product_part(block, &up[start..]));
 }
 
 /// Gradients of [`silu_product`]: `d_up` holds the product's gradient on entry and that of `up` on return; returned

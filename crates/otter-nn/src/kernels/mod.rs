@@ -2,6 +2,7 @@
 //! sets by [`vectorised!`](crate::vectorised); the widest one the processor has is chosen at run time.
 
 pub mod attention;
+pub mod attention_row;
 pub mod elementwise;
 pub mod floor;
 pub mod floor_integer;

@@ -134,6 +134,31 @@ fn normalised<T: Real>(x: &[T], statistics: &[[T; 2]], gain: &[T], bias: Option<
     y
 }
 
+/// [`layer_norm`] (`centred`) or [`rms_norm`] written to `y`, for when the reverse pass does not follow: a row is normalised
+/// while it is still in the cache, and nothing is allocated.
+pub fn normalise_into<T: Real>(
+    y: &mut [T],
+    x: &[T],
+    gain: &[T],
+    bias: Option<&[T]>,
+    eps: f64,
+    centred: bool,
+) {
+    assert_eq!(y.len(), x.len(), "lengths differ");
+    let width = gain.len();
+    for_row_blocks(y, width, 6, |first, block| {
+        for (y, x) in block.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width)) {
+            let mut statistics = [[T::ZERO; 2]];
+            if centred {
+                centred_statistics(&mut statistics, x, width, eps);
+            } else {
+                square_statistics(&mut statistics, x, width, eps);
+            }
+            normalise_rows(y, x, &statistics, gain, bias);
+        }
+    });
+}
+
 /// Input gradient of [`layer_norm`] (`centred`) or [`rms_norm`] (not centred).
 pub fn norm_backward_input<T: Real>(
     dy: &[T],

@@ -3,6 +3,7 @@
 use crate::kernels::attention::{
     self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
 };
+use crate::kernels::attention_row::forward_rows;
 use crate::{Real, Segment, Segments, Tensor};
 
 /// Which keys a query row may see.
@@ -165,6 +166,46 @@ impl SelfAttentionCore {
         let spans = self.spans(batch, rows, &kv, mask);
         kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, None);
         out
+    }
+
+    /// As [`SelfAttentionCore::forward`], written to `out`. With one query row a batch entry nothing is allocated: `scores`
+    /// then has room for (batch, heads, keys), whatever is in it.
+    pub fn forward_into<T: Real>(
+        &self,
+        q: &[T],
+        batch: usize,
+        kv: KeysValues<'_, T>,
+        mask: &AttentionMask,
+        scores: &mut [T],
+        out: &mut [T],
+    ) {
+        let rows = q.len() / (batch * self.heads * self.head_size);
+        let inputs = self.inputs(q, rows, &kv, mask);
+        let layout = inputs.q_layout;
+        let causal_offset = match mask {
+            AttentionMask::Full => None,
+            AttentionMask::Causal { offset, .. } => Some(*offset),
+            AttentionMask::Segments(_) => None,
+        };
+        if rows == 1 && !matches!(mask, AttentionMask::Segments(_)) {
+            let span = |b| {
+                Some(Span {
+                    batch: b,
+                    row: 0,
+                    rows: 1,
+                    key_batch: b,
+                    key_row: 0,
+                    keys: kv.len,
+                    causal_offset,
+                })
+            };
+            return forward_rows(self.sizes(), inputs, batch, span, scores, out, layout);
+        }
+        if matches!(mask, AttentionMask::Segments(_)) {
+            out.fill(T::ZERO);
+        }
+        let spans = self.spans(batch, rows, &kv, mask);
+        kernel::forward(self.sizes(), inputs, &spans, out, layout, None);
     }
 
     /// Gradients of queries, keys and values from the output's gradient.

@@ -25,12 +25,25 @@ impl Embedding {
     /// # Panics
     /// When an id is outside the table; callers check ids against the vocabulary.
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32]) -> Tensor<T> {
-        let table = parameters.weight(self.weight);
         let mut out = vec![T::ZERO; ids.len() * self.width];
+        self.forward_into(parameters, ids, &mut out);
+        Tensor::from_vec(out, &[ids.len(), self.width], parameters.device())
+    }
+
+    /// Writes rows of `ids` to `out`.
+    ///
+    /// # Panics
+    /// As [`Embedding::forward`].
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32], out: &mut [T]) {
+        let table = parameters.weight(self.weight);
         for (&id, row) in ids.iter().zip(out.chunks_exact_mut(self.width)) {
             table.read(id as usize * self.width, row);
         }
-        Tensor::from_vec(out, &[ids.len(), self.width], parameters.device())
+    }
+
+    /// Features of a row.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Adds the rows of `dy` to the gradient of the table.

@@ -27,6 +27,11 @@ impl TanhGate {
         Tensor::from_vec(sum, residual.shape(), residual.device())
     }
 
+    /// Adds `branch * tanh(gate)` to `residual`.
+    pub fn forward_add<T: Real>(&self, parameters: &Parameters<T>, residual: &mut [T], branch: &[T]) {
+        elementwise::add_scaled(residual, branch, parameters.data(self.gate)[0].tanh());
+    }
+
     /// Gradient of `branch`; adds the gate's. The residual's gradient is `dy` itself.
     pub fn backward<T: Real>(
         &self,

@@ -2,7 +2,9 @@
 
 use crate::kernels::elementwise::{self, Activation};
 use crate::kernels::{self, matmul, norm::add_column_sums};
-use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{
+    Gradients, Init, ParameterId, ParameterSpecs, Parameters, QuantisedView, Real, Tensor, WeightView,
+};
 
 /// A linear layer; weight (outer, inner), optional bias (outer).
 #[derive(Clone, Debug)]
@@ -63,6 +65,44 @@ impl Linear {
         matmul::times_transposed_then(y, x, weight, self.inner, self.outer, accumulate, &|_, first, part| {
             elementwise::add_part(part, &bias[first..]);
         });
+    }
+
+    /// Writes the outputs of several layers over the same input. Where their weights are in blocks of one format, the input
+    /// is rounded once, and their products share one pass over the threads.
+    pub fn forward_each<T: Real, const N: usize>(
+        parameters: &Parameters<T>,
+        x: &[T],
+        mut outputs: [(&Self, &mut [T]); N],
+    ) {
+        let Some(blocks) = Self::all_quantised(parameters, outputs.each_ref().map(|(layer, _)| *layer))
+        else {
+            return outputs.into_iter().for_each(|(layer, y)| layer.forward_into(parameters, x, y, false));
+        };
+        T::times_quantised_each(x, outputs.each_mut().map(|(_, y)| &mut **y), blocks);
+        for (layer, y) in outputs {
+            if let Some(bias) = layer.bias {
+                let bias = parameters.data(bias);
+                crate::kernels::for_row_blocks(y, layer.outer, 1, |_, rows| {
+                    rows.chunks_exact_mut(bias.len()).for_each(|row| elementwise::add_part(row, bias));
+                });
+            }
+        }
+    }
+
+    /// The blocks of these layers, if all are in blocks.
+    fn all_quantised<'a, T: Real, const N: usize>(
+        parameters: &'a Parameters<T>,
+        layers: [&Self; N],
+    ) -> Option<[QuantisedView<'a>; N]> {
+        let view = |layer: &Self| match parameters.weight(layer.weight) {
+            WeightView::Quantised(blocks) => Some(blocks),
+            _ => None,
+        };
+        let mut blocks = [view(layers.first()?)?; N];
+        for (blocks, layer) in blocks.iter_mut().zip(layers) {
+            *blocks = view(layer)?;
+        }
+        Some(blocks)
     }
 
     /// `activation(x W^T + b)`, (…, inner) to (…, outer), for when the reverse pass does not follow.

@@ -8,6 +8,7 @@
 use crate::kernels::attention::{
     self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
 };
+use crate::kernels::attention_row::forward_rows;
 use crate::{Real, Segments, Tensor};
 
 /// What one text row attends.
@@ -130,7 +131,7 @@ impl MediaAttention {
 
     fn inputs<'a, T: Real>(
         &self,
-        q: &'a Tensor<T>,
+        q: &'a [T],
         k: &'a Tensor<T>,
         v: &'a Tensor<T>,
         length: usize,
@@ -138,7 +139,7 @@ impl MediaAttention {
         let width = self.heads * self.head_size;
         let key_layout = HeadLayout::new(self.latents, width, self.head_size);
         Inputs {
-            q: q.data(),
+            q,
             q_layout: HeadLayout::new(length, width, self.head_size),
             k: k.data(),
             k_layout: key_layout,
@@ -159,7 +160,7 @@ impl MediaAttention {
         let length = rows.length;
         let mut out = q.zeros_like();
         let mut log_sums = vec![T::ZERO; q.rows() * self.heads];
-        let inputs = self.inputs(q, k, v, length);
+        let inputs = self.inputs(q.data(), k, v, length);
         let spans = rows.spans(self.latents);
         let layout = inputs.q_layout;
         let sums = Some((&mut log_sums[..], length));
@@ -181,6 +182,39 @@ impl MediaAttention {
         rows: &MediaRows,
     ) -> Tensor<T> {
         self.forward_saved(q, k, v, rows).out
+    }
+
+    /// As [`MediaAttention::forward`], of rows and to a slice. With one text token a row nothing is allocated but the means
+    /// of uniform rows: `scores` then has room for (rows, heads, latents), whatever is in it.
+    pub fn forward_into<T: Real>(
+        &self,
+        q: &[T],
+        k: &Tensor<T>,
+        v: &Tensor<T>,
+        rows: &MediaRows,
+        scores: &mut [T],
+        out: &mut [T],
+    ) {
+        let inputs = self.inputs(q, k, v, rows.length);
+        let layout = inputs.q_layout;
+        if rows.length == 1 {
+            let count = rows.targets.len();
+            let span = |batch: usize| match rows.targets[batch] {
+                MediaTarget::Item(key_batch) => {
+                    let (row, key_row, keys, causal_offset) = (0, 0, self.latents, None);
+                    Some(Span { batch, row, rows: 1, key_batch, key_row, keys, causal_offset })
+                }
+                MediaTarget::Nothing | MediaTarget::Uniform(_) => None,
+            };
+            forward_rows(self.sizes(), inputs, count, span, scores, out, layout);
+        } else {
+            out.fill(T::ZERO);
+            kernel::forward(self.sizes(), inputs, &rows.spans(self.latents), out, layout, None);
+        }
+        let width = self.heads * self.head_size;
+        for (row, items) in rows.uniform_rows() {
+            out[row * width..][..width].copy_from_slice(&self.mean_value(v, items));
+        }
     }
 
     fn mean_value<T: Real>(&self, v: &Tensor<T>, items: &[usize]) -> Vec<T> {
@@ -213,7 +247,7 @@ impl MediaAttention {
         d_out: &Tensor<T>,
     ) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
         let length = rows.length;
-        let inputs = self.inputs(q, k, v, length);
+        let inputs = self.inputs(q.data(), k, v, length);
         let (mut dq, mut dk, mut dv) = (q.zeros_like(), k.zeros_like(), v.zeros_like());
         let result = ForwardResult {
             out: saved.out.data(),

@@ -28,6 +28,12 @@ impl LayerNorm {
         self.forward_saved(parameters, x).0
     }
 
+    /// Writes normalised rows to `y`.
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T]) {
+        let bias = self.bias.map(|id| parameters.data(id));
+        norm::normalise_into(y, x, parameters.data(self.weight), bias, self.eps, true);
+    }
+
     /// Normalised rows and the statistics that [`LayerNorm::backward`] needs.
     pub fn forward_saved<T: Real>(
         &self,
@@ -89,6 +95,11 @@ impl RmsNorm {
         self.forward_saved(parameters, x).0
     }
 
+    /// Writes normalised rows to `y`.
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T]) {
+        norm::normalise_into(y, x, parameters.data(self.weight), None, self.eps, false);
+    }
+
     /// Normalised rows and the statistics that [`RmsNorm::backward`] needs.
     pub fn forward_saved<T: Real>(
         &self,
@@ -132,6 +143,14 @@ impl Norm {
         self.forward_saved(parameters, x).0
     }
 
+    /// Writes normalised rows to `y`.
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T]) {
+        match self {
+            Self::Layer(norm) => norm.forward_into(parameters, x, y),
+            Self::Rms(norm) => norm.forward_into(parameters, x, y),
+        }
+    }
+
     /// Normalised rows and the statistics that [`Norm::backward`] needs.
     pub fn forward_saved<T: Real>(
         &self,
@@ -164,6 +183,24 @@ impl Norm {
 mod tests {
     use super::*;
     use crate::gradient_check::{check, random_tensor};
+
+    /// Both ways of normalising give the same bits.
+    #[test]
+    fn rows_may_be_normalised_into_a_slice() {
+        let mut specs = ParameterSpecs::default();
+        let norms = [
+            Norm::Layer(LayerNorm::new(&mut specs, "a", 70, true, 1e-5)),
+            Norm::Layer(LayerNorm::new(&mut specs, "b", 70, false, 1e-5)),
+            Norm::Rms(RmsNorm::new(&mut specs, "c", 70, 1e-6)),
+        ];
+        let parameters = Parameters::<f32>::initialise(&specs, 1, crate::Device::Cpu);
+        let x = random_tensor("x", &[9, 70]).cast::<f32>();
+        for norm in norms {
+            let mut y = vec![f32::NAN; x.len()];
+            norm.forward_into(&parameters, x.data(), &mut y);
+            assert_eq!(y, norm.forward(&parameters, &x).data());
+        }
+    }
 
     #[test]
     fn layer_norm_gradients_match_finite_differences() {

@@ -6,6 +6,9 @@ use std::borrow::Cow;
 use crate::Real;
 use crate::kernels::for_row_blocks;
 
+/// Pairs whose angles are computed together for a single row.
+const PAIRS: usize = 64;
+
 /// Rotation angles of the heads of one layer.
 #[derive(Clone, Debug)]
 pub struct Rotary {
@@ -73,24 +76,28 @@ impl Rotary {
         }
     }
 
+    /// Cosine and sine of an angle. The reference computes inverse frequencies and angles in f32; f64 elements keep the
+    /// exact values.
+    fn angle<T: Real>(position: u32, frequency: f64) -> (T, T) {
+        let single = size_of::<T>() == 4;
+        let angle = if single {
+            f64::from(position as f32 * frequency as f32)
+        } else {
+            f64::from(position) * frequency
+        };
+        let (sin, cos) = angle.sin_cos();
+        (T::from_f64(cos), T::from_f64(sin))
+    }
+
     /// Cosines and sines, (positions, pairs) each.
     fn tables<T: Real>(frequencies: &[f64], positions: &[u32]) -> (Vec<T>, Vec<T>) {
-        // The reference computes inverse frequencies and angles in f32; f64 elements keep the exact values.
-        let single = size_of::<T>() == 4;
-        let angle = |position: u32, frequency: f64| {
-            if single {
-                f64::from(position as f32 * frequency as f32)
-            } else {
-                f64::from(position) * frequency
-            }
-        };
         let mut cos = Vec::with_capacity(positions.len() * frequencies.len());
         let mut sin = Vec::with_capacity(cos.capacity());
         for &position in positions {
             for &frequency in frequencies {
-                let (s, c) = angle(position, frequency).sin_cos();
-                cos.push(T::from_f64(c));
-                sin.push(T::from_f64(s));
+                let (c, s) = Self::angle(position, frequency);
+                cos.push(c);
+                sin.push(s);
             }
         }
         (cos, sin)
@@ -106,11 +113,33 @@ impl Rotary {
         self.turn(rows, positions, -T::ONE);
     }
 
+    /// One row: angles of some pairs at a time, for all heads, without a table.
+    fn turn_row<T: Real>(&self, row: &mut [T], position: u32, frequencies: &[f64], direction: T) {
+        let half = frequencies.len();
+        for (part, frequencies) in frequencies.chunks(PAIRS).enumerate() {
+            let mut angles = [(T::ZERO, T::ZERO); PAIRS];
+            for (angle, &frequency) in angles.iter_mut().zip(frequencies) {
+                *angle = Self::angle(position, frequency);
+            }
+            for head in row.chunks_exact_mut(self.head_size) {
+                let (low, high) = head[..2 * half].split_at_mut(half);
+                let pairs = low[part * PAIRS..].iter_mut().zip(&mut high[part * PAIRS..]);
+                for ((a, b), &(c, s)) in pairs.zip(&angles[..frequencies.len()]) {
+                    let s = s * direction;
+                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                }
+            }
+        }
+    }
+
     fn turn<T: Real>(&self, rows: &mut [T], positions: &[u32], direction: T) {
         if positions.is_empty() {
             return;
         }
         let width = rows.len() / positions.len();
+        if let ([position], Frequencies::Fixed(frequencies)) = (positions, &self.frequencies) {
+            return self.turn_row(rows, *position, frequencies, direction);
+        }
         let half = self.pairs();
         let distinct = positions.iter().copied().max().unwrap_or(0) as usize + 1;
         // A batch repeats the same few positions: one table row for each of them when that is fewer.
@@ -139,6 +168,22 @@ mod tests {
     use super::*;
     use crate::ParameterSpecs;
     use crate::gradient_check::{check, random_tensor};
+
+    /// A row by itself has the bits that it has among others.
+    #[test]
+    fn a_row_does_not_depend_on_the_others() {
+        for rotary in [Rotary::new(200, 1e4), Rotary::with_frequencies(6, vec![1.0, 0.2])] {
+            let rows = random_tensor("x", &[3, 2 * rotary.head_size]).cast::<f32>();
+            let mut together = rows.clone();
+            rotary.rotate(together.data_mut(), &[7, 300, 0]);
+            for (at, position) in [7, 300, 0].into_iter().enumerate() {
+                let width = rows.width();
+                let mut alone = rows.data()[at * width..][..width].to_vec();
+                rotary.rotate(&mut alone, &[position]);
+                assert_eq!(alone, together.data()[at * width..][..width]);
+            }
+        }
+    }
 
     #[test]
     fn gradients_match_finite_differences() {

@@ -97,22 +97,28 @@ pub fn times_transposed(y: &mut [f32], x: &[f32], w: QuantisedView<'_>, accumula
     SCRATCH.set(activations);
 }
 
-/// [`times_transposed`] of several matrices of one format and width with the same `x`, whose bytes are made once.
-pub fn times_transposed_each<'a>(
-    x: &[f32],
-    products: impl IntoIterator<Item = (&'a mut [f32], QuantisedView<'a>)>,
-) {
-    let mut activations = SCRATCH.take();
-    let mut made = None;
-    for (y, w) in products {
-        let wanted = Some((w.width(), w.format()));
-        if made != wanted {
-            activations.set(x, w.width(), w.format());
-            made = wanted;
-        }
-        product(y, &activations, w, false, Instructions::best());
+/// `y = x w^T` for several matrices over the same `x`. Where all are of one format, the bytes of `x` are made once and no
+/// thread waits at the end of one product for the next.
+pub fn times_transposed_each<const N: usize>(x: &[f32], mut ys: [&mut [f32]; N], ws: [QuantisedView<'_>; N]) {
+    let Some(first) = ws.first() else { return };
+    let kind = |w: &QuantisedView<'_>| (w.width(), w.format());
+    if ws.iter().any(|w| kind(w) != kind(first)) {
+        return ys.into_iter().zip(ws).for_each(|(y, w)| times_transposed(y, x, w, false));
     }
+    let mut activations = SCRATCH.take();
+    activations.set(x, first.width(), first.format());
+    products(&mut ys, &activations, &ws, Instructions::best());
     SCRATCH.set(activations);
+}
+
+fn products(ys: &mut [&mut [f32]], x: &Activations, ws: &[QuantisedView<'_>], with: Instructions) {
+    match (ys, ws) {
+        ([y], [w]) => product(y, x, *w, false, with),
+        ([y, other_ys @ ..], [w, other_ws @ ..]) => {
+            rayon::join(|| product(y, x, *w, false, with), || products(other_ys, x, other_ws, with));
+        }
+        _ => {}
+    }
 }
 
 /// A pointer to results that threads write disjoint parts of.

@@ -221,11 +221,11 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn products_of_several_matrices_are_those_of_each() {
     let (a, b) = (matrix(QuantisedFormat::Q4K, 40, 512, 1), matrix(QuantisedFormat::Q4K, 7, 512, 2));
     let c = matrix(QuantisedFormat::Q8_0, 9, 512, 3);
-    for rows in [1, 6] {
+    for (rows, last) in [(1, &a), (6, &a), (1, &c), (6, &c)] {
         let x = numbers(rows * 512, 4);
-        let mut outs = [vec![0.0f32; rows * 40], vec![0.0; rows * 7], vec![0.0; rows * 9]];
-        let views = [a.view(), b.view(), c.view()];
-        times_transposed_each(&x, outs.iter_mut().map(|out| &mut out[..]).zip(views));
+        let views = [a.view(), b.view(), last.view()];
+        let mut outs = views.map(|view| vec![f32::NAN; rows * view.rows()]);
+        times_transposed_each(&x, outs.each_mut().map(|out| &mut out[..]), views);
         for (found, view) in outs.iter().zip(views) {
             let mut alone = vec![0.0f32; found.len()];
             times_transposed(&mut alone, &x, view, false);
