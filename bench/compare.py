@@ -51,7 +51,9 @@ def run(command):
 def commands(arguments, what):
     sizes = ["--repeats", arguments.repeats, "--batch", arguments.batch, "--length", arguments.length]
     sizes += ["--new-tokens", arguments.new_tokens]
-    work = ["--lengths", arguments.lengths] if what == "lengths" else ["--only", what]
+    work = ["--only", what]
+    if what == "lengths":
+        work, sizes = ["--lengths", arguments.lengths], ["--repeats", arguments.repeats]
     ours = [arguments.otter, "--threads", arguments.threads, "bench", "--json", *work, *sizes]
     torch = [arguments.python, HERE / "otter_torch.py", *work, "--threads", arguments.threads, *sizes]
     if what == "vision":

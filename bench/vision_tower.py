@@ -5,9 +5,11 @@ Weights and pixels come from the formula of otter_torch.py, so that the features
 
 import argparse
 import json
+import sys
 import time
 
 import torch
+import transformers
 from otter_torch import fill_parameter, pixels
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -45,6 +47,8 @@ def main():
         "parameters": sum(p.numel() for p in model.parameters()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": sys.version.split()[0],
     }
     print(json.dumps(results))
 

@@ -379,7 +379,9 @@ impl<T: Real> Gradients<T> {
         let len = self.ranges[index].as_ref()?.len();
         let part = &mut self.parts[index];
         if part.is_empty() {
-            *part = crate::kernels::zeros(len);
+            // Not `kernels::zeros`: fresh pages take no memory before they are written, and most rows of a token table
+            // are not.
+            *part = vec![T::ZERO; len];
         }
         Some(part)
     }
