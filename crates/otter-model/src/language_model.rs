@@ -159,7 +159,7 @@ impl LanguageModel {
                 let media = latents.map(|latents| block.project_media(parameters, latents));
                 let (x, rows) = (&mut x, context.media_rows);
                 block.forward_projected(parameters, x.data_mut(), media.as_ref(), rows, &mut scratch);
-                trace(&format!("xattn.{i}"), &x);
+                trace(&format!("xattn.{i}"), x);
             }
             x = layer.decoder_layer.forward_saved(parameters, x, &context.rows).0;
             trace(&format!("hidden.{i}"), &x);
