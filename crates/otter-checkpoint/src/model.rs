@@ -22,7 +22,7 @@ use crate::load_report::LoadReport;
 use crate::save::{NamedTensor, SaveOptions, save_checkpoint};
 use crate::tensor::{Dtype, give_back};
 use crate::tokenizer::load_tokenizer;
-use crate::trained_part::{TrainedPart, put_over};
+use crate::trained_part::{TrainedPart, open_trained};
 use crate::weights::Weights;
 
 /// A model read from a directory.
@@ -101,28 +101,22 @@ pub fn load_model(directory: &Path, device: Device) -> Result<LoadedModel> {
 ///
 /// # Errors
 /// As [`load_model`]; when a value is too large for the scale of a block.
-pub fn load_model_with(
-    directory: &Path,
-    device: Device,
-    mut options: LoadOptions<'_>,
-) -> Result<LoadedModel> {
+pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_>) -> Result<LoadedModel> {
     let (base, parts) = TrainedPart::chain(directory)?;
-    if let Some(part) = TrainedPart::read(directory)? {
-        options.quantise = options.quantise.or(part.quantise()?);
-    }
-    let mut model = load_whole(&base, device, options)?;
-    parts.iter().try_for_each(|part| put_over(&mut model.parameters, part, device))?;
-    Ok(model)
-}
-
-fn load_whole(directory: &Path, device: Device, options: LoadOptions<'_>) -> Result<LoadedModel> {
-    let checkpoint = Checkpoint::open(directory)?;
+    let trained_over = TrainedPart::read(directory)?.map(|part| part.quantise()).transpose()?.flatten();
+    let base_options = LoadOptions { quantise: options.quantise.or(trained_over), ..options };
+    let checkpoint = Checkpoint::open(&base)?;
     let (otter, specs) = Otter::new(&checkpoint.config.model)
-        .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
+        .map_err(|error| CheckpointError::format(&base.join("config.json"), error.to_string()))?;
     let report = checkpoint.account(specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())))?;
-    let weights = &checkpoint.weights;
-    let parameters = Parameters::build(&specs, device, |spec| values(weights, spec, device, options))?;
-    let tokenizer = load_tokenizer(directory)?;
+    let parts = parts.iter().map(|part| open_trained(part, &specs)).collect::<Result<Vec<Weights>>>()?;
+    let parameters = Parameters::build(&specs, device, |spec| {
+        match parts.iter().rev().find(|part| part.get(&spec.name).is_some()) {
+            Some(part) => values(part, spec, device, options),
+            None => values(&checkpoint.weights, spec, device, base_options),
+        }
+    })?;
+    let tokenizer = load_tokenizer(&base)?;
     Ok(LoadedModel { otter, parameters, tokenizer, config: checkpoint.config, report })
 }
 
@@ -216,7 +210,7 @@ fn values(
 ///
 /// # Errors
 /// When the file has no such tensor.
-pub(crate) fn mapped_full(weights: &Weights, name: &str, shape: &[usize], device: Device) -> Result<Weight> {
+fn mapped_full(weights: &Weights, name: &str, shape: &[usize], device: Device) -> Result<Weight> {
     Ok(Weight::Full(match weights.mapped_f32(name) {
         Some(mapped) => Mapped::tensor(mapped, shape, device),
         None => Tensor::from_vec(weights.read_f32(name)?, shape, device),

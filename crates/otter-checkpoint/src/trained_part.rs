@@ -7,15 +7,15 @@
 //! [`load_model`](crate::load_model) opens such a directory together with its base; `otter convert BASE --overlay DIR` makes a
 //! whole model of both.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use otter_nn::{Device, Parameters, QuantisedFormat};
+use otter_nn::{ParameterSpecs, QuantisedFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
-use crate::model::mapped_full;
 use crate::weights::Weights;
 
 /// The file of the trained parameters.
@@ -128,29 +128,31 @@ impl TrainedPart {
     }
 }
 
-/// Puts the trained parameters of `directory` over `parameters`, borrowed from the mapped file.
+/// Opens the trained parameters of `directory`, which belong to a model with these parameters.
 ///
 /// # Errors
 /// When the file is damaged, or holds a parameter that the model lacks or has in another shape.
-pub(crate) fn put_over(parameters: &mut Parameters, directory: &Path, device: Device) -> Result<()> {
+pub(crate) fn open_trained(directory: &Path, specs: &ParameterSpecs) -> Result<Weights> {
     let path = directory.join(TRAINED_FILE);
     let weights = Weights::open_file(&path)?;
+    let expected: HashMap<&str, &[usize]> =
+        specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
     for name in weights.names() {
         let wrong =
             |problem: String| CheckpointError::Tensor { path: path.clone(), name: name.to_owned(), problem };
-        let shape = weights.get(name).map(|entry| entry.shape.clone()).unwrap_or_default();
-        let Some(parameter) = parameters.by_name_mut(name) else {
-            return Err(wrong(
-                "the base has no such parameter; was it replaced by another model?".to_owned(),
-            ));
-        };
-        if parameter.tensor.shape() != shape {
-            let problem = format!("shape {shape:?}; in the base it is {:?}", parameter.tensor.shape());
-            return Err(wrong(problem));
+        let found = weights.get(name).map_or(&[][..], |entry| &entry.shape[..]);
+        match expected.get(name) {
+            None => {
+                let problem = "the base has no such parameter; was it replaced by another model?";
+                return Err(wrong(problem.to_owned()));
+            }
+            Some(&expected) if found != expected => {
+                return Err(wrong(format!("shape {found:?}; in the base it is {expected:?}")));
+            }
+            Some(_) => {}
         }
-        parameter.tensor = mapped_full(&weights, name, &shape, device)?;
     }
-    Ok(())
+    Ok(weights)
 }
 
 #[cfg(test)]

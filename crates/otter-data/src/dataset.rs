@@ -294,6 +294,11 @@ impl Dataset {
         })
     }
 
+    /// Bytes of the decoded images that are kept for later samples, at most `frame_cache_mib`.
+    pub fn frame_cache_bytes(&self) -> u64 {
+        self.frames.bytes() as u64
+    }
+
     /// Frames decoded, and found in the cache, by all samples built so far.
     pub fn frame_counts(&self) -> FrameCounts {
         self.frames.counts()

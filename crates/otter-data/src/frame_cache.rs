@@ -107,6 +107,11 @@ impl FrameCache {
     pub(crate) fn counts(&self) -> FrameCounts {
         self.lock().counts
     }
+
+    /// Bytes of the frames in the cache.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
 }
 
 impl State {

@@ -50,7 +50,7 @@ fn main() {
         }
     };
     println!("{items} {kind}: vectors made in {:.1} s", started.elapsed().as_secs_f64());
-    println!("{}", SearchPlan::new(items, vectors.width(), SEARCHED, None, None, Some(probes)));
+    println!("{}", SearchPlan::new(items, items, vectors.width(), SEARCHED, None, None, Some(probes)));
 
     let step = (items / CHECKED).max(1);
     let checked: Vec<u32> = (0..items).step_by(step).take(CHECKED).map(|item| item as u32).collect();

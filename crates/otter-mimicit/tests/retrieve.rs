@@ -533,6 +533,32 @@ fn an_interrupted_run_gives_the_same_file() {
     }
 }
 
+/// With a list of queries only these are searched for, and get what they get among all.
+#[test]
+fn few_queries_cost_a_search_of_few() {
+    let place = tempfile::tempdir().unwrap();
+    let set = large_set(place.path());
+    let few = place.path().join("few.json");
+    let asked = ["r3", "r17", "r2500", "r4999", "nobody"];
+    let list: serde_json::Map<String, Value> = asked.iter().map(|id| ((*id).to_owned(), json!([]))).collect();
+    std::fs::write(&few, Value::Object(list).to_string()).unwrap();
+    for index in [IndexKind::Exact, IndexKind::Approximate] {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = RetrieveOptions {
+            index: Some(index),
+            keep_work: true,
+            ..options(folder.path(), Heuristic::Text(TFIDF), 5)
+        };
+        let all = run(&set, &plain).0;
+        let only = RetrieveOptions { queries: Some(few.clone()), ..plain };
+        let (found, report) = run(&set, &only);
+        assert_eq!((report.unknown_queries, found.len()), (1, 4));
+        assert!(found.iter().all(|(query, examples)| all[query] == *examples), "{found:?}");
+        let rows = std::fs::metadata(folder.path().join("train.json.work/neighbours.bin")).unwrap().len();
+        assert_eq!(rows, 4 * 8 * (2 * 5 + 16), "four rows of neighbours");
+    }
+}
+
 #[test]
 fn kept_work_is_used_again_unless_the_texts_changed() {
     let place = tempfile::tempdir().unwrap();

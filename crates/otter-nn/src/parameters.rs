@@ -379,7 +379,7 @@ impl<T: Real> Gradients<T> {
         let len = self.ranges[index].as_ref()?.len();
         let part = &mut self.parts[index];
         if part.is_empty() {
-            *part = vec![T::ZERO; len];
+            *part = crate::kernels::zeros(len);
         }
         Some(part)
     }

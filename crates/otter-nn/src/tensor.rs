@@ -153,7 +153,7 @@ impl<T: Copy> Tensor<T> {
 impl<T: Real> Tensor<T> {
     /// A tensor of zeros.
     pub fn zeros(shape: &[usize], device: Device) -> Self {
-        Self::from_vec(vec![T::ZERO; shape.iter().product()], shape, device)
+        Self::from_vec(crate::kernels::zeros(shape.iter().product()), shape, device)
     }
 
     /// A tensor of zeros with this one's shape and device.

@@ -79,6 +79,15 @@ impl From<Quantise> for QuantisedFormat {
     }
 }
 
+impl From<QuantisedFormat> for Quantise {
+    fn from(format: QuantisedFormat) -> Self {
+        match format {
+            QuantisedFormat::Q8_0 => Self::Q8_0,
+            QuantisedFormat::Q4K => Self::Q4K,
+        }
+    }
+}
+
 /// Which parameters are trained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

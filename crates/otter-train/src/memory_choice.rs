@@ -206,7 +206,7 @@ mod tests {
         // What is given stays.
         assert_eq!(chosen(&["train.moments=8bit"], 230), (false, EightBit, 170));
         assert_eq!(chosen(&["model.recompute=true"], 229), (true, Full, 190));
-        assert!(fit(&config(&["train.moments=f32"]), 189, plan).is_err());
+        assert!(fit(&config(&["train.moments=f32"]), 119, plan).is_err());
     }
 
     #[test]

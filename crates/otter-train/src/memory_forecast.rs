@@ -4,13 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use otter_checkpoint::{Checkpoint, LoadOptions, PlannedWeight, TrainedPart, load_tokenizer, planned_weight};
+use otter_checkpoint::{
+    Checkpoint, LoadOptions, PlannedWeight, TRAINED_FILE, TrainedPart, Weights, load_tokenizer,
+    planned_weight,
+};
 use otter_data::{Dataset, Loader, LoaderOptions, TextTokenizer};
 use otter_model::{FreezeRule, Otter};
 use otter_nn::ParameterSpecs;
 
 use crate::activation_plan::{TrainedParts, activation_plan};
-use crate::config::TrainConfig;
+use crate::config::{Quantise, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::memory_choice::{Choice, Fitted, fit};
 use crate::memory_plan::{BatchShape, Holdings, Kept, MemoryPlan, WeightPlan, resident_bytes};
@@ -28,6 +31,10 @@ pub(crate) struct Base {
     pub specs: ParameterSpecs,
     /// The tokenizer.
     pub tokenizer: Arc<TextTokenizer>,
+    /// Blocks of the frozen matrices under a trained part.
+    pub quantised: Option<Quantise>,
+    /// The trained parts over the model, the lowest first.
+    parts: Vec<Weights>,
     directory: PathBuf,
 }
 
@@ -43,11 +50,20 @@ impl Base {
     /// # Errors
     /// When a file is missing or damaged.
     pub(crate) fn open(directory: &Path) -> Result<Self> {
-        let (whole, _) = TrainedPart::chain(directory)?;
+        let (whole, parts) = TrainedPart::chain(directory)?;
+        let quantised = TrainedPart::read(directory)?.map(|part| part.quantise()).transpose()?.flatten();
+        let parts = parts.iter().map(|part| Weights::open_file(&part.join(TRAINED_FILE)));
         let checkpoint = Checkpoint::open(&whole)?;
         let (_, specs) = Otter::new(&checkpoint.config.model)
             .map_err(|error| TrainError::Model(format!("{}: {error}", whole.display())))?;
-        Ok(Self { tokenizer: Arc::new(load_tokenizer(&whole)?), checkpoint, specs, directory: whole })
+        Ok(Self {
+            tokenizer: Arc::new(load_tokenizer(&whole)?),
+            checkpoint,
+            specs,
+            quantised: quantised.map(Into::into),
+            parts: parts.collect::<Result<_, _>>()?,
+            directory: whole,
+        })
     }
 
     /// The weights as they will be kept.
@@ -58,7 +74,9 @@ impl Base {
         let mut plan = WeightPlan::default();
         for spec in self.specs.iter() {
             let elements = spec.len() as u64;
-            let (kept, bytes) = match planned_weight(&self.checkpoint.weights, spec, options) {
+            let over = self.parts.iter().rev().find(|part| part.get(&spec.name).is_some());
+            let weights = over.unwrap_or(&self.checkpoint.weights);
+            let (kept, bytes) = match planned_weight(weights, spec, options) {
                 _ if is_trained(&spec.name) => (Kept::Trained, 4 * elements),
                 PlannedWeight::Full => (Kept::Full, 4 * elements),
                 PlannedWeight::Half => (Kept::Half, 2 * elements),
@@ -96,12 +114,23 @@ impl Base {
         self.weights(&rule, Choice::of(config))?;
         fit(config, limit, |choice| {
             let weights = self.weights(&rule, choice).unwrap_or_default();
-            let holdings =
-                Holdings { weights: &weights, moments: choice.moments, loader: expected.ahead, process };
+            let holdings = Holdings {
+                weights: &weights,
+                moments: choice.moments,
+                loader: expected.ahead,
+                pictures: picture_cache_limit(config),
+                process,
+            };
             let activations = activation_plan(model, &expected.shape, trained, choice.recompute);
             MemoryPlan::new(holdings, activations)
         })
     }
+}
+
+/// Bytes up to which decoded pictures of training and held-out data are kept.
+pub(crate) fn picture_cache_limit(config: &TrainConfig) -> u64 {
+    let held_out = config.eval.as_ref().map_or(0, |eval| eval.data.frame_cache_mib);
+    ((config.data.frame_cache_mib + held_out) as u64) << 20
 }
 
 impl Expected {

@@ -129,6 +129,8 @@ pub struct Holdings<'a> {
     pub moments: MomentPrecision,
     /// Samples prepared ahead, in bytes.
     pub loader: u64,
+    /// Decoded pictures that are kept for later samples, in bytes.
+    pub pictures: u64,
     /// What the process held before the weights were loaded.
     pub process: u64,
 }
@@ -136,7 +138,7 @@ pub struct Holdings<'a> {
 impl MemoryPlan {
     /// Weights, gradients and moments, samples prepared ahead, what the process already holds, and the activations of a batch.
     pub fn new(holdings: Holdings<'_>, activations: Vec<PlanItem>) -> Self {
-        let Holdings { weights, moments, loader, process } = holdings;
+        let Holdings { weights, moments, loader, pictures, process } = holdings;
         let trained = weights.trained();
         let mut items = weights.items();
         items.push(PlanItem::new(
@@ -151,6 +153,9 @@ impl MemoryPlan {
         items.push(PlanItem::new("optimizer moments", moments.bytes(trained), how));
         items.extend(activations);
         items.push(PlanItem::new("samples ahead", loader, "pictures of samples that wait finished"));
+        if pictures > 0 {
+            items.push(PlanItem::new("picture cache", pictures, "at most; data.frame_cache_mib"));
+        }
         if process > 0 {
             items.push(PlanItem::new("program and data", process, "measured before the weights were loaded"));
         }
@@ -273,10 +278,16 @@ mod tests {
         weights.add(Kept::Trained, 60, 240);
         weights.add(Kept::Half, 600, 1200);
         weights.add(Kept::Trained, 40, 160);
-        let holdings = Holdings { weights: &weights, moments: MomentPrecision::Full, loader: 10, process: 0 };
+        let holdings = Holdings {
+            weights: &weights,
+            moments: MomentPrecision::Full,
+            loader: 10,
+            pictures: 7,
+            process: 0,
+        };
         let activations = || vec![PlanItem::new("decoder activations", 1 << 20, "why")];
         let plan = MemoryPlan::new(holdings, activations());
-        assert_eq!(plan.total(), 1200 + 400 + 1200 + 400 + 800 + (1 << 20) + 10);
+        assert_eq!(plan.total(), 1200 + 400 + 1200 + 400 + 800 + (1 << 20) + 17);
         let eight = Holdings { moments: MomentPrecision::EightBit, ..holdings };
         assert_eq!(MemoryPlan::new(eight, activations()).total(), plan.total() - 600 + 8);
         let text = plan.to_string();

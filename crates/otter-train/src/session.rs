@@ -11,13 +11,13 @@ use crate::config::{EmbeddingRows, EvalSection, SaveWeights, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::memory_choice::Choice;
-use crate::memory_forecast::{Base, Expected};
+use crate::memory_forecast::{Base, Expected, picture_cache_limit};
 use crate::memory_plan;
 use crate::model::{LossSum, TrainableModel};
 use crate::otter_step::{TrainableOtter, freeze_rule};
 use crate::report::{Observer, TrainSummary};
 use crate::run_directory::RunDirectory;
-use crate::trainer::{self, Setup};
+use crate::trainer::{self, PictureCache, Setup};
 
 /// Trains as the configuration says. With `resume`, goes on from the newest checkpoint in `train.run_dir`. Setting
 /// `interrupt` stops the run with a checkpoint of the last complete step.
@@ -72,6 +72,8 @@ fn train_here(
         rank: Rank::default(),
     };
     let mut config = config.clone();
+    // A trained part goes on as it was trained, unless the configuration says otherwise.
+    config.model.quantise = config.model.quantise.or(base.quantised);
     match (config.memory_limit()?, &found) {
         (Some(_), Some(found)) => Choice::saved(&found.state.config)?.apply(&mut config),
         (Some(limit), None) => {
@@ -117,6 +119,9 @@ fn train_here(
     }
     let model = model;
 
+    let caches: Vec<Arc<Dataset>> =
+        std::iter::once(&dataset).chain(held_out.iter().map(|(_, dataset)| dataset)).cloned().collect();
+    let cached = || caches.iter().map(|dataset| dataset.frame_cache_bytes()).sum();
     let mut source = Loader::new(dataset, options.clone(), found.as_ref().map(|found| found.state.loader))?;
     let mut evaluation = held_out.map(|(section, dataset)| {
         let options = LoaderOptions { batch_size: section.batch_size, drop_last: false, ..options.clone() };
@@ -135,6 +140,7 @@ fn train_here(
         evaluation: evaluation.as_mut().map(|evaluation| evaluation as &mut trainer::Evaluation<'_>),
         interrupt,
         process_bytes,
+        picture_cache: PictureCache { limit: picture_cache_limit(&config), held: &cached },
     };
     let summary = trainer::run(setup, observer)?;
     if let Some(CacheCounts { hits, encoded, not_added }) = model.feature_counts() {

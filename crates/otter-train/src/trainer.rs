@@ -55,6 +55,17 @@ pub struct Setup<'a, M> {
     pub interrupt: &'a AtomicBool,
     /// Bytes that the process held before the weights were loaded.
     pub process_bytes: u64,
+    /// The cache of decoded pictures.
+    pub picture_cache: PictureCache<'a>,
+}
+
+/// What the data keeps of decoded pictures. It grows as the run goes on.
+#[derive(Clone, Copy)]
+pub struct PictureCache<'a> {
+    /// Bytes that it may take.
+    pub limit: u64,
+    /// Bytes that it takes now.
+    pub held: &'a (dyn Fn() -> u64 + Sync),
 }
 
 /// Micro-batches of one step.
@@ -94,7 +105,7 @@ struct Trainer<'a, M> {
     /// Skipped samples before this process.
     skipped_before: BTreeMap<String, u64>,
     weights: WeightPlan,
-    planned_bytes: u64,
+    largest_plan: u64,
     /// Of the steps of this process.
     tokens: TokenCounts,
     last_loss: Option<f64>,
@@ -153,7 +164,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             checkpoint: setup.resume.map(|found| (found.state.step, found.path.clone())),
             coverage: GradientCoverage::new(),
             weights: WeightPlan::of(setup.parameters),
-            planned_bytes: 0,
+            largest_plan: 0,
             tokens: TokenCounts::default(),
             last_loss: None,
             last_evaluation: (0, Vec::new()),
@@ -238,20 +249,27 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
                 weights: &self.weights,
                 moments: setup.config.adamw().moments,
                 loader: bytes_ahead(&setup.config.train, batch),
+                pictures: setup.picture_cache.limit,
                 process: setup.process_bytes,
             };
             MemoryPlan::new(holdings, activations)
         };
         let largest = step.batches.iter().map(plan_of).max_by_key(MemoryPlan::total);
         let Some(plan) = largest else { return };
-        if self.planned_bytes == 0 {
+        if self.largest_plan == 0 {
             self.write_log(&plan.to_string());
             self.observer.memory_plan(&plan);
         }
-        self.planned_bytes = self.planned_bytes.max(plan.total());
-        if memory_plan::resident_bytes().is_some_and(|bytes| bytes > self.planned_bytes) {
+        self.largest_plan = self.largest_plan.max(plan.total());
+        if memory_plan::resident_bytes().is_some_and(|bytes| bytes > self.planned_bytes()) {
             memory_plan::give_back_freed();
         }
+    }
+
+    /// The plan for the largest batch, with what the picture cache holds by now.
+    fn planned_bytes(&self) -> u64 {
+        let PictureCache { limit, held } = self.setup.picture_cache;
+        self.largest_plan.saturating_sub(limit) + held().min(limit)
     }
 
     /// Adds the gradients of all micro-batches; `None` when interrupted meanwhile.
@@ -405,7 +423,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
     }
 
     fn finish(&mut self, outcome: Outcome) -> Result<TrainSummary> {
-        let peak = memory_plan::peak_bytes();
+        let (planned, peak) = (self.planned_bytes(), memory_plan::peak_bytes());
         if self.position.step > 0 {
             // The checkpoint first: an evaluation can take long, and an interrupt must not wait for it.
             self.save()?;
@@ -414,8 +432,8 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
                 self.evaluate()?;
             }
         }
-        if self.planned_bytes > 0 {
-            self.tell(&memory_plan::compare(self.planned_bytes, peak));
+        if self.largest_plan > 0 {
+            self.tell(&memory_plan::compare(planned, peak));
         }
         if self.tokens.real > 0 {
             self.tell(&self.tokens.to_string());
@@ -436,7 +454,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             checkpoint: self.checkpoint.as_ref().map(|(_, path)| path.clone()),
             samples_seen: self.position.samples_seen,
             skipped: self.position.skipped.clone(),
-            planned_bytes: self.planned_bytes,
+            planned_bytes: planned,
             tokens: self.tokens,
             peak_bytes: peak,
         };

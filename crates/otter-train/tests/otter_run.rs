@@ -336,19 +336,56 @@ fn a_memory_limit_is_kept_to() {
     let error = chosen("none", "1MiB", &[], false).0.unwrap_err().to_string();
     assert!(error.contains("train.memory") && error.contains("more than the 1.00 MiB given"), "{error}");
 
-    // What the largest choice and the smallest take, in this process.
-    let total = |text: &str| -> f64 {
-        text.split(" MiB").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    let (result, watch, saved) =
+        chosen("given", "8GiB", &["train.moments=8bit", "model.recompute=true"], false);
+    result.unwrap();
+    assert!(saved.contains("moments = \"8bit\"") && saved.contains("recompute = true"), "{saved}");
+    assert!(
+        watch.plan.contains("two of 1 byte") && watch.plan.contains("one layer run again"),
+        "{}",
+        watch.plan
+    );
+    // Resumed without a word about what was chosen.
+    let (result, _, saved) = chosen("given", "7GiB", &["train.stop_after=2"], true);
+    result.unwrap();
+    assert!(saved.contains("moments = \"8bit\"") && saved.contains("recompute = true"), "{saved}");
+}
+
+/// A quantised frozen part: trained parameters stay in 32 bits, the trained part alone is saved, opens quantised as it was
+/// trained, resumes bit for bit, and goes on in a run over it.
+#[test]
+fn a_quantised_base_is_trained() {
+    let place = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str], resume: bool| {
+        let overrides = [&["model.quantise=q8_0", "train.steps=4"], more].concat();
+        go(&config(&place.path().join(name), &overrides), resume)
     };
-    let plans: Vec<f64> =
-        [["model.recompute=false", "train.moments=f32"], ["model.recompute=true", "train.moments=8bit"]]
-            .iter()
-            .enumerate()
-            .map(|(at, more)| {
-                let (result, watch, _) = chosen(&format!("plan{at}"), "8GiB", more, false);
-                result.unwrap();
-                total(watch.messages.iter().find(|line| line.starts_with("memory: at most")).unwrap())
-            })
-            .collect();
-    assert!(plans[1] < plans[0], "{plans:?}");
+    let (whole, seen) = run("whole", &[], false);
+    assert!(seen.plan.contains("frozen weights, q8_0"), "{}", seen.plan);
+    let (_, plain) = go(&config(&place.path().join("plain"), &["train.steps=4"]), false);
+    for (a, b) in seen.steps.iter().zip(&plain.steps) {
+        assert!((a.loss - b.loss).abs() < 1e-2 * b.loss, "{} {}", a.loss, b.loss);
+    }
+    let part = whole.checkpoint.unwrap().join("model");
+    let loaded = load_model(&part, Device::Cpu).unwrap();
+    let rule = otter_model::FreezeRule::Head;
+    let is_trained = |name: &str| rule.is_trainable(&loaded.config.model, name);
+    assert!(loaded.parameters.quantised_count() > 0);
+    assert!(loaded.parameters.iter().all(|p| !is_trained(&p.name) || p.tensor.is_full()));
+
+    run("parts", &["train.stop_after=2"], false);
+    let resumed = run("parts", &["train.threads=1"], true).0.checkpoint.unwrap();
+    assert!(bits(&resumed) == bits(part.parent().unwrap()), "final weights differ");
+
+    // Over the part, without a word about blocks: as it was trained.
+    let init = format!("model.init_from={:?}", part.to_str().unwrap());
+    let over = config(&place.path().join("over"), &[&init, "train.steps=2"]);
+    let (over, seen) = go(&over, false);
+    assert!(seen.plan.contains("frozen weights, q8_0"), "{}", seen.plan);
+    let over = load_model(&over.checkpoint.unwrap().join("model"), Device::Cpu).unwrap();
+    assert_eq!(over.parameters.quantised_count(), loaded.parameters.quantised_count());
+
+    let full = config(&place.path().join("full"), &["model.quantise=q8_0", "train.save=full"]);
+    let error = train(&full, false, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
+    assert!(error.contains("train.save") && error.contains("trainable"), "{error}");
 }

@@ -12,7 +12,7 @@ use otter_nn::{
 use otter_train::memory_plan::{BatchShape, PlanItem};
 use otter_train::model::{BatchSource, LossSum, TrainableModel};
 use otter_train::run_directory::{Resumable, RunDirectory, TrainerState};
-use otter_train::trainer::{self, Setup};
+use otter_train::trainer::{self, PictureCache, Setup};
 use otter_train::{Observer, Outcome, Result, StepReport, TrainConfig, TrainError, TrainSummary};
 
 const VOCABULARY: usize = 11;
@@ -272,6 +272,7 @@ impl<'a> Run<'a> {
             evaluation: Some(&mut evaluation),
             interrupt,
             process_bytes: 0,
+            picture_cache: PictureCache { limit: 0, held: &|| 0 },
         };
         trainer::run(setup, &mut self.watch)
     }

@@ -67,6 +67,9 @@ pub struct Train {
     /// Go on from the newest complete checkpoint of the run directory.
     #[arg(long)]
     pub resume: bool,
+    /// Memory that the run may take, for example 22GiB: what does not fit is made smaller (train.memory).
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
     /// Print the memory plan and stop.
     #[arg(long)]
     pub plan: bool,

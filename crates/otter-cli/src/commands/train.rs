@@ -54,7 +54,9 @@ pub fn run(arguments: &Train) -> Result<()> {
 
 /// The configuration with the model found, which may be named as on the hub.
 fn load(arguments: &Train, overrides: &[String]) -> Result<TrainConfig> {
-    let mut config = TrainConfig::load(&arguments.config, overrides)?;
+    let memory = arguments.memory.iter().map(|size| format!("train.memory={size}"));
+    let overrides: Vec<String> = overrides.iter().cloned().chain(memory).collect();
+    let mut config = TrainConfig::load(&arguments.config, &overrides)?;
     config.model.init_from = hub::resolve_from(&arguments.config, &config.model.init_from)?;
     Ok(config)
 }

@@ -164,34 +164,38 @@ impl Manifest {
     /// Compares size and SHA-256 of every file with the manifest; the first difference is the error. `progress` gets the
     /// bytes that were read since its last call.
     pub fn verify_files(&self, directory: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        self.files.iter().try_for_each(|listed| listed.verify(directory, progress))
+    }
+}
+
+impl ManifestFile {
+    /// Compares size and SHA-256 of the file in `directory` with what is said here; a difference is the error. `progress`
+    /// gets the bytes that were read since its last call.
+    pub fn verify(&self, directory: &Path, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let path = directory.join(&self.name);
         let mut buffer = vec![0; 1 << 18];
-        for listed in &self.files {
-            let path = directory.join(&listed.name);
-            let mut file = File::open(&path).map_err(|error| DataError::io(&path, error))?;
-            let mut digest = Sha256::new();
-            let mut bytes = 0;
-            loop {
-                let count = file.read(&mut buffer).map_err(|error| DataError::io(&path, error))?;
-                if count == 0 {
-                    break;
-                }
-                digest.update(&buffer[..count]);
-                bytes += count as u64;
-                progress(count as u64);
+        let mut file = File::open(&path).map_err(|error| DataError::io(&path, error))?;
+        let mut digest = Sha256::new();
+        let mut bytes = 0;
+        loop {
+            let count = file.read(&mut buffer).map_err(|error| DataError::io(&path, error))?;
+            if count == 0 {
+                break;
             }
-            if bytes != listed.bytes {
-                return Err(wrong_size(&path, bytes, listed.bytes));
-            }
-            let found = hexadecimal(&digest.finalize());
-            if found != listed.sha256 {
-                return Err(DataError::format(
-                    &path,
-                    format!(
-                        "its SHA-256 is {found}, but manifest.json says {}; the file was damaged or changed, copy it anew",
-                        listed.sha256
-                    ),
-                ));
-            }
+            digest.update(&buffer[..count]);
+            bytes += count as u64;
+            progress(count as u64);
+        }
+        if bytes != self.bytes {
+            return Err(wrong_size(&path, bytes, self.bytes));
+        }
+        let found = hexadecimal(&digest.finalize());
+        if found != self.sha256 {
+            let problem = format!(
+                "its SHA-256 is {found}, but manifest.json says {}; the file was damaged or changed, copy it anew",
+                self.sha256
+            );
+            return Err(DataError::format(&path, problem));
         }
         Ok(())
     }

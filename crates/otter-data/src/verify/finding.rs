@@ -53,6 +53,9 @@ reasons! {
     UnreadableFile "unreadable_file" Error
         "A file is missing, cut, or not of the form its name promises."
         "Fetch or write the file again; nothing that depends on it was checked.";
+    ChangedFile "changed_file" Error
+        "A file of a layout directory is not the one its manifest lists: its size or SHA-256 differs."
+        "Copy the data set anew; what was changed on purpose is written again by `otter data convert`.";
     BadRecord "bad_record" Error
         "A record is not an object with the fields of the format."
         "Give it `instruction` and `answer` as strings and `image_ids` as a list of strings.";

@@ -3,6 +3,7 @@
 //! | pass | reads | finds |
 //! |---|---|---|
 //! | ids | the keys of all files | unreadable files, repeated ids, control characters |
+//! | checksums | every byte of layout directories | files that are not those of the manifest |
 //! | images | every image, decoded | damaged, cut, odd and equal images |
 //! | records | every record | ids that lead nowhere, empty texts, copies |
 //! | samples | every sample, tokenised | contexts that lead nowhere, what does not fit `max_seq_len` |
@@ -33,6 +34,7 @@ use std::time::Instant;
 
 use crate::config::{DataConfig, Group, Sampling};
 use crate::error::Result;
+use crate::layout::Manifest;
 use crate::tokenizer::TextTokenizer;
 
 pub use finding::{Example, FileCount, FindingSummary, Reason, Severity};
@@ -79,9 +81,9 @@ impl Default for VerifyOptions {
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifyProgress {
-    /// `ids`, `images`, `records` or `samples`.
+    /// `ids`, `checksums`, `images`, `records` or `samples`.
     pub stage: &'static str,
-    /// Items done and items there are in this stage.
+    /// Items done in this stage; bytes, of checksums.
     pub done: u64,
     /// Items there are in this stage.
     pub total: u64,
@@ -166,7 +168,8 @@ impl<'a> Verifier<'a> {
     /// All passes, or those up to the first error.
     fn run(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
         type Pass<'a> = fn(&mut Verifier<'a>, &mut dyn FnMut(VerifyProgress)) -> Result<()>;
-        let passes: [Pass<'a>; 4] = [Self::images, Self::records, Self::samples, Self::unused_images];
+        let passes: [Pass<'a>; 5] =
+            [Self::checksums, Self::images, Self::records, Self::samples, Self::unused_images];
         for pass in passes {
             if self.stops() {
                 break;
@@ -178,6 +181,37 @@ impl<'a> Verifier<'a> {
 
     fn stops(&self) -> bool {
         self.options.strict && self.findings.first_error().is_some()
+    }
+
+    /// The files of layout directories against their manifests.
+    fn checksums(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+        if self.options.ids_only {
+            return Ok(());
+        }
+        let mut listed = Vec::new();
+        for (directory, file) in self.sources.layouts() {
+            // A directory whose manifest cannot be read was reported when it was opened.
+            if let Ok(manifest) = Manifest::read(&directory) {
+                listed.extend(manifest.files.into_iter().map(|entry| (directory.clone(), file, entry)));
+            }
+        }
+        let total = listed.iter().map(|(.., entry)| entry.bytes).sum();
+        let mut done = 0;
+        for (directory, file, entry) in listed {
+            let checked = entry.verify(&directory, &mut |bytes| {
+                done += bytes;
+                progress(VerifyProgress { stage: "checksums", done, total });
+            });
+            if let Err(error) = checked {
+                self.findings.add(Reason::ChangedFile, file, &entry.name, || {
+                    (directory.join(&entry.name).display().to_string(), source::message_of(&error))
+                });
+            }
+            if self.stops() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn images(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {

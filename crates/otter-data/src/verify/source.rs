@@ -9,6 +9,7 @@ use crate::dataset::Set;
 use crate::error::{DataError, Result};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
+use crate::layout::MANIFEST_NAME as MANIFEST;
 
 use super::finding::{Findings, Reason};
 use super::id_table::{IdTable, id_hash};
@@ -190,6 +191,12 @@ impl Sources {
         }) as u32
     }
 
+    /// Directories of our own layout, each once, with the numbers of their files.
+    pub(super) fn layouts(&self) -> Vec<(PathBuf, u32)> {
+        let named = (0u32..).zip(self.files.iter().map(PathBuf::from));
+        named.filter(|(_, path)| path.join(MANIFEST).is_file()).map(|(file, path)| (path, file)).collect()
+    }
+
     /// Lets go of mapped pages of the instruction and train files.
     pub(super) fn release_records(&self) {
         for opened in &self.sets {
@@ -238,15 +245,18 @@ fn report_unreadable<T>(opened: Result<T>, path: &Path, file: u32, findings: &mu
     match opened {
         Ok(opened) => Some(opened),
         Err(error) => {
-            findings.add(Reason::UnreadableFile, file, "", || {
-                let message = match &error {
-                    DataError::Io { message, .. } | DataError::Format { message, .. } => message.clone(),
-                    other => other.to_string(),
-                };
-                (path.display().to_string(), message)
-            });
+            findings
+                .add(Reason::UnreadableFile, file, "", || (path.display().to_string(), message_of(&error)));
             None
         }
+    }
+}
+
+/// What an error says, without the path that stands beside it.
+pub(super) fn message_of(error: &DataError) -> String {
+    match error {
+        DataError::Io { message, .. } | DataError::Format { message, .. } => message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -68,6 +68,16 @@ impl Index {
         }
     }
 
+    /// The same, without those that nobody asks for.
+    fn queries(&self, vectors: &Vectors, wanted: Option<&[bool]>) -> (Vec<u32>, usize) {
+        let mut order = self.order(vectors);
+        let usable = order.len();
+        if let Some(wanted) = wanted {
+            order.retain(|&item| wanted[item as usize]);
+        }
+        (order, usable)
+    }
+
     fn block(&self) -> usize {
         match self {
             Self::Exact => exact::QUERY_ROWS,
@@ -76,7 +86,7 @@ impl Index {
     }
 }
 
-/// The neighbours of every item, itself among them.
+/// The neighbours of every item that is asked for, itself among them.
 pub struct Neighbours {
     map: Option<Mmap>,
     per_item: usize,
@@ -86,7 +96,8 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// Searches what is not yet in the file; `None` when `progress` stopped it.
+    /// Searches what is not yet in the file: all items, or those of `wanted` (one flag an item). `None` when `progress`
+    /// stopped it.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -94,10 +105,11 @@ impl Neighbours {
         index: &Index,
         vectors: &Vectors,
         per_item: usize,
+        wanted: Option<&[bool]>,
         path: &Path,
         progress: &mut dyn FnMut(usize, usize) -> bool,
     ) -> Result<Option<Self>> {
-        let order = index.order(vectors);
+        let (order, usable) = index.queries(vectors, wanted);
         let block = index.block();
         let mut file = RowFile::open(path, per_item * NEIGHBOUR, order.len(), block)?;
         let mut queries = Vec::new();
@@ -125,10 +137,10 @@ impl Neighbours {
             row_of[item as usize] = row;
         }
         let map = map_rows(path, per_item * NEIGHBOUR)?;
-        Ok(Some(Self { map, per_item, row_of, usable: order.len() }))
+        Ok(Some(Self { map, per_item, row_of, usable }))
     }
 
-    /// Items that have neighbours.
+    /// Items that can be neighbours.
     pub fn usable(&self) -> usize {
         self.usable
     }

@@ -43,8 +43,10 @@ pub struct Cost {
 /// The plan of a search.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct SearchPlan {
-    /// Items that are searched, each of them a query too.
+    /// Items that are searched.
     pub items: usize,
+    /// Items that are asked for.
+    pub queries: usize,
     /// Length of a vector.
     pub width: usize,
     /// Neighbours of each item.
@@ -71,6 +73,7 @@ impl SearchPlan {
     /// Estimates both ways and chooses one, unless `asked_for` does.
     pub fn new(
         items: usize,
+        queries: usize,
         width: usize,
         neighbours: usize,
         asked_for: Option<IndexKind>,
@@ -79,11 +82,11 @@ impl SearchPlan {
     ) -> Self {
         let lists = lists.unwrap_or_else(|| IvfOptions::lists_for(items)).clamp(1, items.max(1));
         let probes = probes.unwrap_or(DEFAULT_PROBES).clamp(1, lists);
-        let (n, d, l) = (items as f64, width as f64, lists as f64);
+        let (n, q, d, l) = (items as f64, queries as f64, width as f64, lists as f64);
         let rate = products_per_second();
-        let exact = n * n * d;
+        let exact = q * n * d;
         // Training, every item to its list, every query to its lists, and the members of those.
-        let approximate = (TRAINING_ROWS_PER_LIST * l + 2.0 * n) * l * d + n * n * d * probes as f64 / l;
+        let approximate = (TRAINING_ROWS_PER_LIST * l + n + q) * l * d + q * n * d * probes as f64 / l;
         let float = size_of::<f32>();
         let heaps = |rows: usize| rows * neighbours * size_of::<Neighbour>();
         let exact_bytes =
@@ -94,6 +97,7 @@ impl SearchPlan {
         let chosen = if exact <= EXACT_PRODUCTS { IndexKind::Exact } else { IndexKind::Approximate };
         Self {
             items,
+            queries,
             width,
             neighbours,
             exact: Cost { seconds: exact / (rate * EXACT_RATE), bytes: exact_bytes as u64 },
@@ -106,7 +110,7 @@ impl SearchPlan {
             index: asked_for.unwrap_or(chosen),
             asked_for: asked_for.is_some(),
             embedding_bytes: (items * width * super::vectors::ELEMENT) as u64,
-            neighbour_bytes: (items * neighbours * size_of::<Neighbour>()) as u64,
+            neighbour_bytes: (queries * neighbours * size_of::<Neighbour>()) as u64,
         }
     }
 }

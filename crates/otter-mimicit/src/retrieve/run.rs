@@ -160,8 +160,11 @@ impl Run<'_> {
         }
 
         let per_item = (2 * options.k + SPARE_NEIGHBOURS).min(records.items().max(1));
+        let wanted = queries.map(|queries| self.wanted(records, queries)).transpose()?;
+        let asked = wanted.as_ref().map_or(records.items(), |(_, asked, _)| *asked);
         let plan = SearchPlan::new(
             records.items(),
+            asked,
             vectors.width(),
             per_item,
             options.index,
@@ -170,7 +173,11 @@ impl Run<'_> {
         );
         self.observer.plan(&plan);
         self.report.index = Some(plan.index);
-        let key = format!("1 {:?} {per_item} {} {} {}", plan.index, plan.lists, plan.probes, options.seed);
+        let mut key =
+            format!("1 {:?} {per_item} {} {} {}", plan.index, plan.lists, plan.probes, options.seed);
+        if let Some((_, _, hash)) = &wanted {
+            key += &format!(" of {hash:016x}");
+        }
         let (index_path, neighbours_path) = work.search(&key)?;
         let started = Instant::now();
         let observer = &mut *self.observer;
@@ -180,8 +187,9 @@ impl Run<'_> {
         self.spent("index", started);
         let started = Instant::now();
         let observer = &mut *self.observer;
+        let flags = wanted.as_ref().map(|(flags, ..)| flags.as_slice());
         let searched = &mut |done, total| observer.progress(Stage::Search, done as u64, total as u64);
-        let found = Neighbours::search(&index, &vectors, per_item, &neighbours_path, searched)?;
+        let found = Neighbours::search(&index, &vectors, per_item, flags, &neighbours_path, searched)?;
         let Some(found) = found else { return Err(self.stopped()) };
         self.spent("search", started);
 
@@ -203,6 +211,24 @@ impl Run<'_> {
             work.clear();
         }
         Ok(())
+    }
+
+    /// Which items the queries need neighbours of, how many these are, and a hash of which.
+    fn wanted(&self, records: &Records, queries: &ContextTable) -> Result<(Vec<bool>, usize, u64)> {
+        let mut wanted = vec![false; records.items()];
+        for query in 0..queries.len() {
+            let entry = self.table.find(&queries.id(query)?).filter(|&entry| entry < records.len());
+            if let Some(item) = entry.map(|entry| records.item[entry]).filter(|&item| item != NO_ITEM) {
+                wanted[item as usize] = true;
+            }
+        }
+        let items = (0u64..).zip(&wanted).filter(|(_, wanted)| **wanted).map(|(item, _)| item);
+        // FNV-1a over the numbers
+        let hash = items.clone().flat_map(u64::to_le_bytes).fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let count = items.count();
+        Ok((wanted, count, hash))
     }
 
     fn rules(&self, per_item: usize) -> Rules {

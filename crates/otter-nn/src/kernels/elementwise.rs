@@ -1,6 +1,6 @@
 //! Activations and additions.
 
-use super::{LANES, fold_lanes, for_row_blocks};
+use super::{LANES, fold_lanes, for_row_blocks, zeros};
 use crate::{Real, vectorised};
 
 vectorised! {
@@ -157,11 +157,6 @@ pub fn clamp_backward<T: Real>(dy: &mut [T], clamped: &[T], limit: T) {
     for_row_blocks(dy, 1, 1, |start, block| clamp_backward_block(block, &clamped[start..], limit));
 }
 
-/// Sets all values to zero, on all threads: one alone does not fill the memory bus.
-pub fn clear<T: Real>(values: &mut [T]) {
-    for_row_blocks(values, 1, 1, |_, block| block.fill(T::ZERO));
-}
-
 vectorised! {
     /// Sum of the squares in f64, in a fixed order that depends on the length only.
     pub fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
@@ -268,7 +263,7 @@ impl Activation for QuickGelu {
 
 /// `out = activation(x)`.
 pub fn activate<A: Activation, T: Real>(x: &[T]) -> Vec<T> {
-    let mut out = vec![T::ZERO; x.len()];
+    let mut out = zeros(x.len());
     for_row_blocks(&mut out, 1, ACTIVATION_WORK, |start, block| {
         activate_block::<A, T>(block, &x[start..]);
     });
@@ -291,7 +286,7 @@ pub fn activate_backward<A: Activation, T: Real>(dy: &mut [T], x: &[T]) {
 /// `out = silu(gate) * up`, the product inside LLaMA's feed-forward.
 pub fn silu_product<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
     assert_eq!(gate.len(), up.len(), "lengths differ");
-    let mut out = vec![T::ZERO; gate.len()];
+    let mut out = zeros(gate.len());
     for_row_blocks(&mut out, 1, ACTIVATION_WORK, |start, block| {
         silu_product_block(block, &gate[start..], &up[start..]);
     });
@@ -353,9 +348,12 @@ mod tests {
     }
 
     #[test]
-    fn clearing_reaches_every_element() {
-        let mut values = vec![1f32; 100_003];
-        clear(&mut values);
-        assert!(values.iter().all(|&v| v == 0.0));
+    fn buffers_of_zeros_hold_zeros() {
+        for len in [0, 7, 1 << 18, (1 << 19) + 5] {
+            // Memory that held something else before.
+            drop(std::hint::black_box(vec![1f32; len]));
+            let buffer: Vec<f32> = zeros(len);
+            assert!(buffer.len() == len && buffer.iter().all(|&v| v == 0.0));
+        }
     }
 }

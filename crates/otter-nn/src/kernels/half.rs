@@ -4,7 +4,7 @@
 use half::{bf16, f16};
 
 use super::for_row_blocks;
-use super::matmul::{self, Layout};
+use super::matmul::{self, Layout, SOME_ROWS};
 use crate::{Real, vectorised};
 
 /// Elements of a widened tile: 4 MiB of f32, which stay in the cache until the product has read them.
@@ -12,7 +12,7 @@ const TILE: usize = 1 << 20;
 /// Weight rows widened at a time for dot products: they stay in the second-level cache.
 const GROUP: usize = 16;
 /// A tile has a multiple of this many rows where the matrix has them, for whole vectors in the product.
-const TILE_ROWS: usize = 16;
+const TILE_ROWS: usize = 32;
 
 /// An element of a weight as it is stored.
 pub trait Stored<T>: Copy + Send + Sync {
@@ -94,8 +94,8 @@ fn for_tiles<T: Real, W: Stored<T>>(
     }
 }
 
-/// `y (+)= x w^T` for more than a few rows, as dot products with groups of widened weight rows; see
-/// [`matmul::times_transposed`]. Bits do not depend on the number of rows.
+/// `y (+)= x w^T` for more than a few rows; see [`matmul::times_transposed`]. Some rows are dot products with groups of
+/// widened weight rows, many a product with one widened tile after the other.
 pub(super) fn times_transposed<T: Real, W: Stored<T>>(
     y: &mut [T],
     x: &[T],
@@ -109,6 +109,15 @@ pub(super) fn times_transposed<T: Real, W: Stored<T>>(
         return;
     }
     let rows = y.len() / outer;
+    if rows > SOME_ROWS {
+        return for_tiles(w, inner, outer, |first, count, tile| {
+            let (to, from) = (Layout::rows(outer).at(first), Layout::rows(inner));
+            let sizes = (rows, inner, count);
+            let threads = matmul::parallelism(rows * inner * count);
+            let columns = Layout::columns(inner);
+            matmul::product(y, to, x, from, tile, columns, sizes, T::ONE, accumulate, threads);
+        });
+    }
     matmul::dot_products(y, inner, outer, accumulate, |block, first| {
         let mut group = vec![T::ZERO; GROUP * inner];
         let w = &w[first * inner..];
@@ -226,6 +235,8 @@ mod tests {
         compare::<f32>((3, 700, 3100), 2e-3);
         compare::<f32>((6, 700, 3100), 2e-3);
         compare::<f64>((6, 700, 3100), 1e-10);
+        compare::<f32>((40, 700, 1600), 2e-3);
+        compare::<f64>((40, 700, 1600), 1e-10);
     }
 
     #[test]

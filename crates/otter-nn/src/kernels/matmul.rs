@@ -12,7 +12,7 @@ use crate::{Real, WeightView, vectorised};
 /// Rows up to which the product is a set of dot products bound by reading the weight once.
 const FEW_ROWS: usize = 3;
 /// Rows up to which dot products with a weight in full precision are faster than packing it for the general product.
-const SOME_ROWS: usize = 32;
+pub(super) const SOME_ROWS: usize = 32;
 /// Multiplications below which a product stays on one thread.
 const PARALLEL_PRODUCTS: usize = 1 << 18;
 

@@ -56,6 +56,24 @@ pub fn for_row_blocks<T: Send>(
     data.par_chunks_mut(block * width).enumerate().for_each(|(i, rows)| run(i * block, rows));
 }
 
+/// Elements from which a buffer is cleared on all threads: one alone does not fill the memory bus.
+const PARALLEL_ZEROS: usize = 1 << 18;
+
+/// A buffer of zeros.
+pub fn zeros<T: crate::Real>(len: usize) -> Vec<T> {
+    if len < PARALLEL_ZEROS || rayon::current_num_threads() == 1 {
+        return vec![T::ZERO; len];
+    }
+    let mut zeros = Vec::with_capacity(len);
+    let block = PARALLEL_ZEROS / BLOCKS_PER_THREAD;
+    zeros.spare_capacity_mut()[..len]
+        .par_chunks_mut(block)
+        .for_each(|block| block.fill(std::mem::MaybeUninit::new(T::ZERO)));
+    // SAFETY: the first `len` elements have just been written.
+    unsafe { zeros.set_len(len) };
+    zeros
+}
+
 /// Number of lanes partial sums are kept in, so that sums vectorise and do not depend on the instruction set.
 const LANES: usize = 16;
 

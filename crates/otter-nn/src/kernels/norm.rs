@@ -127,7 +127,7 @@ pub fn rms_norm<T: Real>(x: &[T], gain: &[T], eps: f64) -> (Vec<T>, Vec<[T; 2]>)
 
 fn normalised<T: Real>(x: &[T], statistics: &[[T; 2]], gain: &[T], bias: Option<&[T]>) -> Vec<T> {
     let width = gain.len();
-    let mut y = vec![T::ZERO; x.len()];
+    let mut y = super::zeros(x.len());
     for_row_blocks(&mut y, width, 4, |first, block| {
         normalise_rows(block, &x[first * width..], &statistics[first..], gain, bias);
     });

@@ -1,7 +1,7 @@
 //! Output projection and softmax cross-entropy in one, in chunks of tokens: (tokens x vocabulary) never exists whole,
 //! and tokens without a target are never projected.
 
-use crate::kernels::{for_row_blocks, matmul, max_of, sum_of};
+use crate::kernels::{for_row_blocks, matmul, max_of, sum_of, zeros};
 use crate::{Gradients, ParameterId, Parameters, Real, Tensor};
 
 /// Label of a token without a target.
@@ -87,11 +87,13 @@ impl CrossEntropy {
         let scale = T::from_f64(scale);
         self.for_chunks(parameters, hidden, targets, |rows, gathered, logits, vocabulary| {
             let mut losses = vec![T::ZERO; rows.len()];
-            for (loss, (row, logits)) in
-                losses.iter_mut().zip(rows.iter().zip(logits.chunks_exact(vocabulary)))
-            {
-                *loss = log_sum_exp(logits) - logits[targets[*row] as usize];
-            }
+            let whole = &*logits;
+            for_row_blocks(&mut losses, 1, vocabulary, |first, block| {
+                for (row, loss) in (first..).zip(block.iter_mut()) {
+                    let logits = &whole[row * vocabulary..][..vocabulary];
+                    *loss = log_sum_exp(logits) - logits[targets[rows[row]] as usize];
+                }
+            });
             total.sum += losses.iter().map(|l| l.to_f64()).sum::<f64>();
             total.targets += rows.len();
             for_row_blocks(logits, vocabulary, 8, |first, block| {
@@ -136,7 +138,7 @@ impl CrossEntropy {
             for &row in rows {
                 gathered.extend_from_slice(&hidden.data()[row * width..][..width]);
             }
-            let mut logits = vec![T::ZERO; rows.len() * vocabulary];
+            let mut logits = zeros(rows.len() * vocabulary);
             matmul::times_transposed(&mut logits, &gathered, table.view(), width, vocabulary, false);
             body(rows, &gathered, &mut logits, vocabulary);
         }

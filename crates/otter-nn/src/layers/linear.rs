@@ -1,7 +1,7 @@
 //! Linear layer: `y = x W^T + b`.
 
 use crate::kernels::elementwise::{self, Activation};
-use crate::kernels::{matmul, norm::add_column_sums};
+use crate::kernels::{self, matmul, norm::add_column_sums};
 use crate::{
     Gradients, Init, ParameterId, ParameterSpecs, Parameters, QuantisedView, Real, Tensor, WeightView,
 };
@@ -46,7 +46,7 @@ impl Linear {
         if let Some(last) = shape.last_mut() {
             *last = self.outer;
         }
-        let mut y = vec![T::ZERO; x.rows() * self.outer];
+        let mut y = kernels::zeros(x.rows() * self.outer);
         self.forward_into(parameters, x.data(), &mut y, false);
         Tensor::from_vec(y, &shape, x.device())
     }
@@ -82,7 +82,7 @@ impl Linear {
         for (layer, y) in outputs {
             if let Some(bias) = layer.bias {
                 let bias = parameters.data(bias);
-                crate::kernels::for_row_blocks(y, layer.outer, 1, |_, rows| {
+                kernels::for_row_blocks(y, layer.outer, 1, |_, rows| {
                     rows.chunks_exact_mut(bias.len()).for_each(|row| elementwise::add_part(row, bias));
                 });
             }
@@ -139,7 +139,7 @@ impl Linear {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        let mut dx = vec![T::ZERO; x.len()];
+        let mut dx = kernels::zeros(x.len());
         self.backward_into(parameters, x.data(), dy.data(), &mut dx, false, gradients);
         Tensor::from_vec(dx, x.shape(), x.device())
     }
