@@ -4,7 +4,7 @@
 //! trained.safetensors   the trained parameters, 32-bit
 //! trained.json          {"format": 1, "base": "/models/otter-mpt7b", "quantise": "q4_k"}
 //! ```
-//! [`load_model`](crate::load_model) opens such a directory together with its base; `otter convert BASE --overlay DIR` makes a
+//! [`load_model`](crate::load_model) opens such a directory together with its base; `otter convert BASE --overlay DIR/trained.safetensors` makes a
 //! whole model of both.
 
 use std::collections::HashMap;

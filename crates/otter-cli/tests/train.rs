@@ -485,7 +485,8 @@ fn a_memory_limit_is_kept_to_and_a_trained_part_is_a_model() {
     let command = format!("otter convert {} --overlay", base.canonicalize().unwrap().display());
     assert!(inspected.contains(&command) || inspected.contains("toybox-base --overlay"), "{inspected}");
     let whole = place.path("whole");
-    otter(&arguments!["convert", base, "--overlay", model, "--out", whole]).success();
+    otter(&arguments!["convert", base, "--overlay", model.join("trained.safetensors"), "--out", whole])
+        .success();
     otter(&arguments!["generate", "--model", whole, "--prompt", "what is this", "--max-new-tokens", "2"])
         .success();
 

@@ -1,7 +1,7 @@
 //! Times the matrix products of linear layers: `cargo run --release -p otter-nn --example matrix_products`.
 //!
 //! Prints, for every shape, G operations a second of forward (x W^T), input gradient (dy W) and weight gradient (dy^T x) by
-//! this crate's kernels and by the `gemm` crate, in turn. `bench/matrix_products.py` prints the same of PyTorch and NumPy.
+//! this crate's kernels and by the `gemm` crate, in turn.
 
 use std::time::Instant;
 

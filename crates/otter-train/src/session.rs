@@ -106,7 +106,7 @@ fn train_here(
         return Err(TrainError::config(
             "train.save",
             "`full` would write the quantised frozen matrices instead of the base's own; use `trainable`, and \
-             `otter convert BASE --overlay` for a whole model",
+             `otter convert BASE --overlay …/trained.safetensors` for a whole model",
         ));
     }
     config.train.save = Some(save);

@@ -3,7 +3,7 @@
 
 use super::facts::Language;
 use super::part::{Part, language_name, plain_name};
-use crate::trained_part::TrainedPart;
+use crate::trained_part::{TRAINED_FILE, TrainedPart};
 use std::fmt;
 use std::path::Path;
 
@@ -68,7 +68,9 @@ impl Kind {
             Self::TrainedPart => {
                 let part = TrainedPart::read(Path::new(path)).ok().flatten();
                 let base = part.map_or_else(|| "BASE_DIR".to_owned(), |part| part.base.display().to_string());
-                format!("otter convert {base} --overlay {path} --out DIR")
+                let file = Path::new(path).join(TRAINED_FILE);
+                let overlay = if file.exists() { file.display().to_string() } else { path.to_owned() };
+                format!("otter convert {base} --overlay {overlay} --out DIR")
             }
             Self::LanguageModel => {
                 format!("otter convert --inject {path} --base-vision CLIP_DIR --out DIR")

@@ -148,7 +148,7 @@ pub struct Bench {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "like"])]
     pub model: Option<PathBuf>,
     /// Keep the large matrices in blocks of 8 or 4 bits.
-    #[arg(long, value_enum, value_name = "FORMAT")]
+    #[arg(long = "quantize", alias = "quantise", value_enum, value_name = "FORMAT")]
     pub quantise: Option<QuantiseChoice>,
     /// What to time (default: everything that fits in memory).
     #[arg(long, value_enum, value_name = "WHAT,…", value_delimiter = ',')]

@@ -145,7 +145,7 @@ and OTTER_MIRROR, a folder laid out as org/name/files.")]
     /// Time training steps and greedy decoding of a model of given sizes with random weights.
     #[command(after_help = "Examples:
   otter bench --preset mid --json
-  otter bench --like otter-9b --quantise q4_k --only prefill,decode
+  otter bench --like otter-9b --quantize q4_k --only prefill,decode
   otter bench --preset mid --lengths 128,61,90,37")]
     Bench(Bench),
 }

@@ -63,7 +63,7 @@ fn check_memory(specs: &ParameterSpecs, quantise: Option<QuantisedFormat>) -> Re
         && needed > available
     {
         bail!(
-            "the weights take {}, but {} of memory are free; choose a smaller model or --quantise q4_k",
+            "the weights take {}, but {} of memory are free; choose a smaller model or --quantize q4_k",
             output::bytes(needed),
             output::bytes(available)
         );

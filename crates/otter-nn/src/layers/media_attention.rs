@@ -167,8 +167,7 @@ impl MediaAttention {
         kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, sums);
         let width = q.width();
         for (row, items) in rows.uniform_rows() {
-            let mean = self.mean_value(v, items);
-            out.data_mut()[row * width..][..width].copy_from_slice(&mean);
+            self.mean_value(v, items, &mut out.data_mut()[row * width..][..width]);
         }
         MediaAttentionOutput { out, log_sums }
     }
@@ -184,8 +183,8 @@ impl MediaAttention {
         self.forward_saved(q, k, v, rows).out
     }
 
-    /// As [`MediaAttention::forward`], of rows and to a slice. With one text token a row nothing is allocated but the means
-    /// of uniform rows: `scores` then has room for (rows, heads, latents), whatever is in it.
+    /// As [`MediaAttention::forward`], of rows and to a slice. With one text token a row nothing is allocated:
+    /// `scores` then has room for (rows, heads, latents), whatever is in it.
     pub fn forward_into<T: Real>(
         &self,
         q: &[T],
@@ -213,16 +212,17 @@ impl MediaAttention {
         }
         let width = self.heads * self.head_size;
         for (row, items) in rows.uniform_rows() {
-            out[row * width..][..width].copy_from_slice(&self.mean_value(v, items));
+            self.mean_value(v, items, &mut out[row * width..][..width]);
         }
     }
 
-    fn mean_value<T: Real>(&self, v: &Tensor<T>, items: &[usize]) -> Vec<T> {
+    /// Writes the mean over all latents of these items.
+    fn mean_value<T: Real>(&self, v: &Tensor<T>, items: &[usize], mean: &mut [T]) {
         let width = v.width();
-        let mut mean = vec![T::ZERO; width];
+        mean.fill(T::ZERO);
         let count = items.len() * self.latents;
         if count == 0 {
-            return mean;
+            return;
         }
         for &item in items {
             for row in v.data()[item * self.latents * width..][..self.latents * width].chunks_exact(width) {
@@ -233,7 +233,6 @@ impl MediaAttention {
         }
         let factor = T::from_f64(1.0 / count as f64);
         mean.iter_mut().for_each(|m| *m *= factor);
-        mean
     }
 
     /// Gradients of q, k and v.
