@@ -18,7 +18,7 @@ pub(crate) const QUANTS: usize = 16;
 
 /// The eight 6-bit scales and the eight 6-bit minima of a block.
 #[inline(always)]
-pub(crate) fn scales_and_minima(block: &[u8]) -> ([u8; GROUPS], [u8; GROUPS]) {
+pub(crate) fn scales_and_minima(block: &[u8; BYTES]) -> ([u8; GROUPS], [u8; GROUPS]) {
     let word = |at: usize| {
         let at = PACKED + at;
         u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
@@ -34,8 +34,9 @@ pub(crate) fn scales_and_minima(block: &[u8]) -> ([u8; GROUPS], [u8; GROUPS]) {
 #[inline(always)]
 pub(crate) fn decode(block: &[u8], out: &mut [f32]) {
     let (unit, minimum) = (scale(block, 0), scale(block, 2));
+    let Some(block) = block.first_chunk::<BYTES>() else { unreachable!("a whole block") };
     let (scales, minima) = scales_and_minima(block);
-    let quants = &block[QUANTS..BYTES];
+    let quants = &block[QUANTS..];
     for (pair, out) in out[..ELEMENTS].chunks_exact_mut(2 * GROUP).enumerate() {
         let quants = &quants[pair * GROUP..][..GROUP];
         let (low, high) = out.split_at_mut(GROUP);

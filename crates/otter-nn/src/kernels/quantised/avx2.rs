@@ -71,7 +71,7 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
     }
     let mut products = [_mm256_setzero_ps(); C];
     let mut corrections = [_mm_setzero_ps(); C];
-    for (at, block) in row.chunks_exact(q4_k::BYTES).enumerate() {
+    for (at, block) in row.as_chunks::<{ q4_k::BYTES }>().0.iter().enumerate() {
         let (scales, minima) = q4_k::scales_and_minima(block);
         let scales = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(scales)));
         let minima = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(minima)));
@@ -132,13 +132,41 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
     }
     let ones = _mm256_set1_epi16(1);
     let mut products = [_mm256_setzero_ps(); C];
-    for (at, block) in row.chunks_exact(q8_0::BYTES).enumerate() {
+    let all = row.as_chunks::<{ q8_0::BYTES }>().0;
+    let (whole, rest) = all.as_chunks::<8>();
+    for (eight, blocks) in whole.iter().enumerate() {
+        // Eight scales become floats at once and meet those of the activations, which stand side by side.
+        let unit = |at: usize| i16::from_le_bytes([blocks[at][0], blocks[at][1]]);
+        let units = _mm_setr_epi16(unit(0), unit(1), unit(2), unit(3), unit(4), unit(5), unit(6), unit(7));
+        let units = _mm256_cvtph_ps(units);
+        let mut scales = [_mm256_setzero_ps(); C];
+        for c in 0..C {
+            // SAFETY: the row of activations has as many blocks as the weight row (checked above).
+            scales[c] =
+                _mm256_mul_ps(units, unsafe { _mm256_loadu_ps(columns[c].1.as_ptr().add(8 * eight)) });
+        }
+        for (at, block) in blocks.iter().enumerate() {
+            let lane = _mm256_set1_epi32(at as i32);
+            // SAFETY: a block has `BYTES` bytes: two of the scale, then 32.
+            let codes = unsafe { _mm256_loadu_si256(block.as_ptr().add(q8_0::QUANTS).cast()) };
+            let magnitudes = _mm256_abs_epi8(codes);
+            for c in 0..C {
+                // SAFETY: as above.
+                let quants = unsafe {
+                    _mm256_loadu_si256(columns[c].0.as_ptr().add((8 * eight + at) * q8_0::ELEMENTS).cast())
+                };
+                // two products of at most 128 · 127 fit 16 bits
+                let signed = _mm256_sign_epi8(quants, codes);
+                let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitudes, signed), ones);
+                let scale = _mm256_permutevar8x32_ps(scales[c], lane);
+                products[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, products[c]);
+            }
+        }
+    }
+    for (at, block) in rest.iter().enumerate() {
+        let at = 8 * whole.len() + at;
         // SAFETY: a block has `BYTES` bytes: two of the scale, then 32.
-        let (unit, codes) = unsafe {
-            let unit = block.as_ptr().cast::<u16>().read_unaligned();
-            (unit, _mm256_loadu_si256(block.as_ptr().add(q8_0::QUANTS).cast()))
-        };
-        let unit = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(unit)));
+        let codes = unsafe { _mm256_loadu_si256(block.as_ptr().add(q8_0::QUANTS).cast()) };
         let magnitudes = _mm256_abs_epi8(codes);
         for c in 0..C {
             // SAFETY: the row of activations has as many blocks as the weight row (checked above).
@@ -146,10 +174,9 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
                 let quants = _mm256_loadu_si256(columns[c].0.as_ptr().add(at * q8_0::ELEMENTS).cast());
                 (quants, *columns[c].1.get_unchecked(at))
             };
-            // two products of at most 128 · 127 fit 16 bits
             let signed = _mm256_sign_epi8(quants, codes);
             let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitudes, signed), ones);
-            let scale = _mm256_broadcastss_ps(_mm_mul_ss(unit, _mm_set_ss(of_x)));
+            let scale = _mm256_set1_ps(crate::quantised::scale(block, 0) * of_x);
             products[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, products[c]);
         }
     }
@@ -370,6 +397,7 @@ fn lay_out_q4_k(tile: &mut Tile, w: QuantisedView<'_>, block: usize) {
         }
         for (lane, block) in blocks.into_iter().enumerate() {
             let row = part * LANES + lane;
+            let Some(block) = block.first_chunk() else { unreachable!("a whole block") };
             let (scales, minima) = q4_k::scales_and_minima(block);
             tile.units[0][row] = crate::quantised::scale(block, 0);
             tile.units[1][row] = crate::quantised::scale(block, 2);

@@ -24,7 +24,8 @@ pub(super) fn dot(
                     .sum()
             }
             QuantisedFormat::Q4K => {
-                let blocks = row.chunks_exact(q4_k::BYTES).zip(quants.chunks_exact(q4_k::ELEMENTS));
+                let blocks =
+                    row.as_chunks::<{ q4_k::BYTES }>().0.iter().zip(quants.chunks_exact(q4_k::ELEMENTS));
                 let blocks = blocks.zip(sums.chunks_exact(q4_k::GROUPS)).zip(scales);
                 blocks
                     .map(|(((block, quants), sums), of_x)| {
@@ -43,7 +44,7 @@ fn of_q8_0(block: &[u8], quants: &[i8]) -> i32 {
 }
 
 /// The weighted sum of products and the weighted sum of sums.
-fn of_q4_k(block: &[u8], quants: &[i8], sums: &[i16]) -> (i32, i32) {
+fn of_q4_k(block: &[u8; q4_k::BYTES], quants: &[i8], sums: &[i16]) -> (i32, i32) {
     let (scales, minima) = q4_k::scales_and_minima(block);
     let mut dot = 0;
     for (pair, quants) in quants.chunks_exact(2 * q4_k::GROUP).enumerate() {
