@@ -267,13 +267,8 @@ impl TensorEntry {
                 })
             },
         )?;
-        self.forget_pages();
-        Ok(bytes)
-    }
-
-    /// Tells the system that the pages of these elements are not needed any more; they come back from the file when they are.
-    fn forget_pages(&self) {
         give_back(&self.location.map, self.location.bytes.clone());
+        Ok(bytes)
     }
 
     /// Whether the elements are 16-bit floats.
