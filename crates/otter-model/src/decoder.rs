@@ -209,7 +209,7 @@ pub(crate) mod tests {
         let positions = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4];
         let rows = Rows { batch: 2, positions: &positions, mask: &causal(0) };
         let (whole, _) = layer.forward_saved(&parameters, x.clone(), &rows);
-        let mut cache = LayerCache::new(config.key_width(), 2, 6);
+        let mut cache = LayerCache::new(config.key_heads(), 2, 6);
         let part = |range: std::ops::Range<usize>| {
             let rows: Vec<f64> = (0..2)
                 .flat_map(|b| x.data()[(b * 5 + range.start) * width..(b * 5 + range.end) * width].to_vec())

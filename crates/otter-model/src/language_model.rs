@@ -66,7 +66,6 @@ pub struct LanguageCache<T = f32> {
     layers: Vec<LayerCache<T>>,
     media: Vec<Option<KeysAndValues<T>>>,
     batch: usize,
-    capacity: usize,
     len: usize,
     scratch: Scratch<T>,
 }
@@ -289,7 +288,7 @@ impl LanguageModel {
         capacity: usize,
     ) -> LanguageCache<T> {
         let layers =
-            self.layers.iter().map(|_| LayerCache::new(config.text.key_width(), batch, capacity)).collect();
+            self.layers.iter().map(|_| LayerCache::new(config.text.key_heads(), batch, capacity)).collect();
         let media = self
             .layers
             .iter()
@@ -298,7 +297,7 @@ impl LanguageModel {
                 Some(block.project_media(parameters, latents?))
             })
             .collect();
-        LanguageCache { layers, media, batch, capacity, len: 0, scratch: Scratch::new() }
+        LanguageCache { layers, media, batch, len: 0, scratch: Scratch::new() }
     }
 
     /// Normalised hidden states of new rows that follow the cached ones.
@@ -362,7 +361,7 @@ impl<T: Real> LanguageCache<T> {
     /// common; they stay where they are unless the number of sequences grows.
     pub fn reorder(&mut self, rows: &[usize], shared: usize) {
         for layer in &mut self.layers {
-            layer.reorder(rows, (self.batch, self.capacity), shared..self.len);
+            layer.reorder(rows, self.batch, shared..self.len);
         }
         self.batch = rows.len();
     }

@@ -164,7 +164,7 @@ impl MptLayer {
         let q = part(self.query_norm.as_ref(), 0, width);
         let k = part(self.key_norm.as_ref(), width, key_width);
         let v = part(None, width + key_width, key_width);
-        let kv = cache.append(&k, &v, (rows.batch, key_width), len);
+        let kv = cache.append(&k, &v, rows.batch, len);
         let mut attended = scratch.take(q.len());
         let mut scores = scratch.take(rows.batch * self.core.heads * kv.capacity);
         self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);

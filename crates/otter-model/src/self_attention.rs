@@ -117,7 +117,7 @@ impl SelfAttention {
             rotary.rotate(&mut q, rows.positions);
             rotary.rotate(&mut k, rows.positions);
         }
-        let kv = cache.append(&k, &v, (rows.batch, key_width), len);
+        let kv = cache.append(&k, &v, rows.batch, len);
         let mut attended = scratch.take(q.len());
         let mut scores = scratch.take(rows.batch * self.core.heads * kv.capacity);
         self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);

@@ -165,15 +165,21 @@ impl TextConfig {
         }
     }
 
+    /// Heads of the keys of a layer, and of its values, and their features.
+    pub fn key_heads(&self) -> (usize, usize) {
+        match self {
+            Self::Llama(config) => (config.num_key_value_heads, config.head_dim()),
+            Self::Mpt(config) => (config.key_heads, config.head_dim()),
+            Self::GptNeox(config) => (config.num_attention_heads, config.head_dim()),
+            Self::Opt(config) => (config.num_attention_heads, config.head_dim()),
+            Self::Falcon(config) => (config.num_kv_heads, config.head_dim()),
+        }
+    }
+
     /// Width of the keys of a layer, and of its values.
     pub fn key_width(&self) -> usize {
-        match self {
-            Self::Llama(config) => config.num_key_value_heads * config.head_dim(),
-            Self::Mpt(config) => config.key_width(),
-            Self::GptNeox(config) => config.hidden_size,
-            Self::Opt(config) => config.hidden_size,
-            Self::Falcon(config) => config.key_width(),
-        }
+        let (heads, size) = self.key_heads();
+        heads * size
     }
 
     /// Inner width of a layer's feed-forward part.

@@ -18,7 +18,7 @@ pub(super) const PARALLEL_SCORES: usize = 1 << 9;
 pub const QUERY_TILE: usize = 64;
 
 /// Heads inside a slice: element (batch b, row r, head h, feature d) is at
-/// `offset + b * batch_stride + r * row_stride + h * head_size + d`.
+/// `offset + b * batch_stride + r * row_stride + h * head_stride + d`.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLayout {
     /// Offset of the first element.
@@ -27,6 +27,8 @@ pub struct HeadLayout {
     pub batch_stride: usize,
     /// Distance between rows of one batch entry.
     pub row_stride: usize,
+    /// Distance between heads of one row.
+    pub head_stride: usize,
     /// Features of one head.
     pub head_size: usize,
 }
@@ -34,7 +36,13 @@ pub struct HeadLayout {
 impl HeadLayout {
     /// Heads side by side in rows of `width` features, `rows` rows a batch entry.
     pub fn new(rows: usize, width: usize, head_size: usize) -> Self {
-        Self { offset: 0, batch_stride: rows * width, row_stride: width, head_size }
+        Self { offset: 0, batch_stride: rows * width, row_stride: width, head_stride: head_size, head_size }
+    }
+
+    /// Heads one after the other, `rows` rows each: what a single query reads of a head is one stretch of memory.
+    pub fn by_head(rows: usize, width: usize, head_size: usize) -> Self {
+        let head_stride = rows * head_size;
+        Self { offset: 0, batch_stride: rows * width, row_stride: head_size, head_stride, head_size }
     }
 
     /// The same layout starting `offset` elements later.
@@ -42,9 +50,9 @@ impl HeadLayout {
         Self { offset, ..self }
     }
 
-    fn head(&self, batch: usize, row: usize, head: usize) -> Layout {
+    pub(super) fn head(&self, batch: usize, row: usize, head: usize) -> Layout {
         Layout {
-            offset: self.offset + batch * self.batch_stride + row * self.row_stride + head * self.head_size,
+            offset: self.offset + batch * self.batch_stride + row * self.row_stride + head * self.head_stride,
             row_stride: self.row_stride,
             column_stride: 1,
         }
@@ -57,10 +65,11 @@ impl HeadLayout {
 
     /// One past the last element of all heads, for bounds checks.
     pub(super) fn end(&self, batch: usize, rows: usize, heads: usize) -> usize {
-        if batch == 0 || rows == 0 {
+        if batch == 0 || rows == 0 || heads == 0 {
             return 0;
         }
-        self.offset + (batch - 1) * self.batch_stride + (rows - 1) * self.row_stride + heads * self.head_size
+        let last_row = (batch - 1) * self.batch_stride + (rows - 1) * self.row_stride;
+        self.offset + last_row + (heads - 1) * self.head_stride + self.head_size
     }
 }
 

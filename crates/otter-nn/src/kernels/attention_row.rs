@@ -37,9 +37,8 @@ pub fn forward_rows<T: Real>(
         // SAFETY: each (entry, head) belongs to exactly one task, and so do its features of the output and its scores.
         let (scores, out) = unsafe { (scores.slice(), out.slice()) };
         let Some(span) = span(index) else {
-            let size = out_layout.head_size;
-            let at = out_layout.offset + index * out_layout.batch_stride + head * size;
-            return out[at..at + size].fill(T::ZERO);
+            let at = out_layout.head(index, 0, head).offset;
+            return out[at..at + out_layout.head_size].fill(T::ZERO);
         };
         let scores = &mut scores[task * room..][..visible_keys(&span, 0)];
         let key_head = head * heads.key_heads / heads.heads;

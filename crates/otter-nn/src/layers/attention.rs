@@ -23,10 +23,11 @@ pub enum AttentionMask {
     Segments(Segments),
 }
 
-/// Keys and values of (batch, keys) rows; a batch entry may have room for more rows than are used.
+/// Keys and values of (batch, keys) rows; a batch entry may have room for more rows than are used. Rows hold all heads, or
+/// heads all rows.
 #[derive(Clone, Copy, Debug)]
 pub struct KeysValues<'a, T> {
-    /// (batch, capacity, key heads * head size).
+    /// (batch, capacity, key heads, head size), or (batch, key heads, capacity, head size).
     pub keys: &'a [T],
     /// As `keys`.
     pub values: &'a [T],
@@ -34,12 +35,14 @@ pub struct KeysValues<'a, T> {
     pub len: usize,
     /// Rows a batch entry has room for.
     pub capacity: usize,
+    /// Whether heads come before rows.
+    pub by_head: bool,
 }
 
 impl<'a, T: Real> KeysValues<'a, T> {
     /// Keys and values without spare room.
     pub fn exact(keys: &'a Tensor<T>, values: &'a Tensor<T>, len: usize) -> Self {
-        Self { keys: keys.data(), values: values.data(), len, capacity: len }
+        Self { keys: keys.data(), values: values.data(), len, capacity: len, by_head: false }
     }
 }
 
@@ -117,7 +120,8 @@ impl SelfAttentionCore {
         kv: &KeysValues<'a, T>,
         mask: &'a AttentionMask,
     ) -> Inputs<'a, T> {
-        let key_layout = HeadLayout::new(kv.capacity, self.key_heads * self.head_size, self.head_size);
+        let layout_of = if kv.by_head { HeadLayout::by_head } else { HeadLayout::new };
+        let key_layout = layout_of(kv.capacity, self.key_heads * self.head_size, self.head_size);
         let visible = match mask {
             AttentionMask::Causal { visible: Some(visible), .. } => Some((visible.as_slice(), kv.len)),
             _ => None,

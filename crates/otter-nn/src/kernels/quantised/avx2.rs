@@ -4,18 +4,17 @@
 //! elements][8 weight rows][4]: each lane sums for a weight row of its own, and four activations are one broadcast.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
-use super::activations::Activations;
-use super::{FEW_ROWS, PANEL};
+use super::FEW_ROWS;
+use super::activations::{Activations, CELL, Cells, SUMS};
+use super::panel::{Ahead, GROUPS, PANEL, PanelKernel};
+use super::prefetch::prefetch_after;
 use crate::quantised::{QuantisedFormat, QuantisedView, q4_k, q8_0};
 
 /// Weight rows of a vector.
 const LANES: usize = 8;
 /// Vectors of weight rows in a panel.
 const PARTS: usize = PANEL / LANES;
-/// Groups of 32 elements laid out at a time.
-const GROUPS: usize = 8;
 /// Rows of activations multiplied at once: their sums stay in registers.
 const COLUMNS: usize = 4;
 /// Bytes of a laid-out group of `LANES` weight rows.
@@ -57,12 +56,9 @@ fn sum_of(x: __m256) -> f32 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; FEW_ROWS] {
     let blocks = row.len() / q4_k::BYTES;
-    let columns: [_; C] =
-        std::array::from_fn(|c| (x.quants(first + c), x.scales(first + c), x.sums(first + c)));
-    for (quants, scales, sums) in columns {
-        assert!(quants.len() >= blocks * q4_k::ELEMENTS && scales.len() >= blocks);
-        assert!(sums.len() >= blocks * q4_k::GROUPS);
-    }
+    let (cells, rows) = (x.cells(), x.rows());
+    assert!(first + C <= rows && blocks * rows <= cells.scales.len());
+    assert!(cells.quants.len() >= blocks * rows * CELL && cells.sums.len() >= blocks * rows * SUMS);
     let nibble = _mm256_set1_epi8(15);
     // which of the eight scales all lanes of a group take
     let mut pick = [_mm256_setzero_si256(); q4_k::GROUPS];
@@ -72,6 +68,7 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
     let mut products = [_mm256_setzero_ps(); C];
     let mut corrections = [_mm_setzero_ps(); C];
     for (at, block) in row.as_chunks::<{ q4_k::BYTES }>().0.iter().enumerate() {
+        prefetch_after(block);
         let (scales, minima) = q4_k::scales_and_minima(block);
         let scales = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(scales)));
         let minima = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(minima)));
@@ -90,7 +87,7 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
             for c in 0..C {
                 // SAFETY: the row of activations has as many blocks as the weight row (checked above).
                 let (of_low, of_high) = unsafe {
-                    let quants = columns[c].0.as_ptr().add(at * q4_k::ELEMENTS + pair * 64);
+                    let quants = cells.quants.as_ptr().add((at * rows + first + c) * CELL + pair * 64);
                     (_mm256_loadu_si256(quants.cast()), _mm256_loadu_si256(quants.add(32).cast()))
                 };
                 let low = _mm256_madd_epi16(_mm256_maddubs_epi16(low, of_low), low_scale);
@@ -101,10 +98,9 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
         for c in 0..C {
             // SAFETY: as above.
             let (of_x, sums_of_x) = unsafe {
-                (
-                    *columns[c].1.get_unchecked(at),
-                    _mm_loadu_si128(columns[c].2.as_ptr().add(at * q4_k::GROUPS).cast()),
-                )
+                let cell = at * rows + first + c;
+                let sums = _mm_loadu_si128(cells.sums.as_ptr().add(cell * SUMS).cast());
+                (*cells.scales.get_unchecked(cell), sums)
             };
             let units = _mm_mul_ps(units, _mm_set1_ps(of_x));
             products[c] =
@@ -126,15 +122,15 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; FEW_ROWS] {
     let blocks = row.len() / q8_0::BYTES;
-    let columns: [_; C] = std::array::from_fn(|c| (x.quants(first + c), x.scales(first + c)));
-    for (quants, scales) in columns {
-        assert!(quants.len() >= blocks * q8_0::ELEMENTS && scales.len() >= blocks);
-    }
+    let (cells, rows) = (x.cells(), x.rows());
+    assert!(first + C <= rows && blocks.div_ceil(8) * rows * 8 <= cells.scales.len());
+    assert!(cells.quants.len() >= blocks.div_ceil(8) * rows * CELL);
     let ones = _mm256_set1_epi16(1);
     let mut products = [_mm256_setzero_ps(); C];
     let all = row.as_chunks::<{ q8_0::BYTES }>().0;
     let (whole, rest) = all.as_chunks::<8>();
     for (eight, blocks) in whole.iter().enumerate() {
+        prefetch_after(std::ptr::from_ref(blocks).cast::<[u8; 8 * q8_0::BYTES]>());
         // Eight scales become floats at once and meet those of the activations, which stand side by side.
         let unit = |at: usize| i16::from_le_bytes([blocks[at][0], blocks[at][1]]);
         let units = _mm_setr_epi16(unit(0), unit(1), unit(2), unit(3), unit(4), unit(5), unit(6), unit(7));
@@ -142,8 +138,8 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
         let mut scales = [_mm256_setzero_ps(); C];
         for c in 0..C {
             // SAFETY: the row of activations has as many blocks as the weight row (checked above).
-            scales[c] =
-                _mm256_mul_ps(units, unsafe { _mm256_loadu_ps(columns[c].1.as_ptr().add(8 * eight)) });
+            let of_x = unsafe { _mm256_loadu_ps(cells.scales.as_ptr().add((eight * rows + first + c) * 8)) };
+            scales[c] = _mm256_mul_ps(units, of_x);
         }
         for (at, block) in blocks.iter().enumerate() {
             let lane = _mm256_set1_epi32(at as i32);
@@ -153,7 +149,8 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
             for c in 0..C {
                 // SAFETY: as above.
                 let quants = unsafe {
-                    _mm256_loadu_si256(columns[c].0.as_ptr().add((8 * eight + at) * q8_0::ELEMENTS).cast())
+                    let cell = cells.quants.as_ptr().add((eight * rows + first + c) * CELL);
+                    _mm256_loadu_si256(cell.add(at * q8_0::ELEMENTS).cast())
                 };
                 // two products of at most 128 · 127 fit 16 bits
                 let signed = _mm256_sign_epi8(quants, codes);
@@ -164,15 +161,15 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
         }
     }
     for (at, block) in rest.iter().enumerate() {
-        let at = 8 * whole.len() + at;
         // SAFETY: a block has `BYTES` bytes: two of the scale, then 32.
         let codes = unsafe { _mm256_loadu_si256(block.as_ptr().add(q8_0::QUANTS).cast()) };
         let magnitudes = _mm256_abs_epi8(codes);
         for c in 0..C {
             // SAFETY: the row of activations has as many blocks as the weight row (checked above).
             let (quants, of_x) = unsafe {
-                let quants = _mm256_loadu_si256(columns[c].0.as_ptr().add(at * q8_0::ELEMENTS).cast());
-                (quants, *columns[c].1.get_unchecked(at))
+                let cell = whole.len() * rows + first + c;
+                let quants = cells.quants.as_ptr().add(cell * CELL + at * q8_0::ELEMENTS);
+                (_mm256_loadu_si256(quants.cast()), *cells.scales.get_unchecked(cell * 8 + at))
             };
             let signed = _mm256_sign_epi8(quants, codes);
             let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitudes, signed), ones);
@@ -189,7 +186,7 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
 
 /// Part of a panel, laid out: up to `GROUPS` groups of 32 elements of `PANEL` weight rows.
 #[repr(align(32))]
-struct Tile {
+pub(super) struct Tile {
     /// [8 weight rows][group][four elements][row][4]: codes of four bits, or the low halves of (code + 128).
     low: [[[u8; GROUP_BYTES]; GROUPS]; PARTS],
     /// The high halves (Q8_0).
@@ -217,151 +214,174 @@ impl Tile {
     }
 }
 
-/// Adds the products of up to `PANEL` weight rows with rows of activations to `sums`, (activation rows, `PANEL`).
-///
-/// # Safety
-/// The processor must have the instructions named here.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn panel(w: QuantisedView<'_>, x: &Activations, columns: Range<usize>, sums: &mut [f32]) {
-    assert_eq!(sums.len(), columns.len() * PANEL);
-    let mut tile = Tile::new();
-    let groups = w.width() / 32;
-    for first in (0..groups).step_by(GROUPS) {
-        let count = GROUPS.min(groups - first);
+/// Panels by these instructions.
+pub(super) struct Avx2;
+
+impl PanelKernel for Avx2 {
+    const COLUMNS: usize = COLUMNS;
+    type Tile = Tile;
+
+    fn tile() -> Tile {
+        Tile::new()
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn lay_out(tile: &mut Tile, w: QuantisedView<'_>, at: usize, count: usize) {
         match w.format() {
-            QuantisedFormat::Q4K => lay_out_q4_k(&mut tile, w, first / GROUPS),
-            QuantisedFormat::Q8_0 => lay_out_q8_0(&mut tile, w, first, count),
+            QuantisedFormat::Q4K => lay_out_q4_k(tile, w, at),
+            QuantisedFormat::Q8_0 => lay_out_q8_0(tile, w, at * GROUPS, count),
         }
-        let parts = sums.chunks_mut(COLUMNS * PANEL).zip(columns.clone().step_by(COLUMNS));
-        for (sums, row) in parts {
-            macro_rules! with {
-                ($($n:literal),*) => {
-                    match (w.format(), sums.len() / PANEL) {
-                        $((QuantisedFormat::Q4K, $n) => add_q4_k::<$n>(&tile, x, row, first, sums),
-                          (QuantisedFormat::Q8_0, $n) => add_q8_0::<$n>(&tile, x, row, first, count, sums),)*
-                        _ => unreachable!("at most {COLUMNS} columns"),
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn add(
+        tile: &Tile,
+        format: QuantisedFormat,
+        columns: usize,
+        cells: Cells<'_>,
+        sums: &mut [f32],
+        ahead: &mut Ahead<'_>,
+    ) {
+        macro_rules! with {
+            ($($n:literal),*) => {
+                match (format, columns) {
+                    $((QuantisedFormat::Q4K, $n) => add_q4_k::<$n>(tile, cells, sums, ahead),
+                      (QuantisedFormat::Q8_0, $n) => add_q8_0::<$n>(tile, cells, sums, ahead),)*
+                    _ => unreachable!("at most {COLUMNS} columns"),
+                }
+            };
+        }
+        with!(1, 2, 3, 4);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_q4_k<const C: usize>(tile: &Tile, cells: Cells<'_>, sums: &mut [f32], ahead: &mut Ahead<'_>) {
+    let count = cells.scales.len();
+    assert!(cells.quants.len() == count * CELL && cells.sums.len() == count * SUMS);
+    assert!(sums.len() == count * PANEL && count.is_multiple_of(C));
+    for (part, sums) in sums.as_chunks_mut::<PANEL>().0.as_chunks_mut::<C>().0.iter_mut().enumerate() {
+        ahead.ask();
+        let quants = &cells.quants[part * C * CELL..][..C * CELL];
+        let sums_of_x = &cells.sums[part * C * SUMS..][..C * SUMS];
+        let of_x = &cells.scales[part * C..][..C];
+        for lanes in 0..PARTS {
+            let first = lanes * LANES;
+            let mut dots = [_mm256_setzero_si256(); C];
+            for at in 0..GROUPS {
+                let mut narrow = [_mm256_setzero_si256(); C];
+                for four in 0..8 {
+                    // SAFETY: eight vectors a group.
+                    let codes =
+                        unsafe { _mm256_load_si256(tile.low[lanes][at].as_ptr().add(four * 32).cast()) };
+                    for c in 0..C {
+                        let quants = four_of(quants, c * CELL + at * 32 + four * 4);
+                        // eight sums of two products of at most 15 · 127 fit 16 bits
+                        let product = _mm256_maddubs_epi16(codes, quants);
+                        narrow[c] = _mm256_add_epi16(narrow[c], product);
                     }
-                };
-            }
-            with!(1, 2, 3, 4);
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_q4_k<const C: usize>(tile: &Tile, x: &Activations, row: usize, group: usize, sums: &mut [f32]) {
-    let columns: [_; C] = std::array::from_fn(|c| {
-        let quants = &x.quants(row + c)[group * 32..][..GROUPS * 32];
-        let sums = &x.sums(row + c)[group..][..GROUPS];
-        (quants.as_ptr(), sums.as_ptr(), x.scales(row + c)[group / GROUPS])
-    });
-    for part in 0..PARTS {
-        let lanes = part * LANES;
-        let mut dots = [_mm256_setzero_si256(); C];
-        for at in 0..GROUPS {
-            let mut narrow = [_mm256_setzero_si256(); C];
-            for four in 0..8 {
-                // SAFETY: eight vectors a group.
-                let codes = unsafe { _mm256_load_si256(tile.low[part][at].as_ptr().add(four * 32).cast()) };
+                }
+                // SAFETY: `PANEL` numbers a group.
+                let scale = unsafe { _mm256_load_si256(tile.codes_of_scales[at].as_ptr().add(first).cast()) };
                 for c in 0..C {
-                    // SAFETY: `GROUPS` * 32 bytes, checked above.
-                    let quants =
-                        unsafe { columns[c].0.add(at * 32 + four * 4).cast::<i32>().read_unaligned() };
-                    // eight sums of two products of at most 15 · 127 fit 16 bits
-                    let product = _mm256_maddubs_epi16(codes, _mm256_set1_epi32(quants));
-                    narrow[c] = _mm256_add_epi16(narrow[c], product);
+                    dots[c] = _mm256_add_epi32(dots[c], _mm256_madd_epi16(narrow[c], scale));
                 }
             }
-            // SAFETY: `PANEL` numbers a group.
-            let scale = unsafe { _mm256_load_si256(tile.codes_of_scales[at].as_ptr().add(lanes).cast()) };
-            for c in 0..C {
-                dots[c] = _mm256_add_epi32(dots[c], _mm256_madd_epi16(narrow[c], scale));
+            let mut minima = [_mm256_setzero_si256(); C];
+            for pair in 0..GROUPS / 2 {
+                // SAFETY: `PANEL` numbers a pair of groups.
+                let minimum = unsafe { _mm256_load_si256(tile.minima[pair].as_ptr().add(first).cast()) };
+                for c in 0..C {
+                    let sums = two_of(sums_of_x, c * SUMS + pair * 2);
+                    let product = _mm256_madd_epi16(minimum, sums);
+                    minima[c] = _mm256_add_epi32(minima[c], product);
+                }
             }
-        }
-        let mut minima = [_mm256_setzero_si256(); C];
-        for pair in 0..GROUPS / 2 {
-            // SAFETY: `PANEL` numbers a pair of groups.
-            let minimum = unsafe { _mm256_load_si256(tile.minima[pair].as_ptr().add(lanes).cast()) };
+            // SAFETY: `PANEL` units of each.
+            let (unit, minimum) = unsafe {
+                (
+                    _mm256_load_ps(tile.units[0].as_ptr().add(first)),
+                    _mm256_load_ps(tile.units[1].as_ptr().add(first)),
+                )
+            };
             for c in 0..C {
-                // SAFETY: `GROUPS` sums, checked above.
-                let sums = unsafe { columns[c].1.add(pair * 2).cast::<i32>().read_unaligned() };
-                let product = _mm256_madd_epi16(minimum, _mm256_set1_epi32(sums));
-                minima[c] = _mm256_add_epi32(minima[c], product);
-            }
-        }
-        // SAFETY: `PANEL` units of each.
-        let (unit, minimum) = unsafe {
-            (
-                _mm256_load_ps(tile.units[0].as_ptr().add(lanes)),
-                _mm256_load_ps(tile.units[1].as_ptr().add(lanes)),
-            )
-        };
-        for c in 0..C {
-            let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[c]), unit);
-            let product = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(minima[c]), minimum, product);
-            let to = sums[c * PANEL + lanes..][..LANES].as_mut_ptr();
-            // SAFETY: eight numbers.
-            unsafe {
-                let sum = _mm256_fmadd_ps(product, _mm256_set1_ps(columns[c].2), _mm256_loadu_ps(to));
-                _mm256_storeu_ps(to, sum);
+                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[c]), unit);
+                let product = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(minima[c]), minimum, product);
+                let to = sums[c][first..][..LANES].as_mut_ptr();
+                // SAFETY: eight numbers.
+                unsafe {
+                    let sum = _mm256_fmadd_ps(product, _mm256_set1_ps(of_x[c]), _mm256_loadu_ps(to));
+                    _mm256_storeu_ps(to, sum);
+                }
             }
         }
     }
 }
 
+/// Four activations from `at` on in every lane.
 #[inline]
+#[target_feature(enable = "avx2")]
+fn four_of(quants: &[i8], at: usize) -> __m256i {
+    let four = &quants[at..at + 4];
+    // SAFETY: four bytes.
+    _mm256_set1_epi32(unsafe { four.as_ptr().cast::<i32>().read_unaligned() })
+}
+
+/// Two sums of activations from `at` on in every lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn two_of(sums: &[i16], at: usize) -> __m256i {
+    let two = &sums[at..at + 2];
+    // SAFETY: four bytes.
+    _mm256_set1_epi32(unsafe { two.as_ptr().cast::<i32>().read_unaligned() })
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_q8_0<const C: usize>(
-    tile: &Tile,
-    x: &Activations,
-    row: usize,
-    group: usize,
-    count: usize,
-    sums: &mut [f32],
-) {
-    let columns: [_; C] = std::array::from_fn(|c| {
-        let quants = &x.quants(row + c)[group * 32..][..count * 32];
-        (quants.as_ptr(), &x.sums(row + c)[group..][..count], &x.scales(row + c)[group..][..count])
-    });
+fn add_q8_0<const C: usize>(tile: &Tile, cells: Cells<'_>, sums: &mut [f32], ahead: &mut Ahead<'_>) {
+    let count = cells.scales.len() / GROUPS;
+    assert!(cells.quants.len() == count * CELL && cells.sums.len() == count * SUMS);
+    assert!(sums.len() == count * PANEL && count.is_multiple_of(C));
     let (ones, sixteens) = (_mm256_set1_epi16(1), _mm256_set1_epi16(16));
-    for part in 0..PARTS {
-        let lanes = part * LANES;
-        let mut products = [_mm256_setzero_ps(); C];
-        for at in 0..count {
-            let mut low = [_mm256_setzero_si256(); C];
-            let mut high = [_mm256_setzero_si256(); C];
-            for four in 0..8 {
-                // SAFETY: eight vectors a group.
-                let (low_codes, high_codes) = unsafe {
-                    let low = tile.low[part][at].as_ptr().add(four * 32);
-                    let high = tile.high[part][at].as_ptr().add(four * 32);
-                    (_mm256_load_si256(low.cast()), _mm256_load_si256(high.cast()))
-                };
+    for (part, sums) in sums.as_chunks_mut::<PANEL>().0.as_chunks_mut::<C>().0.iter_mut().enumerate() {
+        ahead.ask();
+        let quants = &cells.quants[part * C * CELL..][..C * CELL];
+        let sums_of_x = &cells.sums[part * C * SUMS..][..C * SUMS];
+        let of_x = &cells.scales[part * C * GROUPS..][..C * GROUPS];
+        for lanes in 0..PARTS {
+            let first = lanes * LANES;
+            let mut products = [_mm256_setzero_ps(); C];
+            for at in 0..GROUPS {
+                let mut low = [_mm256_setzero_si256(); C];
+                let mut high = [_mm256_setzero_si256(); C];
+                for four in 0..8 {
+                    // SAFETY: eight vectors a group.
+                    let (low_codes, high_codes) = unsafe {
+                        let low = tile.low[lanes][at].as_ptr().add(four * 32);
+                        let high = tile.high[lanes][at].as_ptr().add(four * 32);
+                        (_mm256_load_si256(low.cast()), _mm256_load_si256(high.cast()))
+                    };
+                    for c in 0..C {
+                        let quants = four_of(quants, c * CELL + at * 32 + four * 4);
+                        low[c] = _mm256_add_epi16(low[c], _mm256_maddubs_epi16(low_codes, quants));
+                        high[c] = _mm256_add_epi16(high[c], _mm256_maddubs_epi16(high_codes, quants));
+                    }
+                }
+                // SAFETY: `PANEL` scales a group.
+                let scale = unsafe { _mm256_load_ps(tile.scales[at].as_ptr().add(first)) };
                 for c in 0..C {
-                    // SAFETY: `count` * 32 bytes, checked above.
-                    let quants =
-                        unsafe { columns[c].0.add(at * 32 + four * 4).cast::<i32>().read_unaligned() };
-                    let quants = _mm256_set1_epi32(quants);
-                    low[c] = _mm256_add_epi16(low[c], _mm256_maddubs_epi16(low_codes, quants));
-                    high[c] = _mm256_add_epi16(high[c], _mm256_maddubs_epi16(high_codes, quants));
+                    // Codes are laid out plus 128, which the sums of activations take away again.
+                    let offset = _mm256_set1_epi32(-128 * i32::from(sums_of_x[c * SUMS + at]));
+                    let high = _mm256_add_epi32(_mm256_madd_epi16(high[c], sixteens), offset);
+                    let dot = _mm256_add_epi32(_mm256_madd_epi16(low[c], ones), high);
+                    let scale = _mm256_mul_ps(scale, _mm256_set1_ps(of_x[c * GROUPS + at]));
+                    products[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, products[c]);
                 }
             }
-            // SAFETY: `PANEL` scales a group.
-            let scale = unsafe { _mm256_load_ps(tile.scales[at].as_ptr().add(lanes)) };
-            for c in 0..C {
-                // Codes are laid out plus 128, which the sums of activations take away again.
-                let offset = _mm256_set1_epi32(-128 * i32::from(columns[c].1[at]));
-                let high = _mm256_add_epi32(_mm256_madd_epi16(high[c], sixteens), offset);
-                let dot = _mm256_add_epi32(_mm256_madd_epi16(low[c], ones), high);
-                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(columns[c].2[at]));
-                products[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, products[c]);
+            for (product, sums) in products.into_iter().zip(sums.iter_mut()) {
+                let to = sums[first..][..LANES].as_mut_ptr();
+                // SAFETY: eight numbers.
+                unsafe { _mm256_storeu_ps(to, _mm256_add_ps(product, _mm256_loadu_ps(to))) };
             }
-        }
-        for (product, sums) in products.into_iter().zip(sums.chunks_exact_mut(PANEL)) {
-            let to = sums[lanes..][..LANES].as_mut_ptr();
-            // SAFETY: eight numbers.
-            unsafe { _mm256_storeu_ps(to, _mm256_add_ps(product, _mm256_loadu_ps(to))) };
         }
     }
 }
@@ -377,8 +397,10 @@ fn row_of(w: QuantisedView<'_>, row: usize) -> &[u8] {
 fn lay_out_q4_k(tile: &mut Tile, w: QuantisedView<'_>, block: usize) {
     let nibble = _mm256_set1_epi8(15);
     for part in 0..PARTS {
-        let blocks: [&[u8]; LANES] =
-            std::array::from_fn(|lane| &row_of(w, part * LANES + lane)[block * q4_k::BYTES..][..q4_k::BYTES]);
+        let mut blocks: [&[u8]; LANES] = [&[]; LANES];
+        for (lane, of_row) in blocks.iter_mut().enumerate() {
+            *of_row = &row_of(w, part * LANES + lane)[block * q4_k::BYTES..][..q4_k::BYTES];
+        }
         for pair in 0..GROUPS / 2 {
             let mut rows = [_mm256_setzero_si256(); LANES];
             for (row, block) in rows.iter_mut().zip(blocks) {
@@ -415,12 +437,18 @@ fn lay_out_q4_k(tile: &mut Tile, w: QuantisedView<'_>, block: usize) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn lay_out_q8_0(tile: &mut Tile, w: QuantisedView<'_>, first: usize, count: usize) {
     let (nibble, offset) = (_mm256_set1_epi8(15), _mm256_set1_epi8(-128));
+    // groups that are not there meet zeros, and must not be infinite
+    tile.scales[count..].fill([0.0; PANEL]);
     for part in 0..PARTS {
-        let rows: [&[u8]; LANES] = std::array::from_fn(|lane| {
-            &row_of(w, part * LANES + lane)[first * q8_0::BYTES..][..count * q8_0::BYTES]
-        });
+        let mut rows: [&[u8]; LANES] = [&[]; LANES];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            *row = &row_of(w, part * LANES + lane)[first * q8_0::BYTES..][..count * q8_0::BYTES];
+        }
         for group in 0..count {
-            let blocks = rows.map(|row| &row[group * q8_0::BYTES..][..q8_0::BYTES]);
+            let mut blocks: [&[u8]; LANES] = [&[]; LANES];
+            for (block, row) in blocks.iter_mut().zip(rows) {
+                *block = &row[group * q8_0::BYTES..][..q8_0::BYTES];
+            }
             let mut codes = [_mm256_setzero_si256(); LANES];
             for (codes, block) in codes.iter_mut().zip(blocks) {
                 // SAFETY: a block is `QUANTS` and 32 bytes.

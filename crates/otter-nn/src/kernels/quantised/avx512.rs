@@ -3,16 +3,15 @@
 //! lane sums for a weight row of its own, and four activations are one broadcast.
 
 use std::arch::x86_64::*;
-use std::ops::Range;
 
-use super::activations::Activations;
-use super::{FEW_ROWS, PANEL};
+use super::FEW_ROWS;
+use super::activations::{Activations, CELL, Cells, SUMS};
+use super::panel::{Ahead, GROUPS, PANEL, PanelKernel};
+use super::prefetch::prefetch_after;
 use crate::quantised::{QuantisedFormat, QuantisedView, q4_k, q8_0};
 
 /// Weight rows of a vector.
 const LANES: usize = 16;
-/// Groups of 32 elements laid out at a time.
-const GROUPS: usize = 8;
 /// Rows of activations multiplied at once: their sums stay in registers.
 const COLUMNS: usize = 6;
 /// Bytes of a laid-out group of `LANES` weight rows.
@@ -46,12 +45,9 @@ pub(super) unsafe fn dot(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; FEW_ROWS] {
     let blocks = row.len() / q4_k::BYTES;
-    let columns: [_; C] =
-        std::array::from_fn(|c| (x.quants(first + c), x.scales(first + c), x.sums(first + c)));
-    for (quants, scales, sums) in columns {
-        assert!(quants.len() >= blocks * q4_k::ELEMENTS && scales.len() >= blocks);
-        assert!(sums.len() >= blocks * q4_k::GROUPS);
-    }
+    let (cells, rows) = (x.cells(), x.rows());
+    assert!(first + C <= rows && blocks * rows <= cells.scales.len());
+    assert!(cells.quants.len() >= blocks * rows * CELL && cells.sums.len() >= blocks * rows * SUMS);
     let nibble = _mm512_set1_epi8(15);
     // the upper half of a vector takes the high halves of bytes
     let shift = _mm512_set_epi64(4, 4, 4, 4, 0, 0, 0, 0);
@@ -63,6 +59,7 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
     let mut products = [_mm512_setzero_ps(); C];
     let mut corrections = [_mm_setzero_ps(); C];
     for (at, block) in row.as_chunks::<{ q4_k::BYTES }>().0.iter().enumerate() {
+        prefetch_after(block);
         let (scales, minima) = q4_k::scales_and_minima(block);
         let scales = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(scales)));
         let minima = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(i64::from_le_bytes(minima)));
@@ -80,7 +77,9 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
             for c in 0..C {
                 // SAFETY: the row of activations has as many blocks as the weight row (checked above).
                 let quants = unsafe {
-                    _mm512_loadu_si512(columns[c].0.as_ptr().add(at * q4_k::ELEMENTS + pair * 64).cast())
+                    _mm512_loadu_si512(
+                        cells.quants.as_ptr().add((at * rows + first + c) * CELL + pair * 64).cast(),
+                    )
                 };
                 sums[c] = _mm512_dpwssd_epi32(sums[c], _mm512_maddubs_epi16(codes, quants), scales);
             }
@@ -88,10 +87,9 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
         for c in 0..C {
             // SAFETY: as above.
             let (of_x, sums_of_x) = unsafe {
-                (
-                    *columns[c].1.get_unchecked(at),
-                    _mm_loadu_si128(columns[c].2.as_ptr().add(at * q4_k::GROUPS).cast()),
-                )
+                let cell = at * rows + first + c;
+                let sums = _mm_loadu_si128(cells.sums.as_ptr().add(cell * SUMS).cast());
+                (*cells.scales.get_unchecked(cell), sums)
             };
             let units = _mm_mul_ps(units, _mm_set1_ps(of_x));
             let scale = _mm512_broadcastss_ps(units);
@@ -114,14 +112,14 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; FEW_ROWS] {
     let blocks = row.len() / q8_0::BYTES;
-    let columns: [_; C] = std::array::from_fn(|c| (x.quants(first + c), x.scales(first + c)));
-    for (quants, scales) in columns {
-        assert!(quants.len() >= blocks * q8_0::ELEMENTS && scales.len() >= blocks);
-    }
+    let (cells, rows) = (x.cells(), x.rows());
+    assert!(first + C <= rows && blocks.div_ceil(8) * rows * 8 <= cells.scales.len());
+    assert!(cells.quants.len() >= blocks.div_ceil(8) * rows * CELL);
     let mut products = [_mm256_setzero_ps(); C];
     let all = row.as_chunks::<{ q8_0::BYTES }>().0;
     let (whole, rest) = all.as_chunks::<8>();
     for (eight, blocks) in whole.iter().enumerate() {
+        prefetch_after(std::ptr::from_ref(blocks).cast::<[u8; 8 * q8_0::BYTES]>());
         // Eight scales become floats at once and meet those of the activations, which stand side by side.
         let unit = |at: usize| i16::from_le_bytes([blocks[at][0], blocks[at][1]]);
         let units = _mm_setr_epi16(unit(0), unit(1), unit(2), unit(3), unit(4), unit(5), unit(6), unit(7));
@@ -129,8 +127,8 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
         let mut scales = [_mm256_setzero_ps(); C];
         for c in 0..C {
             // SAFETY: the row of activations has as many blocks as the weight row (checked above).
-            scales[c] =
-                _mm256_mul_ps(units, unsafe { _mm256_loadu_ps(columns[c].1.as_ptr().add(8 * eight)) });
+            let of_x = unsafe { _mm256_loadu_ps(cells.scales.as_ptr().add((eight * rows + first + c) * 8)) };
+            scales[c] = _mm256_mul_ps(units, of_x);
         }
         for (at, block) in blocks.iter().enumerate() {
             let lane = _mm256_set1_epi32(at as i32);
@@ -140,7 +138,8 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
             for c in 0..C {
                 // SAFETY: as above.
                 let quants = unsafe {
-                    _mm256_loadu_si256(columns[c].0.as_ptr().add((8 * eight + at) * q8_0::ELEMENTS).cast())
+                    let cell = cells.quants.as_ptr().add((eight * rows + first + c) * CELL);
+                    _mm256_loadu_si256(cell.add(at * q8_0::ELEMENTS).cast())
                 };
                 let signed = _mm256_sign_epi8(quants, codes);
                 let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), magnitudes, signed);
@@ -150,15 +149,15 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
         }
     }
     for (at, block) in rest.iter().enumerate() {
-        let at = 8 * whole.len() + at;
         // SAFETY: a block has `BYTES` bytes: two of the scale, then 32.
         let codes = unsafe { _mm256_loadu_si256(block.as_ptr().add(q8_0::QUANTS).cast()) };
         let magnitudes = _mm256_abs_epi8(codes);
         for c in 0..C {
             // SAFETY: the row of activations has as many blocks as the weight row (checked above).
             let (quants, of_x) = unsafe {
-                let quants = _mm256_loadu_si256(columns[c].0.as_ptr().add(at * q8_0::ELEMENTS).cast());
-                (quants, *columns[c].1.get_unchecked(at))
+                let cell = whole.len() * rows + first + c;
+                let quants = cells.quants.as_ptr().add(cell * CELL + at * q8_0::ELEMENTS);
+                (_mm256_loadu_si256(quants.cast()), *cells.scales.get_unchecked(cell * 8 + at))
             };
             let signed = _mm256_sign_epi8(quants, codes);
             let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), magnitudes, signed);
@@ -177,7 +176,7 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
 
 /// Part of a panel, laid out: up to `GROUPS` groups of 32 elements of `PANEL` weight rows.
 #[repr(align(64))]
-struct Tile {
+pub(super) struct Tile {
     /// [16 weight rows or the next 16][group][four elements][row][4]
     codes: [[[u8; GROUP_BYTES]; GROUPS]; 2],
     /// Scale of each row in each group.
@@ -199,151 +198,182 @@ impl Tile {
     }
 }
 
-/// Adds the products of up to `PANEL` weight rows with rows of activations to `sums`, (activation rows, `PANEL`).
-///
-/// # Safety
-/// The processor must have the instructions named here.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn panel(w: QuantisedView<'_>, x: &Activations, columns: Range<usize>, sums: &mut [f32]) {
-    assert_eq!(sums.len(), columns.len() * PANEL);
-    let mut tile = Tile::new();
-    let groups = w.width() / 32;
-    for first in (0..groups).step_by(GROUPS) {
-        let count = GROUPS.min(groups - first);
+/// Panels by these instructions.
+pub(super) struct Avx512;
+
+impl PanelKernel for Avx512 {
+    const COLUMNS: usize = COLUMNS;
+    type Tile = Tile;
+
+    fn tile() -> Tile {
+        Tile::new()
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn lay_out(tile: &mut Tile, w: QuantisedView<'_>, at: usize, count: usize) {
         match w.format() {
-            QuantisedFormat::Q4K => lay_out_q4_k(&mut tile, w, first / GROUPS),
-            QuantisedFormat::Q8_0 => lay_out_q8_0(&mut tile, w, first, count),
+            QuantisedFormat::Q4K => lay_out_q4_k(tile, w, at),
+            QuantisedFormat::Q8_0 => lay_out_q8_0(tile, w, at * GROUPS, count),
         }
-        let parts = sums.chunks_mut(COLUMNS * PANEL).zip(columns.clone().step_by(COLUMNS));
-        for (sums, row) in parts {
-            macro_rules! with {
-                ($($n:literal),*) => {
-                    match (w.format(), sums.len() / PANEL) {
-                        $((QuantisedFormat::Q4K, $n) => add_q4_k::<$n>(&tile, x, row, first, sums),
-                          (QuantisedFormat::Q8_0, $n) => add_q8_0::<$n>(&tile, x, row, first, count, sums),)*
-                        _ => unreachable!("at most {COLUMNS} columns"),
-                    }
-                };
-            }
-            with!(1, 2, 3, 4, 5, 6);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn add(
+        tile: &Tile,
+        format: QuantisedFormat,
+        columns: usize,
+        cells: Cells<'_>,
+        sums: &mut [f32],
+        ahead: &mut Ahead<'_>,
+    ) {
+        macro_rules! with {
+            ($($n:literal),*) => {
+                match (format, columns) {
+                    $((QuantisedFormat::Q4K, $n) => add_q4_k::<$n>(tile, cells, sums, ahead),
+                      (QuantisedFormat::Q8_0, $n) => add_q8_0::<$n>(tile, cells, sums, ahead),)*
+                    _ => unreachable!("at most {COLUMNS} columns"),
+                }
+            };
         }
+        with!(1, 2, 3, 4, 5, 6);
     }
 }
 
-#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn add_q4_k<const C: usize>(tile: &Tile, x: &Activations, row: usize, group: usize, sums: &mut [f32]) {
-    let block = group / GROUPS;
-    let columns: [_; C] = std::array::from_fn(|c| {
-        let quants = &x.quants(row + c)[group * 32..][..GROUPS * 32];
-        let sums = &x.sums(row + c)[group..][..GROUPS];
-        (quants.as_ptr(), sums.as_ptr(), x.scales(row + c)[block])
-    });
-    let mut products = [[_mm512_setzero_ps(); 2]; C];
-    for at in 0..GROUPS {
+fn add_q4_k<const C: usize>(tile: &Tile, cells: Cells<'_>, sums: &mut [f32], ahead: &mut Ahead<'_>) {
+    let count = cells.scales.len();
+    assert!(cells.quants.len() == count * CELL && cells.sums.len() == count * SUMS);
+    assert!(sums.len() == count * PANEL && count.is_multiple_of(C));
+    for (part, sums) in sums.as_chunks_mut::<PANEL>().0.as_chunks_mut::<C>().0.iter_mut().enumerate() {
+        ahead.ask();
+        let quants = &cells.quants[part * C * CELL..][..C * CELL];
+        let sums_of_x = &cells.sums[part * C * SUMS..][..C * SUMS];
+        let of_x = &cells.scales[part * C..][..C];
+        let mut products = [[_mm512_setzero_ps(); 2]; C];
+        for at in 0..GROUPS {
+            let mut dots = [[_mm512_setzero_si512(); 2]; C];
+            for four in 0..8 {
+                // SAFETY: eight vectors a group.
+                let codes = unsafe {
+                    [
+                        _mm512_load_si512(tile.codes[0][at].as_ptr().add(four * 64).cast()),
+                        _mm512_load_si512(tile.codes[1][at].as_ptr().add(four * 64).cast()),
+                    ]
+                };
+                for c in 0..C {
+                    let quants = four_of(quants, c * CELL + at * 32 + four * 4);
+                    dots[c][0] = _mm512_dpbusd_epi32(dots[c][0], codes[0], quants);
+                    dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], codes[1], quants);
+                }
+            }
+            for half in 0..2 {
+                // SAFETY: `PANEL` scales a group.
+                let scale = unsafe { _mm512_load_ps(tile.scales[at].as_ptr().add(half * LANES)) };
+                for c in 0..C {
+                    products[c][half] =
+                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scale, products[c][half]);
+                }
+            }
+        }
         let mut dots = [[_mm512_setzero_si512(); 2]; C];
-        for four in 0..8 {
-            // SAFETY: eight vectors a group.
-            let codes = unsafe {
-                [
-                    _mm512_load_si512(tile.codes[0][at].as_ptr().add(four * 64).cast()),
-                    _mm512_load_si512(tile.codes[1][at].as_ptr().add(four * 64).cast()),
-                ]
-            };
-            for c in 0..C {
-                // SAFETY: `GROUPS` * 32 bytes, checked above.
-                let quants = unsafe { columns[c].0.add(at * 32 + four * 4).cast::<i32>().read_unaligned() };
-                let quants = _mm512_set1_epi32(quants);
-                dots[c][0] = _mm512_dpbusd_epi32(dots[c][0], codes[0], quants);
-                dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], codes[1], quants);
-            }
-        }
-        for half in 0..2 {
-            // SAFETY: `PANEL` scales a group.
-            let scale = unsafe { _mm512_load_ps(tile.scales[at].as_ptr().add(half * LANES)) };
-            for c in 0..C {
-                products[c][half] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scale, products[c][half]);
-            }
-        }
-    }
-    for half in 0..2 {
-        let mut dots = [_mm512_setzero_si512(); C];
         for pair in 0..GROUPS / 2 {
             // SAFETY: `PANEL` minima a pair of groups.
-            let minima = unsafe { _mm512_load_si512(tile.minima[pair].as_ptr().add(half * LANES).cast()) };
+            let minima = unsafe {
+                [
+                    _mm512_load_si512(tile.minima[pair].as_ptr().cast()),
+                    _mm512_load_si512(tile.minima[pair].as_ptr().add(LANES).cast()),
+                ]
+            };
             for c in 0..C {
-                // SAFETY: `GROUPS` sums, checked above.
-                let sums = unsafe { columns[c].1.add(pair * 2).cast::<i32>().read_unaligned() };
-                dots[c] = _mm512_dpwssd_epi32(dots[c], minima, _mm512_set1_epi32(sums));
+                let sums = two_of(sums_of_x, c * SUMS + pair * 2);
+                dots[c][0] = _mm512_dpwssd_epi32(dots[c][0], minima[0], sums);
+                dots[c][1] = _mm512_dpwssd_epi32(dots[c][1], minima[1], sums);
             }
         }
-        // SAFETY: `PANEL` units.
-        let unit = unsafe { _mm512_load_ps(tile.unit.as_ptr().add(half * LANES)) };
-        for c in 0..C {
-            let product = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(dots[c]), unit, products[c][half]);
-            let to = sums[c * PANEL + half * LANES..][..LANES].as_mut_ptr();
-            // SAFETY: sixteen numbers.
-            unsafe {
-                let sum = _mm512_fmadd_ps(product, _mm512_set1_ps(columns[c].2), _mm512_loadu_ps(to));
-                _mm512_storeu_ps(to, sum);
+        for half in 0..2 {
+            // SAFETY: `PANEL` units.
+            let unit = unsafe { _mm512_load_ps(tile.unit.as_ptr().add(half * LANES)) };
+            for c in 0..C {
+                let product = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), unit, products[c][half]);
+                let to = sums[c][half * LANES..][..LANES].as_mut_ptr();
+                // SAFETY: sixteen numbers.
+                unsafe {
+                    let sum = _mm512_fmadd_ps(product, _mm512_set1_ps(of_x[c]), _mm512_loadu_ps(to));
+                    _mm512_storeu_ps(to, sum);
+                }
             }
         }
     }
 }
 
+/// Four activations from `at` on in every lane.
 #[inline]
+#[target_feature(enable = "avx512f")]
+fn four_of(quants: &[i8], at: usize) -> __m512i {
+    let four = &quants[at..at + 4];
+    // SAFETY: four bytes.
+    _mm512_set1_epi32(unsafe { four.as_ptr().cast::<i32>().read_unaligned() })
+}
+
+/// Two sums of activations from `at` on in every lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn two_of(sums: &[i16], at: usize) -> __m512i {
+    let two = &sums[at..at + 2];
+    // SAFETY: four bytes.
+    _mm512_set1_epi32(unsafe { two.as_ptr().cast::<i32>().read_unaligned() })
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn add_q8_0<const C: usize>(
-    tile: &Tile,
-    x: &Activations,
-    row: usize,
-    group: usize,
-    count: usize,
-    sums: &mut [f32],
-) {
-    let columns: [_; C] = std::array::from_fn(|c| {
-        let quants = &x.quants(row + c)[group * 32..][..count * 32];
-        (quants.as_ptr(), &x.sums(row + c)[group..][..count], &x.scales(row + c)[group..][..count])
-    });
-    let mut products = [[_mm512_setzero_ps(); 2]; C];
-    for at in 0..count {
-        // Codes are laid out plus 128, which the sums of activations take away again.
-        let mut dots = [[_mm512_setzero_si512(); 2]; C];
-        for c in 0..C {
-            dots[c] = [_mm512_set1_epi32(-128 * i32::from(columns[c].1[at])); 2];
-        }
-        for four in 0..8 {
-            // SAFETY: eight vectors a group.
-            let codes = unsafe {
-                [
-                    _mm512_load_si512(tile.codes[0][at].as_ptr().add(four * 64).cast()),
-                    _mm512_load_si512(tile.codes[1][at].as_ptr().add(four * 64).cast()),
-                ]
-            };
+fn add_q8_0<const C: usize>(tile: &Tile, cells: Cells<'_>, sums: &mut [f32], ahead: &mut Ahead<'_>) {
+    let count = cells.scales.len() / GROUPS;
+    assert!(cells.quants.len() == count * CELL && cells.sums.len() == count * SUMS);
+    assert!(sums.len() == count * PANEL && count.is_multiple_of(C));
+    // Codes are laid out plus 128, which the sums of activations take away again: those of even groups are the lower
+    // ones of a pair.
+    let offset = [_mm512_set1_epi32(0xff80), _mm512_set1_epi32(-128 << 16)];
+    for (part, sums) in sums.as_chunks_mut::<PANEL>().0.as_chunks_mut::<C>().0.iter_mut().enumerate() {
+        ahead.ask();
+        let quants = &cells.quants[part * C * CELL..][..C * CELL];
+        let sums_of_x = &cells.sums[part * C * SUMS..][..C * SUMS];
+        let of_x = &cells.scales[part * C * GROUPS..][..C * GROUPS];
+        let mut products = [[_mm512_setzero_ps(); 2]; C];
+        for at in 0..GROUPS {
+            let mut dots = [[_mm512_setzero_si512(); 2]; C];
             for c in 0..C {
-                // SAFETY: `count` * 32 bytes, checked above.
-                let quants = unsafe { columns[c].0.add(at * 32 + four * 4).cast::<i32>().read_unaligned() };
-                let quants = _mm512_set1_epi32(quants);
-                dots[c][0] = _mm512_dpbusd_epi32(dots[c][0], codes[0], quants);
-                dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], codes[1], quants);
+                let sums = two_of(sums_of_x, c * SUMS + at / 2 * 2);
+                dots[c] = [_mm512_dpwssd_epi32(_mm512_setzero_si512(), offset[at % 2], sums); 2];
+            }
+            for four in 0..8 {
+                // SAFETY: eight vectors a group.
+                let codes = unsafe {
+                    [
+                        _mm512_load_si512(tile.codes[0][at].as_ptr().add(four * 64).cast()),
+                        _mm512_load_si512(tile.codes[1][at].as_ptr().add(four * 64).cast()),
+                    ]
+                };
+                for c in 0..C {
+                    let quants = four_of(quants, c * CELL + at * 32 + four * 4);
+                    dots[c][0] = _mm512_dpbusd_epi32(dots[c][0], codes[0], quants);
+                    dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], codes[1], quants);
+                }
+            }
+            for half in 0..2 {
+                // SAFETY: `PANEL` scales a group.
+                let scale = unsafe { _mm512_load_ps(tile.scales[at].as_ptr().add(half * LANES)) };
+                for c in 0..C {
+                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(of_x[c * GROUPS + at]));
+                    products[c][half] =
+                        _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scale, products[c][half]);
+                }
             }
         }
-        for half in 0..2 {
-            // SAFETY: `PANEL` scales a group.
-            let scale = unsafe { _mm512_load_ps(tile.scales[at].as_ptr().add(half * LANES)) };
-            for c in 0..C {
-                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(columns[c].2[at]));
-                products[c][half] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scale, products[c][half]);
+        for (products, sums) in products.into_iter().zip(sums) {
+            for (product, sums) in products.into_iter().zip(sums.chunks_exact_mut(LANES)) {
+                let to = sums.as_mut_ptr();
+                // SAFETY: sixteen numbers.
+                unsafe { _mm512_storeu_ps(to, _mm512_add_ps(product, _mm512_loadu_ps(to))) };
             }
-        }
-    }
-    for (products, sums) in products.into_iter().zip(sums.chunks_exact_mut(PANEL)) {
-        for (half, product) in products.into_iter().enumerate() {
-            let to = sums[half * LANES..][..LANES].as_mut_ptr();
-            // SAFETY: sixteen numbers.
-            unsafe { _mm512_storeu_ps(to, _mm512_add_ps(product, _mm512_loadu_ps(to))) };
         }
     }
 }
@@ -359,8 +389,10 @@ fn row_of(w: QuantisedView<'_>, row: usize) -> &[u8] {
 fn lay_out_q4_k(tile: &mut Tile, w: QuantisedView<'_>, block: usize) {
     let nibble = _mm512_set1_epi8(15);
     for half in 0..2 {
-        let blocks: [&[u8]; LANES] =
-            std::array::from_fn(|lane| &row_of(w, half * LANES + lane)[block * q4_k::BYTES..][..q4_k::BYTES]);
+        let mut blocks: [&[u8]; LANES] = [&[]; LANES];
+        for (lane, of_row) in blocks.iter_mut().enumerate() {
+            *of_row = &row_of(w, half * LANES + lane)[block * q4_k::BYTES..][..q4_k::BYTES];
+        }
         for part in 0..2 {
             let mut rows = [_mm512_setzero_si512(); LANES];
             for (row, block) in rows.iter_mut().zip(blocks) {
@@ -428,10 +460,13 @@ fn lay_out_q4_k(tile: &mut Tile, w: QuantisedView<'_>, block: usize) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn lay_out_q8_0(tile: &mut Tile, w: QuantisedView<'_>, first: usize, count: usize) {
     let offset = _mm512_set1_epi8(-128);
+    // groups that are not there meet zeros, and must not be infinite
+    tile.scales[count..].fill([0.0; PANEL]);
     for half in 0..2 {
-        let rows: [&[u8]; LANES] = std::array::from_fn(|lane| {
-            &row_of(w, half * LANES + lane)[first * q8_0::BYTES..][..count * q8_0::BYTES]
-        });
+        let mut rows: [&[u8]; LANES] = [&[]; LANES];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            *row = &row_of(w, half * LANES + lane)[first * q8_0::BYTES..][..count * q8_0::BYTES];
+        }
         for pair in 0..count.div_ceil(2) {
             let both = 2 * pair + 1 < count;
             let mut codes = [_mm512_setzero_si512(); LANES];
@@ -457,10 +492,11 @@ fn lay_out_q8_0(tile: &mut Tile, w: QuantisedView<'_>, first: usize, count: usiz
             }
         }
         for group in 0..count {
-            let units: [i16; LANES] = std::array::from_fn(|lane| {
-                let bytes = &rows[lane][group * q8_0::BYTES..][..2];
-                i16::from_le_bytes([bytes[0], bytes[1]])
-            });
+            let mut units = [0i16; LANES];
+            for (unit, row) in units.iter_mut().zip(rows) {
+                let bytes = &row[group * q8_0::BYTES..][..2];
+                *unit = i16::from_le_bytes([bytes[0], bytes[1]]);
+            }
             // SAFETY: sixteen numbers, read and written.
             unsafe {
                 let units = _mm512_cvtph_ps(_mm256_loadu_si256(units.as_ptr().cast()));

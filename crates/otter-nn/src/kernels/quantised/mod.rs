@@ -10,7 +10,9 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod panel;
 mod plain;
+mod prefetch;
 
 use std::cell::RefCell;
 
@@ -22,13 +24,15 @@ use crate::quantised::{QuantisedFormat, QuantisedView};
 use crate::{Real, vectorised};
 
 use activations::Activations;
+use panel::PANEL;
+use prefetch::prefetch;
 
 /// Rows of activations up to which weight rows are taken one at a time.
 const FEW_ROWS: usize = 4;
-/// Weight rows of a panel.
-const PANEL: usize = 32;
 /// Rows of activations that a panel is multiplied with at a time: their sums stay in the second-level cache.
 const COLUMNS: usize = 512;
+/// Rows of results asked for before they are written.
+const ROWS_AHEAD: usize = 8;
 /// Bytes of weights below which a product stays on one thread.
 const PARALLEL_BYTES: usize = 1 << 15;
 /// Elements of a widened tile: 4 MiB of f32, which stay in the cache until the product has read them.
@@ -223,17 +227,25 @@ fn panels(y: &mut [f32], x: &Activations, w: QuantisedView<'_>, accumulate: bool
                 let count = PANEL.min(range.end - first);
                 let sums = &mut sums[..columns.len() * PANEL];
                 sums.fill(0.0);
-                let panel = w.split_at(first * w.width()).1.split_at(count * w.width()).0;
+                let w = w.split_at(first * w.width()).1.split_at(count * w.width()).0;
                 match with {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: `Instructions` names only what the processor was asked for.
-                    Instructions::Avx512 => unsafe { avx512::panel(panel, x, columns.clone(), sums) },
+                    Instructions::Avx512 => unsafe {
+                        panel::multiply::<avx512::Avx512>(w, x, columns.clone(), sums)
+                    },
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: as above.
-                    Instructions::Avx2 => unsafe { avx2::panel(panel, x, columns.clone(), sums) },
+                    Instructions::Avx2 => unsafe {
+                        panel::multiply::<avx2::Avx2>(w, x, columns.clone(), sums)
+                    },
                     Instructions::Plain => unreachable!("few_rows does it"),
                 }
                 for (row, sums) in columns.clone().zip(sums.chunks_exact(PANEL)) {
+                    if row + ROWS_AHEAD < columns.end {
+                        // SAFETY: as below.
+                        prefetch(unsafe { results.part((row + ROWS_AHEAD) * outer + first, count) });
+                    }
                     // SAFETY: inside `y` (its length was checked), and this range of weight rows is this task's alone.
                     let y = unsafe { results.part(row * outer + first, count) };
                     for (y, &sum) in y.iter_mut().zip(sums) {

@@ -1,7 +1,7 @@
 //! Integer products without vector instructions: what the other files must agree with.
 
 use super::FEW_ROWS;
-use super::activations::Activations;
+use super::activations::{Activations, Cells};
 use crate::quantised::{QuantisedFormat, q4_k, q8_0, scale};
 
 /// Products of one weight row with `count` rows of activations from `first` on; the rest are zero.
@@ -13,28 +13,24 @@ pub(super) fn dot(
     count: usize,
 ) -> [f32; FEW_ROWS] {
     let mut products = [0.0; FEW_ROWS];
-    for (product, row_of_x) in products.iter_mut().zip(first..first + count) {
-        let (quants, scales, sums) = (x.quants(row_of_x), x.scales(row_of_x), x.sums(row_of_x));
-        *product = match format {
-            QuantisedFormat::Q8_0 => {
-                let blocks =
-                    row.chunks_exact(q8_0::BYTES).zip(quants.chunks_exact(q8_0::ELEMENTS)).zip(scales);
-                blocks
-                    .map(|((block, quants), of_x)| scale(block, 0) * of_x * of_q8_0(block, quants) as f32)
-                    .sum()
-            }
-            QuantisedFormat::Q4K => {
-                let blocks =
-                    row.as_chunks::<{ q4_k::BYTES }>().0.iter().zip(quants.chunks_exact(q4_k::ELEMENTS));
-                let blocks = blocks.zip(sums.chunks_exact(q4_k::GROUPS)).zip(scales);
-                blocks
-                    .map(|(((block, quants), sums), of_x)| {
-                        let (dot, minima) = of_q4_k(block, quants, sums);
-                        of_x * (scale(block, 0) * dot as f32 - scale(block, 2) * minima as f32)
-                    })
-                    .sum()
-            }
-        };
+    let of_cell = x.scales_of_cell();
+    for (at, cell) in row.chunks(of_cell * format.block_bytes()).enumerate() {
+        for (product, row) in products.iter_mut().zip(first..first + count) {
+            let Cells { quants, scales, sums } = x.cells_of(at, row..row + 1);
+            *product += match format {
+                QuantisedFormat::Q8_0 => {
+                    let blocks = cell.chunks_exact(q8_0::BYTES).zip(quants.chunks_exact(q8_0::ELEMENTS));
+                    let of_block =
+                        |((block, quants), of_x)| scale(block, 0) * of_x * of_q8_0(block, quants) as f32;
+                    blocks.zip(scales).map(of_block).sum::<f32>()
+                }
+                QuantisedFormat::Q4K => {
+                    let Some(block) = cell.first_chunk() else { continue };
+                    let (dot, minima) = of_q4_k(block, quants, sums);
+                    scales[0] * (scale(block, 0) * dot as f32 - scale(block, 2) * minima as f32)
+                }
+            };
+        }
     }
     products
 }
