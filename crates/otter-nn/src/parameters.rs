@@ -10,7 +10,7 @@ use std::ops::Range;
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 
-use crate::{Device, Real, Tensor, Weight, WeightView};
+use crate::{Device, Real, Tensor, Weight, WeightView, kernels};
 
 /// Index of a parameter in the specs, the parameters and the gradients of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -338,14 +338,45 @@ fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
     radius * (std::f64::consts::TAU * unit(rng)).cos()
 }
 
-/// Gradients of the trained parameters. Each has a buffer of its own, made of zeros when it is first asked for and given
-/// back by [`Gradients::clear`], so that gradients take the memory that activations leave in the reverse pass. Frozen
-/// parameters have none.
+/// Gradients of the trained parameters. Each has a buffer of its own, made of zeros when it is first asked for. By default
+/// [`Gradients::clear`] gives buffers back, so that gradients take the memory that activations leave in the reverse pass;
+/// where activations are small beside them, [`Gradients::keep`] spares the system making the same pages again in every
+/// step. Frozen parameters have none.
 #[derive(Clone, Debug)]
 pub struct Gradients<T = f32> {
-    /// By parameter; empty for a frozen one and for one that nothing was added to.
-    parts: Vec<Vec<T>>,
+    /// By parameter.
+    parts: Vec<Part<T>>,
     ranges: Vec<Option<Range<usize>>>,
+    keep: bool,
+}
+
+/// The gradient of one parameter.
+#[derive(Clone, Debug, Default)]
+struct Part<T> {
+    /// Empty until it is first asked for.
+    elements: Vec<T>,
+    /// Whether it was asked for since it was last zero; else the elements are those of an earlier step.
+    current: bool,
+    /// Whether only some rows are written, as of a token table: its other pages take no memory.
+    by_rows: bool,
+}
+
+impl<T: Real> Part<T> {
+    fn current(&self) -> Option<&[T]> {
+        self.current.then_some(&self.elements)
+    }
+
+    fn make_current(&mut self, len: usize) -> &mut [T] {
+        if !self.current {
+            if self.elements.is_empty() {
+                self.elements = kernels::zeros(len);
+            } else {
+                kernels::for_row_blocks(&mut self.elements, 1, 1, |_, block| block.fill(T::ZERO));
+            }
+            self.current = true;
+        }
+        &mut self.elements
+    }
 }
 
 impl<T: Real> Gradients<T> {
@@ -361,7 +392,13 @@ impl<T: Real> Gradients<T> {
                 })
             })
             .collect();
-        Self { parts: vec![Vec::new(); ranges.len()], ranges }
+        let parts = ranges.iter().map(|_| Part { elements: Vec::new(), current: false, by_rows: false }).collect();
+        Self { parts, ranges, keep: false }
+    }
+
+    /// Whether [`Gradients::clear`] keeps the buffers, but for those of tables of which only rows were written.
+    pub fn keep(&mut self, keep: bool) {
+        self.keep = keep;
     }
 
     /// Whether parameter `id` receives a gradient.
@@ -377,25 +414,29 @@ impl<T: Real> Gradients<T> {
     /// Gradient of the parameter at this place, in id order, to add to; `None` for a frozen one.
     pub fn part_mut(&mut self, index: usize) -> Option<&mut [T]> {
         let len = self.ranges[index].as_ref()?.len();
-        let part = &mut self.parts[index];
-        if part.is_empty() {
-            // Not `kernels::zeros`: fresh pages take no memory before they are written, and most rows of a token table
-            // are not.
-            *part = vec![T::ZERO; len];
+        Some(self.parts[index].make_current(len))
+    }
+
+    /// Gradient of the table `id`, of which only some rows are added to; `None` for a frozen one.
+    pub fn rows_mut(&mut self, id: ParameterId) -> Option<&mut [T]> {
+        let len = self.ranges[id.0].as_ref()?.len();
+        let part = &mut self.parts[id.0];
+        if part.elements.is_empty() {
+            // Not `kernels::zeros`: fresh pages take no memory before they are written.
+            *part = Part { elements: vec![T::ZERO; len], current: true, by_rows: true };
         }
-        Some(part)
+        Some(part.make_current(len))
     }
 
     /// Gradient of the parameter at this place, in id order; `None` for a frozen one.
     pub fn part(&self, index: usize) -> Option<Cow<'_, [T]>> {
         let len = self.ranges[index].as_ref()?.len();
-        let part = self.parts[index].as_slice();
-        Some(if part.is_empty() { vec![T::ZERO; len].into() } else { part.into() })
+        Some(self.parts[index].current().map_or_else(|| vec![T::ZERO; len].into(), Cow::from))
     }
 
     /// Gradients that something was added to, in id order. The others are zero.
     pub fn parts(&self) -> impl Iterator<Item = &[T]> {
-        self.parts.iter().filter(|part| !part.is_empty()).map(Vec::as_slice)
+        self.parts.iter().filter_map(Part::current)
     }
 
     /// Range of each parameter among all trained elements, in id order.
@@ -417,7 +458,7 @@ impl<T: Real> Gradients<T> {
     pub fn flat(&self) -> Vec<T> {
         let mut flat = vec![T::ZERO; self.len()];
         for (part, range) in self.parts.iter().zip(&self.ranges) {
-            if let Some(range) = range.clone().filter(|_| !part.is_empty()) {
+            if let (Some(range), Some(part)) = (range.clone(), part.current()) {
                 flat[range].copy_from_slice(part);
             }
         }
@@ -426,14 +467,20 @@ impl<T: Real> Gradients<T> {
 
     /// All elements in the order of [`Gradients::ranges`], writable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.parts.iter_mut().zip(&self.ranges).flat_map(|(part, range)| {
-            part.resize(range.as_ref().map_or(0, Range::len), T::ZERO);
-            part.iter_mut()
-        })
+        let trained = self.parts.iter_mut().zip(&self.ranges).filter_map(|(part, range)| {
+            let len = range.as_ref()?.len();
+            Some(part.make_current(len))
+        });
+        trained.flatten()
     }
 
     /// Sets all gradients to zero.
     pub fn clear(&mut self) {
-        self.parts.iter_mut().for_each(|part| *part = Vec::new());
+        for part in &mut self.parts {
+            part.current = false;
+            if !self.keep || part.by_rows {
+                (part.elements, part.by_rows) = (Vec::new(), false);
+            }
+        }
     }
 }

@@ -28,6 +28,9 @@ use crate::run_directory::{Resumable, RunDirectory, TrainerState};
 use crate::schedule::Schedule;
 use crate::tensorboard::EventFile;
 
+/// Gradients so many times as large as the activations keep their memory from step to step.
+const KEPT_GRADIENTS: u64 = 4;
+
 /// Evaluates the parameters; gives named values.
 pub type Evaluation<'a> = dyn FnMut(&Parameters) -> Result<Vec<(String, f64)>> + Send + 'a;
 
@@ -252,9 +255,14 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
                 pictures: setup.picture_cache.limit,
                 process: setup.process_bytes,
             };
-            MemoryPlan::new(holdings, activations)
+            let bytes = activations.iter().map(|item| item.bytes).sum();
+            (bytes, MemoryPlan::new(holdings, activations))
         };
-        let largest = step.batches.iter().map(plan_of).max_by_key(MemoryPlan::total);
+        let plans: Vec<(u64, MemoryPlan)> = step.batches.iter().map(plan_of).collect();
+        // Kept through the forward pass, gradients make the peak higher by the activations at most.
+        let activations = plans.iter().map(|(activations, _)| *activations).max().unwrap_or(0);
+        self.gradients.keep(KEPT_GRADIENTS * activations <= 4 * self.gradients.len() as u64);
+        let largest = plans.into_iter().map(|(_, plan)| plan).max_by_key(MemoryPlan::total);
         let Some(plan) = largest else { return };
         if self.largest_plan == 0 {
             self.write_log(&plan.to_string());

@@ -48,7 +48,7 @@ impl Embedding {
 
     /// Adds the rows of `dy` to the gradient of the table.
     pub fn backward<T: Real>(&self, ids: &[u32], dy: &Tensor<T>, gradients: &mut Gradients<T>) {
-        if let Some(table) = gradients.get_mut(self.weight) {
+        if let Some(table) = gradients.rows_mut(self.weight) {
             for (&id, row) in ids.iter().zip(dy.data().chunks_exact(self.width)) {
                 let target = &mut table[id as usize * self.width..][..self.width];
                 for (t, &d) in target.iter_mut().zip(row) {
