@@ -31,6 +31,7 @@ WORK = {
     "decode": ("decode_seconds", "decode_seconds"),
     "lengths": ("packed_seconds", "padded_seconds"),
     "vision": ("vision_seconds", "vision_seconds"),
+    "vision8": ("vision_seconds", "vision_seconds"),
 }
 
 
@@ -56,9 +57,9 @@ def commands(arguments, what):
         work, sizes = ["--lengths", arguments.lengths], ["--repeats", arguments.repeats]
     ours = [arguments.otter, "--threads", arguments.threads, "bench", "--json", *work, *sizes]
     torch = [arguments.python, HERE / "otter_torch.py", *work, "--threads", arguments.threads, *sizes]
-    if what == "vision":
+    if what in ("vision", "vision8"):
         common = ["--threads", arguments.threads, "--repeats", arguments.repeats]
-        ours = [arguments.vision_tower, *common]
+        ours = [arguments.vision_tower, *common, "--bits", 8 if what == "vision8" else 32]
         torch = [arguments.python, HERE / "vision_tower.py", *common]
     if arguments.full_logits:
         torch.append("--full-logits")
@@ -81,7 +82,9 @@ def check(what, ours, torch):
         for a in ours["losses"]:
             if abs(a - torch["losses"][0]) > 1e-5 * abs(a):
                 sys.exit(f"losses: otter has {ours['losses']}, PyTorch has {torch['losses']}")
-    elif what == "vision":
+    elif what in ("vision", "vision8"):
+        if ours["least_cosine"] < 0.999:
+            sys.exit(f"features of a patch in blocks have a cosine of {ours['least_cosine']} with those in 32 bits")
         largest = max(abs(b) for b in torch["features"])
         if any(abs(a - b) > 1e-3 * largest for a, b in zip(ours["features"], torch["features"])):
             sys.exit(f"features differ:\notter   {ours['features']}\nPyTorch {torch['features']}")
@@ -166,6 +169,7 @@ def main():
         "decode": f"greedy decode, {arguments.new_tokens} tokens",
         "lengths": "packed against padded lengths",
         "vision": "CLIP ViT-L/14, one image",
+        "vision8": "CLIP ViT-L/14, one image, ours in blocks of 8 bits",
     }
     for what, m in measured.items():
         ratio = m["ratio"]

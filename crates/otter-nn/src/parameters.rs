@@ -392,7 +392,8 @@ impl<T: Real> Gradients<T> {
                 })
             })
             .collect();
-        let parts = ranges.iter().map(|_| Part { elements: Vec::new(), current: false, by_rows: false }).collect();
+        let parts =
+            ranges.iter().map(|_| Part { elements: Vec::new(), current: false, by_rows: false }).collect();
         Self { parts, ranges, keep: false }
     }
 
