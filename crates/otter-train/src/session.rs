@@ -86,6 +86,8 @@ fn train_here(
     let sizes = base.checkpoint.config.model.clone();
     drop(base);
 
+    // What earlier work of this process has freed is there for the run.
+    memory_plan::give_back_freed();
     let process_bytes = memory_plan::resident_bytes().unwrap_or(0);
     let rule = freeze_rule(&config.model);
     let is_trained = |name: &str| rule.is_trainable(&sizes, name);
