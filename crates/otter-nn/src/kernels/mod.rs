@@ -59,7 +59,8 @@ pub fn for_row_blocks<T: Send>(
 /// Elements from which a buffer is cleared on all threads: one alone does not fill the memory bus.
 const PARALLEL_ZEROS: usize = 1 << 18;
 
-/// A buffer of zeros.
+/// A buffer of zeros, its memory made now on all threads. Where fresh pages are first read and then written, as in adding to
+/// them, the system makes each twice and stops every core for it.
 pub fn zeros<T: crate::Real>(len: usize) -> Vec<T> {
     if len < PARALLEL_ZEROS || rayon::current_num_threads() == 1 {
         return vec![T::ZERO; len];
