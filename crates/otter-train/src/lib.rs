@@ -50,4 +50,4 @@ pub mod trainer;
 pub use config::TrainConfig;
 pub use error::{Result, TrainError};
 pub use report::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
-pub use session::train;
+pub use session::{plan, train};

@@ -10,7 +10,7 @@ use otter_nn::{Device, Parameters};
 use crate::config::{EmbeddingRows, EvalSection, SaveWeights, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
-use crate::memory_choice::Choice;
+use crate::memory_choice::{Choice, Fitted};
 use crate::memory_forecast::{Base, Expected, picture_cache_limit};
 use crate::memory_plan;
 use crate::model::{LossSum, TrainableModel};
@@ -38,6 +38,59 @@ pub fn train(
     pool.install(|| train_here(config, resume, interrupt, observer))
 }
 
+/// What a run will take, from the headers of its files: nothing is loaded, and no run directory is made.
+///
+/// # Errors
+/// What [`TrainError`] lists.
+pub fn plan(config: &TrainConfig) -> Result<Fitted> {
+    let Opened { base, dataset, options, config, .. } = Opened::new(config, &mut ())?;
+    let limit = config.memory_limit()?.unwrap_or(u64::MAX);
+    base.fit(&config, limit, &Expected::of(&config, &dataset, &options)?)
+}
+
+/// What a run begins with: headers of the model, data, and the configuration with what they decide.
+struct Opened<'a> {
+    base: Base,
+    embedding_rows: Option<Vec<u32>>,
+    dataset: Arc<Dataset>,
+    held_out: Option<(&'a EvalSection, Arc<Dataset>)>,
+    options: LoaderOptions,
+    config: TrainConfig,
+}
+
+impl<'a> Opened<'a> {
+    fn new(config: &'a TrainConfig, observer: &mut dyn Observer) -> Result<Self> {
+        let base = Base::open(&config.model.init_from)?;
+        let image_size = base.checkpoint.config.model.vision.image_size;
+        let tokenizer = Arc::clone(&base.tokenizer);
+        let embedding_rows = embedding_rows(&config.train.train_embedding_rows, &tokenizer)?;
+        let dataset = Arc::new(open_data("data", &config.data, image_size, &tokenizer)?);
+        observer.message(&format!("{} training samples", dataset.len()));
+        let held_out = match &config.eval {
+            Some(section) => {
+                let sequential = DataConfig { sampling: Some(Sampling::Sequential), ..section.data.clone() };
+                let dataset = open_data("eval.data", &sequential, image_size, &tokenizer)?;
+                observer.message(&format!("{} evaluation samples", dataset.len()));
+                Some((section, Arc::new(dataset)))
+            }
+            None => None,
+        };
+        let options = LoaderOptions {
+            batch_size: config.train.batch_size,
+            workers: config.train.workers.max(1),
+            prefetch: config.train.prefetch,
+            drop_last: false,
+            packing: config.packing(),
+            pack_length: config.train.pack_length,
+            rank: Rank::default(),
+        };
+        let mut config = config.clone();
+        // A trained part goes on as it was trained, unless the configuration says otherwise.
+        config.model.quantise = config.model.quantise.or(base.quantised);
+        Ok(Self { base, embedding_rows, dataset, held_out, options, config })
+    }
+}
+
 fn train_here(
     config: &TrainConfig,
     resume: bool,
@@ -46,34 +99,9 @@ fn train_here(
 ) -> Result<TrainSummary> {
     // Opened first: a changed configuration is refused before anything large is read.
     let (run, found) = RunDirectory::open(config, resume)?;
-    let base = Base::open(&config.model.init_from)?;
-    let image_size = base.checkpoint.config.model.vision.image_size;
-    let tokenizer = Arc::clone(&base.tokenizer);
-    let embedding_rows = embedding_rows(&config.train.train_embedding_rows, &tokenizer)?;
-    let dataset = Arc::new(open_data("data", &config.data, image_size, &tokenizer)?);
-    observer.message(&format!("{} training samples", dataset.len()));
+    let Opened { base, embedding_rows, dataset, held_out, options, mut config } =
+        Opened::new(config, observer)?;
     let total_steps = config.total_steps(dataset.mixture().epoch_len());
-    let held_out = match &config.eval {
-        Some(section) => {
-            let sequential = DataConfig { sampling: Some(Sampling::Sequential), ..section.data.clone() };
-            let dataset = open_data("eval.data", &sequential, image_size, &tokenizer)?;
-            observer.message(&format!("{} evaluation samples", dataset.len()));
-            Some((section, Arc::new(dataset)))
-        }
-        None => None,
-    };
-    let options = LoaderOptions {
-        batch_size: config.train.batch_size,
-        workers: config.train.workers.max(1),
-        prefetch: config.train.prefetch,
-        drop_last: false,
-        packing: config.packing(),
-        pack_length: config.train.pack_length,
-        rank: Rank::default(),
-    };
-    let mut config = config.clone();
-    // A trained part goes on as it was trained, unless the configuration says otherwise.
-    config.model.quantise = config.model.quantise.or(base.quantised);
     match (config.memory_limit()?, &found) {
         (Some(_), Some(found)) => Choice::saved(&found.state.config)?.apply(&mut config),
         (Some(limit), None) => {

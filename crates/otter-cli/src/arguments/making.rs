@@ -70,7 +70,7 @@ pub struct Train {
     /// Memory that the run may take, for example 22GiB: what does not fit is made smaller (train.memory).
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
-    /// Print the memory plan and stop.
+    /// Print the memory plan, from the headers of the files alone, and stop.
     #[arg(long)]
     pub plan: bool,
     /// Print the result as JSON.

@@ -1,12 +1,8 @@
 //! `otter train`: tunes a model as a configuration file says.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use anyhow::{Context, Result};
-use otter_train::memory_plan::MemoryPlan;
+use anyhow::Result;
 use otter_train::progress::Progress;
-use otter_train::{Observer, Outcome, TrainConfig};
+use otter_train::{Outcome, TrainConfig};
 use serde_json::{Value, json};
 
 use super::{hub, interrupt};
@@ -61,19 +57,11 @@ fn load(arguments: &Train, overrides: &[String]) -> Result<TrainConfig> {
     Ok(config)
 }
 
-/// Prints the memory plan and ends before the first step. The run directory is a temporary one.
+/// Prints the memory plan, from headers alone.
 fn plan(arguments: &Train) -> Result<()> {
-    let folder = std::env::temp_dir().join(format!("otter-plan-{}", std::process::id()));
-    let mut overrides = arguments.overrides.clone();
-    overrides.push(format!("train.run_dir={}", folder.display()));
-    let config = load(arguments, &overrides)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut watcher = PlanOnly { plan: None, stop: Arc::clone(&stop) };
-    let result = otter_train::train(&config, false, &stop, &mut watcher);
-    let removed = std::fs::remove_dir_all(&folder);
-    result?;
-    removed.with_context(|| format!("cannot remove {}", folder.display()))?;
-    let plan = watcher.plan.context("the run ended before its memory plan")?;
+    let config = load(arguments, &arguments.overrides)?;
+    let fitted = otter_train::plan(&config)?;
+    let plan = &fitted.plan;
     if arguments.json {
         let items: Vec<Value> = plan
             .items
@@ -82,18 +70,8 @@ fn plan(arguments: &Train) -> Result<()> {
             .collect();
         return output::json(&json!({"items": items, "total_bytes": plan.total()}));
     }
-    output::text(plan.to_string().trim_end())
-}
-
-/// Keeps the memory plan and stops the run.
-struct PlanOnly {
-    plan: Option<MemoryPlan>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Observer for PlanOnly {
-    fn memory_plan(&mut self, plan: &MemoryPlan) {
-        self.plan = Some(plan.clone());
-        self.stop.store(true, Ordering::Relaxed);
+    if config.memory_limit()?.is_some() {
+        output::text(&fitted.to_string())?;
     }
+    output::text(plan.to_string().trim_end())
 }
