@@ -103,6 +103,18 @@ impl Rotary {
         (cos, sin)
     }
 
+    /// Features of a head.
+    pub fn head_size(&self) -> usize {
+        self.head_size
+    }
+
+    /// Cosines and sines of all pairs of features at `positions`, (positions, pairs) each: what [`Rotary::rotate`] turns by, for
+    /// kernels elsewhere.
+    pub fn angles<T: Real>(&self, positions: &[u32]) -> (Vec<T>, Vec<T>) {
+        let length = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        Self::tables(&self.frequencies(length), positions)
+    }
+
     /// Rotates the heads of every row in place; `positions` has one entry a row.
     pub fn rotate<T: Real>(&self, rows: &mut [T], positions: &[u32]) {
         self.turn(rows, positions, T::ONE);

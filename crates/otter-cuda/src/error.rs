@@ -1,0 +1,45 @@
+//! What can go wrong on a card.
+
+/// An error of a card or of what was asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// This build has no cards.
+    #[error("this build cannot use a card; build with `cargo build --release --features cuda`")]
+    NotBuilt,
+    /// The driver is not there, or too old.
+    #[error(
+        "the CUDA driver (libcuda) cannot be used: {0}; install the driver of the card (580 or later), or use --device cpu"
+    )]
+    NoDriver(String),
+    /// No such card.
+    #[error("there is no card {ordinal}: the driver knows {count}")]
+    NoCard {
+        /// Number asked for.
+        ordinal: usize,
+        /// Cards that are there.
+        count: usize,
+    },
+    /// More memory than there is, or than was allowed.
+    #[error("{wanted} bytes more do not fit: {used} of {limit} bytes are in use ({why})")]
+    OutOfMemory {
+        /// Bytes asked for.
+        wanted: u64,
+        /// Bytes in use.
+        used: u64,
+        /// Bytes allowed.
+        limit: u64,
+        /// Who refused.
+        why: String,
+    },
+    /// A kernel that is not part of this build.
+    #[error("there is no kernel `{0}` in this build")]
+    NoKernel(String),
+    /// The driver refused something.
+    #[error("{what}: {error}")]
+    Driver {
+        /// What was asked for.
+        what: String,
+        /// The driver's answer.
+        error: String,
+    },
+}

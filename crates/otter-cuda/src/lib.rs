@@ -1,0 +1,32 @@
+//! Otter's kernels on NVIDIA cards.
+//!
+//! Kernels are CUDA C++ in `kernels/`. With the feature `cuda` nvcc makes machine code of them when the crate is built, and the
+//! card's driver, found at run time, is all that a machine needs. With the feature `emulate` the same sources are compiled for
+//! the host and run there thread by thread, so that every kernel is tested against the host's own kernels
+//! ([`otter_nn::kernels`]) on machines without a card. Without either there is no [`Gpu`] to be had, only an error that says
+//! what to build.
+//!
+//! Arithmetic is f32. Results do not depend on the card: sums have a fixed order.
+
+pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
+pub mod elementwise;
+pub mod embedding;
+mod error;
+mod gpu;
+pub mod matmul;
+pub mod norm;
+pub mod quantised;
+pub mod rotary;
+
+#[cfg(feature = "cuda")]
+mod card;
+#[cfg(feature = "emulate")]
+mod emulated;
+
+pub use error::GpuError;
+pub use gpu::{Argument, Buffer, Element, Gpu, Launch};
+
+/// What calls on a card give.
+pub type Result<T> = std::result::Result<T, GpuError>;

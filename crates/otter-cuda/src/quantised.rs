@@ -1,0 +1,136 @@
+//! Frozen matrices in blocks of 8 or 4 bits, twins of [`otter_nn::quantised`]: the same bytes as in a GGUF file.
+//!
+//! Unlike the host's product ([`otter_nn::kernels::quantised`]) these never round activations to bytes: weights become
+//! f32 in registers, and sums are f32. For up to [`FEW_ROWS`] rows [`times_transposed`] reads the blocks themselves;
+//! for more, and for the gradient of the input, [`widen`] rows for the f32 product ([`crate::matmul`]).
+
+use otter_nn::{QuantisedFormat, QuantisedMatrix, QuantisedView};
+
+use crate::{Buffer, Gpu, Launch, Result};
+
+/// Rows of activations up to which weights are read as blocks.
+pub const FEW_ROWS: usize = 8;
+
+/// Threads of a block of the product.
+const THREADS: u32 = 128;
+
+/// A matrix in blocks on a card.
+pub struct QuantisedBuffer {
+    bytes: Buffer<u8>,
+    format: QuantisedFormat,
+    /// (rows, elements of a row)
+    shape: [usize; 2],
+}
+
+impl QuantisedBuffer {
+    /// A copy of rows of the host.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn upload(gpu: &Gpu, view: QuantisedView<'_>) -> Result<Self> {
+        let bytes = gpu.upload(view.bytes())?;
+        Ok(Self { bytes, format: view.format(), shape: [view.rows(), view.width()] })
+    }
+
+    /// A copy of a matrix of the host.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn of(gpu: &Gpu, matrix: &QuantisedMatrix) -> Result<Self> {
+        Self::upload(gpu, matrix.view())
+    }
+
+    /// The blocks.
+    pub fn bytes(&self) -> &Buffer<u8> {
+        &self.bytes
+    }
+
+    /// The format.
+    pub fn format(&self) -> QuantisedFormat {
+        self.format
+    }
+
+    /// Rows and elements of a row.
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+}
+
+/// Rows `first_row` and following as f32, exactly the host's numbers.
+///
+/// # Errors
+/// What the driver says; so for all functions here.
+///
+/// # Panics
+/// When there are not as many rows; lengths that do not fit make all functions here panic.
+pub fn widen(w: &QuantisedBuffer, first_row: usize, rows: usize) -> Result<Buffer<f32>> {
+    let mut out = w.bytes.gpu().allocate(rows * w.shape[1])?;
+    widen_into(&mut out, w, first_row, rows)?;
+    Ok(out)
+}
+
+/// [`widen`] into memory that is there, of `rows` rows or more.
+pub fn widen_into(out: &mut Buffer<f32>, w: &QuantisedBuffer, first_row: usize, rows: usize) -> Result<()> {
+    let [outer, inner] = w.shape;
+    assert!(
+        first_row <= outer && rows <= outer - first_row,
+        "widen: {rows} rows from {first_row} on of {outer}"
+    );
+    let count = rows * inner;
+    assert!(out.len() >= count, "widen: {count} elements do not fit into {}", out.len());
+    if count == 0 {
+        return Ok(());
+    }
+    let (kernel, part) = match w.format {
+        QuantisedFormat::Q8_0 => ("widen_q8_0", 4),
+        QuantisedFormat::Q4K => ("widen_q4_k", 8),
+    };
+    let first_byte = (first_row * w.format.row_bytes(inner)) as u64;
+    let arguments = vec![(&*out).into(), (&w.bytes).into(), first_byte.into(), (count as u64).into()];
+    // SAFETY: the rows lie inside the matrix and fill no more than `out` (checked above); rows are whole blocks.
+    unsafe { out.gpu().launch(&Launch::over(kernel, count / part, arguments)) }
+}
+
+/// `y (+)= x w^T` for few rows, with x (rows, inner), w (outer, inner), y (rows, outer). Activations are not rounded,
+/// sums are f32 in a fixed order, and every byte of w is read once. A row's results do not depend on how many rows
+/// there are.
+pub fn times_transposed(
+    y: &mut Buffer<f32>,
+    x: &Buffer<f32>,
+    w: &QuantisedBuffer,
+    accumulate: bool,
+) -> Result<()> {
+    let [outer, inner] = w.shape;
+    let rows = x.len() / inner;
+    assert_eq!([x.len(), y.len()], [rows * inner, rows * outer], "lengths of x and y");
+    assert!(rows <= FEW_ROWS, "{rows} rows are more than few");
+    // Columns are counted in 32 bits, a few steps past the end too.
+    assert!(inner < 1 << 28 && outer < 1 << 31, "a matrix of shape {:?} is too large", w.shape);
+    if y.is_empty() {
+        return Ok(());
+    }
+    // The kernel's number of rows, and how many weight rows a warp of it takes.
+    let (at, weights) = match rows {
+        1 => (0, 1),
+        2 => (1, 2),
+        3 | 4 => (2, 2),
+        _ => (3, 4),
+    };
+    let kernel = match w.format {
+        QuantisedFormat::Q8_0 => ["product_q8_0_1", "product_q8_0_2", "product_q8_0_4", "product_q8_0_8"][at],
+        QuantisedFormat::Q4K => ["product_q4_k_1", "product_q4_k_2", "product_q4_k_4", "product_q4_k_8"][at],
+    };
+    let arguments = vec![
+        (&*y).into(),
+        x.into(),
+        (&w.bytes).into(),
+        (rows as u32).into(),
+        (inner as u32).into(),
+        (outer as u32).into(),
+        u32::from(accumulate).into(),
+    ];
+    let blocks = outer.div_ceil(THREADS as usize / 32 * weights) as u32;
+    let launch = Launch { block: [THREADS, 1, 1], ..Launch::blocks(kernel, blocks, arguments) };
+    // SAFETY: lengths were checked; warps past the last weight row do nothing, rows that are not there are not written.
+    unsafe { y.gpu().launch(&launch) }
+}
