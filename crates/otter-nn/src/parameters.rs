@@ -392,8 +392,7 @@ impl<T: Real> Gradients<T> {
                 })
             })
             .collect();
-        let parts =
-            ranges.iter().map(|_| Part { elements: Vec::new(), current: false, by_rows: false }).collect();
+        let parts = ranges.iter().map(|_| Part::default()).collect();
         Self { parts, ranges, keep: false }
     }
 
@@ -480,8 +479,51 @@ impl<T: Real> Gradients<T> {
         for part in &mut self.parts {
             part.current = false;
             if !self.keep || part.by_rows {
-                (part.elements, part.by_rows) = (Vec::new(), false);
+                *part = Part::default();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kept buffers are another step's memory, not its numbers; a table of which rows were written is given back.
+    #[test]
+    fn kept_gradients_begin_with_zeros() {
+        let mut specs = ParameterSpecs::default();
+        let [dense, table, unused] = ["dense", "table", "unused"]
+            .map(|name| specs.add_matrix(format!("{name}.weight"), [3, 2], Init::Zeros));
+        let mut parameters: Parameters<f64> = Parameters::initialise(&specs, 1, Device::Cpu);
+        parameters.set_trainable(|_| true);
+        for keep in [false, true] {
+            let mut gradients = Gradients::new(&parameters);
+            gradients.keep(keep);
+            let mut addresses = Vec::new();
+            for step in 0..3 {
+                assert_eq!(gradients.parts().count(), 0, "nothing was added in step {step}");
+                assert_eq!(gradients.flat(), [0.0; 18]);
+                let add = |part: Option<&mut [f64]>| {
+                    let part = part.expect("it is trained");
+                    assert!(part.iter().all(|&g| g == 0.0), "step {step}, keep {keep}: {part:?}");
+                    part[1] += 5.0;
+                    part.as_ptr()
+                };
+                addresses.push(add(gradients.get_mut(dense)));
+                add(gradients.rows_mut(table));
+                assert_eq!(gradients.parts().count(), 2);
+                assert_eq!(
+                    gradients.get_mut(dense).map(|part| part[1]),
+                    Some(5.0),
+                    "asking again clears nothing"
+                );
+                assert_eq!(gradients.part(unused.0).as_deref(), Some(&[0.0; 6][..]));
+                gradients.clear();
+                let held = [dense, table].map(|id| gradients.parts[id.0].elements.len());
+                assert_eq!(held, if keep { [6, 0] } else { [0, 0] });
+            }
+            assert!(!keep || addresses.iter().all(|&address| address == addresses[0]), "the same memory");
         }
     }
 }
