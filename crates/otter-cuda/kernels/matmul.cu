@@ -61,23 +61,28 @@ __device__ static inline void multiply(float* c, const float* a, const float* b,
     }
 }
 
+// Of all three: the result begins at element `c_first` and its rows are `c_stride` apart; the first factor likewise.
+
 // y (rows, outer) = x (rows, inner) w^T with w (outer, inner)
 extern "C" __global__ void __launch_bounds__(THREADS)
-    times_transposed(float* y, const float* x, const float* w, u32 rows, u32 outer, u32 inner, u32 accumulate) {
-    multiply<true, true>(y, x, w, rows, outer, inner, outer, inner, inner, accumulate);
+    times_transposed(float* y, const float* x, const float* w, u32 rows, u32 outer, u32 inner, u64 y_first, u64 y_stride,
+                     u64 x_first, u64 x_stride, u32 accumulate) {
+    multiply<true, true>(y + y_first, x + x_first, w, rows, outer, inner, y_stride, x_stride, inner, accumulate);
 }
 EXPORT(times_transposed)
 
 // dx (rows, inner) = dy (rows, outer) w
 extern "C" __global__ void __launch_bounds__(THREADS)
-    times(float* dx, const float* dy, const float* w, u32 rows, u32 inner, u32 outer, u32 accumulate) {
-    multiply<true, false>(dx, dy, w, rows, inner, outer, inner, outer, inner, accumulate);
+    times(float* dx, const float* dy, const float* w, u32 rows, u32 inner, u32 outer, u64 dx_first, u64 dx_stride, u64 dy_first,
+          u64 dy_stride, u32 accumulate) {
+    multiply<true, false>(dx + dx_first, dy + dy_first, w, rows, inner, outer, dx_stride, dy_stride, inner, accumulate);
 }
 EXPORT(times)
 
 // dw (outer, inner) += dy^T x
 extern "C" __global__ void __launch_bounds__(THREADS)
-    add_transposed_times(float* dw, const float* dy, const float* x, u32 outer, u32 inner, u32 rows, u32 accumulate) {
-    multiply<false, false>(dw, dy, x, outer, inner, rows, inner, outer, inner, accumulate);
+    add_transposed_times(float* dw, const float* dy, const float* x, u32 outer, u32 inner, u32 rows, u64 dw_first, u64 dw_stride,
+                         u64 dy_first, u64 dy_stride, u32 accumulate) {
+    multiply<false, false>(dw + dw_first, dy + dy_first, x, outer, inner, rows, dw_stride, dy_stride, inner, accumulate);
 }
 EXPORT(add_transposed_times)

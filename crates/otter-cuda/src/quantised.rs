@@ -2,14 +2,19 @@
 //!
 //! Unlike the host's product ([`otter_nn::kernels::quantised`]) these never round activations to bytes: weights become
 //! f32 in registers, and sums are f32. For up to [`FEW_ROWS`] rows [`times_transposed`] reads the blocks themselves;
-//! for more, and for the gradient of the input, [`widen`] rows for the f32 product ([`crate::matmul`]).
+//! for more, and for the gradient of the input, a tile of weight rows at a time is widened for the f32 product
+//! ([`crate::matmul`]). A matrix is never widened as a whole.
 
 use otter_nn::{QuantisedFormat, QuantisedMatrix, QuantisedView};
 
+use crate::matmul::{self, Columns};
 use crate::{Buffer, Gpu, Launch, Result};
 
 /// Rows of activations up to which weights are read as blocks.
 pub const FEW_ROWS: usize = 8;
+
+/// Elements of a tile that is widened, where nothing else was said: 64 MiB.
+const TILE: usize = 1 << 24;
 
 /// Threads of a block of the product.
 const THREADS: u32 = 128;
@@ -20,6 +25,7 @@ pub struct QuantisedBuffer {
     format: QuantisedFormat,
     /// (rows, elements of a row)
     shape: [usize; 2],
+    tile: usize,
 }
 
 impl QuantisedBuffer {
@@ -29,7 +35,7 @@ impl QuantisedBuffer {
     /// As [`Gpu::allocate`].
     pub fn upload(gpu: &Gpu, view: QuantisedView<'_>) -> Result<Self> {
         let bytes = gpu.upload(view.bytes())?;
-        Ok(Self { bytes, format: view.format(), shape: [view.rows(), view.width()] })
+        Ok(Self { bytes, format: view.format(), shape: [view.rows(), view.width()], tile: TILE })
     }
 
     /// A copy of a matrix of the host.
@@ -38,6 +44,11 @@ impl QuantisedBuffer {
     /// As [`Gpu::allocate`].
     pub fn of(gpu: &Gpu, matrix: &QuantisedMatrix) -> Result<Self> {
         Self::upload(gpu, matrix.view())
+    }
+
+    /// Widens so many elements at a time, or a row, where many rows are multiplied (16 Mi if this is not called).
+    pub fn widen_at_a_time(&mut self, elements: usize) {
+        self.tile = elements;
     }
 
     /// The blocks.
@@ -91,8 +102,8 @@ pub fn widen_into(out: &mut Buffer<f32>, w: &QuantisedBuffer, first_row: usize, 
     unsafe { out.gpu().launch(&Launch::over(kernel, count / part, arguments)) }
 }
 
-/// `y (+)= x w^T` for few rows, with x (rows, inner), w (outer, inner), y (rows, outer). Activations are not rounded,
-/// sums are f32 in a fixed order, and every byte of w is read once. A row's results do not depend on how many rows
+/// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer). Activations are not rounded, sums are f32 in a
+/// fixed order. Of up to [`FEW_ROWS`] rows every byte of w is read once, and a row's results do not depend on how many
 /// there are.
 pub fn times_transposed(
     y: &mut Buffer<f32>,
@@ -100,6 +111,44 @@ pub fn times_transposed(
     w: &QuantisedBuffer,
     accumulate: bool,
 ) -> Result<()> {
+    let [outer, inner] = w.shape;
+    let rows = x.len() / inner;
+    if rows <= FEW_ROWS {
+        return few_rows(y, x, w, accumulate);
+    }
+    for_tiles(w, |first, count, tile| {
+        let (to, from) = (Columns { matrix: &*y, width: outer, first }, Columns::all(x, inner));
+        matmul::product("times_transposed", (to, rows, count), (from, false), tile, inner, accumulate)
+    })
+}
+
+/// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner).
+pub fn times(dx: &mut Buffer<f32>, dy: &Buffer<f32>, w: &QuantisedBuffer, accumulate: bool) -> Result<()> {
+    let [outer, inner] = w.shape;
+    let rows = dy.len() / outer;
+    for_tiles(w, |first, count, tile| {
+        let (to, from) = (Columns::all(dx, inner), Columns { matrix: dy, width: outer, first });
+        matmul::product("times", (to, rows, inner), (from, false), tile, count, accumulate || first > 0)
+    })
+}
+
+/// Calls `body(first row, rows, their widened elements)` on consecutive tiles of rows.
+fn for_tiles(
+    w: &QuantisedBuffer,
+    mut body: impl FnMut(usize, usize, &Buffer<f32>) -> Result<()>,
+) -> Result<()> {
+    let [outer, inner] = w.shape;
+    let most = (w.tile / inner).clamp(1, outer);
+    let mut tile = w.bytes.gpu().allocate(most * inner)?;
+    for first in (0..outer).step_by(most) {
+        let count = most.min(outer - first);
+        widen_into(&mut tile, w, first, count)?;
+        body(first, count, &tile)?;
+    }
+    Ok(())
+}
+
+fn few_rows(y: &mut Buffer<f32>, x: &Buffer<f32>, w: &QuantisedBuffer, accumulate: bool) -> Result<()> {
     let [outer, inner] = w.shape;
     let rows = x.len() / inner;
     assert_eq!([x.len(), y.len()], [rows * inner, rows * outer], "lengths of x and y");

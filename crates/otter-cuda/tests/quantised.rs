@@ -6,6 +6,7 @@ mod common;
 use common::{assert_close, gpu, numbers, on};
 use otter_cuda::Gpu;
 use otter_cuda::quantised::{self, QuantisedBuffer};
+use otter_nn::kernels::matmul as host_matmul;
 use otter_nn::{Device, QuantisedFormat, QuantisedMatrix, Tensor};
 
 fn matrix(format: QuantisedFormat, outer: usize, inner: usize, seed: u64) -> QuantisedMatrix {
@@ -167,10 +168,38 @@ fn numbers_that_are_not_finite_stay_visible() {
 }
 
 #[test]
-#[should_panic(expected = "9 rows are more than few")]
-fn many_rows_are_refused() {
+fn many_rows_and_input_gradients_go_through_widened_tiles() {
     let gpu = gpu();
-    let w = QuantisedBuffer::of(&gpu, &matrix(QuantisedFormat::Q8_0, 2, 32, 1)).expect("memory");
-    let mut y = gpu.zeros(18).expect("memory");
-    let _ = quantised::times_transposed(&mut y, &on(&gpu, &numbers(9 * 32, 1)), &w, false);
+    for format in QuantisedFormat::ALL {
+        let (outer, inner) = (37, 256);
+        let host = matrix(format, outer, inner, 3);
+        let weights = widened(&host, 0, outer);
+        // all rows at once, ten at a time, one at a time
+        for tile in [outer * inner, 10 * inner + 1, 0] {
+            let mut w = QuantisedBuffer::of(&gpu, &host).expect("memory");
+            w.widen_at_a_time(tile);
+            for (rows, accumulate) in [(9, false), (9, true), (130, false), (1, true)] {
+                let what = format!("{} {rows} rows, tiles of {tile}, accumulate {accumulate}", format.name());
+                let (x, mut y) = (numbers(rows * inner, 5), numbers(rows * outer, 6));
+                let mut on_y = on(&gpu, &y);
+                quantised::times_transposed(&mut on_y, &on(&gpu, &x), &w, accumulate).expect("a launch");
+                host_matmul::times_transposed(&mut y, &x, &weights[..], inner, outer, accumulate);
+                assert_close(&on_y, &y, 2e-6, &what);
+                let (dy, mut dx) = (numbers(rows * outer, 7), numbers(rows * inner, 8));
+                let mut on_dx = on(&gpu, &dx);
+                quantised::times(&mut on_dx, &on(&gpu, &dy), &w, accumulate).expect("a launch");
+                host_matmul::times(&mut dx, &dy, &weights[..], outer, inner, accumulate);
+                assert_close(&on_dx, &dx, 2e-6, &what);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a result of 3 x 32")]
+fn results_of_another_length_are_refused() {
+    let gpu = gpu();
+    let w = QuantisedBuffer::of(&gpu, &matrix(QuantisedFormat::Q8_0, 37, 32, 1)).expect("memory");
+    let (mut dx, dy) = (gpu.zeros(100).expect("memory"), gpu.zeros(3 * 37).expect("memory"));
+    let _ = quantised::times(&mut dx, &dy, &w, false);
 }
