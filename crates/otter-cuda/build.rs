@@ -66,7 +66,9 @@ fn for_cards() {
         nvcc.arg(format!("-gencode=arch=compute_{last},code=compute_{last}"));
         let status = nvcc.arg("-o").arg(out.join(format!("{stem}.fatbin"))).arg(&source).status();
         assert!(status.is_ok_and(|status| status.success()), "nvcc could not compile {}", source.display());
-        list += &format!("    ({stem:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.fatbin\"))),\n");
+        list += &format!(
+            "    ({stem:?}, &Aligned(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.fatbin\"))).0),\n"
+        );
     }
     std::fs::write(out.join("fatbins.rs"), list + "];\n").expect("OUT_DIR can be written");
 }

@@ -9,6 +9,10 @@ use cudarc::driver::{DriverError, result, sys};
 use crate::gpu::{Argument, Driver, Launch};
 use crate::{GpuError, Result};
 
+/// Where a driver may read whole words.
+#[repr(align(16))]
+struct Aligned<T>(T);
+
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 /// A card with its stream and its loaded kernels.
@@ -25,6 +29,21 @@ pub(crate) struct Card {
 unsafe impl Send for Card {}
 // SAFETY: as above.
 unsafe impl Sync for Card {}
+
+/// Lets the card's allocator keep what is freed: every step asks for the same again, and giving it back at each wait would make
+/// it wait for the system. Other programs see the memory as taken meanwhile.
+fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
+    let mut pool = std::ptr::null_mut();
+    let mut most = u64::MAX;
+    let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is one the driver gave, the pool is its own, and the attribute is a 64-bit number.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&mut pool, device)
+            .result()
+            .and_then(|()| sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut most).cast()).result())
+    }
+    .map_err(driver_error("setting up the card's memory"))
+}
 
 fn driver_error(what: impl Into<String>) -> impl FnOnce(DriverError) -> GpuError {
     move |error| GpuError::Driver { what: what.into(), error: error.to_string() }
@@ -49,6 +68,7 @@ impl Card {
         unsafe { result::ctx::set_current(context) }.map_err(driver_error("opening the card"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(driver_error("opening a stream"))?;
+        keep_freed_memory(device)?;
         let mut card = Self { device, context, stream, modules: Vec::new(), functions: Mutex::default() };
         for (name, image) in FATBINS {
             // SAFETY: the image is what nvcc wrote.
