@@ -59,7 +59,10 @@ fn load(arguments: &Train, overrides: &[String]) -> Result<TrainConfig> {
 
 /// Prints the memory plan, from headers alone.
 fn plan(arguments: &Train) -> Result<()> {
-    let config = load(arguments, &arguments.overrides)?;
+    // A plan needs no run directory, and a configuration may leave it to the command line.
+    let mut overrides = arguments.overrides.clone();
+    overrides.push("train.run_dir=none-is-made".to_owned());
+    let config = load(arguments, &overrides)?;
     let fitted = otter_train::plan(&config)?;
     let plan = &fitted.plan;
     if arguments.json {
