@@ -1,6 +1,6 @@
 #!/bin/sh
 # Packs the tests of the kernels for a machine with a card that has neither Rust nor a network: programs and a script that runs
-# them. Here it needs what `cargo build --features cuda` needs (cuda/toolkit.sh); there it needs the driver alone.
+# them. Here it needs what `cargo build -p otter-cuda --features cuda` needs (cuda/toolkit.sh); there it needs the driver alone.
 #
 #   cuda/pack_tests.sh            writes target/otter-cuda-tests.tar.gz
 #   tar xzf otter-cuda-tests.tar.gz && otter-cuda-tests/run.sh [NUMBER OF THE CARD]

@@ -4,12 +4,10 @@
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
     /// This build has no cards.
-    #[error("this build cannot use a card; build with `cargo build --release --features cuda`")]
+    #[error("this build cannot use a card: crate otter-cuda was built without its feature `cuda`")]
     NotBuilt,
     /// The driver is not there, or too old.
-    #[error(
-        "the CUDA driver (libcuda) cannot be used: {0}; install the driver of the card (580 or later), or use --device cpu"
-    )]
+    #[error("the CUDA driver (libcuda) cannot be used: {0}; install the driver of the card (580 or later)")]
     NoDriver(String),
     /// No such card.
     #[error("there is no card {ordinal}: the driver knows {count}")]

@@ -6,7 +6,7 @@
 //! ([`otter_nn::kernels`]) on machines without a card. Without either there is no [`Gpu`] to be had, only an error that says
 //! what to build.
 //!
-//! Arithmetic is f32. Results do not depend on the card: sums have a fixed order.
+//! Arithmetic is f32. Sums have a fixed order, so that results do not depend on the run or on the size of the card.
 
 pub mod adamw;
 pub mod attention;

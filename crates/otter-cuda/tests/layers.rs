@@ -127,9 +127,14 @@ fn losses() {
     let mut logits = gpu.allocate(rows * vocabulary).expect("memory");
     matmul::times_transposed(&mut logits, &on_hidden, &on_table, width, vocabulary, false).expect("a launch");
     let targets: Vec<u32> = targets.iter().map(|&target| target as u32).collect();
+    let before = logits.download().expect("a download");
+    let alone = cross_entropy::losses(&mut logits, &targets, vocabulary, None).expect("a launch");
+    assert_eq!(logits.download().expect("a download"), before, "without a scale logits stay");
     let losses =
         cross_entropy::losses(&mut logits, &targets, vocabulary, Some(scale as f32)).expect("a launch");
-    let found: f64 = losses.download().expect("a download").into_iter().map(f64::from).sum();
+    let losses = losses.download().expect("a download");
+    assert_eq!(losses, alone.download().expect("a download"));
+    let found: f64 = losses.into_iter().map(f64::from).sum();
     assert!((found - sum.sum).abs() < 1e-5 * sum.sum, "{found}, expected {}", sum.sum);
     let mut on_d_hidden = gpu.allocate(rows * width).expect("memory");
     matmul::times(&mut on_d_hidden, &logits, &on_table, vocabulary, width, false).expect("a launch");
