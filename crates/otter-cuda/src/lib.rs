@@ -16,6 +16,7 @@ pub mod embedding;
 mod error;
 mod gpu;
 pub mod matmul;
+mod matrix;
 pub mod norm;
 pub mod quantised;
 pub mod rotary;
@@ -27,6 +28,7 @@ mod emulated;
 
 pub use error::GpuError;
 pub use gpu::{Argument, Buffer, Element, Gpu, Launch};
+pub use matrix::{Matrix, Precision};
 
 /// What calls on a card give.
 pub type Result<T> = std::result::Result<T, GpuError>;
