@@ -3,18 +3,19 @@
 //! What Otter uses is the un-normalised last hidden state without the class token. `post_layernorm` is stored in every
 //! checkpoint; it feeds only [`ClipVision::class_features`], by which images are compared.
 
-use otter_nn::kernels::elementwise::{QuickGelu, activate, activate_backward};
-use otter_nn::kernels::matmul;
 use otter_nn::layers::attention::{AttentionOutput, KeysValues};
+use otter_nn::layers::elementwise::{activate_backward, activated};
+use otter_nn::layers::rows::{self, RowLayout};
 use otter_nn::{
-    AttentionMask, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterId, ParameterSpecs,
-    Parameters, Real, SelfAttentionCore, Tensor,
+    ActivationKind, AttentionMask, Device, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterId,
+    ParameterSpecs, Parameters, Real, SelfAttentionCore, Tensor,
 };
 
 use crate::config::VisionConfig;
 
 /// Images encoded together: bounds the activations of a long video.
 const IMAGE_CHUNK: usize = 8;
+const GELU: ActivationKind = ActivationKind::QuickGelu;
 
 /// The image tower.
 #[derive(Clone, Debug)]
@@ -95,39 +96,65 @@ impl ClipVision {
     /// (images, width). It is what CLIP projects into the space it shares with text.
     pub fn class_features<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
         let (images, width) = (pixels.shape()[0], self.config.hidden_size);
-        let mut classes = Vec::with_capacity(images * width);
-        self.for_chunks(parameters, pixels, |x| {
-            let rows = x.data().chunks_exact((self.config.num_patches() + 1) * width);
-            classes.extend(rows.flat_map(|image| image[..width].iter().copied()));
+        let mut classes = Tensor::empty(&[images, width], parameters.device());
+        self.for_chunks(parameters, pixels, |first, x| {
+            let (to, from) = (RowLayout::every(first * width, width), RowLayout::every(0, self.image_len()));
+            rows::copy((&mut classes, to), (x, from), [1, 1, x.len() / self.image_len()], width);
         });
-        self.post_norm.forward(parameters, &Tensor::from_vec(classes, &[images, width], pixels.device()))
+        self.post_norm.forward(parameters, &classes)
     }
 
-    /// Patch features of pixels (images, 3, S, S): (images, patches, width).
+    /// Numbers of the hidden states of an image.
+    fn image_len(&self) -> usize {
+        (self.config.num_patches() + 1) * self.config.hidden_size
+    }
+
+    /// Where the patches of every image begin: in all hidden states, and in features.
+    fn patch_layouts(&self) -> (RowLayout, RowLayout) {
+        let width = self.config.hidden_size;
+        (RowLayout::every(width, self.image_len()), RowLayout::every(0, self.image_len() - width))
+    }
+
+    /// The patches of hidden states (images * (patches + 1), width): (images, patches, width).
+    fn without_class<T: Real>(&self, x: &Tensor<T>) -> Tensor<T> {
+        let images = x.len() / self.image_len();
+        let (with, without) = self.patch_layouts();
+        let shape = [images, self.config.num_patches(), self.config.hidden_size];
+        let mut patches = Tensor::empty(&shape, x.device());
+        rows::copy((&mut patches, without), (x, with), [1, 1, images], without.strides[2]);
+        patches
+    }
+
+    /// Patch features of pixels (images, 3, S, S), which are on the host: (images, patches, width).
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
         let images = pixels.shape()[0];
-        let (count, width) = (self.config.num_patches(), self.config.hidden_size);
-        let mut features = Vec::with_capacity(images * count * width);
-        self.for_chunks(parameters, pixels, |x| features.extend(without_class(x, count)));
-        Tensor::from_vec(features, &[images, count, width], pixels.device())
+        let shape = [images, self.config.num_patches(), self.config.hidden_size];
+        let (with, without) = self.patch_layouts();
+        let len = without.strides[2];
+        let mut features = Tensor::empty(&shape, parameters.device());
+        self.for_chunks(parameters, pixels, |first, x| {
+            let to = RowLayout { offset: first * len, ..without };
+            rows::copy((&mut features, to), (x, with), [1, 1, x.len() / self.image_len()], len);
+        });
+        features
     }
 
-    /// Last hidden states (images * (patches + 1), width) of some images at a time.
+    /// Last hidden states (images * (patches + 1), width) of some images at a time, with the first image's number.
     fn for_chunks<T: Real>(
         &self,
         parameters: &Parameters<T>,
         pixels: &Tensor<T>,
-        mut take: impl FnMut(&Tensor<T>),
+        mut take: impl FnMut(usize, &Tensor<T>),
     ) {
         let image_len = pixels.len() / pixels.shape()[0].max(1);
-        for chunk in pixels.data().chunks((IMAGE_CHUNK * image_len).max(1)) {
-            let patches = self.patches(chunk, image_len, pixels);
+        for (number, chunk) in pixels.data().chunks((IMAGE_CHUNK * image_len).max(1)).enumerate() {
+            let patches = self.patches(chunk, image_len, parameters.device());
             let images = chunk.len() / image_len;
             let mut x = self.pre_norm.forward(parameters, &self.embed(parameters, &patches, images));
             for layer in &self.layers {
                 layer.forward(parameters, &mut x, images);
             }
-            take(&x);
+            take(number * IMAGE_CHUNK, &x);
         }
     }
 
@@ -138,7 +165,7 @@ impl ClipVision {
         pixels: &Tensor<T>,
     ) -> (Tensor<T>, ClipSaved<T>) {
         let images = pixels.shape()[0];
-        let patches = self.patches(pixels.data(), pixels.len() / images.max(1), pixels);
+        let patches = self.patches(pixels.data(), pixels.len() / images.max(1), parameters.device());
         let embedded = self.embed(parameters, &patches, images);
         let (mut x, pre_norm) = self.pre_norm.forward_saved(parameters, &embedded);
         let mut layers = Vec::with_capacity(self.layers.len());
@@ -147,10 +174,7 @@ impl ClipVision {
             layers.push(saved);
             x = y;
         }
-        let (count, width) = (self.config.num_patches(), self.config.hidden_size);
-        let features = without_class(&x, count).collect();
-        let features = Tensor::from_vec(features, &[images, count, width], pixels.device());
-        (features, ClipSaved { patches, embedded, pre_norm, layers })
+        (self.without_class(&x), ClipSaved { patches, embedded, pre_norm, layers })
     }
 
     /// Adds the tower's parameter gradients, given the gradient of the patch features.
@@ -164,37 +188,29 @@ impl ClipVision {
         let images = d_features.shape()[0];
         let (count, width) = (self.config.num_patches(), self.config.hidden_size);
         let mut dx = Tensor::zeros(&[images * (count + 1), width], d_features.device());
-        let rows = (count + 1) * width;
-        for (row, d) in
-            dx.data_mut().chunks_exact_mut(rows).zip(d_features.data().chunks_exact(count * width))
-        {
-            row[width..].copy_from_slice(d);
-        }
+        let (with, without) = self.patch_layouts();
+        rows::copy((&mut dx, with), (d_features, without), [1, 1, images], without.strides[2]);
         for (layer, saved) in self.layers.iter().zip(saved.layers).rev() {
             dx = layer.backward(parameters, saved, images, dx, gradients);
         }
         let d_embedded = self.pre_norm.backward(parameters, &saved.embedded, &saved.pre_norm, &dx, gradients);
-        for image in d_embedded.data().chunks_exact(rows) {
-            if let Some(d_position) = gradients.get_mut(self.position_embedding) {
-                d_position.iter_mut().zip(image).for_each(|(p, &d)| *p += d);
-            }
-            if let Some(d_class) = gradients.get_mut(self.class_embedding) {
-                d_class.iter_mut().zip(image).for_each(|(c, &d)| *c += d);
-            }
+        if let Some(d_position) = gradients.tensor_mut(self.position_embedding) {
+            rows::add_sum_of_each(d_position, &d_embedded);
         }
-        if let Some(d_patch) = gradients.get_mut(self.patch_embedding) {
-            let d_patches: Vec<T> = d_embedded
-                .data()
-                .chunks_exact(rows)
-                .flat_map(|image| image[width..].iter().copied())
-                .collect();
-            let inner = saved.patches.width();
-            matmul::add_transposed_times(d_patch, &d_patches, saved.patches.data(), width, inner);
+        if let Some(d_class) = gradients.tensor_mut(self.class_embedding) {
+            let mut classes = Tensor::empty(&[images, width], d_embedded.device());
+            let (to, from) = (RowLayout::every(0, width), RowLayout::every(0, self.image_len()));
+            rows::copy((&mut classes, to), (&d_embedded, from), [1, 1, images], width);
+            rows::add_sum_of_each(d_class, &classes);
+        }
+        if gradients.wants(self.patch_embedding) {
+            let d_patches = self.without_class(&d_embedded);
+            self.project(&saved.patches).backward_parameters(Some(&saved.patches), &d_patches, gradients);
         }
     }
 
     /// Cuts images into rows of patches: (images * patches, 3 * patch * patch), channel-major like the kernel.
-    fn patches<T: Real>(&self, pixels: &[T], image_len: usize, like: &Tensor<T>) -> Tensor<T> {
+    fn patches<T: Real>(&self, pixels: &[T], image_len: usize, device: Device) -> Tensor<T> {
         let (side, patch) = (self.config.image_size, self.config.patch_size);
         let (grid, channels) = (side / patch, self.config.num_channels);
         let mut rows = Vec::with_capacity(pixels.len());
@@ -212,31 +228,28 @@ impl ClipVision {
         }
         let inner = channels * patch * patch;
         let count = rows.len() / inner;
-        Tensor::from_vec(rows, &[count, inner], like.device())
+        let rows = Tensor::from_vec(rows, &[count, inner], Device::Cpu);
+        if device == Device::Cpu { rows } else { rows.to_device(device) }
     }
 
     /// Class token and patches with their position embeddings: (images * (patches + 1), width).
     fn embed<T: Real>(&self, parameters: &Parameters<T>, patches: &Tensor<T>, images: usize) -> Tensor<T> {
         let width = self.config.hidden_size;
-        let mut projected = vec![T::ZERO; patches.rows() * width];
-        let weight = parameters.data(self.patch_embedding);
-        matmul::times_transposed(&mut projected, patches.data(), weight, patches.width(), width, false);
-        let class = parameters.data(self.class_embedding);
-        let positions = parameters.data(self.position_embedding);
-        let count = self.config.num_patches();
-        let mut x = Vec::with_capacity(images * (count + 1) * width);
-        for image in projected.chunks_exact(count * width) {
-            let tokens = class.iter().chain(image);
-            x.extend(tokens.zip(positions).map(|(&t, &p)| t + p));
-        }
-        Tensor::from_vec(x, &[images * (count + 1), width], patches.device())
+        let projected = self.project(patches).forward(parameters, patches);
+        let shape = [images * (self.config.num_patches() + 1), width];
+        let mut x = Tensor::empty(&shape, patches.device());
+        let class = (parameters.tensor(self.class_embedding), RowLayout::every(0, 0));
+        rows::copy((&mut x, RowLayout::every(0, self.image_len())), class, [1, 1, images], width);
+        let (with, without) = self.patch_layouts();
+        rows::copy((&mut x, with), (&projected, without), [1, 1, images], without.strides[2]);
+        rows::add_to_each(&mut x, parameters.tensor(self.position_embedding));
+        x
     }
-}
 
-/// Rows of x (images * (patches + 1), width) without each image's first.
-fn without_class<T: Real>(x: &Tensor<T>, patches: usize) -> impl Iterator<Item = T> + '_ {
-    let width = x.width();
-    x.data().chunks_exact((patches + 1) * width).flat_map(move |image| image[width..].iter().copied())
+    /// The convolution of the patches as a product of their rows.
+    fn project<T: Real>(&self, patches: &Tensor<T>) -> Linear {
+        Linear::over(self.patch_embedding, patches.width(), self.config.hidden_size)
+    }
 }
 
 impl ClipLayer {
@@ -269,7 +282,7 @@ impl ClipLayer {
         let attended = self.core.forward(&q, images, kv, &AttentionMask::Full);
         self.out.forward_add(parameters, &attended, x);
         let normed = self.norm2.forward(parameters, x);
-        let widened = self.fc1.forward_activated::<QuickGelu, T>(parameters, &normed);
+        let widened = self.fc1.forward_activated(parameters, &normed, GELU);
         self.fc2.forward_add(parameters, &widened, x);
     }
 
@@ -290,7 +303,7 @@ impl ClipLayer {
         let (normed, norm2) = self.norm2.forward_saved(parameters, &middle);
         let widened = self.fc1.forward(parameters, &normed);
         let mut y = middle.clone();
-        self.fc2.forward_add(parameters, &quick_gelu(&widened), &mut y);
+        self.fc2.forward_add(parameters, &activated(&widened, GELU), &mut y);
         (y, LayerSaved { x, norm1, q, k, v, attention, middle, norm2, widened })
     }
 
@@ -303,8 +316,8 @@ impl ClipLayer {
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
         let LayerSaved { x, norm1, q, k, v, attention, middle, norm2, widened } = saved;
-        let mut d_widened = self.fc2.backward(parameters, &quick_gelu(&widened), &dy, gradients);
-        activate_backward::<QuickGelu, T>(d_widened.data_mut(), widened.data());
+        let mut d_widened = self.fc2.backward(parameters, &activated(&widened, GELU), &dy, gradients);
+        activate_backward(&mut d_widened, &widened, GELU);
         let normed = self.norm2.forward(parameters, &middle);
         let d_normed = self.fc1.backward(parameters, &normed, &d_widened, gradients);
         let mut d_middle = self.norm2.backward(parameters, &middle, &norm2, &d_normed, gradients);
@@ -314,16 +327,12 @@ impl ClipLayer {
         let d = self.core.backward(&q, images, kv, &AttentionMask::Full, &attention, &d_attention);
         let normed = self.norm1.forward(parameters, &x);
         let mut d_normed = self.q.backward(parameters, &normed, &d.dq, gradients);
-        self.k.backward_into(parameters, normed.data(), d.dk.data(), d_normed.data_mut(), true, gradients);
-        self.v.backward_into(parameters, normed.data(), d.dv.data(), d_normed.data_mut(), true, gradients);
+        self.k.backward_into(parameters, Some(&normed), &d.dk, &mut d_normed, true, gradients);
+        self.v.backward_into(parameters, Some(&normed), &d.dv, &mut d_normed, true, gradients);
         let mut dx = self.norm1.backward(parameters, &x, &norm1, &d_normed, gradients);
         dx.add_assign(&d_middle);
         dx
     }
-}
-
-fn quick_gelu<T: Real>(x: &Tensor<T>) -> Tensor<T> {
-    Tensor::from_vec(activate::<QuickGelu, T>(x.data()), x.shape(), x.device())
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl DecoderLayer {
     pub fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &mut [T],
+        x: &mut Tensor<T>,
         rows: &Rows<'_>,
         cache: (&mut LayerCache<T>, usize),
         scratch: &mut Scratch<T>,
@@ -127,8 +127,8 @@ pub(crate) fn input_gradient<T: Real>(
     shape: &[usize],
     gradients: &mut Gradients<T>,
 ) -> Tensor<T> {
-    let mut dx = Tensor::zeros(shape, dy.device());
-    layer.backward_into(parameters, &[], dy.data(), dx.data_mut(), false, gradients);
+    let mut dx = Tensor::empty(shape, dy.device());
+    layer.backward_into(parameters, None, dy, &mut dx, false, gradients);
     dx
 }
 
@@ -141,8 +141,7 @@ pub(crate) fn add_backward<T: Real>(
     dx: &mut Tensor<T>,
     gradients: &mut Gradients<T>,
 ) {
-    let input = input.map_or(&[][..], |x| x.data());
-    layer.backward_into(parameters, input, dy.data(), dx.data_mut(), true, gradients);
+    layer.backward_into(parameters, input, dy, dx, true, gradients);
 }
 
 #[cfg(test)]
@@ -209,21 +208,21 @@ pub(crate) mod tests {
         let positions = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4];
         let rows = Rows { batch: 2, positions: &positions, mask: &causal(0) };
         let (whole, _) = layer.forward_saved(&parameters, x.clone(), &rows);
-        let mut cache = LayerCache::new(config.key_heads(), 2, 6);
+        let mut cache = LayerCache::new(config.key_heads(), 2, 6, x.device());
         let part = |range: std::ops::Range<usize>| {
             let rows: Vec<f64> = (0..2)
                 .flat_map(|b| x.data()[(b * 5 + range.start) * width..(b * 5 + range.end) * width].to_vec())
                 .collect();
             Tensor::from_vec(rows, &[2 * range.len(), width], x.device())
         };
-        let mut scratch = Scratch::new();
+        let mut scratch = Scratch::new(x.device());
         for range in [0..3, 3..4, 4..5] {
             let positions: Vec<u32> = (0..2).flat_map(|_| range.clone().map(|p| p as u32)).collect();
             let mask = causal(range.start);
             let rows = Rows { batch: 2, positions: &positions, mask: &mask };
             let mut y = part(range.clone());
-            let (y, cached) = (y.data_mut(), (&mut cache, range.start));
-            layer.forward_cached(&parameters, y, &rows, cached, &mut scratch);
+            layer.forward_cached(&parameters, &mut y, &rows, (&mut cache, range.start), &mut scratch);
+            let y = y.data();
             for b in 0..2 {
                 let got = &y[b * range.len() * width..][..range.len() * width];
                 let want = &whole.data()[(b * 5 + range.start) * width..(b * 5 + range.end) * width];

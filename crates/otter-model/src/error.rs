@@ -1,6 +1,6 @@
 //! Input that does not fit the model.
 
-use otter_nn::SegmentError;
+use otter_nn::{DeviceError, SegmentError};
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -11,6 +11,9 @@ pub enum ModelError {
     /// Impossible sizes.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The device failed, or has no room.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A token id outside the embedding table.
     #[error(
         "token id {id} at sequence {sequence}, position {position} is outside the vocabulary of {vocabulary} rows; \

@@ -1,12 +1,15 @@
 //! The bias-free feed-forward of the Perceiver and of gated cross-attention: `W2 gelu(W1 LN(x))`, exact GELU
 //! (`spec/model.md` 3.3, 4.1). Keys `.0` (norm), `.1` and `.3`; index 2 is the activation.
 
-use otter_nn::kernels::elementwise::{Gelu, activate, activate_backward, activate_in_place};
+use otter_nn::layers::elementwise::{activate, activate_backward, activated};
 use otter_nn::{
-    Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterSpecs, Parameters, Real, Tensor,
+    ActivationKind, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterSpecs, Parameters, Real,
+    Tensor,
 };
 
 use crate::scratch::Scratch;
+
+const GELU: ActivationKind = ActivationKind::Gelu;
 
 /// Norm, widening, GELU, narrowing.
 #[derive(Clone, Debug)]
@@ -36,7 +39,7 @@ impl FeedForward {
     pub fn forward_saved<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> (Tensor<T>, Saved<T>) {
         let (normed, statistics) = self.norm.forward_saved(parameters, x);
         let widened = self.widen.forward(parameters, &normed);
-        let y = self.narrow.forward(parameters, &activated(&widened));
+        let y = self.narrow.forward(parameters, &activated(&widened, GELU));
         (y, Saved { statistics, widened })
     }
 
@@ -44,16 +47,15 @@ impl FeedForward {
     pub fn forward_into<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &[T],
-        rows: usize,
-        y: &mut [T],
+        x: &Tensor<T>,
+        y: &mut Tensor<T>,
         scratch: &mut Scratch<T>,
     ) {
-        let mut normed = scratch.take(x.len());
+        let mut normed = scratch.take(x.shape());
         self.norm.forward_into(parameters, x, &mut normed);
-        let mut widened = scratch.take(rows * self.widen.outer());
+        let mut widened = scratch.take(&[x.rows(), self.widen.outer()]);
         self.widen.forward_into(parameters, &normed, &mut widened, false);
-        activate_in_place::<Gelu, T>(&mut widened);
+        activate(&mut widened, GELU);
         self.narrow.forward_into(parameters, &widened, y, false);
         scratch.give(normed);
         scratch.give(widened);
@@ -69,18 +71,14 @@ impl FeedForward {
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
         let mut d_widened = {
-            let active = activated(&saved.widened);
+            let active = activated(&saved.widened, GELU);
             self.narrow.backward(parameters, &active, dy, gradients)
         };
-        activate_backward::<Gelu, T>(d_widened.data_mut(), saved.widened.data());
+        activate_backward(&mut d_widened, &saved.widened, GELU);
         let normed = self.norm.forward(parameters, x);
         let d_normed = self.widen.backward(parameters, &normed, &d_widened, gradients);
         self.norm.backward(parameters, x, &saved.statistics, &d_normed, gradients)
     }
-}
-
-fn activated<T: Real>(widened: &Tensor<T>) -> Tensor<T> {
-    Tensor::from_vec(activate::<Gelu, T>(widened.data()), widened.shape(), widened.device())
 }
 
 #[cfg(test)]

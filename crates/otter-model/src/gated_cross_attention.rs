@@ -79,25 +79,25 @@ impl GatedCrossAttention {
     pub fn forward_projected<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &mut [T],
+        x: &mut Tensor<T>,
         media: Option<&KeysAndValues<T>>,
         rows: &MediaRows,
         scratch: &mut Scratch<T>,
     ) {
         let count = rows.targets.len();
-        let mut branch = scratch.take(x.len());
+        let mut branch = scratch.take(x.shape());
         if let Some(kv) = media.filter(|_| attends(rows)) {
             self.norm.forward_into(parameters, x, &mut branch);
-            let mut q = scratch.take(count * self.to_q.outer());
+            let mut q = scratch.take(&[count, self.to_q.outer()]);
             self.to_q.forward_into(parameters, &branch, &mut q, false);
-            let mut out = scratch.take(q.len());
-            let mut scores = scratch.take(count * self.core.heads * self.core.latents);
+            let mut out = scratch.take(q.shape());
+            let mut scores = scratch.take_for_host(count * self.core.heads * self.core.latents);
             self.core.forward_into(&q, &kv.k, &kv.v, rows, &mut scores, &mut out);
             self.to_out.forward_into(parameters, &out, &mut branch, false);
             self.attn_gate.forward_add(parameters, x, &branch);
             [q, out, scores].into_iter().for_each(|buffer| scratch.give(buffer));
         }
-        self.feed_forward.forward_into(parameters, x, count, &mut branch, scratch);
+        self.feed_forward.forward_into(parameters, x, &mut branch, scratch);
         self.ff_gate.forward_add(parameters, x, &branch);
         scratch.give(branch);
     }
@@ -184,8 +184,8 @@ mod tests {
                     let (y, saved) = block.forward_saved(p, x[0].clone(), Some(&x[1]), &rows);
                     let kv = block.project_media(p, &x[1]);
                     let mut projected = x[0].clone();
-                    let in_place = projected.data_mut();
-                    block.forward_projected(p, in_place, Some(&kv), &rows, &mut Scratch::new());
+                    let mut scratch = Scratch::new(projected.device());
+                    block.forward_projected(p, &mut projected, Some(&kv), &rows, &mut scratch);
                     assert!(y.data().iter().zip(projected.data()).all(|(a, b)| (a - b).abs() < 1e-12));
                     let mut d_latents = x[1].zeros_like();
                     let latents = Some(&x[1]);

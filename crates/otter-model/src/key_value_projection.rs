@@ -2,7 +2,10 @@
 //! keys, the rest values (`spec/model.md` 3.4, 4.4).
 
 use otter_nn::kernels::matmul;
-use otter_nn::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor, WeightView};
+use otter_nn::layers::rows;
+use otter_nn::{
+    Device, Gradients, Init, Linear, ParameterId, ParameterSpecs, Parameters, Real, Tensor, WeightView,
+};
 
 /// Weight (2 * inner, width), no bias.
 #[derive(Clone, Debug)]
@@ -30,6 +33,11 @@ impl KeyValueProjection {
 
     /// Keys and values of x (rows, width).
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> KeysAndValues<T> {
+        if let Device::Card(_) = x.device() {
+            let both = self.whole().forward(parameters, x);
+            let (k, v) = (rows::columns(&both, 0, self.inner), rows::columns(&both, self.inner, self.inner));
+            return KeysAndValues { k, v };
+        }
         let (to_k, to_v) = parameters.weight(self.weight).split_at(self.inner * self.width);
         let half = |weight: WeightView<'_, T>| {
             let mut y = Tensor::zeros(&[x.rows(), self.inner], x.device());
@@ -37,6 +45,11 @@ impl KeyValueProjection {
             y
         };
         KeysAndValues { k: half(to_k), v: half(to_v) }
+    }
+
+    /// Keys and values side by side in a row.
+    fn whole(&self) -> Linear {
+        Linear::over(self.weight, self.width, 2 * self.inner)
     }
 
     /// Adds the weight gradient; returns the gradient of x when asked for.
@@ -48,6 +61,14 @@ impl KeyValueProjection {
         wants_input: bool,
         gradients: &mut Gradients<T>,
     ) -> Option<Tensor<T>> {
+        if let Device::Card(_) = x.device() {
+            let both = rows::side_by_side(&[dk, dv]);
+            if !wants_input {
+                self.whole().backward_parameters(Some(x), &both, gradients);
+                return None;
+            }
+            return Some(self.whole().backward(parameters, x, &both, gradients));
+        }
         if let Some(dw) = gradients.get_mut(self.weight) {
             let (d_to_k, d_to_v) = dw.split_at_mut(self.inner * self.width);
             matmul::add_transposed_times(d_to_k, dk.data(), x.data(), self.inner, self.width);

@@ -1,7 +1,7 @@
 //! The language model with gated cross-attention wrapped around its decoder layers (`spec/model.md` section 5): the
 //! block of layer i, present when `(i + 1) % every_n_layers == 0`, runs before the layer itself.
 
-use otter_nn::kernels::{elementwise, matmul};
+use otter_nn::layers::elementwise;
 use otter_nn::{
     AttentionMask, CrossEntropy, Embedding, Gradients, Linear, MediaRows, ParameterSpecs, Parameters, Real,
     Tensor,
@@ -24,7 +24,8 @@ pub struct LanguageModel {
     /// Name of the layers, without their index.
     layer_names: String,
     output: TextOutput,
-    lm_head: Option<Linear>,
+    /// The output table: its own, or that of the embeddings.
+    head: Linear,
     /// Factor on the logits, applied to the normalised hidden states.
     logit_scale: f64,
     /// Features of the residual stream.
@@ -90,43 +91,35 @@ impl LanguageModel {
             })
             .collect();
         let output = TextOutput::new(specs, name, text);
-        let lm_head = (!config.tie_word_embeddings).then(|| {
+        let head = if config.tie_word_embeddings {
+            Linear::over(embedding.tokens().weight(), text.embedding_width(), text.vocab_size())
+        } else {
             let name = format!("{name}.{}", names.output);
             Linear::new(specs, &name, text.embedding_width(), text.vocab_size(), false, INIT)
-        });
+        };
         let logit_scale = text.logit_scale();
         let (width, table_width) = (text.hidden_size(), text.embedding_width());
-        Self { embedding, layers, layer_names, output, lm_head, logit_scale, width, table_width }
+        Self { embedding, layers, layer_names, output, head, logit_scale, width, table_width }
     }
 
     /// The output projection with its loss.
     pub fn cross_entropy(&self) -> CrossEntropy {
-        CrossEntropy::new(self.lm_head.as_ref().map_or(self.embedding().weight(), Linear::weight))
+        CrossEntropy::new(self.head.weight())
     }
 
     /// Logits (rows, vocabulary) of normalised hidden states (rows, width).
     pub fn logits<T: Real>(&self, parameters: &Parameters<T>, hidden: &Tensor<T>) -> Tensor<T> {
-        let mut logits = Tensor::zeros(&[hidden.rows(), self.vocabulary(parameters)], hidden.device());
-        self.logits_into(parameters, hidden.data(), logits.data_mut());
-        logits
-    }
-
-    /// Rows of the output table.
-    fn vocabulary<T: Real>(&self, parameters: &Parameters<T>) -> usize {
-        let table = self.lm_head.as_ref().map_or(self.embedding().weight(), Linear::weight);
-        parameters.get(table).shape()[0]
+        self.head.forward(parameters, hidden)
     }
 
     /// Writes logits (rows, vocabulary) of normalised hidden states (rows, width).
-    pub fn logits_into<T: Real>(&self, parameters: &Parameters<T>, hidden: &[T], logits: &mut [T]) {
-        match &self.lm_head {
-            Some(head) => head.forward_into(parameters, hidden, logits, false),
-            None => {
-                let table = parameters.get(self.embedding().weight());
-                let (vocabulary, width) = (table.shape()[0], table.width());
-                matmul::times_transposed(logits, hidden, table.view(), width, vocabulary, false);
-            }
-        }
+    pub fn logits_into<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        hidden: &Tensor<T>,
+        logits: &mut Tensor<T>,
+    ) {
+        self.head.forward_into(parameters, hidden, logits, false);
     }
 
     /// Embedded tokens (rows, width).
@@ -137,7 +130,7 @@ impl LanguageModel {
     /// Normalised hidden states times the factor on the logits.
     fn scaled<T: Real>(&self, mut hidden: Tensor<T>) -> Tensor<T> {
         if self.logit_scale != 1.0 {
-            elementwise::scale(hidden.data_mut(), T::from_f64(self.logit_scale));
+            elementwise::scale(&mut hidden, self.logit_scale);
         }
         hidden
     }
@@ -152,13 +145,13 @@ impl LanguageModel {
         trace: &mut Trace<'_, T>,
     ) -> Tensor<T> {
         let mut x = self.embed(parameters, ids, &context.rows);
-        let mut scratch = Scratch::new();
+        let mut scratch = Scratch::new(x.device());
         for (i, layer) in self.layers.iter().enumerate() {
             if let Some(block) = &layer.gated_cross_attn_layer {
                 let media = latents.map(|latents| block.project_media(parameters, latents));
-                let (x, rows) = (&mut x, context.media_rows);
-                block.forward_projected(parameters, x.data_mut(), media.as_ref(), rows, &mut scratch);
-                trace(&format!("xattn.{i}"), x);
+                let rows = context.media_rows;
+                block.forward_projected(parameters, &mut x, media.as_ref(), rows, &mut scratch);
+                trace(&format!("xattn.{i}"), &x);
             }
             x = layer.decoder_layer.forward_saved(parameters, x, &context.rows).0;
             trace(&format!("hidden.{i}"), &x);
@@ -287,8 +280,9 @@ impl LanguageModel {
         batch: usize,
         capacity: usize,
     ) -> LanguageCache<T> {
-        let layers =
-            self.layers.iter().map(|_| LayerCache::new(config.text.key_heads(), batch, capacity)).collect();
+        let device = parameters.device();
+        let layer_cache = |_| LayerCache::new(config.text.key_heads(), batch, capacity, device);
+        let layers = self.layers.iter().map(layer_cache).collect();
         let media = self
             .layers
             .iter()
@@ -297,7 +291,7 @@ impl LanguageModel {
                 Some(block.project_media(parameters, latents?))
             })
             .collect();
-        LanguageCache { layers, media, batch, len: 0, scratch: Scratch::new() }
+        LanguageCache { layers, media, batch, len: 0, scratch: Scratch::new(device) }
     }
 
     /// Normalised hidden states of new rows that follow the cached ones.
@@ -309,7 +303,7 @@ impl LanguageModel {
         cache: &mut LanguageCache<T>,
     ) -> Tensor<T> {
         let mut hidden = Tensor::zeros(&[ids.len(), self.table_width], parameters.device());
-        self.forward_cached_into(parameters, ids, context, cache, hidden.data_mut());
+        self.forward_cached_into(parameters, ids, context, cache, &mut hidden);
         // Buffers of the many rows of a prompt would be of no use to the single ones that follow.
         cache.scratch.clear();
         hidden
@@ -323,10 +317,10 @@ impl LanguageModel {
         ids: &[u32],
         context: &Context<'_>,
         cache: &mut LanguageCache<T>,
-        hidden: &mut [T],
+        hidden: &mut Tensor<T>,
     ) {
         let LanguageCache { layers, media, len, scratch, .. } = cache;
-        let mut x = scratch.take(ids.len() * self.width);
+        let mut x = scratch.take(&[ids.len(), self.width]);
         self.embedding.forward_into(parameters, ids, context.rows.positions, &mut x, scratch);
         for ((layer, layer_cache), media) in self.layers.iter().zip(layers).zip(media) {
             if let Some(block) = &layer.gated_cross_attn_layer {
@@ -339,7 +333,7 @@ impl LanguageModel {
         *len += ids.len() / context.rows.batch;
         self.output.forward_into(parameters, &x, hidden, scratch);
         if self.logit_scale != 1.0 {
-            elementwise::scale(hidden, T::from_f64(self.logit_scale));
+            elementwise::scale(hidden, self.logit_scale);
         }
         scratch.give(x);
     }

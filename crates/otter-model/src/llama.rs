@@ -1,7 +1,7 @@
 //! LLaMA decoder layer (Touvron et al., arXiv 2302.13971), `spec/model.md` 7.1: pre-norm rotary attention and a gated
 //! feed-forward, by default without biases. Grouped-query attention when there are fewer key heads than query heads.
 
-use otter_nn::kernels::elementwise::{silu_product, silu_product_backward, silu_product_in_place};
+use otter_nn::layers::elementwise::{silu_product, silu_product_backward, silu_product_in_place};
 use otter_nn::{
     Gradients, Init, Linear, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm, SelfAttentionCore,
     Tensor,
@@ -75,7 +75,7 @@ impl LlamaLayer {
         let gate = self.gate.forward(parameters, &normed);
         let up = self.up.forward(parameters, &normed);
         let mut y = middle.clone();
-        self.down.forward_add(parameters, &product(&gate, &up), &mut y);
+        self.down.forward_add(parameters, &silu_product(&gate, &up), &mut y);
         (y, LlamaLayerSaved { x, input_norm, attention, middle, post_attention_norm, gate, up })
     }
 
@@ -84,18 +84,18 @@ impl LlamaLayer {
     pub fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &mut [T],
+        x: &mut Tensor<T>,
         rows: &Rows<'_>,
         (cache, len): (&mut LayerCache<T>, usize),
         scratch: &mut Scratch<T>,
     ) {
         let count = rows.positions.len();
-        let mut normed = scratch.take(x.len());
+        let mut normed = scratch.take(x.shape());
         self.input_norm.forward_into(parameters, x, &mut normed);
         self.attention.forward_cached(parameters, &normed, rows, (cache, len), x, scratch);
         self.post_attention_norm.forward_into(parameters, x, &mut normed);
         let (mut gate, mut up) =
-            (scratch.take(count * self.gate.outer()), scratch.take(count * self.up.outer()));
+            (scratch.take(&[count, self.gate.outer()]), scratch.take(&[count, self.up.outer()]));
         Linear::forward_each(parameters, &normed, [(&self.gate, &mut gate), (&self.up, &mut up)]);
         silu_product_in_place(&mut gate, &up);
         self.down.forward_into(parameters, &gate, x, true);
@@ -115,12 +115,11 @@ impl LlamaLayer {
         // Inputs of frozen layers are not needed again: an empty stand-in saves making them.
         let wants_feed_forward = [&self.gate, &self.up].iter().any(|l| gradients.wants(l.weight()));
         let mut d_up = if gradients.wants(self.down.weight()) {
-            self.down.backward(parameters, &product(&gate, &up), &dy, gradients)
+            self.down.backward(parameters, &silu_product(&gate, &up), &dy, gradients)
         } else {
             input_gradient(&self.down, parameters, &dy, up.shape(), gradients)
         };
-        let d_gate = silu_product_backward(gate.data(), up.data(), d_up.data_mut());
-        let d_gate = Tensor::from_vec(d_gate, gate.shape(), gate.device());
+        let d_gate = silu_product_backward(&gate, &up, &mut d_up);
         let normed = wants_feed_forward.then(|| self.post_attention_norm.forward(parameters, &middle));
         let mut d_normed = middle.zeros_like();
         for (layer, d) in [(&self.gate, &d_gate), (&self.up, &d_up)] {
@@ -149,10 +148,6 @@ impl LlamaLayer {
         dx.add_assign(&d_middle);
         dx
     }
-}
-
-fn product<T: Real>(gate: &Tensor<T>, up: &Tensor<T>) -> Tensor<T> {
-    Tensor::from_vec(silu_product(gate.data(), up.data()), gate.shape(), gate.device())
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
 //! MPT decoder layer (MosaicML), `spec/model.md` 7.2 and 7.3: pre-norm attention with a fused projection and ALiBi, and a
 //! plain GELU feed-forward. `MosaicGPT`, its first generation, has other names.
 
-use otter_nn::kernels::elementwise::{
-    Gelu, activate, activate_backward, activate_in_place, clamp, clamp_backward,
-};
 use otter_nn::layers::attention::{AttentionOutput, KeysValues};
+use otter_nn::layers::elementwise::{activate, activate_backward, activated, clamp, clamp_backward};
+use otter_nn::layers::rows::{self, RowLayout, columns, side_by_side};
 use otter_nn::{
-    Gradients, Init, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm,
-    SelfAttentionCore, Tensor,
+    ActivationKind, Gradients, Init, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs, Parameters,
+    Real, RmsNorm, SelfAttentionCore, Tensor,
 };
 
 use crate::config::{MptConfig, MptStyle, NormKind};
@@ -17,6 +16,7 @@ use crate::scratch::Scratch;
 
 /// Epsilon of every norm of the family.
 const EPSILON: f64 = 1e-5;
+const GELU: ActivationKind = ActivationKind::Gelu;
 
 /// One decoder layer.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ impl MptLayer {
         let (normed, norm_2) = self.norm_2.forward_saved(parameters, &middle);
         let up = self.up.forward(parameters, &normed);
         let mut y = middle.clone();
-        self.down.forward_add(parameters, &activated(&up), &mut y);
+        self.down.forward_add(parameters, &activated(&up, GELU), &mut y);
         (y, MptLayerSaved { x, norm_1, projected, attention, middle, norm_2, up })
     }
 
@@ -135,28 +135,26 @@ impl MptLayer {
     pub fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &mut [T],
+        x: &mut Tensor<T>,
         rows: &Rows<'_>,
         (cache, len): (&mut LayerCache<T>, usize),
         scratch: &mut Scratch<T>,
     ) {
         let (count, key_width) = (rows.positions.len(), self.key_width);
         let width = self.qkv.outer() - 2 * key_width;
-        let mut normed = scratch.take(x.len());
+        let mut normed = scratch.take(x.shape());
         self.norm_1.forward_into(parameters, x, &mut normed);
-        let mut fused = scratch.take(count * self.qkv.outer());
+        let mut fused = scratch.take(&[count, self.qkv.outer()]);
         self.qkv.forward_into(parameters, &normed, &mut fused, false);
         if let Some(limit) = self.clip {
-            clamp(&mut fused, T::from_f64(limit));
+            clamp(&mut fused, limit);
         }
         let mut part = |norm: Option<&Norm>, first: usize, width: usize| {
-            let mut part = scratch.take(count * width);
-            let fused = fused.chunks_exact(self.qkv.outer());
-            for (to, row) in part.chunks_exact_mut(width).zip(fused) {
-                to.copy_from_slice(&row[first..first + width]);
-            }
+            let mut part = scratch.take(&[count, width]);
+            let (own, all) = (RowLayout::every(0, width), RowLayout::every(first, self.qkv.outer()));
+            rows::copy((&mut part, own), (&fused, all), [1, 1, count], width);
             let Some(norm) = norm else { return part };
-            let mut normed = scratch.take(part.len());
+            let mut normed = scratch.take(part.shape());
             norm.forward_into(parameters, &part, &mut normed);
             scratch.give(part);
             normed
@@ -165,15 +163,15 @@ impl MptLayer {
         let k = part(self.key_norm.as_ref(), width, key_width);
         let v = part(None, width + key_width, key_width);
         let kv = cache.append(&k, &v, rows.batch, len);
-        let mut attended = scratch.take(q.len());
-        let mut scores = scratch.take(rows.batch * self.core.heads * kv.capacity);
+        let mut attended = scratch.take(q.shape());
+        let mut scores = scratch.take_for_host(rows.batch * self.core.heads * kv.capacity);
         self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);
         self.out.forward_into(parameters, &attended, x, true);
         self.norm_2.forward_into(parameters, x, &mut normed);
         [fused, q, k, v, attended, scores].into_iter().for_each(|buffer| scratch.give(buffer));
-        let mut up = scratch.take(count * self.up.outer());
+        let mut up = scratch.take(&[count, self.up.outer()]);
         self.up.forward_into(parameters, &normed, &mut up, false);
-        activate_in_place::<Gelu, T>(&mut up);
+        activate(&mut up, GELU);
         self.down.forward_into(parameters, &up, x, true);
         scratch.give(normed);
         scratch.give(up);
@@ -190,11 +188,11 @@ impl MptLayer {
     ) -> Tensor<T> {
         let MptLayerSaved { x, norm_1, projected, attention, middle, norm_2, up } = saved;
         let mut d_up = if gradients.wants(self.down.weight()) {
-            self.down.backward(parameters, &activated(&up), &dy, gradients)
+            self.down.backward(parameters, &activated(&up, GELU), &dy, gradients)
         } else {
             input_gradient(&self.down, parameters, &dy, up.shape(), gradients)
         };
-        activate_backward::<Gelu, T>(d_up.data_mut(), up.data());
+        activate_backward(&mut d_up, &up, GELU);
         let mut d_middle =
             through_norm(&self.norm_2, &self.up, parameters, &middle, &norm_2, &d_up, gradients);
         d_middle.add_assign(&dy);
@@ -211,7 +209,7 @@ impl MptLayer {
     fn project<T: Real>(&self, parameters: &Parameters<T>, normed: &Tensor<T>) -> Projected<T> {
         let mut qkv = self.qkv.forward(parameters, normed);
         if let Some(limit) = self.clip {
-            clamp(qkv.data_mut(), T::from_f64(limit));
+            clamp(&mut qkv, limit);
         }
         let width = qkv.width() - 2 * self.key_width;
         let (q, k, v) = (
@@ -251,22 +249,14 @@ impl MptLayer {
                     _ => (d, limited),
                 };
                 if let Some(limit) = self.clip {
-                    clamp_backward(d.data_mut(), limited.data(), T::from_f64(limit));
+                    clamp_backward(&mut d, limited, limit);
                 }
                 d
             };
         let dq = part(&self.query_norm, raw_q, q, dq);
         let dk = part(&self.key_norm, raw_k, k, dk);
         let dv = part(&None, &None, v, dv);
-        let (width, key_width) = (dq.width(), self.key_width);
-        let mut fused = Vec::with_capacity(dq.len() + dk.len() + dv.len());
-        let rows = dq.data().chunks_exact(width).zip(dk.data().chunks_exact(key_width));
-        for ((dq, dk), dv) in rows.zip(dv.data().chunks_exact(key_width)) {
-            fused.extend_from_slice(dq);
-            fused.extend_from_slice(dk);
-            fused.extend_from_slice(dv);
-        }
-        Tensor::from_vec(fused, &[dq.rows(), width + 2 * key_width], dq.device())
+        side_by_side(&[&dq, &dk, &dv])
     }
 }
 
@@ -286,19 +276,6 @@ fn through_norm<T: Real>(
         input_gradient(layer, parameters, dy, x.shape(), gradients)
     };
     norm.backward(parameters, x, statistics, &d_normed, gradients)
-}
-
-/// Columns `first..first + width` of every row.
-fn columns<T: Real>(x: &Tensor<T>, first: usize, width: usize) -> Tensor<T> {
-    let mut data = Vec::with_capacity(x.rows() * width);
-    for row in x.data().chunks_exact(x.width()) {
-        data.extend_from_slice(&row[first..first + width]);
-    }
-    Tensor::from_vec(data, &[x.rows(), width], x.device())
-}
-
-fn activated<T: Real>(up: &Tensor<T>) -> Tensor<T> {
-    Tensor::from_vec(activate::<Gelu, T>(up.data()), up.shape(), up.device())
 }
 
 #[cfg(test)]

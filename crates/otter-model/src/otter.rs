@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use otter_nn::layers::cross_entropy::LossSum;
+use otter_nn::layers::rows;
 use otter_nn::{
     AttentionMask, Gradients, IGNORE_INDEX, MediaRows, ParameterSpecs, Parameters, Real, Segments, Tensor,
 };
@@ -29,7 +30,7 @@ pub struct Otter {
 /// Frames, how they group into media items, and which items each sequence shows.
 #[derive(Clone)]
 pub struct VisionInput<T = f32> {
-    /// (frames of all items, 3, S, S); or, where the frozen tower has seen them before, what
+    /// On the host: (frames of all items, 3, S, S); or, where the frozen tower has seen them before, what
     /// [`Otter::vision_features`] gives: (frames of all items, patches, width).
     pub pixels: Tensor<T>,
     /// Frames of each media item, in order and without gaps.
@@ -108,7 +109,7 @@ impl Otter {
 
     fn features<T: Real>(&self, parameters: &Parameters<T>, vision: &VisionInput<T>) -> Tensor<T> {
         if vision.is_features() {
-            vision.pixels.clone()
+            vision.pixels.to_device(parameters.device())
         } else {
             self.vision.forward(parameters, &vision.pixels)
         }
@@ -136,11 +137,11 @@ impl Otter {
         for (frames, group) in groups(&vision.media_frames) {
             let (gathered, group_times) = self.gather(&features, vision, &group, &times);
             let out = self.perceiver.forward(parameters, &gathered, group.len(), frames, &group_times);
-            for (item, out) in group.iter().zip(out.data().chunks_exact(latents_per_item)) {
-                latents.data_mut()[item * latents_per_item..][..latents_per_item].copy_from_slice(out);
-            }
+            // Each item once: adding to zeros writes.
+            rows::add_to_picked(&mut latents, &out, &numbers(&group), latents_per_item);
         }
         trace("perceiver_out", &latents);
+        parameters.device().check()?;
         Ok(latents)
     }
 
@@ -171,9 +172,7 @@ impl Otter {
             let (gathered, group_times) = self.gather(&features, vision, &group, &times);
             let (out, perceiver) =
                 self.perceiver.forward_saved(parameters, &gathered, group.len(), frames, &group_times);
-            for (item, out) in group.iter().zip(out.data().chunks_exact(size)) {
-                latents.data_mut()[item * size..][..size].copy_from_slice(out);
-            }
+            rows::add_to_picked(&mut latents, &out, &numbers(&group), size);
             saved_groups.push(GroupSaved { items: group, perceiver });
         }
         Ok((latents, VisionSaved { clip, groups: saved_groups }))
@@ -196,18 +195,11 @@ impl Otter {
             .is_some()
             .then(|| Tensor::zeros(&[frames, frame_size / width, width], d_latents.device()));
         for GroupSaved { items, perceiver } in saved.groups {
-            let rows: Vec<T> =
-                items.iter().flat_map(|i| d_latents.data()[i * size..][..size].iter().copied()).collect();
-            let d_out = Tensor::from_vec(rows, &[items.len() * size / width, width], d_latents.device());
+            let d_out = rows::picked(d_latents, &numbers(&items), size);
+            let d_out = d_out.reshape(&[items.len() * size / width, width]);
             let d = self.perceiver.backward(parameters, perceiver, &d_out, d_features.is_some(), gradients);
             if let (Some(total), Some(d)) = (&mut d_features, d) {
-                let mut rest = d.data();
-                for &item in &items {
-                    let range = &vision.media_frames[item];
-                    let (own, after) = rest.split_at(range.len() * frame_size);
-                    total.data_mut()[range.start * frame_size..range.end * frame_size].copy_from_slice(own);
-                    rest = after;
-                }
+                rows::add_to_picked(total, &d, &frames_of(vision, &items), frame_size);
             }
         }
         if let (Some(clip), Some(d_features)) = (saved.clip, d_features) {
@@ -232,7 +224,9 @@ impl Otter {
         let latents = vision.map(|vision| self.encode_media(parameters, vision, trace)).transpose()?;
         let plan = TextPlan::new(text, vision.map(|v| v.slots.as_slice()), &self.config.text);
         let context = plan.context(text);
-        Ok(self.language.forward(parameters, &text.ids, latents.as_ref(), &context, trace))
+        let hidden = self.language.forward(parameters, &text.ids, latents.as_ref(), &context, trace);
+        parameters.device().check()?;
+        Ok(hidden)
     }
 
     /// Sum of the losses of `labels` (batch, length), where position t predicts label t + 1 of the same sequence.
@@ -249,7 +243,9 @@ impl Otter {
         let vision = vision.filter(|_| text.shows_media());
         let hidden = self.forward(parameters, vision, text, &mut |_, _| {})?;
         let targets = self.targets(labels, text)?;
-        Ok(self.language.cross_entropy().forward(parameters, &hidden, &targets))
+        let loss = self.language.cross_entropy().forward(parameters, &hidden, &targets);
+        parameters.device().check()?;
+        Ok(loss)
     }
 
     /// Log-probability of every label (batch, length) given the tokens before it; `None` where nothing is asked.
@@ -267,6 +263,7 @@ impl Otter {
         let hidden = self.forward(parameters, vision, text, &mut |_, _| {})?;
         let targets = self.targets(labels, text)?;
         let shifted = self.language.cross_entropy().log_probabilities(parameters, &hidden, &targets);
+        parameters.device().check()?;
         let mut out = vec![None; labels.len()];
         for (index, value) in shifted.into_iter().enumerate().filter(|(_, v)| v.is_some()) {
             out[index + 1] = value;
@@ -315,6 +312,7 @@ impl Otter {
         if let (Some(vision), Some(saved), Some(d_latents)) = (vision, vision_saved, d_latents) {
             self.encode_media_backward(parameters, saved, vision, &d_latents, gradients);
         }
+        parameters.device().check()?;
         Ok(loss)
     }
 
@@ -491,16 +489,22 @@ impl Otter {
         if group.len() == vision.media_frames.len() {
             return (features.clone(), times);
         }
-        let size = self.config.vision.num_patches() * self.config.vision.hidden_size;
-        let mut rows = Vec::new();
-        for &item in group {
-            let range = &vision.media_frames[item];
-            rows.extend_from_slice(&features.data()[range.start * size..range.end * size]);
-        }
         let width = self.config.vision.hidden_size;
-        let shape = [rows.len() / width, width];
-        (Tensor::from_vec(rows, &shape, features.device()), times)
+        let size = self.config.vision.num_patches() * width;
+        let gathered = rows::picked(features, &frames_of(vision, group), size);
+        let count = gathered.len() / width;
+        (gathered.reshape(&[count, width]), times)
     }
+}
+
+/// The frames of some media items, one after the other.
+fn frames_of<T>(vision: &VisionInput<T>, items: &[usize]) -> Vec<u32> {
+    let frames = |&item: &usize| vision.media_frames[item].clone().map(|frame| frame as u32);
+    items.iter().flat_map(frames).collect()
+}
+
+fn numbers(items: &[usize]) -> Vec<u32> {
+    items.iter().map(|&item| item as u32).collect()
 }
 
 /// Media items by their number of frames, since the resampler handles equal ones together.

@@ -4,6 +4,7 @@
 //! carry the residual; the media tokens are normalised anew in each block but never updated.
 
 use otter_nn::layers::attention::{AttentionOutput, KeysValues};
+use otter_nn::layers::rows::{self, RowLayout};
 use otter_nn::{
     AttentionMask, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterId, ParameterSpecs,
     Parameters, Real, SelfAttentionCore, Tensor,
@@ -139,10 +140,8 @@ impl PerceiverResampler {
             d_latents =
                 layer.backward(parameters, layer_saved, context, d_latents, d_media.as_mut(), gradients);
         }
-        if let Some(d) = gradients.get_mut(self.latents) {
-            for item in d_latents.data().chunks_exact(d.len()) {
-                d.iter_mut().zip(item).for_each(|(d, &g)| *d += g);
-            }
+        if let Some(d) = gradients.tensor_mut(self.latents) {
+            rows::add_sum_of_each(d, &d_latents);
         }
         if let Some(d_media) = &d_media {
             self.embedding_gradients(d_media, items, saved.frames, &saved.times, gradients);
@@ -151,12 +150,12 @@ impl PerceiverResampler {
     }
 
     fn repeated_latents<T: Real>(&self, parameters: &Parameters<T>, items: usize) -> Tensor<T> {
-        let rows = items * self.config.num_latents;
-        Tensor::from_vec(
-            parameters.data(self.latents).repeat(items),
-            &[rows, self.width],
-            parameters.device(),
-        )
+        let latents = parameters.tensor(self.latents);
+        let shape = [items * self.config.num_latents, self.width];
+        let mut repeated = Tensor::empty(&shape, parameters.device());
+        let (to, from) = (RowLayout::every(0, latents.len()), RowLayout::every(0, 0));
+        rows::copy((&mut repeated, to), (latents, from), [1, 1, items], latents.len());
+        repeated
     }
 
     /// Features plus frame and media-time embeddings (just the features without such tables).
@@ -171,16 +170,17 @@ impl PerceiverResampler {
         let rows = features.len() / self.width;
         let mut media = features.clone().reshape(&[rows, self.width]);
         let patches = rows / (items * frames).max(1);
-        let mut add = |row: usize, embedding: &[T]| {
-            let target = &mut media.data_mut()[row * self.width..][..self.width];
-            target.iter_mut().zip(embedding).for_each(|(t, &e)| *t += e);
-        };
-        for (id, by_frame) in [(self.frame_embs, true), (self.media_time_embs, false)] {
-            let Some(table) = id.map(|id| parameters.data(id)) else { continue };
-            for row in 0..rows {
-                let frame = row / patches % frames;
-                let at = if by_frame { frame } else { times[row / (patches * frames)] };
-                add(row, &table[at * self.width..][..self.width]);
+        let (width, frame, item) = (self.width, patches * self.width, frames * patches * self.width);
+        if let Some(table) = self.frame_embs.map(|id| parameters.tensor(id)) {
+            let to = RowLayout { offset: 0, strides: [item, frame, width] };
+            let from = RowLayout { offset: 0, strides: [0, width, 0] };
+            rows::add((&mut media, to), (table, from), [items, frames, patches], width);
+        }
+        if let Some(table) = self.media_time_embs.map(|id| parameters.tensor(id)) {
+            for (index, time) in times.iter().enumerate() {
+                let to = RowLayout::every(index * item, width);
+                let from = RowLayout::every(time * width, 0);
+                rows::add((&mut media, to), (table, from), [1, 1, frames * patches], width);
             }
         }
         media
@@ -196,13 +196,13 @@ impl PerceiverResampler {
     ) {
         let patches = d_media.rows() / (items * frames).max(1);
         for (id, by_frame) in [(self.frame_embs, true), (self.media_time_embs, false)] {
-            let Some(table) = id.and_then(|id| gradients.get_mut(id)) else { continue };
-            for (row, d) in d_media.data().chunks_exact(self.width).enumerate() {
-                let frame = row / patches % frames;
-                let at = if by_frame { frame } else { times[row / (patches * frames)] };
-                let target = &mut table[at * self.width..][..self.width];
-                target.iter_mut().zip(d).for_each(|(t, &d)| *t += d);
-            }
+            let Some(table) = id.and_then(|id| gradients.tensor_mut(id)) else { continue };
+            let place = |row: usize| match by_frame {
+                true => (row / patches % frames) as u32,
+                false => times[row / (patches * frames)] as u32,
+            };
+            let places: Vec<u32> = (0..d_media.rows()).map(place).collect();
+            rows::add_to_picked(table, d_media, &places, self.width);
         }
     }
 }
@@ -285,24 +285,20 @@ impl PerceiverLayer {
 
 /// Rows of each item: its media tokens, then its latents.
 fn joined<T: Real>(media: &Tensor<T>, latents: &Tensor<T>, items: usize) -> Tensor<T> {
-    let mut rows = Vec::with_capacity(media.len() + latents.len());
-    let sizes = (media.len() / items, latents.len() / items);
-    for (m, l) in media.data().chunks_exact(sizes.0).zip(latents.data().chunks_exact(sizes.1)) {
-        rows.extend_from_slice(m);
-        rows.extend_from_slice(l);
-    }
-    Tensor::from_vec(rows, &[media.rows() + latents.rows(), media.width()], media.device())
+    let mut joined = Tensor::empty(&[media.rows() + latents.rows(), media.width()], media.device());
+    let (m, l) = (media.len() / items, latents.len() / items);
+    let (own_m, own_l) = (RowLayout::every(0, m), RowLayout::every(0, l));
+    rows::copy((&mut joined, RowLayout::every(0, m + l)), (media, own_m), [1, 1, items], m);
+    rows::copy((&mut joined, RowLayout::every(m, m + l)), (latents, own_l), [1, 1, items], l);
+    joined
 }
 
 /// Reverse of [`joined`]: writes the media part, adds the latents' part.
 fn split<T: Real>(joined: &Tensor<T>, media: &mut Tensor<T>, latents: &mut Tensor<T>, items: usize) {
-    let sizes = (media.len() / items, latents.len() / items);
-    let outputs =
-        media.data_mut().chunks_exact_mut(sizes.0).zip(latents.data_mut().chunks_exact_mut(sizes.1));
-    for (item, (m, l)) in joined.data().chunks_exact(sizes.0 + sizes.1).zip(outputs) {
-        m.copy_from_slice(&item[..sizes.0]);
-        l.iter_mut().zip(&item[sizes.0..]).for_each(|(l, &d)| *l += d);
-    }
+    let (m, l) = (media.len() / items, latents.len() / items);
+    let (own_m, own_l) = (RowLayout::every(0, m), RowLayout::every(0, l));
+    rows::copy((media, own_m), (joined, RowLayout::every(0, m + l)), [1, 1, items], m);
+    rows::add((latents, own_l), (joined, RowLayout::every(m, m + l)), [1, 1, items], l);
 }
 
 #[cfg(test)]

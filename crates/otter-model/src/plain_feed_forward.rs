@@ -1,8 +1,8 @@
 //! The feed-forward of a decoder layer without a gate: `W2 act(W1 x)`, from normalised rows to what joins the residual
 //! stream.
 
-use otter_nn::kernels::elementwise::{Gelu, GeluTanh, Relu, activate, activate_backward, activate_in_place};
-use otter_nn::{Gradients, Init, Linear, ParameterSpecs, Parameters, Real, Tensor};
+use otter_nn::layers::elementwise::{activate, activate_backward, activated};
+use otter_nn::{ActivationKind, Gradients, Init, Linear, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::config::HiddenActivation;
 use crate::decoder::{add_backward, input_gradient};
@@ -13,7 +13,7 @@ use crate::scratch::Scratch;
 pub(crate) struct PlainFeedForward {
     up: Linear,
     down: Linear,
-    activation: HiddenActivation,
+    activation: ActivationKind,
 }
 
 impl PlainFeedForward {
@@ -27,6 +27,11 @@ impl PlainFeedForward {
     ) -> Self {
         let up = Linear::new(specs, up, width, inner, bias, Init::Normal(0.02));
         let down = Linear::new(specs, down, inner, width, bias, Init::Normal(0.02));
+        let activation = match activation {
+            HiddenActivation::Gelu => ActivationKind::Gelu,
+            HiddenActivation::GeluTanh => ActivationKind::GeluTanh,
+            HiddenActivation::Relu => ActivationKind::Relu,
+        };
         Self { up, down, activation }
     }
 
@@ -38,7 +43,7 @@ impl PlainFeedForward {
         residual: &mut Tensor<T>,
     ) -> Tensor<T> {
         let widened = self.up.forward(parameters, normed);
-        self.down.forward_add(parameters, &self.activated(&widened), residual);
+        self.down.forward_add(parameters, &activated(&widened, self.activation), residual);
         widened
     }
 
@@ -46,18 +51,13 @@ impl PlainFeedForward {
     pub(crate) fn forward_rows<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        normed: &[T],
-        rows: usize,
-        residual: &mut [T],
+        normed: &Tensor<T>,
+        residual: &mut Tensor<T>,
         scratch: &mut Scratch<T>,
     ) {
-        let mut widened = scratch.take(rows * self.up.outer());
+        let mut widened = scratch.take(&[normed.rows(), self.up.outer()]);
         self.up.forward_into(parameters, normed, &mut widened, false);
-        match self.activation {
-            HiddenActivation::Gelu => activate_in_place::<Gelu, T>(&mut widened),
-            HiddenActivation::GeluTanh => activate_in_place::<GeluTanh, T>(&mut widened),
-            HiddenActivation::Relu => activate_in_place::<Relu, T>(&mut widened),
-        }
+        activate(&mut widened, self.activation);
         self.down.forward_into(parameters, &widened, residual, true);
         scratch.give(widened);
     }
@@ -79,24 +79,11 @@ impl PlainFeedForward {
         gradients: &mut Gradients<T>,
     ) {
         let mut d = if gradients.wants(self.down.weight()) {
-            self.down.backward(parameters, &self.activated(widened), dy, gradients)
+            self.down.backward(parameters, &activated(widened, self.activation), dy, gradients)
         } else {
             input_gradient(&self.down, parameters, dy, widened.shape(), gradients)
         };
-        match self.activation {
-            HiddenActivation::Gelu => activate_backward::<Gelu, T>(d.data_mut(), widened.data()),
-            HiddenActivation::GeluTanh => activate_backward::<GeluTanh, T>(d.data_mut(), widened.data()),
-            HiddenActivation::Relu => activate_backward::<Relu, T>(d.data_mut(), widened.data()),
-        }
+        activate_backward(&mut d, widened, self.activation);
         add_backward(&self.up, parameters, normed, &d, d_normed, gradients);
-    }
-
-    fn activated<T: Real>(&self, widened: &Tensor<T>) -> Tensor<T> {
-        let data = match self.activation {
-            HiddenActivation::Gelu => activate::<Gelu, T>(widened.data()),
-            HiddenActivation::GeluTanh => activate::<GeluTanh, T>(widened.data()),
-            HiddenActivation::Relu => activate::<Relu, T>(widened.data()),
-        };
-        Tensor::from_vec(data, widened.shape(), widened.device())
     }
 }

@@ -1,22 +1,27 @@
-//! Buffers that a pass takes and gives back, so that a token in steady state allocates nothing, and a layer of many rows
-//! writes memory that the layer before has already touched.
+//! Buffers that a pass takes and gives back, so that a token in steady state allocates nothing on the host, and a layer of
+//! many rows writes memory that the layer before has already touched. A card's allocator does the same by itself.
 
-use otter_nn::Real;
+use otter_nn::{Device, Real, Tensor};
 
 /// Buffers that are free at the moment.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch<T = f32> {
     free: Vec<Vec<T>>,
+    device: Device,
 }
 
 impl<T: Real> Scratch<T> {
-    /// No buffers yet.
-    pub fn new() -> Self {
-        Self { free: Vec::new() }
+    /// No buffers yet, for tensors on this device.
+    pub fn new(device: Device) -> Self {
+        Self { free: Vec::new(), device }
     }
 
-    /// A buffer of `len` elements, whatever they are: the smallest free one that is large enough, or the largest grown.
-    pub fn take(&mut self, len: usize) -> Vec<T> {
+    /// A tensor of whatever is in its memory: the smallest free buffer that is large enough, or the largest grown.
+    pub fn take(&mut self, shape: &[usize]) -> Tensor<T> {
+        if self.device != Device::Cpu {
+            return Tensor::empty(shape, self.device);
+        }
+        let len = shape.iter().product();
         let smallest = |(_, buffer): &(usize, &Vec<T>)| match buffer.capacity() {
             enough if enough >= len => (false, enough),
             short => (true, usize::MAX - short),
@@ -28,12 +33,19 @@ impl<T: Real> Scratch<T> {
             buffer = vec![T::ZERO; len];
         }
         buffer.resize(len, T::ZERO);
-        buffer
+        Tensor::from_vec(buffer, shape, self.device)
     }
 
-    /// Gives a buffer back.
-    pub fn give(&mut self, buffer: Vec<T>) {
-        self.free.push(buffer);
+    /// As [`Scratch::take`], for what only kernels of the host need: nothing on a card.
+    pub fn take_for_host(&mut self, len: usize) -> Tensor<T> {
+        self.take(&[if self.device == Device::Cpu { len } else { 0 }])
+    }
+
+    /// Gives a tensor back.
+    pub fn give(&mut self, tensor: Tensor<T>) {
+        if self.device == Device::Cpu {
+            self.free.push(tensor.into_vec());
+        }
     }
 
     /// Frees all memory.
@@ -48,17 +60,17 @@ mod tests {
 
     #[test]
     fn buffers_come_back() {
-        let mut scratch = Scratch::<f32>::new();
-        let (small, large) = (scratch.take(10), scratch.take(1000));
-        let addresses = (small.as_ptr(), large.as_ptr());
+        let mut scratch = Scratch::<f32>::new(Device::Cpu);
+        let (small, large) = (scratch.take(&[10]), scratch.take(&[10, 100]));
+        let addresses = (small.data().as_ptr(), large.data().as_ptr());
         scratch.give(small);
         scratch.give(large);
-        let large = scratch.take(900);
-        assert_eq!((large.as_ptr(), large.len()), (addresses.1, 900));
-        let small = scratch.take(8);
-        assert_eq!((small.as_ptr(), small.len()), (addresses.0, 8));
+        let large = scratch.take(&[9, 100]);
+        assert_eq!((large.data().as_ptr(), large.len()), (addresses.1, 900));
+        let small = scratch.take_for_host(8);
+        assert_eq!((small.data().as_ptr(), small.len()), (addresses.0, 8));
         scratch.give(small);
-        assert_eq!(scratch.take(20), [0.0; 20]);
+        assert_eq!(scratch.take(&[20]).data(), [0.0; 20]);
         assert!(scratch.free.is_empty());
     }
 }

@@ -2,6 +2,7 @@
 //! fused, with or without biases), rotary positions where the model has them, attention, output projection.
 
 use otter_nn::layers::attention::{AttentionGradients, AttentionOutput, KeysValues};
+use otter_nn::layers::rows::{self, RowLayout};
 use otter_nn::{
     Gradients, Init, Linear, ParameterSpecs, Parameters, Real, Rotary, SelfAttentionCore, Tensor,
 };
@@ -92,22 +93,22 @@ impl SelfAttention {
     pub(crate) fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        normed: &[T],
+        normed: &Tensor<T>,
         rows: &Rows<'_>,
         (cache, len): (&mut LayerCache<T>, usize),
-        residual: &mut [T],
+        residual: &mut Tensor<T>,
         scratch: &mut Scratch<T>,
     ) {
         let (count, size) = (rows.positions.len(), self.core.head_size);
-        let key_width = self.core.key_heads * size;
-        let mut q = scratch.take(count * self.core.heads * size);
-        let (mut k, mut v) = (scratch.take(count * key_width), scratch.take(count * key_width));
+        let key_shape = [count, self.core.key_heads * size];
+        let mut q = scratch.take(&[count, self.core.heads * size]);
+        let (mut k, mut v) = (scratch.take(&key_shape), scratch.take(&key_shape));
         match &self.projection {
             Projection::Separate { q: to_q, k: to_k, v: to_v } => {
                 Linear::forward_each(parameters, normed, [(to_q, &mut q), (to_k, &mut k), (to_v, &mut v)]);
             }
             Projection::Fused(qkv) => {
-                let mut fused = scratch.take(count * qkv.outer());
+                let mut fused = scratch.take(&[count, qkv.outer()]);
                 qkv.forward_into(parameters, normed, &mut fused, false);
                 self.split_into(&fused, &mut q, &mut k, &mut v);
                 scratch.give(fused);
@@ -118,8 +119,8 @@ impl SelfAttention {
             rotary.rotate(&mut k, rows.positions);
         }
         let kv = cache.append(&k, &v, rows.batch, len);
-        let mut attended = scratch.take(q.len());
-        let mut scores = scratch.take(rows.batch * self.core.heads * kv.capacity);
+        let mut attended = scratch.take(q.shape());
+        let mut scores = scratch.take_for_host(rows.batch * self.core.heads * kv.capacity);
         self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);
         self.out.forward_into(parameters, &attended, residual, true);
         [q, k, v, attended, scores].into_iter().for_each(|buffer| scratch.give(buffer));
@@ -150,8 +151,8 @@ impl SelfAttention {
         let kv = KeysValues::exact(k, v, k.rows() / rows.batch);
         let mut d = self.core.backward(q, rows.batch, kv, rows.mask, attention, &d_attended);
         if let Some(rotary) = &self.rotary {
-            rotary.rotate_back(d.dq.data_mut(), rows.positions);
-            rotary.rotate_back(d.dk.data_mut(), rows.positions);
+            rotary.rotate_back(&mut d.dq, rows.positions);
+            rotary.rotate_back(&mut d.dk, rows.positions);
         }
         match &self.projection {
             Projection::Separate { q, k, v } => {
@@ -178,8 +179,8 @@ impl SelfAttention {
             Projection::Fused(qkv) => self.split(&qkv.forward(parameters, normed)),
         };
         if let Some(rotary) = &self.rotary {
-            rotary.rotate(q.data_mut(), positions);
-            rotary.rotate(k.data_mut(), positions);
+            rotary.rotate(&mut q, positions);
+            rotary.rotate(&mut k, positions);
         }
         (q, k, v)
     }
@@ -193,36 +194,41 @@ impl SelfAttention {
     /// Queries, keys and values of a fused projection's output.
     fn split<T: Real>(&self, fused: &Tensor<T>) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
         let (rows, size) = (fused.rows(), self.core.head_size);
-        let part = |heads: usize| Tensor::zeros(&[rows, heads * size], fused.device());
+        let part = |heads: usize| Tensor::empty(&[rows, heads * size], fused.device());
         let (mut q, mut k, mut v) =
             (part(self.core.heads), part(self.core.key_heads), part(self.core.key_heads));
-        self.split_into(fused.data(), q.data_mut(), k.data_mut(), v.data_mut());
+        self.split_into(fused, &mut q, &mut k, &mut v);
         (q, k, v)
     }
 
-    /// [`SelfAttention::split`] into slices.
-    fn split_into<T: Real>(&self, fused: &[T], q: &mut [T], k: &mut [T], v: &mut [T]) {
+    /// [`SelfAttention::split`] into tensors that are there.
+    fn split_into<T: Real>(
+        &self,
+        fused: &Tensor<T>,
+        q: &mut Tensor<T>,
+        k: &mut Tensor<T>,
+        v: &mut Tensor<T>,
+    ) {
         let ((queries, group), size) = (self.group(), self.core.head_size);
-        let parts = q.chunks_exact_mut(queries).zip(k.chunks_exact_mut(size)).zip(v.chunks_exact_mut(size));
-        for (((q, k), v), group) in parts.zip(fused.chunks_exact(group)) {
-            let (own_q, key_value) = group.split_at(queries);
-            q.copy_from_slice(own_q);
-            k.copy_from_slice(&key_value[..size]);
-            v.copy_from_slice(&key_value[size..]);
+        let groups = [1, 1, fused.len() / group];
+        for (part, first, width) in [(q, 0, queries), (k, queries, size), (v, queries + size, size)] {
+            let (own, all) = (RowLayout::every(0, width), RowLayout::every(first, group));
+            rows::copy((part, own), (fused, all), groups, width);
         }
     }
 
     /// The reverse of [`SelfAttention::split`], for gradients.
     fn join<T: Real>(&self, d: &AttentionGradients<T>) -> Tensor<T> {
-        let size = self.core.head_size;
-        let mut fused = Vec::with_capacity(d.dq.len() + d.dk.len() + d.dv.len());
-        let keys_values = d.dk.data().chunks_exact(size).zip(d.dv.data().chunks_exact(size));
-        for (q, (k, v)) in d.dq.data().chunks_exact(self.group().0).zip(keys_values) {
-            fused.extend_from_slice(q);
-            fused.extend_from_slice(k);
-            fused.extend_from_slice(v);
+        let ((queries, group), size) = (self.group(), self.core.head_size);
+        let count = d.dq.rows();
+        let mut fused = Tensor::empty(&[count, self.core.key_heads * group], d.dq.device());
+        let groups = [1, 1, fused.len() / group];
+        for (part, first, width) in
+            [(&d.dq, 0, queries), (&d.dk, queries, size), (&d.dv, queries + size, size)]
+        {
+            let (own, all) = (RowLayout::every(0, width), RowLayout::every(first, group));
+            rows::copy((&mut fused, all), (part, own), groups, width);
         }
-        let width = fused.len() / d.dq.rows().max(1);
-        Tensor::from_vec(fused, &[d.dq.rows(), width], d.dq.device())
+        fused
     }
 }

@@ -1,7 +1,7 @@
 //! From token ids to the first decoder layer: the token table, where it is narrower than the residual stream a
 //! projection, and where positions are learned their table.
 
-use otter_nn::kernels::elementwise;
+use otter_nn::layers::elementwise;
 use otter_nn::{Embedding, Gradients, Init, Linear, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::config::TextConfig;
@@ -74,12 +74,12 @@ impl TextEmbedding {
         parameters: &Parameters<T>,
         ids: &[u32],
         positions: &[u32],
-        x: &mut [T],
+        x: &mut Tensor<T>,
         scratch: &mut Scratch<T>,
     ) {
         match &self.project_in {
             Some(projection) => {
-                let mut rows = scratch.take(ids.len() * self.tokens.width());
+                let mut rows = scratch.take(&[ids.len(), self.tokens.width()]);
                 self.tokens.forward_into(parameters, ids, &mut rows);
                 projection.forward_into(parameters, &rows, x, false);
                 scratch.give(rows);
@@ -87,12 +87,10 @@ impl TextEmbedding {
             None => self.tokens.forward_into(parameters, ids, x),
         }
         if let Some(table) = &self.positions {
-            let mut row = scratch.take(table.width());
-            for (x, position) in x.chunks_exact_mut(table.width()).zip(positions) {
-                table.forward_into(parameters, &[position + self.position_offset], &mut row);
-                elementwise::add_assign(x, &row);
-            }
-            scratch.give(row);
+            let mut rows = scratch.take(x.shape());
+            table.forward_behind_into(parameters, positions, self.position_offset, &mut rows);
+            x.add_assign(&rows);
+            scratch.give(rows);
         }
     }
 
@@ -106,7 +104,7 @@ impl TextEmbedding {
         gradients: &mut Gradients<T>,
     ) {
         if self.fraction != 1.0 {
-            elementwise::scale(dx.data_mut(), T::from_f64(self.fraction));
+            elementwise::scale(&mut dx, self.fraction);
         }
         if let Some(table) = &self.positions {
             table.backward(&self.position_rows(positions), &dx, gradients);

@@ -55,16 +55,16 @@ impl TextOutput {
     pub(crate) fn forward_into<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &[T],
-        hidden: &mut [T],
+        x: &Tensor<T>,
+        hidden: &mut Tensor<T>,
         scratch: &mut Scratch<T>,
     ) {
         match (&self.norm, &self.project_out) {
             (Some(norm), None) => norm.forward_into(parameters, x, hidden),
-            (None, None) => hidden.copy_from_slice(x),
+            (None, None) => hidden.copy_from(x),
             (None, Some(projection)) => projection.forward_into(parameters, x, hidden, false),
             (Some(norm), Some(projection)) => {
-                let mut normed = scratch.take(x.len());
+                let mut normed = scratch.take(x.shape());
                 norm.forward_into(parameters, x, &mut normed);
                 projection.forward_into(parameters, &normed, hidden, false);
                 scratch.give(normed);

@@ -116,18 +116,18 @@ impl TransformerLayer {
     pub fn forward_cached<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &mut [T],
+        x: &mut Tensor<T>,
         rows: &Rows<'_>,
         (cache, len): (&mut LayerCache<T>, usize),
         scratch: &mut Scratch<T>,
     ) {
-        let mut attend = |normed: &[T], residual: &mut [T], scratch: &mut Scratch<T>| {
+        let mut attend = |normed: &Tensor<T>, residual: &mut Tensor<T>, scratch: &mut Scratch<T>| {
             self.attention.forward_cached(parameters, normed, rows, (&mut *cache, len), residual, scratch);
         };
-        let feed = |normed: &[T], residual: &mut [T], scratch: &mut Scratch<T>| {
-            self.feed_forward.forward_rows(parameters, normed, rows.positions.len(), residual, scratch);
+        let feed = |normed: &Tensor<T>, residual: &mut Tensor<T>, scratch: &mut Scratch<T>| {
+            self.feed_forward.forward_rows(parameters, normed, residual, scratch);
         };
-        let mut normed = scratch.take(x.len());
+        let mut normed = scratch.take(x.shape());
         match &self.order {
             Order::PreNorm(norm_1, norm_2) => {
                 norm_1.forward_into(parameters, x, &mut normed);
@@ -136,10 +136,10 @@ impl TransformerLayer {
                 feed(&normed, x, scratch);
             }
             Order::PostNorm(norm_1, norm_2) => {
-                normed.copy_from_slice(x);
+                normed.copy_from(x);
                 attend(x, &mut normed, scratch);
                 norm_1.forward_into(parameters, &normed, x);
-                normed.copy_from_slice(x);
+                normed.copy_from(x);
                 feed(x, &mut normed, scratch);
                 norm_2.forward_into(parameters, &normed, x);
             }
@@ -149,7 +149,7 @@ impl TransformerLayer {
                 feed(&normed, x, scratch);
             }
             Order::ParallelTwoNorms(norm_1, norm_2) => {
-                let mut second = scratch.take(x.len());
+                let mut second = scratch.take(x.shape());
                 norm_2.forward_into(parameters, x, &mut second);
                 norm_1.forward_into(parameters, x, &mut normed);
                 attend(&normed, x, scratch);

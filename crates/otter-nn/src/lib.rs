@@ -19,6 +19,7 @@
 //! assert_eq!((y.shape(), dx.shape()), (&[1, 2][..], &[1, 3][..]));
 //! ```
 
+pub mod card;
 pub mod gradient_check;
 pub mod kernels;
 pub mod layers;
@@ -28,6 +29,7 @@ mod real;
 mod tensor;
 mod weight;
 
+pub use card::ActivationKind;
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
 pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};
 pub use layers::embedding::Embedding;
@@ -42,5 +44,5 @@ pub use parameters::{
 };
 pub use quantised::{QuantisedFormat, QuantisedMatrix, QuantisedView};
 pub use real::Real;
-pub use tensor::{Device, SharedSlice, Tensor};
+pub use tensor::{Device, DeviceError, SharedSlice, Tensor};
 pub use weight::{Weight, WeightView};

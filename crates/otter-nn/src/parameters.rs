@@ -10,7 +10,7 @@ use std::ops::Range;
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 
-use crate::{Device, Real, Tensor, Weight, WeightView, kernels};
+use crate::{Device, DeviceError, Real, Tensor, Weight, WeightView, kernels};
 
 /// Index of a parameter in the specs, the parameters and the gradients of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,6 +182,37 @@ impl<T: Real> Parameters<T> {
         }
     }
 
+    /// Parameter `id`, in full precision: what [`Parameters::data`] gives of the host, of either device.
+    ///
+    /// # Panics
+    /// As [`Parameters::data`].
+    pub fn tensor(&self, id: ParameterId) -> &Tensor<T> {
+        let Parameter { name, tensor, .. } = &self.list[id.0];
+        match tensor.full() {
+            Some(tensor) => tensor,
+            None => panic!("{name} is kept narrower than f32; its layer must read it by Parameters::weight"),
+        }
+    }
+
+    /// The same parameters on another device. Each is freed here as soon as it is there.
+    ///
+    /// # Errors
+    /// When the device has no room for them.
+    pub fn to_device(mut self, device: Device) -> Result<Self, DeviceError> {
+        if device != self.device {
+            for parameter in &mut self.list {
+                let there = parameter.tensor.to_device(device);
+                parameter.tensor.give_back();
+                parameter.tensor = there;
+                device.check().map_err(|error| {
+                    DeviceError(format!("copying {} to {device:?}: {error}", parameter.name))
+                })?;
+            }
+            self.device = device;
+        }
+        Ok(self)
+    }
+
     /// Whether parameter `id` is trained.
     pub fn is_trainable(&self, id: ParameterId) -> bool {
         self.list[id.0].trainable
@@ -342,40 +373,48 @@ fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
 /// [`Gradients::clear`] gives buffers back, so that gradients take the memory that activations leave in the reverse pass;
 /// where activations are small beside them, [`Gradients::keep`] spares the system making the same pages again in every
 /// step. Frozen parameters have none.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Gradients<T = f32> {
     /// By parameter.
     parts: Vec<Part<T>>,
     ranges: Vec<Option<Range<usize>>>,
     keep: bool,
+    device: Device,
 }
 
 /// The gradient of one parameter.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 struct Part<T> {
-    /// Empty until it is first asked for.
-    elements: Vec<T>,
+    /// `None` until it is first asked for.
+    elements: Option<Tensor<T>>,
     /// Whether it was asked for since it was last zero; else the elements are those of an earlier step.
     current: bool,
     /// Whether only some rows are written, as of a token table: its other pages take no memory.
     by_rows: bool,
 }
 
+impl<T> Default for Part<T> {
+    fn default() -> Self {
+        Self { elements: None, current: false, by_rows: false }
+    }
+}
+
 impl<T: Real> Part<T> {
-    fn current(&self) -> Option<&[T]> {
-        self.current.then_some(&self.elements)
+    fn current(&self) -> Option<&Tensor<T>> {
+        self.elements.as_ref().filter(|_| self.current)
     }
 
-    fn make_current(&mut self, len: usize) -> &mut [T] {
-        if !self.current {
-            if self.elements.is_empty() {
-                self.elements = kernels::zeros(len);
-            } else {
-                kernels::for_row_blocks(&mut self.elements, 1, 1, |_, block| block.fill(T::ZERO));
+    fn make_current(&mut self, len: usize, device: Device) -> &mut Tensor<T> {
+        if let (false, Some(earlier)) = (self.current, &mut self.elements) {
+            match device {
+                Device::Cpu => {
+                    kernels::for_row_blocks(earlier.data_mut(), 1, 1, |_, block| block.fill(T::ZERO));
+                }
+                Device::Card(card) => card.clear(earlier.on_card_mut()),
             }
-            self.current = true;
         }
-        &mut self.elements
+        self.current = true;
+        self.elements.get_or_insert_with(|| Tensor::zeros(&[len], device))
     }
 }
 
@@ -393,7 +432,7 @@ impl<T: Real> Gradients<T> {
             })
             .collect();
         let parts = ranges.iter().map(|_| Part::default()).collect();
-        Self { parts, ranges, keep: false }
+        Self { parts, ranges, keep: false, device: parameters.device() }
     }
 
     /// Whether [`Gradients::clear`] keeps the buffers, but for those of tables of which only rows were written.
@@ -406,36 +445,69 @@ impl<T: Real> Gradients<T> {
         self.ranges[id.0].is_some()
     }
 
-    /// Gradient of parameter `id` to add to; `None` for a frozen one.
+    /// Where the gradients are.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Gradient of parameter `id` on the host, to add to; `None` for a frozen one.
+    ///
+    /// # Panics
+    /// When it is on a card; so do all functions here that give slices.
     pub fn get_mut(&mut self, id: ParameterId) -> Option<&mut [T]> {
         self.part_mut(id.0)
     }
 
+    /// Gradient of parameter `id` to add to, wherever it is; `None` for a frozen one.
+    pub fn tensor_mut(&mut self, id: ParameterId) -> Option<&mut Tensor<T>> {
+        self.tensor_part_mut(id.0)
+    }
+
     /// Gradient of the parameter at this place, in id order, to add to; `None` for a frozen one.
     pub fn part_mut(&mut self, index: usize) -> Option<&mut [T]> {
+        Some(self.tensor_part_mut(index)?.data_mut())
+    }
+
+    /// As [`Gradients::part_mut`], wherever it is.
+    pub fn tensor_part_mut(&mut self, index: usize) -> Option<&mut Tensor<T>> {
         let len = self.ranges[index].as_ref()?.len();
-        Some(self.parts[index].make_current(len))
+        Some(self.parts[index].make_current(len, self.device))
     }
 
     /// Gradient of the table `id`, of which only some rows are added to; `None` for a frozen one.
-    pub fn rows_mut(&mut self, id: ParameterId) -> Option<&mut [T]> {
+    pub fn rows_mut(&mut self, id: ParameterId) -> Option<&mut Tensor<T>> {
         let len = self.ranges[id.0].as_ref()?.len();
         let part = &mut self.parts[id.0];
-        if part.elements.is_empty() {
+        if part.elements.is_none() && self.device == Device::Cpu {
             // Not `kernels::zeros`: fresh pages take no memory before they are written.
-            *part = Part { elements: vec![T::ZERO; len], current: true, by_rows: true };
+            let elements = Some(Tensor::from_vec(vec![T::ZERO; len], &[len], self.device));
+            *part = Part { elements, current: true, by_rows: true };
         }
-        Some(part.make_current(len))
+        Some(part.make_current(len, self.device))
     }
 
-    /// Gradient of the parameter at this place, in id order; `None` for a frozen one.
+    /// Gradient of the parameter at this place, in id order, copied where it is on a card; `None` for a frozen one.
     pub fn part(&self, index: usize) -> Option<Cow<'_, [T]>> {
         let len = self.ranges[index].as_ref()?.len();
-        Some(self.parts[index].current().map_or_else(|| vec![T::ZERO; len].into(), Cow::from))
+        Some(match self.parts[index].current() {
+            None => vec![T::ZERO; len].into(),
+            Some(part) if self.device == Device::Cpu => part.data().into(),
+            Some(part) => part.to_host().into_vec().into(),
+        })
+    }
+
+    /// Gradient of the parameter at this place that something was added to.
+    pub fn tensor_part(&self, index: usize) -> Option<&Tensor<T>> {
+        self.parts[index].current()
     }
 
     /// Gradients that something was added to, in id order. The others are zero.
     pub fn parts(&self) -> impl Iterator<Item = &[T]> {
+        self.tensors().map(Tensor::data)
+    }
+
+    /// As [`Gradients::parts`], wherever they are.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor<T>> {
         self.parts.iter().filter_map(Part::current)
     }
 
@@ -457,9 +529,9 @@ impl<T: Real> Gradients<T> {
     /// A copy of all gradients in the order of [`Gradients::ranges`]: for comparisons, not for training.
     pub fn flat(&self) -> Vec<T> {
         let mut flat = vec![T::ZERO; self.len()];
-        for (part, range) in self.parts.iter().zip(&self.ranges) {
-            if let (Some(range), Some(part)) = (range.clone(), part.current()) {
-                flat[range].copy_from_slice(part);
+        for (index, range) in self.ranges.iter().enumerate() {
+            if let (Some(range), Some(part)) = (range.clone(), self.part(index)) {
+                flat[range].copy_from_slice(&part);
             }
         }
         flat
@@ -467,9 +539,10 @@ impl<T: Real> Gradients<T> {
 
     /// All elements in the order of [`Gradients::ranges`], writable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        let trained = self.parts.iter_mut().zip(&self.ranges).filter_map(|(part, range)| {
+        let device = self.device;
+        let trained = self.parts.iter_mut().zip(&self.ranges).filter_map(move |(part, range)| {
             let len = range.as_ref()?.len();
-            Some(part.make_current(len))
+            Some(part.make_current(len, device).data_mut())
         });
         trained.flatten()
     }
@@ -511,7 +584,7 @@ mod tests {
                     part.as_ptr()
                 };
                 addresses.push(add(gradients.get_mut(dense)));
-                add(gradients.rows_mut(table));
+                add(gradients.rows_mut(table).map(Tensor::data_mut));
                 assert_eq!(gradients.parts().count(), 2);
                 assert_eq!(
                     gradients.get_mut(dense).map(|part| part[1]),
@@ -520,7 +593,8 @@ mod tests {
                 );
                 assert_eq!(gradients.part(unused.0).as_deref(), Some(&[0.0; 6][..]));
                 gradients.clear();
-                let held = [dense, table].map(|id| gradients.parts[id.0].elements.len());
+                let held =
+                    [dense, table].map(|id| gradients.parts[id.0].elements.as_ref().map_or(0, Tensor::len));
                 assert_eq!(held, if keep { [6, 0] } else { [0, 0] });
             }
             assert!(!keep || addresses.iter().all(|&address| address == addresses[0]), "the same memory");

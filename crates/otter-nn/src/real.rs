@@ -90,6 +90,22 @@ pub trait Real:
         crate::kernels::quantised::times_transposed_widened(y, x, w, accumulate);
     }
 
+    /// The elements as what a card keeps, f32.
+    ///
+    /// # Panics
+    /// When they are of another type: cards compute in f32 only.
+    fn as_singles(_elements: &[Self]) -> &[f32] {
+        panic!("a card keeps f32 only")
+    }
+
+    /// As [`Real::as_singles`], writable.
+    ///
+    /// # Panics
+    /// As [`Real::as_singles`].
+    fn as_singles_mut(_elements: &mut [Self]) -> &mut [f32] {
+        panic!("a card keeps f32 only")
+    }
+
     /// Logistic function.
     #[inline(always)]
     fn sigmoid(self) -> Self {
@@ -158,6 +174,12 @@ impl Real for f32 {
         ws: [crate::quantised::QuantisedView<'_>; N],
     ) {
         crate::kernels::quantised::times_transposed_each(x, ys, ws);
+    }
+    fn as_singles(elements: &[Self]) -> &[f32] {
+        elements
+    }
+    fn as_singles_mut(elements: &mut [Self]) -> &mut [f32] {
+        elements
     }
     #[inline(always)]
     fn from_f32(value: f32) -> Self {

@@ -5,8 +5,10 @@
 
 use std::borrow::Cow;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::card::CardMatrix;
 use crate::kernels::half::widened;
 use crate::quantised::{QuantisedMatrix, QuantisedView};
 use crate::{Device, Real, Tensor};
@@ -105,13 +107,36 @@ impl<T: Real> Weight<T> {
     /// Bytes of the elements.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Full(tensor) => size_of_val(tensor.data()) as u64,
+            Self::Full(tensor) => (size_of::<T>() * tensor.len()) as u64,
             Self::F16(_) | Self::Bf16(_) => 2 * self.len() as u64,
-            Self::Quantised(matrix) => matrix.bytes().len() as u64,
+            Self::Quantised(matrix) => matrix.byte_len() as u64,
         }
     }
 
-    /// The elements for a kernel, as they are.
+    /// The elements for an operation of a card, as they are.
+    pub fn on_card(&self) -> CardMatrix<'_> {
+        match self {
+            Self::Full(tensor) => CardMatrix::F32(tensor.on_card()),
+            Self::F16(tensor) => CardMatrix::F16(tensor.on_card()),
+            Self::Bf16(tensor) => CardMatrix::Bf16(tensor.on_card()),
+            Self::Quantised(matrix) => CardMatrix::Quantised(matrix.on_card()),
+        }
+    }
+
+    /// The same elements on another device, as narrow as they are.
+    pub fn to_device(&self, device: Device) -> Self {
+        match self {
+            Self::Full(tensor) => Self::Full(tensor.to_device(device)),
+            Self::F16(tensor) => Self::F16(halves_to_device(tensor, device)),
+            Self::Bf16(tensor) => Self::Bf16(halves_to_device(tensor, device)),
+            Self::Quantised(matrix) => Self::Quantised(matrix.to_device(device)),
+        }
+    }
+
+    /// The elements for a kernel of the host, as they are.
+    ///
+    /// # Panics
+    /// When they are on a card.
     pub fn view(&self) -> WeightView<'_, T> {
         match self {
             Self::Full(tensor) => WeightView::Full(tensor.data()),
@@ -129,8 +154,11 @@ impl<T: Real> Weight<T> {
         }
     }
 
-    /// All elements in row-major order; narrower ones are widened into new memory.
+    /// All elements in row-major order; narrower ones are widened into new memory, and those of a card copied to the host.
     pub fn values(&self) -> Cow<'_, [T]> {
+        if self.device() != Device::Cpu {
+            return Cow::Owned(self.to_device(Device::Cpu).values().into_owned());
+        }
         match self.view() {
             WeightView::Full(data) => Cow::Borrowed(data),
             narrow => Cow::Owned(narrow.to_vec()),
@@ -140,9 +168,10 @@ impl<T: Real> Weight<T> {
     /// The tensor, writable; narrower elements are widened for good first.
     pub fn make_full(&mut self) -> &mut Tensor<T> {
         if !self.is_full() {
-            let widened = Tensor::from_vec(self.view().to_vec(), self.shape(), self.device());
+            let widened = Tensor::from_vec(self.values().into_owned(), self.shape(), Device::Cpu);
+            let device = self.device();
             self.give_back();
-            *self = Self::Full(widened);
+            *self = Self::Full(if device == Device::Cpu { widened } else { widened.to_device(device) });
         }
         match self {
             Self::Full(tensor) => tensor,
@@ -158,6 +187,24 @@ impl<T: Real> Weight<T> {
             Self::Bf16(tensor) => Weight::Bf16(tensor.clone()),
             Self::Quantised(matrix) => Weight::Quantised(matrix.clone()),
         }
+    }
+}
+
+fn halves_to_device<H>(tensor: &Tensor<H>, device: Device) -> Tensor<H>
+where
+    H: Copy + Default,
+    [H]: HalfFloatSliceExt,
+{
+    match (device, tensor.device()) {
+        (Device::Cpu, Device::Card(card)) => {
+            let mut elements = vec![H::default(); tensor.len()];
+            card.download_halves(tensor.on_card(), elements.reinterpret_cast_mut());
+            Tensor::from_vec(elements, tensor.shape(), device)
+        }
+        (Device::Card(card), Device::Cpu) => {
+            Tensor::from_card(card.upload_halves(tensor.data().reinterpret_cast()), tensor.shape(), card)
+        }
+        _ => tensor.clone(),
     }
 }
 

@@ -80,7 +80,7 @@ impl Otter {
             if open.is_empty() || generated + 1 == new_tokens {
                 break;
             }
-            continuations.advance(&parents, &tokens);
+            continuations.advance(&parents, &tokens)?;
         }
         Ok(answers.into_iter().map(|answer| answer.into_generated(text.length)).collect())
     }

@@ -72,7 +72,7 @@ impl Otter {
             if tokens.is_empty() || generated + 1 == new_tokens {
                 break;
             }
-            continuations.advance(&parents, &tokens);
+            continuations.advance(&parents, &tokens)?;
         }
         Ok(searches.into_iter().flat_map(|prompt| prompt.search.finish(options.return_sequences)).collect())
     }

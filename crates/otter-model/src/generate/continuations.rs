@@ -3,7 +3,8 @@
 //! A row is one continuation of one prompt. Prompts are computed once, media are encoded and projected once; rows may
 //! then be copied (several answers, beams), exchanged (beams) and dropped (finished answers) at every step.
 
-use otter_nn::{AttentionMask, MediaRows, MediaTarget, Parameters, Tensor};
+use otter_nn::layers::rows;
+use otter_nn::{AttentionMask, Device, MediaRows, MediaTarget, Parameters, Tensor};
 
 use super::{Decoding, PromptBatch};
 use crate::ModelError;
@@ -35,8 +36,10 @@ struct Step {
     positions: Vec<u32>,
     mask: AttentionMask,
     media_rows: MediaRows,
-    hidden: Vec<f32>,
+    hidden: Tensor,
     logits: Tensor,
+    /// The logits, where those of the model are on a card.
+    on_host: Option<Tensor>,
 }
 
 impl<'a> Continuations<'a> {
@@ -71,25 +74,39 @@ impl<'a> Continuations<'a> {
         let rows = text.ids.chunks(text.length).enumerate();
         let rows = rows.map(|(prompt, ids)| Row { prompt, media_time: media_tokens(ids) }).collect();
         let media_rows = MediaRows { targets: Vec::new(), length: 1, items: Vec::new() };
-        let step = Step { positions: Vec::new(), mask, media_rows, hidden: hidden.into_vec(), logits };
+        let step = Step { positions: Vec::new(), mask, media_rows, hidden, logits, on_host: None };
         let mut continuations = Self { otter, parameters, text, slots, decoding, cache, rows, step };
         continuations.rows_changed();
+        continuations.bring_logits()?;
         Ok(continuations)
     }
 
     /// Logits (rows, vocabulary) of the next tokens.
     pub(super) fn logits(&self) -> &Tensor {
-        &self.step.logits
+        self.step.on_host.as_ref().unwrap_or(&self.step.logits)
+    }
+
+    /// Copies the logits to the host, where they are not there.
+    fn bring_logits(&mut self) -> Result<(), ModelError> {
+        let device = self.parameters.device();
+        if device != Device::Cpu {
+            self.step.on_host = Some(self.step.logits.to_host());
+            device.check()?;
+        }
+        Ok(())
     }
 
     /// The logits of the prompts' next tokens.
     pub(super) fn into_logits(self) -> Tensor {
-        self.step.logits
+        self.step.on_host.unwrap_or(self.step.logits)
     }
 
     /// Row i becomes what row `parents[i]` was, followed by `tokens[i]`; rows that are nobody's parent end. The logits are
     /// then those of the tokens after these.
-    pub(super) fn advance(&mut self, parents: &[usize], tokens: &[u32]) {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(super) fn advance(&mut self, parents: &[usize], tokens: &[u32]) -> Result<(), ModelError> {
         self.reorder(parents);
         for (row, &token) in self.rows.iter_mut().zip(tokens) {
             row.media_time += usize::from(token == self.text.media_token_id);
@@ -97,11 +114,12 @@ impl<'a> Continuations<'a> {
         self.set_positions();
         self.set_mask();
         self.set_media(tokens);
-        let Step { positions, mask, media_rows, hidden, logits } = &mut self.step;
+        let Step { positions, mask, media_rows, hidden, logits, .. } = &mut self.step;
         let context = Context { rows: Rows { batch: self.rows.len(), positions, mask }, media_rows };
         let language = self.otter.language();
         language.forward_cached_into(self.parameters, tokens, &context, &mut self.cache, hidden);
-        language.logits_into(self.parameters, hidden, logits.data_mut());
+        language.logits_into(self.parameters, hidden, logits);
+        self.bring_logits()
     }
 
     /// The prompts' keys and values are copied only where a row changes its prompt or rows are added.
@@ -120,10 +138,10 @@ impl<'a> Continuations<'a> {
     /// Buffers for as many rows as there are now, and the media of each.
     fn rows_changed(&mut self) {
         let Self { rows, step, .. } = self;
-        let width = step.hidden.len() / step.logits.rows().max(1);
+        let width = step.hidden.width();
         let vocabulary = step.logits.width();
         if step.logits.rows() != rows.len() {
-            step.hidden = vec![0.0; rows.len() * width];
+            step.hidden = Tensor::zeros(&[rows.len(), width], step.logits.device());
             step.logits = Tensor::zeros(&[rows.len(), vocabulary], step.logits.device());
         }
         step.media_rows.items = match self.slots {
@@ -185,8 +203,7 @@ fn prompt_mask<'t>(text: &'t TextInput, row: &Row) -> &'t [bool] {
 }
 
 fn last_rows(hidden: &Tensor, batch: usize) -> Tensor {
-    let (width, length) = (hidden.width(), hidden.rows() / batch);
-    let rows =
-        (0..batch).flat_map(|b| hidden.data()[((b + 1) * length - 1) * width..][..width].iter().copied());
-    Tensor::from_vec(rows.collect(), &[batch, width], hidden.device())
+    let length = hidden.rows() / batch;
+    let last: Vec<u32> = (1..=batch).map(|b| (b * length - 1) as u32).collect();
+    rows::picked(hidden, &last, hidden.width())
 }

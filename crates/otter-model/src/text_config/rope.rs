@@ -127,9 +127,8 @@ mod tests {
         let rope = RopeConfig { theta: 50.0, scaling };
         assert_eq!(rope.validate(6, 6), Ok(()));
         let plain = rotary_frequencies(6, 50.0);
-        let mut rows = [1.0f64, 1.0, 1.0, 0.0, 0.0, 0.0];
-        rope.rotary(6, 6, 256).rotate(&mut rows, &[1]);
-        let found: Vec<f64> = (0..3).map(|d| rows[d + 3].atan2(rows[d])).collect();
+        let (cosines, sines) = rope.rotary(6, 6, 256).angles::<f64>(&[1]);
+        let found: Vec<f64> = (0..3).map(|d| sines[d].atan2(cosines[d])).collect();
         // 32 * 0.27144 / 2 pi = 1.3824 turns: 12.75 % of the way from slow to fast.
         let kept = (32.0 * plain[1] / std::f64::consts::TAU - 1.0) / 3.0;
         let expected = [1.0, plain[1] * (kept + (1.0 - kept) / 8.0), plain[2] / 8.0];

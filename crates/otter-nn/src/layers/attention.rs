@@ -1,10 +1,11 @@
 //! Softmax attention of one sequence over itself or over a cache, without its projections.
 
+use crate::card::{Card, CardAttended, CardInputGradients, CardInputs};
 use crate::kernels::attention::{
     self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
 };
 use crate::kernels::attention_row::forward_rows;
-use crate::{Real, Segment, Segments, Tensor};
+use crate::{Device, Real, Segment, Segments, Tensor};
 
 /// Which keys a query row may see.
 #[derive(Clone, Debug)]
@@ -25,12 +26,12 @@ pub enum AttentionMask {
 
 /// Keys and values of (batch, keys) rows; a batch entry may have room for more rows than are used. Rows hold all heads, or
 /// heads all rows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct KeysValues<'a, T> {
     /// (batch, capacity, key heads, head size), or (batch, key heads, capacity, head size).
-    pub keys: &'a [T],
+    pub keys: &'a Tensor<T>,
     /// As `keys`.
-    pub values: &'a [T],
+    pub values: &'a Tensor<T>,
     /// Rows in use of each batch entry.
     pub len: usize,
     /// Rows a batch entry has room for.
@@ -42,7 +43,7 @@ pub struct KeysValues<'a, T> {
 impl<'a, T: Real> KeysValues<'a, T> {
     /// Keys and values without spare room.
     pub fn exact(keys: &'a Tensor<T>, values: &'a Tensor<T>, len: usize) -> Self {
-        Self { keys: keys.data(), values: values.data(), len, capacity: len, by_head: false }
+        Self { keys, values, len, capacity: len, by_head: false }
     }
 }
 
@@ -66,7 +67,7 @@ pub struct SelfAttentionCore {
 pub struct AttentionOutput<T> {
     /// (batch * rows, heads * head size).
     pub out: Tensor<T>,
-    log_sums: Vec<T>,
+    log_sums: Tensor<T>,
 }
 
 /// Gradients of queries, keys and values.
@@ -113,28 +114,64 @@ impl SelfAttentionCore {
         }
     }
 
+    /// Layouts of the queries, and of the keys and values.
+    fn layouts<T>(&self, rows: usize, kv: &KeysValues<'_, T>) -> (HeadLayout, HeadLayout) {
+        let layout_of = if kv.by_head { HeadLayout::by_head } else { HeadLayout::new };
+        let keys = layout_of(kv.capacity, self.key_heads * self.head_size, self.head_size);
+        (HeadLayout::new(rows, self.heads * self.head_size, self.head_size), keys)
+    }
+
     fn inputs<'a, T: Real>(
         &self,
-        q: &'a [T],
+        q: &'a Tensor<T>,
         rows: usize,
         kv: &KeysValues<'a, T>,
         mask: &'a AttentionMask,
     ) -> Inputs<'a, T> {
-        let layout_of = if kv.by_head { HeadLayout::by_head } else { HeadLayout::new };
-        let key_layout = layout_of(kv.capacity, self.key_heads * self.head_size, self.head_size);
-        let visible = match mask {
-            AttentionMask::Causal { visible: Some(visible), .. } => Some((visible.as_slice(), kv.len)),
-            _ => None,
-        };
+        let (q_layout, key_layout) = self.layouts(rows, kv);
         Inputs {
-            q,
-            q_layout: HeadLayout::new(rows, self.heads * self.head_size, self.head_size),
-            k: kv.keys,
+            q: q.data(),
+            q_layout,
+            k: kv.keys.data(),
             k_layout: key_layout,
-            v: kv.values,
+            v: kv.values.data(),
             v_layout: key_layout,
-            visible,
+            visible: visible(mask, kv.len),
         }
+    }
+
+    fn card_inputs<'a, T: Real>(
+        &self,
+        q: &'a Tensor<T>,
+        rows: usize,
+        kv: &KeysValues<'a, T>,
+        mask: &'a AttentionMask,
+    ) -> CardInputs<'a> {
+        let (q_layout, kv_layout) = self.layouts(rows, kv);
+        let (q, k, v) = (q.on_card(), kv.keys.on_card(), kv.values.on_card());
+        CardInputs { q, q_layout, k, v, kv_layout, visible: visible(mask, kv.len) }
+    }
+
+    /// Output of every row, on a card; rows of no span give zero.
+    fn forward_there<T: Real>(
+        &self,
+        card: Card,
+        q: &Tensor<T>,
+        batch: usize,
+        kv: &KeysValues<'_, T>,
+        mask: &AttentionMask,
+        log_sums: Option<&mut Tensor<T>>,
+    ) -> Tensor<T> {
+        let rows = q.rows() / batch;
+        let mut out = match mask {
+            AttentionMask::Segments(_) => q.zeros_like(),
+            AttentionMask::Full | AttentionMask::Causal { .. } => Tensor::empty(q.shape(), q.device()),
+        };
+        let inputs = self.card_inputs(q, rows, kv, mask);
+        let spans = self.spans(batch, rows, kv, mask);
+        let log_sums = log_sums.map(|sums| (sums.on_card_mut(), rows));
+        card.attend(self.sizes(), inputs, &spans, out.on_card_mut(), log_sums);
+        out
     }
 
     /// Attention of q (batch * rows, heads * head size) over `kv`, with what the reverse pass needs.
@@ -146,12 +183,17 @@ impl SelfAttentionCore {
         mask: &AttentionMask,
     ) -> AttentionOutput<T> {
         let rows = q.rows() / batch;
+        let mut log_sums = Tensor::zeros(&[batch * self.heads * rows], q.device());
+        if let Device::Card(card) = q.device() {
+            let out = self.forward_there(card, q, batch, &kv, mask, Some(&mut log_sums));
+            return AttentionOutput { out, log_sums };
+        }
         let mut out = q.zeros_like();
-        let mut log_sums = vec![T::ZERO; batch * self.heads * rows];
-        let inputs = self.inputs(q.data(), rows, &kv, mask);
+        let inputs = self.inputs(q, rows, &kv, mask);
         let spans = self.spans(batch, rows, &kv, mask);
         let layout = inputs.q_layout;
-        kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, Some((&mut log_sums, rows)));
+        let sums = Some((log_sums.data_mut(), rows));
+        kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, sums);
         AttentionOutput { out, log_sums }
     }
 
@@ -163,26 +205,34 @@ impl SelfAttentionCore {
         kv: KeysValues<'_, T>,
         mask: &AttentionMask,
     ) -> Tensor<T> {
+        if let Device::Card(card) = q.device() {
+            return self.forward_there(card, q, batch, &kv, mask, None);
+        }
         let rows = q.rows() / batch;
         let mut out = q.zeros_like();
-        let inputs = self.inputs(q.data(), rows, &kv, mask);
+        let inputs = self.inputs(q, rows, &kv, mask);
         let layout = inputs.q_layout;
         let spans = self.spans(batch, rows, &kv, mask);
         kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, None);
         out
     }
 
-    /// As [`SelfAttentionCore::forward`], written to `out`. With one query row a batch entry nothing is allocated: `scores`
-    /// then has room for (batch, heads, keys), whatever is in it.
+    /// As [`SelfAttentionCore::forward`], written to `out`. With one query row a batch entry the host allocates nothing:
+    /// `scores` then has room for (batch, heads, keys), whatever is in it.
     pub fn forward_into<T: Real>(
         &self,
-        q: &[T],
+        q: &Tensor<T>,
         batch: usize,
         kv: KeysValues<'_, T>,
         mask: &AttentionMask,
-        scores: &mut [T],
-        out: &mut [T],
+        scores: &mut Tensor<T>,
+        out: &mut Tensor<T>,
     ) {
+        if let Device::Card(card) = q.device() {
+            *out = self.forward_there(card, q, batch, &kv, mask, None);
+            return;
+        }
+        let (scores, out) = (scores.data_mut(), out.data_mut());
         let rows = q.len() / (batch * self.heads * self.head_size);
         let inputs = self.inputs(q, rows, &kv, mask);
         let layout = inputs.q_layout;
@@ -223,17 +273,30 @@ impl SelfAttentionCore {
         d_out: &Tensor<T>,
     ) -> AttentionGradients<T> {
         let rows = q.rows() / batch;
-        let inputs = self.inputs(q.data(), rows, &kv, mask);
         let mut dq = q.zeros_like();
         let key_shape = [batch * kv.len, self.key_heads * self.head_size];
         let mut dk = Tensor::zeros(&key_shape, q.device());
         let mut dv = Tensor::zeros(&key_shape, q.device());
         let layout = HeadLayout::new(kv.len, key_shape[1], self.head_size);
+        if let Device::Card(card) = q.device() {
+            let (out, d_out, log_sums) = (saved.out.on_card(), d_out.on_card(), saved.log_sums.on_card());
+            let attended = CardAttended { out, d_out, log_sums, rows_per_batch: rows };
+            let (inputs, spans) = (self.card_inputs(q, rows, &kv, mask), self.spans(batch, rows, &kv, mask));
+            let gradients = CardInputGradients {
+                dq: dq.on_card_mut(),
+                dk: dk.on_card_mut(),
+                dv: dv.on_card_mut(),
+                kv_layout: layout,
+            };
+            card.attend_back(self.sizes(), inputs, &spans, attended, gradients);
+            return AttentionGradients { dq, dk, dv };
+        }
+        let inputs = self.inputs(q, rows, &kv, mask);
         let result = ForwardResult {
             out: saved.out.data(),
             d_out: d_out.data(),
             layout: inputs.q_layout,
-            log_sums: &saved.log_sums,
+            log_sums: saved.log_sums.data(),
             rows_per_batch: rows,
         };
         let gradients = InputGradients {
@@ -245,6 +308,14 @@ impl SelfAttentionCore {
         };
         kernel::backward(self.sizes(), inputs, &self.spans(batch, rows, &kv, mask), result, gradients);
         AttentionGradients { dq, dk, dv }
+    }
+}
+
+/// Which keys are padding, and the keys of a batch entry.
+fn visible(mask: &AttentionMask, keys: usize) -> Option<(&[bool], usize)> {
+    match mask {
+        AttentionMask::Causal { visible: Some(visible), .. } => Some((visible.as_slice(), keys)),
+        _ => None,
     }
 }
 
@@ -308,7 +379,8 @@ mod tests {
                     let at = (b * rows + i) * width + h * size;
                     let weights: Vec<f64> = (0..kv.len)
                         .map(|j| {
-                            let s: f64 = (0..size).map(|d| q.data()[at + d] * kv.keys[key(j, d)]).sum();
+                            let s: f64 =
+                                (0..size).map(|d| q.data()[at + d] * kv.keys.data()[key(j, d)]).sum();
                             let bias = core.slopes.as_ref().map_or(0.0, |s| s[h] * j as f64);
                             if seen(j) { (s * core.scale + bias).exp() } else { 0.0 }
                         })
@@ -316,7 +388,7 @@ mod tests {
                     let total: f64 = weights.iter().sum();
                     for d in 0..size {
                         let sum: f64 =
-                            weights.iter().enumerate().map(|(j, w)| w * kv.values[key(j, d)]).sum();
+                            weights.iter().enumerate().map(|(j, w)| w * kv.values.data()[key(j, d)]).sum();
                         out[at + d] = if total > 0.0 { sum / total } else { 0.0 };
                     }
                 }

@@ -1,8 +1,10 @@
 //! Output projection and softmax cross-entropy in one, in chunks of tokens: (tokens x vocabulary) never exists whole,
 //! and tokens without a target are never projected.
 
+use crate::card::{Card, CardBuffer};
 use crate::kernels::{for_row_blocks, matmul, max_of, sum_of, zeros};
-use crate::{Gradients, ParameterId, Parameters, Real, Tensor};
+use crate::layers::rows;
+use crate::{Device, Gradients, ParameterId, Parameters, Real, Tensor};
 
 /// Label of a token without a target.
 pub const IGNORE_INDEX: i64 = -100;
@@ -48,6 +50,13 @@ impl CrossEntropy {
         targets: &[i64],
     ) -> Vec<Option<f64>> {
         let mut out = vec![None; targets.len()];
+        if let Device::Card(card) = hidden.device() {
+            self.for_chunks_there(card, parameters, hidden, targets, |rows, _, logits, vocabulary| {
+                let losses = card.cross_entropy(logits, &there(rows, targets), vocabulary, None);
+                rows.iter().zip(losses).for_each(|(&row, loss)| out[row] = Some(f64::from(-loss)));
+            });
+            return out;
+        }
         self.for_chunks(parameters, hidden, targets, |rows, _, logits, vocabulary| {
             for (row, logits) in rows.iter().zip(logits.chunks_exact(vocabulary)) {
                 let log_sum = log_sum_exp(logits);
@@ -80,6 +89,9 @@ impl CrossEntropy {
         scale: f64,
         gradients: &mut Gradients<T>,
     ) -> (LossSum, Tensor<T>) {
+        if let Device::Card(card) = hidden.device() {
+            return self.forward_backward_there(card, parameters, hidden, targets, scale, gradients);
+        }
         let width = hidden.width();
         let mut d_hidden = hidden.zeros_like();
         let mut total = LossSum::default();
@@ -119,6 +131,59 @@ impl CrossEntropy {
         (total, d_hidden)
     }
 
+    /// [`CrossEntropy::forward_backward`] on a card.
+    fn forward_backward_there<T: Real>(
+        &self,
+        card: Card,
+        parameters: &Parameters<T>,
+        hidden: &Tensor<T>,
+        targets: &[i64],
+        scale: f64,
+        gradients: &mut Gradients<T>,
+    ) -> (LossSum, Tensor<T>) {
+        let width = hidden.width();
+        let mut d_hidden = hidden.zeros_like();
+        let mut total = LossSum::default();
+        let table = parameters.get(self.weight).on_card();
+        self.for_chunks_there(card, parameters, hidden, targets, |chunk, gathered, logits, vocabulary| {
+            let targets = there(chunk, targets);
+            let losses = card.cross_entropy(logits, &targets, vocabulary, Some(scale as f32));
+            total.sum += losses.into_iter().map(f64::from).sum::<f64>();
+            total.targets += chunk.len();
+            let mut d_gathered = Tensor::empty(gathered.shape(), gathered.device());
+            card.times(d_gathered.on_card_mut(), logits, table, (vocabulary, width), false);
+            // Each row once: adding to zeros writes.
+            rows::add_to_picked(&mut d_hidden, &d_gathered, &numbers(chunk), width);
+            if let Some(d_table) = gradients.tensor_mut(self.weight) {
+                let size = (vocabulary, width);
+                card.add_transposed_times(d_table.on_card_mut(), logits, gathered.on_card(), size);
+            }
+        });
+        (total, d_hidden)
+    }
+
+    /// [`CrossEntropy::for_chunks`] on a card.
+    fn for_chunks_there<T: Real>(
+        &self,
+        card: Card,
+        parameters: &Parameters<T>,
+        hidden: &Tensor<T>,
+        targets: &[i64],
+        mut body: impl FnMut(&[usize], &Tensor<T>, &mut CardBuffer, usize),
+    ) {
+        assert_eq!(targets.len(), hidden.rows(), "one target a row");
+        let table = parameters.get(self.weight);
+        let (vocabulary, width) = (table.shape()[0], hidden.width());
+        let with_target: Vec<usize> = (0..targets.len()).filter(|&i| targets[i] != IGNORE_INDEX).collect();
+        for chunk in with_target.chunks(chunk_rows(vocabulary)) {
+            let gathered = rows::picked(hidden, &numbers(chunk), width);
+            let mut logits = card.empty(chunk.len() * vocabulary);
+            let size = (width, vocabulary);
+            card.times_transposed(&mut logits, gathered.on_card(), table.on_card(), size, false);
+            body(chunk, &gathered, &mut logits, vocabulary);
+        }
+    }
+
     /// Calls `body(rows, hidden of the rows, their logits, vocabulary)` on chunks of rows with a target.
     fn for_chunks<T: Real>(
         &self,
@@ -132,8 +197,7 @@ impl CrossEntropy {
         let table = parameters.get(self.weight);
         let vocabulary = table.shape()[0];
         let rows: Vec<usize> = (0..targets.len()).filter(|&i| targets[i] != IGNORE_INDEX).collect();
-        let chunk = (CHUNK_LOGITS / vocabulary.max(1)).clamp(16, 1024);
-        for rows in rows.chunks(chunk) {
+        for rows in rows.chunks(chunk_rows(vocabulary)) {
             let mut gathered = Vec::with_capacity(rows.len() * width);
             for &row in rows {
                 gathered.extend_from_slice(&hidden.data()[row * width..][..width]);
@@ -143,6 +207,20 @@ impl CrossEntropy {
             body(rows, &gathered, &mut logits, vocabulary);
         }
     }
+}
+
+/// Rows whose logits are held at once.
+fn chunk_rows(vocabulary: usize) -> usize {
+    (CHUNK_LOGITS / vocabulary.max(1)).clamp(16, 1024)
+}
+
+/// The targets of these rows as a card takes them.
+fn there(rows: &[usize], targets: &[i64]) -> Vec<u32> {
+    rows.iter().map(|&row| targets[row] as u32).collect()
+}
+
+fn numbers(rows: &[usize]) -> Vec<u32> {
+    rows.iter().map(|&row| row as u32).collect()
 }
 
 /// Log of the sum of exponentials.
@@ -165,7 +243,7 @@ mod tests {
         let weight = specs.add_matrix("head", [7, 4], Init::Normal(1.0));
         let layer = CrossEntropy::new(weight);
         let targets = [3, IGNORE_INDEX, 0, 6, IGNORE_INDEX];
-        let scalar = |loss: f64| Tensor::from_vec(vec![loss], &[1], crate::Device::Cpu);
+        let scalar = |loss: f64| Tensor::from_vec(vec![loss], &[1], Device::Cpu);
         let inputs = [random_tensor("h", &[5, 4])];
         let forward =
             |p: &Parameters<f64>, x: &[Tensor<f64>]| scalar(layer.forward(p, &x[0], &targets).mean());
@@ -183,8 +261,8 @@ mod tests {
     fn a_row_of_equal_logits_costs_the_log_of_the_vocabulary() {
         let mut specs = ParameterSpecs::default();
         let weight = specs.add("head", &[8, 2], Init::Ones);
-        let parameters = Parameters::<f32>::initialise(&specs, 0, crate::Device::Cpu);
-        let hidden = Tensor::from_vec(vec![0.3, -0.1], &[1, 2], crate::Device::Cpu);
+        let parameters = Parameters::<f32>::initialise(&specs, 0, Device::Cpu);
+        let hidden = Tensor::from_vec(vec![0.3, -0.1], &[1, 2], Device::Cpu);
         let loss = CrossEntropy::new(weight).forward(&parameters, &hidden, &[5]);
         assert!((loss.mean() - 8f64.ln()).abs() < 1e-6);
     }

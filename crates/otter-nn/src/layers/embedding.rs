@@ -1,6 +1,7 @@
 //! Token embedding.
 
-use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::layers::rows;
+use crate::{Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 /// A table (vocabulary, width) whose rows stand for token ids.
 #[derive(Clone, Debug)]
@@ -25,19 +26,43 @@ impl Embedding {
     /// # Panics
     /// When an id is outside the table; callers check ids against the vocabulary.
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32]) -> Tensor<T> {
-        let mut out = vec![T::ZERO; ids.len() * self.width];
+        let shape = [ids.len(), self.width];
+        if let Device::Card(card) = parameters.device() {
+            let rows = card.table_rows(parameters.get(self.weight).on_card(), ids, self.width);
+            return Tensor::from_card(rows, &shape, card);
+        }
+        let mut out = Tensor::empty(&shape, Device::Cpu);
         self.forward_into(parameters, ids, &mut out);
-        Tensor::from_vec(out, &[ids.len(), self.width], parameters.device())
+        out
     }
 
     /// Writes rows of `ids` to `out`.
     ///
     /// # Panics
     /// As [`Embedding::forward`].
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32], out: &mut [T]) {
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32], out: &mut Tensor<T>) {
+        self.forward_behind_into(parameters, ids, 0, out);
+    }
+
+    /// As [`Embedding::forward_into`], of the rows `first` behind those of `ids`.
+    ///
+    /// # Panics
+    /// As [`Embedding::forward`].
+    pub fn forward_behind_into<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        ids: &[u32],
+        first: u32,
+        out: &mut Tensor<T>,
+    ) {
+        if let Device::Card(_) = parameters.device() {
+            let ids: Vec<u32> = ids.iter().map(|id| id + first).collect();
+            *out = self.forward(parameters, &ids);
+            return;
+        }
         let table = parameters.weight(self.weight);
-        for (&id, row) in ids.iter().zip(out.chunks_exact_mut(self.width)) {
-            table.read(id as usize * self.width, row);
+        for (&id, row) in ids.iter().zip(out.data_mut().chunks_exact_mut(self.width)) {
+            table.read((id + first) as usize * self.width, row);
         }
     }
 
@@ -49,12 +74,7 @@ impl Embedding {
     /// Adds the rows of `dy` to the gradient of the table.
     pub fn backward<T: Real>(&self, ids: &[u32], dy: &Tensor<T>, gradients: &mut Gradients<T>) {
         if let Some(table) = gradients.rows_mut(self.weight) {
-            for (&id, row) in ids.iter().zip(dy.data().chunks_exact(self.width)) {
-                let target = &mut table[id as usize * self.width..][..self.width];
-                for (t, &d) in target.iter_mut().zip(row) {
-                    *t += d;
-                }
-            }
+            rows::add_to_picked(table, dy, ids, self.width);
         }
     }
 }
@@ -85,8 +105,8 @@ mod tests {
         let mut specs = ParameterSpecs::default();
         let layer = Embedding::new(&mut specs, "e", 4, 3, Init::Normal(1.0));
         let values: Vec<half::bf16> = (0..12u8).map(|v| half::bf16::from_f32(f32::from(v) / 4.0)).collect();
-        let table = Tensor::from_vec(values, &[4, 3], crate::Device::Cpu);
-        let parameters = Parameters::<f32>::build(&specs, crate::Device::Cpu, |_| {
+        let table = Tensor::from_vec(values, &[4, 3], Device::Cpu);
+        let parameters = Parameters::<f32>::build(&specs, Device::Cpu, |_| {
             Ok::<_, std::convert::Infallible>(crate::Weight::Bf16(table.clone()))
         })
         .unwrap_or_else(|never| match never {});

@@ -1,7 +1,7 @@
 //! The tanh gate of gated cross-attention: `residual + branch * tanh(gate)` with one learned number.
 
 use crate::kernels::elementwise;
-use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 /// A learned gate of shape (1,), starting at 0 so that a fresh branch changes nothing.
 #[derive(Clone, Debug)]
@@ -22,14 +22,30 @@ impl TanhGate {
         residual: &Tensor<T>,
         branch: &Tensor<T>,
     ) -> Tensor<T> {
+        if let Device::Card(_) = residual.device() {
+            let mut sum = residual.clone();
+            self.forward_add(parameters, &mut sum, branch);
+            return sum;
+        }
         let factor = parameters.data(self.gate)[0].tanh();
         let sum = elementwise::sum_scaled(residual.data(), branch.data(), factor);
         Tensor::from_vec(sum, residual.shape(), residual.device())
     }
 
     /// Adds `branch * tanh(gate)` to `residual`.
-    pub fn forward_add<T: Real>(&self, parameters: &Parameters<T>, residual: &mut [T], branch: &[T]) {
-        elementwise::add_scaled(residual, branch, parameters.data(self.gate)[0].tanh());
+    pub fn forward_add<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        residual: &mut Tensor<T>,
+        branch: &Tensor<T>,
+    ) {
+        let gate = parameters.tensor(self.gate);
+        match residual.device() {
+            Device::Cpu => {
+                elementwise::add_scaled(residual.data_mut(), branch.data(), gate.data()[0].tanh());
+            }
+            Device::Card(card) => card.gate_add(residual.on_card_mut(), branch.on_card(), gate.on_card()),
+        }
     }
 
     /// Gradient of `branch`; adds the gate's. The residual's gradient is `dy` itself.
@@ -40,6 +56,12 @@ impl TanhGate {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
+        if let Device::Card(card) = dy.device() {
+            let gate = parameters.tensor(self.gate).on_card();
+            let d_gate = gradients.tensor_mut(self.gate).map(Tensor::on_card_mut);
+            let d_branch = card.gate_back(branch.on_card(), gate, dy.on_card(), d_gate);
+            return Tensor::from_card(d_branch, dy.shape(), card);
+        }
         let factor = parameters.data(self.gate)[0].tanh();
         if let Some(d_gate) = gradients.get_mut(self.gate) {
             d_gate[0] += elementwise::dot(dy.data(), branch.data()) * (T::ONE - factor * factor);

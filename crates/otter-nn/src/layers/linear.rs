@@ -1,9 +1,12 @@
 //! Linear layer: `y = x W^T + b`.
 
+use crate::card::ActivationKind;
 use crate::kernels::elementwise::{self, Activation};
-use crate::kernels::{self, matmul, norm::add_column_sums};
+use crate::kernels::{matmul, norm::add_column_sums};
+use crate::layers::elementwise::{activated, with_kind};
+use crate::layers::rows;
 use crate::{
-    Gradients, Init, ParameterId, ParameterSpecs, Parameters, QuantisedView, Real, Tensor, WeightView,
+    Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, QuantisedView, Real, Tensor, WeightView,
 };
 
 /// A linear layer; weight (outer, inner), optional bias (outer).
@@ -30,6 +33,11 @@ impl Linear {
         Self { weight, bias, inner, outer }
     }
 
+    /// A layer without bias over a weight that is registered already, as a matrix of `outer` rows of `inner` elements.
+    pub fn over(weight: ParameterId, inner: usize, outer: usize) -> Self {
+        Self { weight, bias: None, inner, outer }
+    }
+
     /// Output width.
     pub fn outer(&self) -> usize {
         self.outer
@@ -42,49 +50,73 @@ impl Linear {
 
     /// (…, inner) to (…, outer).
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
-        let mut shape = x.shape().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = self.outer;
+        let mut y = self.output(x);
+        self.forward_into(parameters, x, &mut y, false);
+        y
+    }
+
+    /// Room for the output of x.
+    fn output<T: Real>(&self, x: &Tensor<T>) -> Tensor<T> {
+        let mut y = Tensor::empty(&[x.rows(), self.outer], x.device());
+        if x.shape().len() != 2 {
+            let mut shape = x.shape().to_vec();
+            if let Some(last) = shape.last_mut() {
+                *last = self.outer;
+            }
+            y = y.reshape(&shape);
         }
-        let mut y = kernels::zeros(x.rows() * self.outer);
-        self.forward_into(parameters, x.data(), &mut y, false);
-        Tensor::from_vec(y, &shape, x.device())
+        y
     }
 
     /// Adds the layer's output to `residual`.
     pub fn forward_add<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, residual: &mut Tensor<T>) {
-        self.forward_into(parameters, x.data(), residual.data_mut(), true);
+        self.forward_into(parameters, x, residual, true);
     }
 
-    /// Writes or adds the output to a slice.
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T], accumulate: bool) {
-        let weight = parameters.weight(self.weight);
+    /// Writes or adds the output to rows that are there.
+    pub fn forward_into<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+        y: &mut Tensor<T>,
+        accumulate: bool,
+    ) {
+        let (inner, outer) = (self.inner, self.outer);
+        if let Device::Card(card) = x.device() {
+            let weight = parameters.get(self.weight).on_card();
+            card.times_transposed(y.on_card_mut(), x.on_card(), weight, (inner, outer), accumulate);
+            if let Some(bias) = self.bias {
+                card.add_to_rows(y.on_card_mut(), parameters.tensor(bias).on_card());
+            }
+            return;
+        }
+        let (weight, x, y) = (parameters.weight(self.weight), x.data(), y.data_mut());
         let Some(bias) = self.bias.map(|bias| parameters.data(bias)) else {
-            return matmul::times_transposed(y, x, weight, self.inner, self.outer, accumulate);
+            return matmul::times_transposed(y, x, weight, inner, outer, accumulate);
         };
-        matmul::times_transposed_then(y, x, weight, self.inner, self.outer, accumulate, &|_, first, part| {
+        matmul::times_transposed_then(y, x, weight, inner, outer, accumulate, &|_, first, part| {
             elementwise::add_part(part, &bias[first..]);
         });
     }
 
-    /// Writes the outputs of several layers over the same input. Where their weights are in blocks of one format, the input
-    /// is rounded once, and their products share one pass over the threads.
+    /// Writes the outputs of several layers over the same input. Where their weights are in blocks of one format, the host
+    /// rounds the input once, and the products share one pass over the threads.
     pub fn forward_each<T: Real, const N: usize>(
         parameters: &Parameters<T>,
-        x: &[T],
-        mut outputs: [(&Self, &mut [T]); N],
+        x: &Tensor<T>,
+        mut outputs: [(&Self, &mut Tensor<T>); N],
     ) {
-        let Some(blocks) = Self::all_quantised(parameters, outputs.each_ref().map(|(layer, _)| *layer))
-        else {
+        let together = match x.device() {
+            Device::Cpu => Self::all_quantised(parameters, outputs.each_ref().map(|(layer, _)| *layer)),
+            Device::Card(_) => None,
+        };
+        let Some(blocks) = together else {
             return outputs.into_iter().for_each(|(layer, y)| layer.forward_into(parameters, x, y, false));
         };
-        T::times_quantised_each(x, outputs.each_mut().map(|(_, y)| &mut **y), blocks);
+        T::times_quantised_each(x.data(), outputs.each_mut().map(|(_, y)| y.data_mut()), blocks);
         for (layer, y) in outputs {
             if let Some(bias) = layer.bias {
-                let bias = parameters.data(bias);
-                kernels::for_row_blocks(y, layer.outer, 1, |_, rows| {
-                    rows.chunks_exact_mut(bias.len()).for_each(|row| elementwise::add_part(row, bias));
-                });
+                rows::add_to_each(y, parameters.tensor(bias));
             }
         }
     }
@@ -106,12 +138,24 @@ impl Linear {
     }
 
     /// `activation(x W^T + b)`, (…, inner) to (…, outer), for when the reverse pass does not follow.
-    pub fn forward_activated<A: Activation, T: Real>(
+    pub fn forward_activated<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+        kind: ActivationKind,
+    ) -> Tensor<T> {
+        if let Device::Card(_) = x.device() {
+            return activated(&self.forward(parameters, x), kind);
+        }
+        with_kind!(kind, A => self.forward_activated_here::<A, T>(parameters, x))
+    }
+
+    fn forward_activated_here<A: Activation, T: Real>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
     ) -> Tensor<T> {
-        let mut y = Tensor::zeros(&[x.rows(), self.outer], x.device());
+        let mut y = self.output(x);
         let bias = self.bias.map(|bias| parameters.data(bias));
         let (out, weight) = (y.data_mut(), parameters.weight(self.weight));
         matmul::times_transposed_then(
@@ -139,32 +183,66 @@ impl Linear {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        let mut dx = kernels::zeros(x.len());
-        self.backward_into(parameters, x.data(), dy.data(), &mut dx, false, gradients);
-        Tensor::from_vec(dx, x.shape(), x.device())
+        let mut dx = Tensor::empty(x.shape(), x.device());
+        self.backward_into(parameters, Some(x), dy, &mut dx, false, gradients);
+        dx
     }
 
-    /// As [`Linear::backward`], writing or adding the input gradient to a slice.
+    /// As [`Linear::backward`], writing or adding the input gradient to rows that are there. The input is needed only
+    /// where the weight is trained.
+    ///
+    /// # Panics
+    /// When the weight is trained and there is no input: a mistake of the caller.
     pub fn backward_into<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &[T],
-        dy: &[T],
-        dx: &mut [T],
+        x: Option<&Tensor<T>>,
+        dy: &Tensor<T>,
+        dx: &mut Tensor<T>,
         accumulate: bool,
         gradients: &mut Gradients<T>,
     ) {
         self.backward_parameters(x, dy, gradients);
-        matmul::times(dx, dy, parameters.weight(self.weight), self.outer, self.inner, accumulate);
+        let (outer, inner) = (self.outer, self.inner);
+        match dy.device() {
+            Device::Cpu => {
+                let weight = parameters.weight(self.weight);
+                matmul::times(dx.data_mut(), dy.data(), weight, outer, inner, accumulate);
+            }
+            Device::Card(card) => {
+                let weight = parameters.get(self.weight).on_card();
+                card.times(dx.on_card_mut(), dy.on_card(), weight, (outer, inner), accumulate);
+            }
+        }
     }
 
     /// Adds the parameter gradients only, for a layer whose input needs none.
-    pub fn backward_parameters<T: Real>(&self, x: &[T], dy: &[T], gradients: &mut Gradients<T>) {
-        if let Some(dw) = gradients.get_mut(self.weight) {
-            matmul::add_transposed_times(dw, dy, x, self.outer, self.inner);
+    ///
+    /// # Panics
+    /// As [`Linear::backward_into`].
+    pub fn backward_parameters<T: Real>(
+        &self,
+        x: Option<&Tensor<T>>,
+        dy: &Tensor<T>,
+        gradients: &mut Gradients<T>,
+    ) {
+        if let Some(dw) = gradients.tensor_mut(self.weight) {
+            let Some(x) = x else { panic!("the input of a trained layer was not kept") };
+            match dy.device() {
+                Device::Cpu => {
+                    matmul::add_transposed_times(dw.data_mut(), dy.data(), x.data(), self.outer, self.inner);
+                }
+                Device::Card(card) => {
+                    let size = (self.outer, self.inner);
+                    card.add_transposed_times(dw.on_card_mut(), dy.on_card(), x.on_card(), size);
+                }
+            }
         }
-        if let Some(db) = self.bias.and_then(|id| gradients.get_mut(id)) {
-            add_column_sums(db, dy);
+        if let Some(db) = self.bias.and_then(|id| gradients.tensor_mut(id)) {
+            match dy.device() {
+                Device::Cpu => add_column_sums(db.data_mut(), dy.data()),
+                Device::Card(card) => card.add_column_sums(db.on_card_mut(), dy.on_card()),
+            }
         }
     }
 }
@@ -212,7 +290,7 @@ mod tests {
         for (rows, bias) in [(2, true), (40, true), (40, false)] {
             let mut specs = ParameterSpecs::default();
             let layer = Linear::new(&mut specs, "l", 65, 70, bias, Init::Normal(0.7));
-            let mut parameters = Parameters::<f32>::initialise(&specs, 1, crate::Device::Cpu);
+            let mut parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
             parameters
                 .iter_mut()
                 .filter(|p| p.name == "l.bias")
@@ -220,7 +298,8 @@ mod tests {
             let x = random_tensor("x", &[rows, 65]).cast::<f32>();
             let plain = layer.forward(&parameters, &x);
             let expected = elementwise::activate::<Gelu, f32>(plain.data());
-            assert_eq!(layer.forward_activated::<Gelu, f32>(&parameters, &x).data(), expected);
+            let found = layer.forward_activated(&parameters, &x, ActivationKind::Gelu);
+            assert_eq!(found.data(), expected);
         }
     }
 
@@ -228,7 +307,7 @@ mod tests {
     fn frozen_weights_get_no_gradient() {
         let mut specs = ParameterSpecs::default();
         let layer = Linear::new(&mut specs, "l", 3, 2, true, Init::Normal(1.0));
-        let mut parameters = Parameters::<f64>::initialise(&specs, 1, crate::Device::Cpu);
+        let mut parameters = Parameters::<f64>::initialise(&specs, 1, Device::Cpu);
         parameters.set_trainable(|name| name == "l.bias");
         let mut gradients = Gradients::new(&parameters);
         let x = random_tensor("x", &[4, 3]);

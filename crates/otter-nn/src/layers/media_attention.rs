@@ -5,11 +5,12 @@
 //! plain mean of all of the sequence's latents. Rows are grouped into runs with the same item, so the scores against
 //! other items' latents are never computed.
 
+use crate::card::{Card, CardAttended, CardInputGradients, CardInputs};
 use crate::kernels::attention::{
     self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
 };
 use crate::kernels::attention_row::forward_rows;
-use crate::{Real, Segments, Tensor};
+use crate::{Device, Real, Segments, Tensor};
 
 /// What one text row attends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +121,7 @@ pub struct MediaAttention {
 pub struct MediaAttentionOutput<T> {
     /// (rows, heads * head size).
     pub out: Tensor<T>,
-    log_sums: Vec<T>,
+    log_sums: Tensor<T>,
 }
 
 impl MediaAttention {
@@ -129,24 +130,54 @@ impl MediaAttention {
         Heads { heads: self.heads, key_heads: self.heads, scale, slopes: None }
     }
 
+    /// Layouts of the queries, and of the keys and values.
+    fn layouts(&self, length: usize) -> (HeadLayout, HeadLayout) {
+        let width = self.heads * self.head_size;
+        let layout = |rows: usize| HeadLayout::new(rows, width, self.head_size);
+        (layout(length), layout(self.latents))
+    }
+
     fn inputs<'a, T: Real>(
         &self,
-        q: &'a [T],
+        q: &'a Tensor<T>,
         k: &'a Tensor<T>,
         v: &'a Tensor<T>,
         length: usize,
     ) -> Inputs<'a, T> {
-        let width = self.heads * self.head_size;
-        let key_layout = HeadLayout::new(self.latents, width, self.head_size);
-        Inputs {
-            q,
-            q_layout: HeadLayout::new(length, width, self.head_size),
-            k: k.data(),
-            k_layout: key_layout,
-            v: v.data(),
-            v_layout: key_layout,
-            visible: None,
+        let (q_layout, k_layout) = self.layouts(length);
+        let (q, k, v) = (q.data(), k.data(), v.data());
+        Inputs { q, q_layout, k, k_layout, v, v_layout: k_layout, visible: None }
+    }
+
+    fn card_inputs<'a, T: Real>(
+        &self,
+        q: &'a Tensor<T>,
+        k: &'a Tensor<T>,
+        v: &'a Tensor<T>,
+        length: usize,
+    ) -> CardInputs<'a> {
+        let (q_layout, kv_layout) = self.layouts(length);
+        CardInputs { q: q.on_card(), q_layout, k: k.on_card(), v: v.on_card(), kv_layout, visible: None }
+    }
+
+    /// Output of every row, on a card.
+    fn forward_there<T: Real>(
+        &self,
+        card: Card,
+        (q, k, v): (&Tensor<T>, &Tensor<T>, &Tensor<T>),
+        rows: &MediaRows,
+        log_sums: Option<&mut Tensor<T>>,
+    ) -> Tensor<T> {
+        // Rows of no item stay zero.
+        let mut out = q.zeros_like();
+        let inputs = self.card_inputs(q, k, v, rows.length);
+        let log_sums = log_sums.map(|sums| (sums.on_card_mut(), rows.length));
+        card.attend(self.sizes(), inputs, &rows.spans(self.latents), out.on_card_mut(), log_sums);
+        let uniform: Vec<_> = rows.uniform_rows().collect();
+        if !uniform.is_empty() {
+            card.mean_latents(out.on_card_mut(), v.on_card(), &uniform, self.latents, v.width());
         }
+        out
     }
 
     /// q (rows, width), k and v (items * latents, width).
@@ -158,12 +189,16 @@ impl MediaAttention {
         rows: &MediaRows,
     ) -> MediaAttentionOutput<T> {
         let length = rows.length;
+        let mut log_sums = Tensor::zeros(&[q.rows() * self.heads], q.device());
+        if let Device::Card(card) = q.device() {
+            let out = self.forward_there(card, (q, k, v), rows, Some(&mut log_sums));
+            return MediaAttentionOutput { out, log_sums };
+        }
         let mut out = q.zeros_like();
-        let mut log_sums = vec![T::ZERO; q.rows() * self.heads];
-        let inputs = self.inputs(q.data(), k, v, length);
+        let inputs = self.inputs(q, k, v, length);
         let spans = rows.spans(self.latents);
         let layout = inputs.q_layout;
-        let sums = Some((&mut log_sums[..], length));
+        let sums = Some((log_sums.data_mut(), length));
         kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, sums);
         let width = q.width();
         for (row, items) in rows.uniform_rows() {
@@ -183,17 +218,22 @@ impl MediaAttention {
         self.forward_saved(q, k, v, rows).out
     }
 
-    /// As [`MediaAttention::forward`], of rows and to a slice. With one text token a row nothing is allocated:
+    /// As [`MediaAttention::forward`], to rows that are there. With one text token a row the host allocates nothing:
     /// `scores` then has room for (rows, heads, latents), whatever is in it.
     pub fn forward_into<T: Real>(
         &self,
-        q: &[T],
+        q: &Tensor<T>,
         k: &Tensor<T>,
         v: &Tensor<T>,
         rows: &MediaRows,
-        scores: &mut [T],
-        out: &mut [T],
+        scores: &mut Tensor<T>,
+        out: &mut Tensor<T>,
     ) {
+        if let Device::Card(card) = q.device() {
+            *out = self.forward_there(card, (q, k, v), rows, None);
+            return;
+        }
+        let out = out.data_mut();
         let inputs = self.inputs(q, k, v, rows.length);
         let layout = inputs.q_layout;
         if rows.length == 1 {
@@ -205,7 +245,7 @@ impl MediaAttention {
                 }
                 MediaTarget::Nothing | MediaTarget::Uniform(_) => None,
             };
-            forward_rows(self.sizes(), inputs, count, span, scores, out, layout);
+            forward_rows(self.sizes(), inputs, count, span, scores.data_mut(), out, layout);
         } else {
             out.fill(T::ZERO);
             kernel::forward(self.sizes(), inputs, &rows.spans(self.latents), out, layout, None);
@@ -246,13 +286,31 @@ impl MediaAttention {
         d_out: &Tensor<T>,
     ) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
         let length = rows.length;
-        let inputs = self.inputs(q.data(), k, v, length);
         let (mut dq, mut dk, mut dv) = (q.zeros_like(), k.zeros_like(), v.zeros_like());
+        if let Device::Card(card) = q.device() {
+            let (out, log_sums) = (saved.out.on_card(), saved.log_sums.on_card());
+            let attended = CardAttended { out, d_out: d_out.on_card(), log_sums, rows_per_batch: length };
+            let inputs = self.card_inputs(q, k, v, length);
+            let gradients = CardInputGradients {
+                dq: dq.on_card_mut(),
+                dk: dk.on_card_mut(),
+                dv: dv.on_card_mut(),
+                kv_layout: inputs.kv_layout,
+            };
+            card.attend_back(self.sizes(), inputs, &rows.spans(self.latents), attended, gradients);
+            let uniform: Vec<_> = rows.uniform_rows().collect();
+            if !uniform.is_empty() {
+                let (latents, width) = (self.latents, v.width());
+                card.mean_latents_back(dv.on_card_mut(), d_out.on_card(), &uniform, latents, width);
+            }
+            return (dq, dk, dv);
+        }
+        let inputs = self.inputs(q, k, v, length);
         let result = ForwardResult {
             out: saved.out.data(),
             d_out: d_out.data(),
             layout: inputs.q_layout,
-            log_sums: &saved.log_sums,
+            log_sums: saved.log_sums.data(),
             rows_per_batch: length,
         };
         let gradients = InputGradients {

@@ -1,37 +1,134 @@
 //! Layer norm and root-mean-square norm.
 
+use crate::card::CardBuffer;
 use crate::kernels::norm;
-use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 /// Per row mean and reciprocal deviation, kept for the reverse pass.
 #[derive(Clone, Debug)]
-pub struct NormStatistics<T>(Vec<[T; 2]>);
+pub struct NormStatistics<T>(Statistics<T>);
 
-/// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension.
 #[derive(Clone, Debug)]
-pub struct LayerNorm {
+enum Statistics<T> {
+    Host(Vec<[T; 2]>),
+    Card(CardBuffer),
+}
+
+/// What both norms do, with the gain and, of one, the bias.
+#[derive(Clone, Debug)]
+struct Rows {
     weight: ParameterId,
     bias: Option<ParameterId>,
     eps: f64,
+    /// Whether the mean is taken away.
+    centred: bool,
 }
+
+impl Rows {
+    fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
+        match x.device() {
+            Device::Cpu => {
+                let bias = self.bias.map(|id| parameters.data(id));
+                let (y, x, gain) = (y.data_mut(), x.data(), parameters.data(self.weight));
+                norm::normalise_into(y, x, gain, bias, self.eps, self.centred);
+            }
+            Device::Card(_) => {
+                let shape = y.shape().to_vec();
+                *y = self.forward_saved(parameters, x).0.reshape(&shape);
+            }
+        }
+    }
+
+    fn forward_saved<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+    ) -> (Tensor<T>, NormStatistics<T>) {
+        let gain = parameters.tensor(self.weight);
+        let bias = self.bias.map(|id| parameters.tensor(id));
+        if let Device::Card(card) = x.device() {
+            let bias = bias.map(Tensor::on_card);
+            let [y, statistics] = card.normalise(x.on_card(), gain.on_card(), bias, self.eps, self.centred);
+            return (Tensor::from_card(y, x.shape(), card), NormStatistics(Statistics::Card(statistics)));
+        }
+        let (y, statistics) = match self.centred {
+            true => norm::layer_norm(x.data(), gain.data(), bias.map(Tensor::data), self.eps),
+            false => norm::rms_norm(x.data(), gain.data(), self.eps),
+        };
+        (Tensor::from_vec(y, x.shape(), x.device()), NormStatistics(Statistics::Host(statistics)))
+    }
+
+    fn backward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+        saved: &NormStatistics<T>,
+        dy: &Tensor<T>,
+        gradients: &mut Gradients<T>,
+    ) -> Tensor<T> {
+        self.backward_parameters(x, saved, dy, gradients);
+        let gain = parameters.tensor(self.weight);
+        match (&saved.0, x.device()) {
+            (Statistics::Card(saved), Device::Card(card)) => {
+                let (dy, x_there, gain) = (dy.on_card(), x.on_card(), gain.on_card());
+                let dx = card.normalise_back(dy, x_there, gain, saved, self.centred);
+                Tensor::from_card(dx, x.shape(), card)
+            }
+            (Statistics::Host(saved), Device::Cpu) => {
+                let dx = norm::norm_backward_input(dy.data(), x.data(), gain.data(), saved, self.centred);
+                Tensor::from_vec(dx, x.shape(), x.device())
+            }
+            _ => unreachable!("statistics are where the rows are"),
+        }
+    }
+
+    fn backward_parameters<T: Real>(
+        &self,
+        x: &Tensor<T>,
+        saved: &NormStatistics<T>,
+        dy: &Tensor<T>,
+        gradients: &mut Gradients<T>,
+    ) {
+        if let Some(d_gain) = gradients.tensor_mut(self.weight) {
+            match (&saved.0, x.device()) {
+                (Statistics::Card(saved), Device::Card(card)) => {
+                    card.add_gain_gradient(d_gain.on_card_mut(), dy.on_card(), x.on_card(), saved);
+                }
+                (Statistics::Host(saved), Device::Cpu) => {
+                    norm::norm_backward_gain(d_gain.data_mut(), dy.data(), x.data(), saved);
+                }
+                _ => unreachable!("statistics are where the rows are"),
+            }
+        }
+        if let Some(d_bias) = self.bias.and_then(|id| gradients.tensor_mut(id)) {
+            match dy.device() {
+                Device::Cpu => norm::add_column_sums(d_bias.data_mut(), dy.data()),
+                Device::Card(card) => card.add_column_sums(d_bias.on_card_mut(), dy.on_card()),
+            }
+        }
+    }
+}
+
+/// `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension.
+#[derive(Clone, Debug)]
+pub struct LayerNorm(Rows);
 
 impl LayerNorm {
     /// Registers `<name>.weight` (ones) and, if asked for, `<name>.bias` (zeros), both of `width`.
     pub fn new(specs: &mut ParameterSpecs, name: &str, width: usize, bias: bool, eps: f64) -> Self {
         let weight = specs.add(format!("{name}.weight"), &[width], Init::Ones);
         let bias = bias.then(|| specs.add(format!("{name}.bias"), &[width], Init::Zeros));
-        Self { weight, bias, eps }
+        Self(Rows { weight, bias, eps, centred: true })
     }
 
     /// Normalised rows.
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
-        self.forward_saved(parameters, x).0
+        self.0.forward_saved(parameters, x).0
     }
 
     /// Writes normalised rows to `y`.
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T]) {
-        let bias = self.bias.map(|id| parameters.data(id));
-        norm::normalise_into(y, x, parameters.data(self.weight), bias, self.eps, true);
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
+        self.0.forward_into(parameters, x, y);
     }
 
     /// Normalised rows and the statistics that [`LayerNorm::backward`] needs.
@@ -40,9 +137,7 @@ impl LayerNorm {
         parameters: &Parameters<T>,
         x: &Tensor<T>,
     ) -> (Tensor<T>, NormStatistics<T>) {
-        let bias = self.bias.map(|id| parameters.data(id));
-        let (y, statistics) = norm::layer_norm(x.data(), parameters.data(self.weight), bias, self.eps);
-        (Tensor::from_vec(y, x.shape(), x.device()), NormStatistics(statistics))
+        self.0.forward_saved(parameters, x)
     }
 
     /// Input gradient; adds the gain and bias gradients.
@@ -54,10 +149,7 @@ impl LayerNorm {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        self.backward_parameters(x, saved, dy, gradients);
-        let gain = parameters.data(self.weight);
-        let dx = norm::norm_backward_input(dy.data(), x.data(), gain, &saved.0, true);
-        Tensor::from_vec(dx, x.shape(), x.device())
+        self.0.backward(parameters, x, saved, dy, gradients)
     }
 
     /// Adds the gain and bias gradients only.
@@ -68,36 +160,29 @@ impl LayerNorm {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) {
-        if let Some(d_gain) = gradients.get_mut(self.weight) {
-            norm::norm_backward_gain(d_gain, dy.data(), x.data(), &saved.0);
-        }
-        if let Some(d_bias) = self.bias.and_then(|id| gradients.get_mut(id)) {
-            norm::add_column_sums(d_bias, dy.data());
-        }
+        self.0.backward_parameters(x, saved, dy, gradients);
     }
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension.
 #[derive(Clone, Debug)]
-pub struct RmsNorm {
-    weight: ParameterId,
-    eps: f64,
-}
+pub struct RmsNorm(Rows);
 
 impl RmsNorm {
     /// Registers `<name>.weight` (ones) of `width`.
     pub fn new(specs: &mut ParameterSpecs, name: &str, width: usize, eps: f64) -> Self {
-        Self { weight: specs.add(format!("{name}.weight"), &[width], Init::Ones), eps }
+        let weight = specs.add(format!("{name}.weight"), &[width], Init::Ones);
+        Self(Rows { weight, bias: None, eps, centred: false })
     }
 
     /// Normalised rows.
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
-        self.forward_saved(parameters, x).0
+        self.0.forward_saved(parameters, x).0
     }
 
     /// Writes normalised rows to `y`.
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T]) {
-        norm::normalise_into(y, x, parameters.data(self.weight), None, self.eps, false);
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
+        self.0.forward_into(parameters, x, y);
     }
 
     /// Normalised rows and the statistics that [`RmsNorm::backward`] needs.
@@ -106,8 +191,7 @@ impl RmsNorm {
         parameters: &Parameters<T>,
         x: &Tensor<T>,
     ) -> (Tensor<T>, NormStatistics<T>) {
-        let (y, statistics) = norm::rms_norm(x.data(), parameters.data(self.weight), self.eps);
-        (Tensor::from_vec(y, x.shape(), x.device()), NormStatistics(statistics))
+        self.0.forward_saved(parameters, x)
     }
 
     /// Input gradient; adds the gain gradient.
@@ -119,12 +203,7 @@ impl RmsNorm {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        if let Some(d_gain) = gradients.get_mut(self.weight) {
-            norm::norm_backward_gain(d_gain, dy.data(), x.data(), &saved.0);
-        }
-        let gain = parameters.data(self.weight);
-        let dx = norm::norm_backward_input(dy.data(), x.data(), gain, &saved.0, false);
-        Tensor::from_vec(dx, x.shape(), x.device())
+        self.0.backward(parameters, x, saved, dy, gradients)
     }
 }
 
@@ -144,7 +223,7 @@ impl Norm {
     }
 
     /// Writes normalised rows to `y`.
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &[T], y: &mut [T]) {
+    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
         match self {
             Self::Layer(norm) => norm.forward_into(parameters, x, y),
             Self::Rms(norm) => norm.forward_into(parameters, x, y),
@@ -186,19 +265,19 @@ mod tests {
 
     /// Both ways of normalising give the same bits.
     #[test]
-    fn rows_may_be_normalised_into_a_slice() {
+    fn rows_may_be_normalised_into_rows_that_are_there() {
         let mut specs = ParameterSpecs::default();
         let norms = [
             Norm::Layer(LayerNorm::new(&mut specs, "a", 70, true, 1e-5)),
             Norm::Layer(LayerNorm::new(&mut specs, "b", 70, false, 1e-5)),
             Norm::Rms(RmsNorm::new(&mut specs, "c", 70, 1e-6)),
         ];
-        let parameters = Parameters::<f32>::initialise(&specs, 1, crate::Device::Cpu);
+        let parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
         let x = random_tensor("x", &[9, 70]).cast::<f32>();
         for norm in norms {
-            let mut y = vec![f32::NAN; x.len()];
-            norm.forward_into(&parameters, x.data(), &mut y);
-            assert_eq!(y, norm.forward(&parameters, &x).data());
+            let mut y = Tensor::from_vec(vec![f32::NAN; x.len()], x.shape(), Device::Cpu);
+            norm.forward_into(&parameters, &x, &mut y);
+            assert_eq!(y.data(), norm.forward(&parameters, &x).data());
         }
     }
 

@@ -3,20 +3,20 @@
 
 use std::borrow::Cow;
 
-use crate::Real;
 use crate::kernels::for_row_blocks;
+use crate::{Device, Real, Tensor};
 
 /// Pairs whose angles are computed together for a single row.
 const PAIRS: usize = 64;
 
 /// Rotation angles of the heads of one layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rotary {
     head_size: usize,
     frequencies: Frequencies,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Frequencies {
     /// One for each pair of features.
     Fixed(Vec<f64>),
@@ -116,13 +116,19 @@ impl Rotary {
     }
 
     /// Rotates the heads of every row in place; `positions` has one entry a row.
-    pub fn rotate<T: Real>(&self, rows: &mut [T], positions: &[u32]) {
-        self.turn(rows, positions, T::ONE);
+    pub fn rotate<T: Real>(&self, rows: &mut Tensor<T>, positions: &[u32]) {
+        match rows.device() {
+            Device::Cpu => self.turn(rows.data_mut(), positions, T::ONE),
+            Device::Card(card) => card.rotate(rows.on_card_mut(), self, positions, false),
+        }
     }
 
     /// Reverse pass of [`Rotary::rotate`]: rotates gradients back, in place.
-    pub fn rotate_back<T: Real>(&self, rows: &mut [T], positions: &[u32]) {
-        self.turn(rows, positions, -T::ONE);
+    pub fn rotate_back<T: Real>(&self, rows: &mut Tensor<T>, positions: &[u32]) {
+        match rows.device() {
+            Device::Cpu => self.turn(rows.data_mut(), positions, -T::ONE),
+            Device::Card(card) => card.rotate(rows.on_card_mut(), self, positions, true),
+        }
     }
 
     /// One row: angles of some pairs at a time, for all heads, without a table.
@@ -180,6 +186,7 @@ mod tests {
     use super::*;
     use crate::ParameterSpecs;
     use crate::gradient_check::{check, random_tensor};
+    use crate::layers::rows;
 
     /// A row by itself has the bits that it has among others.
     #[test]
@@ -187,12 +194,12 @@ mod tests {
         for rotary in [Rotary::new(200, 1e4), Rotary::with_frequencies(6, vec![1.0, 0.2])] {
             let rows = random_tensor("x", &[3, 2 * rotary.head_size]).cast::<f32>();
             let mut together = rows.clone();
-            rotary.rotate(together.data_mut(), &[7, 300, 0]);
+            rotary.rotate(&mut together, &[7, 300, 0]);
             for (at, position) in [7, 300, 0].into_iter().enumerate() {
                 let width = rows.width();
-                let mut alone = rows.data()[at * width..][..width].to_vec();
+                let mut alone = rows::picked(&rows, &[at as u32], width);
                 rotary.rotate(&mut alone, &[position]);
-                assert_eq!(alone, together.data()[at * width..][..width]);
+                assert_eq!(alone.data(), &together.data()[at * width..][..width]);
             }
         }
     }
@@ -211,12 +218,12 @@ mod tests {
                     &[random_tensor("x", &[4, 12])],
                     |_, inputs| {
                         let mut y = inputs[0].clone();
-                        rotary.rotate(y.data_mut(), &positions);
+                        rotary.rotate(&mut y, &positions);
                         y
                     },
                     |_, _, dy, _| {
                         let mut dx = dy.clone();
-                        rotary.rotate_back(dx.data_mut(), &positions);
+                        rotary.rotate_back(&mut dx, &positions);
                         vec![dx]
                     },
                 );
@@ -227,9 +234,10 @@ mod tests {
     #[test]
     fn features_behind_the_rotated_ones_stay() {
         let rotary = Rotary::with_frequencies(6, vec![1.0, 0.2]);
-        let mut rows = random_tensor("x", &[2, 12]).into_vec();
-        let before = rows.clone();
+        let mut rows = random_tensor("x", &[2, 12]);
+        let before = rows.clone().into_vec();
         rotary.rotate(&mut rows, &[3, 4]);
+        let rows = rows.into_vec();
         for (i, (a, b)) in rows.iter().zip(&before).enumerate() {
             assert_eq!(i % 6 >= 4, a == b, "element {i}");
         }
@@ -251,8 +259,10 @@ mod tests {
     #[test]
     fn position_zero_is_the_identity_and_lengths_are_kept() {
         let rotary = Rotary::new(4, 10_000.0);
-        let mut rows = [1.0f32, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0];
+        let rows = vec![1.0f32, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0];
+        let mut rows = Tensor::from_vec(rows, &[2, 4], Device::Cpu);
         rotary.rotate(&mut rows, &[0, 9]);
+        let rows = rows.data();
         assert_eq!(rows[..4], [1.0, 2.0, 3.0, 4.0]);
         assert_ne!(rows[4..], [1.0, 2.0, 3.0, 4.0]);
         assert!((rows[4..].iter().map(|v| v * v).sum::<f32>() - 30.0).abs() < 1e-4);

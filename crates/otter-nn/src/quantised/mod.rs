@@ -7,6 +7,7 @@ pub mod q8_0;
 
 use rayon::prelude::*;
 
+use crate::card::CardBuffer;
 use crate::{Device, Tensor, vectorised};
 
 /// How the rows of a matrix are stored.
@@ -219,9 +220,36 @@ impl QuantisedMatrix {
         self.shape[1]
     }
 
-    /// The blocks.
+    /// The blocks, of a matrix of the host.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.data()
+    }
+
+    /// Bytes of all blocks.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The blocks on a card.
+    pub fn on_card(&self) -> &CardBuffer {
+        self.bytes.on_card()
+    }
+
+    /// The same blocks on another device.
+    pub fn to_device(&self, device: Device) -> Self {
+        let shape = self.bytes.shape();
+        let bytes = match (device, self.device()) {
+            (Device::Cpu, Device::Card(card)) => {
+                let mut bytes = vec![0; self.byte_len()];
+                card.download_blocks(self.on_card(), &mut bytes);
+                Tensor::from_vec(bytes, shape, device)
+            }
+            (Device::Card(card), Device::Cpu) => {
+                Tensor::from_card(card.upload_blocks(self.view()), shape, card)
+            }
+            _ => self.bytes.clone(),
+        };
+        Self { bytes, ..*self }
     }
 
     /// Whether the blocks are borrowed from a mapped file.
