@@ -18,6 +18,7 @@ mod error;
 mod gpu;
 pub mod matmul;
 mod matrix;
+pub mod media;
 pub mod norm;
 pub mod quantised;
 pub mod rotary;
