@@ -31,8 +31,8 @@ __device__ inline void copy_units(Unit* to, Strides to_strides, const Unit* from
 
 }  // namespace
 
-// Numbers but `accumulate` count units. Divisions of 64 bits are slow and are left to what needs them: below 2^31 units no index
-// of 32 bits wraps, as a grid has fewer threads.
+// Numbers but `accumulate` count units. Divisions of 64 bits are slow and are left to what needs them: below 2^31 units no
+// index of 32 bits wraps, as a grid has fewer threads.
 #define COPY(name, Unit)                                                                                         \
     extern "C" __global__ void name(float* to, u64 to_offset, u64 to_i, u64 to_j, u64 to_k, const float* from,   \
                                     u64 from_offset, u64 from_i, u64 from_j, u64 from_k, u64 j_size, u64 k_size, \

@@ -3,7 +3,8 @@
 use crate::gpu::Argument;
 use crate::{Buffer, Launch, Result};
 
-/// Where the runs of elements of a copy are: run (i, j, k) begins at `offset + i strides[0] + j strides[1] + k strides[2]`.
+/// Where the runs of elements of a copy are: run (i, j, k) begins at
+/// `offset + i strides[0] + j strides[1] + k strides[2]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Element at which the first run begins.

@@ -131,8 +131,8 @@ fn dot_parts(parts: &mut Buffer<f32>, first: usize, a: &Buffer<f32>, b: &Buffer<
     unsafe { a.gpu().launch(&Launch::blocks("dot_parts", PARTS, arguments)) }
 }
 
-/// Sums of the squares of each of `buffers`, all on one card: parts in f32, added in double precision by the host. One download
-/// serves them all.
+/// Sums of the squares of each of `buffers`, all on one card: parts in f32, added in double precision by the host. One
+/// download serves them all.
 pub fn sums_of_squares(buffers: &[&Buffer<f32>]) -> Result<Vec<f64>> {
     let Some(first) = buffers.first() else { return Ok(Vec::new()) };
     let mut parts = first.gpu().allocate(buffers.len() * PARTS as usize)?;

@@ -15,6 +15,7 @@ pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
 mod error;
+pub mod few_rows;
 mod gpu;
 pub mod matmul;
 mod matrix;
