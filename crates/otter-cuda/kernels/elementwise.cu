@@ -88,15 +88,51 @@ extern "C" __global__ void gate_backward(float* d_branch, const float* dy, const
 }
 EXPORT(gate_backward)
 
+// Limits all elements to plus or minus `limit`; NaN stays.
+extern "C" __global__ void clamp(float* x, float limit, u64 count) {
+    for (u64 i = thread_index(); i < count; i += thread_count()) {
+        float v = x[i];
+        x[i] = v > limit ? limit : v < -limit ? -limit : v;
+    }
+}
+EXPORT(clamp)
+
+// Nothing passes at a limit.
+extern "C" __global__ void clamp_backward(float* d, const float* clamped, float limit, u64 count) {
+    for (u64 i = thread_index(); i < count; i += thread_count())
+        if (clamped[i] >= limit || clamped[i] <= -limit) d[i] = 0.0f;
+}
+EXPORT(clamp_backward)
+
+// A block's byte says whether any of the elements that it looked at is not zero.
+extern "C" __global__ void any_nonzero(u8* found, const float* x, u64 count) {
+    __shared__ float room[WARP];
+    u32 any = 0;
+    for (u64 i = thread_index(); i < count; i += thread_count()) any |= x[i] != 0.0f;
+    float of_block = block_max((float)any, room);
+    if (threadIdx.x == 0) found[blockIdx.x] = of_block != 0.0f;
+}
+EXPORT(any_nonzero)
+
+// Zeroes rows whose byte is zero, a block a row at a time.
+extern "C" __global__ void keep_rows(float* x, const u8* kept, u64 rows, u64 width) {
+    for (u64 row = blockIdx.x; row < rows; row += gridDim.x) {
+        if (kept[row]) continue;
+        for (u64 i = threadIdx.x; i < width; i += blockDim.x) x[row * width + i] = 0.0f;
+    }
+}
+EXPORT(keep_rows)
+
 // Sums of products (or of squares, where both are the same) of as many stretches as there are blocks, each in a fixed order.
-extern "C" __global__ void dot_parts(float* parts, const float* a, const float* b, u64 count) {
+// They are written from part `first` on.
+extern "C" __global__ void dot_parts(float* parts, u64 first, const float* a, const float* b, u64 count) {
     __shared__ float room[WARP];
     u64 stretch = (count + gridDim.x - 1) / gridDim.x, start = blockIdx.x * stretch;
     u64 end = start + stretch < count ? start + stretch : count;
     float sum = 0.0f;
     for (u64 i = start + threadIdx.x; i < end; i += blockDim.x) sum += a[i] * b[i];
     sum = block_sum(sum, room);
-    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+    if (threadIdx.x == 0) parts[first + blockIdx.x] = sum;
 }
 EXPORT(dot_parts)
 

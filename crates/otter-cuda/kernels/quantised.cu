@@ -174,3 +174,29 @@ PRODUCT(product_q4_k_1, Q4_K, 1, 1)
 PRODUCT(product_q4_k_2, Q4_K, 2, 2)
 PRODUCT(product_q4_k_4, Q4_K, 4, 2)
 PRODUCT(product_q4_k_8, Q4_K, 8, 4)
+
+namespace {
+
+// A block for each of `ids`: that row of the matrix, of `width` elements, as f32.
+template <class Format>
+__device__ inline void widen_row(float* out, const u8* blocks, const u32* ids, u32 width) {
+    const u8* row = blocks + (u64)ids[blockIdx.x] * (width / Format::ELEMENTS) * Format::BYTES;
+    out += (u64)blockIdx.x * width;
+    for (u32 i = threadIdx.x; i < width / (4 * Format::QUADS); i += blockDim.x) {
+        u32 step = i / WARP, lane = i % WARP;
+        typename Format::Part part = Format::load(row, step, lane);
+        for (u32 quad = 0; quad < Format::QUADS; quad++)
+            *(Floats*)(out + step * Format::STEP + Format::column(quad, lane)) = Format::decode(part, quad, lane);
+    }
+}
+
+}  // namespace
+
+#define WIDEN_ROWS(name, Format)                                                                     \
+    extern "C" __global__ void name(float* out, const u8* blocks, const u32* ids, u32 width) {       \
+        widen_row<Format>(out, blocks, ids, width);                                                  \
+    }                                                                                                \
+    EXPORT(name)
+
+WIDEN_ROWS(widen_rows_q8_0, Q8_0)
+WIDEN_ROWS(widen_rows_q4_k, Q4_K)

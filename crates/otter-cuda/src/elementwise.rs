@@ -102,7 +102,8 @@ pub fn gate_backward(
     run(&d_branch, "gate_backward", &[dy.len(), branch.len()], arguments)?;
     if let Some(d_gate) = d_gate {
         assert_eq!(d_gate.len(), 1, "a gate is one number");
-        let parts = dot_parts(dy, branch)?;
+        let mut parts = dy.gpu().allocate(PARTS as usize)?;
+        dot_parts(&mut parts, 0, dy, branch)?;
         let arguments = vec![(&*d_gate).into(), (&parts).into(), gate.into(), PARTS.into()];
         // SAFETY: one gate, and as many parts as said.
         unsafe { dy.gpu().launch(&Launch::blocks("gate_gradient", 1, arguments)) }?;
@@ -110,16 +111,65 @@ pub fn gate_backward(
     Ok(d_branch)
 }
 
-fn dot_parts(a: &Buffer<f32>, b: &Buffer<f32>) -> Result<Buffer<f32>> {
-    assert_eq!(a.len(), b.len(), "lengths differ");
-    let parts = a.gpu().allocate(PARTS as usize)?;
-    let arguments = vec![(&parts).into(), a.into(), b.into(), a.len().into()];
-    // SAFETY: as many parts as blocks; both operands have the length that is given.
-    unsafe { a.gpu().launch(&Launch::blocks("dot_parts", PARTS, arguments)) }?;
-    Ok(parts)
+/// Limits all elements to plus or minus `limit`; NaN stays.
+pub fn clamp(x: &mut Buffer<f32>, limit: f32) -> Result<()> {
+    run(x, "clamp", &[], vec![(&*x).into(), limit.into(), x.len().into()])
 }
 
-/// Sum of the squares, its parts added in double precision by the host.
-pub fn sum_of_squares(x: &Buffer<f32>) -> Result<f64> {
-    Ok(dot_parts(x, x)?.download()?.into_iter().map(f64::from).sum())
+/// Turns the gradient of [`clamp`]'s output `clamped` into that of its input, in place: nothing passes at a limit.
+pub fn clamp_backward(d: &mut Buffer<f32>, clamped: &Buffer<f32>, limit: f32) -> Result<()> {
+    let arguments = vec![(&*d).into(), clamped.into(), limit.into(), d.len().into()];
+    run(d, "clamp_backward", &[clamped.len()], arguments)
+}
+
+/// Writes the sums of products of [`PARTS`] stretches from part `first` on.
+fn dot_parts(parts: &mut Buffer<f32>, first: usize, a: &Buffer<f32>, b: &Buffer<f32>) -> Result<()> {
+    assert_eq!(a.len(), b.len(), "lengths differ");
+    assert!(first + PARTS as usize <= parts.len(), "parts from {first} on of {}", parts.len());
+    let arguments = vec![(&*parts).into(), first.into(), a.into(), b.into(), a.len().into()];
+    // SAFETY: there is room for as many parts as blocks; both operands have the length that is given.
+    unsafe { a.gpu().launch(&Launch::blocks("dot_parts", PARTS, arguments)) }
+}
+
+/// Sums of the squares of each of `buffers`, all on one card: parts in f32, added in double precision by the host. One
+/// download serves them all.
+pub fn sums_of_squares(buffers: &[&Buffer<f32>]) -> Result<Vec<f64>> {
+    let Some(first) = buffers.first() else { return Ok(Vec::new()) };
+    let mut parts = first.gpu().allocate(buffers.len() * PARTS as usize)?;
+    for (place, buffer) in buffers.iter().enumerate() {
+        dot_parts(&mut parts, place * PARTS as usize, buffer, buffer)?;
+    }
+    let sum = |parts: &[f32]| parts.iter().copied().map(f64::from).sum();
+    Ok(parts.download()?.chunks_exact(PARTS as usize).map(sum).collect())
+}
+
+/// Whether any element is not zero. NaN is not zero.
+pub fn any_nonzero(x: &Buffer<f32>) -> Result<bool> {
+    if x.is_empty() {
+        return Ok(false);
+    }
+    let launch = Launch::over("any_nonzero", x.len(), Vec::new());
+    let found: Buffer<u8> = x.gpu().allocate(launch.grid[0] as usize)?;
+    let arguments = vec![(&found).into(), x.into(), x.len().into()];
+    // SAFETY: a byte for each block; as many elements as given.
+    unsafe { x.gpu().launch(&Launch { arguments, ..launch }) }?;
+    Ok(found.download()?.into_iter().any(|found| found != 0))
+}
+
+/// Zeroes the rows of `x`, of `width` each, that are not among `rows`.
+pub fn keep_rows(x: &mut Buffer<f32>, rows: &[u32], width: usize) -> Result<()> {
+    assert!(width > 0 && x.len().is_multiple_of(width), "{} elements are no rows of {width}", x.len());
+    let mut kept = vec![0u8; x.len() / width];
+    for &row in rows {
+        assert!((row as usize) < kept.len(), "row {row} of {}", kept.len());
+        kept[row as usize] = 1;
+    }
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let on_card = x.gpu().upload(&kept)?;
+    let arguments = vec![(&*x).into(), (&on_card).into(), kept.len().into(), width.into()];
+    let blocks = kept.len().min(1 << 20) as u32;
+    // SAFETY: a byte for each row.
+    unsafe { x.gpu().launch(&Launch::blocks("keep_rows", blocks, arguments)) }
 }

@@ -10,13 +10,16 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod copy;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
 mod error;
+pub mod few_rows;
 mod gpu;
 pub mod matmul;
 mod matrix;
+pub mod media;
 pub mod norm;
 pub mod quantised;
 pub mod rotary;

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{assert_close, gpu, numbers, on};
-use otter_cuda::GpuError;
 use otter_cuda::elementwise::{self as gpu_elementwise, Activation};
+use otter_cuda::{Buffer, GpuError};
 use otter_nn::kernels::elementwise::{self, Gelu, GeluTanh, QuickGelu, Relu};
 
 const LENGTHS: [usize; 4] = [1, 31, 257, 3001];
@@ -45,9 +45,6 @@ fn sums_and_scales() {
         let mut expected = elementwise::sum_scaled(&a, &b, 0.5);
         elementwise::scale(&mut expected, -3.0);
         assert_close(&y, &expected, 1e-6, "sum and scale");
-        let found = gpu_elementwise::sum_of_squares(&y).expect("a launch");
-        let squares = elementwise::sum_of_squares(&expected);
-        assert!((found - squares).abs() < 1e-5 * squares, "{found}, expected {squares}");
     }
     let (rows, bias) = (numbers(5 * 33, 3), numbers(33, 4));
     let mut y = on(&gpu, &rows);
@@ -92,6 +89,96 @@ fn tanh_gates() {
         let dot = elementwise::dot(&dy, &branch) * (1.0 - factor * factor);
         assert_close(&d_gate, &[2.0 + dot], 1e-4, "gradient of the gate");
     }
+}
+
+#[test]
+fn limits() {
+    let gpu = gpu();
+    let same = |found: &Buffer<f32>, expected: &[f32]| {
+        let found = found.download().expect("a download");
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&found), bits(expected));
+    };
+    for (len, limit) in LENGTHS.into_iter().zip([0.5, 1.0, f32::INFINITY, 0.7]) {
+        let mut x = numbers(len, 1);
+        let special =
+            [f32::NAN, limit, -limit, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, limit.next_down()];
+        x.iter_mut().zip(special).for_each(|(x, value)| *x = value);
+        let mut clamped = on(&gpu, &x);
+        gpu_elementwise::clamp(&mut clamped, limit).expect("a launch");
+        elementwise::clamp(&mut x, limit);
+        same(&clamped, &x);
+        let mut expected = numbers(len, 2);
+        let mut d = on(&gpu, &expected);
+        gpu_elementwise::clamp_backward(&mut d, &clamped, limit).expect("a launch");
+        elementwise::clamp_backward(&mut expected, &x, limit);
+        same(&d, &expected);
+    }
+}
+
+#[test]
+fn squares_of_several_at_once() {
+    let gpu = gpu();
+    assert_eq!(gpu_elementwise::sums_of_squares(&[]).expect("nothing to do"), []);
+    let all: Vec<Vec<f32>> =
+        (0..).zip([0, 1, 31, 257, 3001, 100_003]).map(|(i, len)| numbers(len, i)).collect();
+    let on_card: Vec<_> = all.iter().map(|values| on(&gpu, values)).collect();
+    let squares = |of: &[&Buffer<f32>]| gpu_elementwise::sums_of_squares(of).expect("a launch");
+    let found = squares(&on_card.iter().collect::<Vec<_>>());
+    for ((found, values), alone) in found.into_iter().zip(&all).zip(&on_card) {
+        let expected = elementwise::sum_of_squares(values);
+        assert!((found - expected).abs() <= 1e-6 * expected, "{found}, expected {expected}");
+        assert_eq!(squares(&[alone]), [found]);
+    }
+    let odd = [on(&gpu, &[1.0, f32::NAN]), on(&gpu, &[2.0]), on(&gpu, &[f32::NEG_INFINITY])];
+    let [nan, four, infinite] = squares(&odd.each_ref())[..] else { panic!("three sums") };
+    assert!(nan.is_nan() && four == 4.0 && infinite == f64::INFINITY);
+}
+
+#[test]
+fn what_is_not_zero_is_found() {
+    let gpu = gpu();
+    let any = |x: &[f32]| gpu_elementwise::any_nonzero(&on(&gpu, x)).expect("a launch");
+    assert!(!any(&[]));
+    for len in LENGTHS {
+        let mut x = vec![0.0; len];
+        x[len / 2] = -0.0;
+        assert!(!any(&x));
+        for at in [0, len / 3, len - 1] {
+            for value in [f32::NAN, -1.0, f32::from_bits(1), f32::INFINITY] {
+                x[at] = value;
+                assert!(any(&x), "{value} at {at} of {len}");
+            }
+            x[at] = 0.0;
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_kept() {
+    let gpu = gpu();
+    for (rows, width, kept) in
+        [(5, 300, vec![3, 0, 3]), (1, 7, vec![]), (4, 1, vec![0, 1, 2, 3]), (0, 8, vec![]), (70, 4, vec![69])]
+    {
+        // What is not finite is zeroed too.
+        let mut x = numbers(rows * width, 1);
+        x.iter_mut().step_by(11).for_each(|x| *x = f32::INFINITY);
+        let mut on_card = on(&gpu, &x);
+        gpu_elementwise::keep_rows(&mut on_card, &kept, width).expect("a launch");
+        for (row, values) in (0..).zip(x.chunks_mut(width)) {
+            if !kept.contains(&row) {
+                values.fill(0.0);
+            }
+        }
+        assert_eq!(on_card.download().expect("a download"), x);
+    }
+}
+
+#[test]
+#[should_panic(expected = "row 3 of 3")]
+fn rows_that_are_not_there_are_not_kept() {
+    let gpu = gpu();
+    let _ = gpu_elementwise::keep_rows(&mut on(&gpu, &[0.0; 12]), &[3], 4);
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn tables() {
     let width = 300;
     let table = numbers(7 * width, 1);
     let ids = [3, 0, 3, 6, 3];
-    let found = embedding::rows(&on(&gpu, &table), &ids, width).expect("a launch");
+    let found = embedding::rows_of((&on(&gpu, &table)).into(), &ids, width).expect("a launch");
     let expected: Vec<f32> =
         ids.iter().flat_map(|&id| table[id as usize * width..][..width].to_vec()).collect();
     assert_close(&found, &expected, 0.0, "rows");
