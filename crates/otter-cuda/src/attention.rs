@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use otter_nn::kernels::attention::{HeadLayout, Span};
 
 use crate::gpu::Argument;
-use crate::{Buffer, Gpu, Launch, Result};
+use crate::{Buffer, Constant, Gpu, Launch, Result};
 
 /// Query rows, and keys, handled together (`TILE` of `kernels/attention.cu`).
 const TILE: usize = 64;
@@ -26,7 +26,7 @@ pub struct Heads<'a> {
     /// Factor on the scores.
     pub scale: f64,
     /// ALiBi slope of every query head: adds `slope * (key - own position)` to the scaled scores.
-    pub slopes: Option<&'a Buffer<f32>>,
+    pub slopes: Option<&'a Constant<f32>>,
 }
 
 /// Queries, keys and values with their layouts.
@@ -45,7 +45,7 @@ pub struct Inputs<'a> {
     /// Where the value heads are.
     pub v_layout: HeadLayout,
     /// Per key row of each batch entry, whether it may be seen (not 0): `visible[batch * keys + key]`.
-    pub visible: Option<(&'a Buffer<u8>, usize)>,
+    pub visible: Option<(&'a Constant<u8>, usize)>,
 }
 
 /// What the forward pass left for the reverse pass.
@@ -306,7 +306,7 @@ fn span_record(span: &Span) -> [u64; RECORD] {
 
 /// Layouts and lists of records, for kernels to read.
 struct Plan {
-    numbers: Buffer<u64>,
+    numbers: Constant<u64>,
     /// Where each list begins.
     places: Vec<u64>,
     /// Whether quads of features lie where a card can move them at once.
@@ -335,7 +335,7 @@ impl Plan {
             places.push(all.len() as u64);
             all.extend(list.iter().flatten());
         }
-        Ok(Self { numbers: gpu.upload(&all)?, places, vector })
+        Ok(Self { numbers: gpu.constant(&all)?, places, vector })
     }
 
     /// `INPUT_PARAMETERS` of the kernels, with the list of records that the blocks of a grid take.

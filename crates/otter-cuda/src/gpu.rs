@@ -4,8 +4,8 @@
 //! waits for what was asked before it.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{GpuError, Result};
 
@@ -79,13 +79,19 @@ impl From<f32> for Argument {
 
 impl<T: Element> From<&Buffer<T>> for Argument {
     fn from(buffer: &Buffer<T>) -> Self {
-        Self::Address(buffer.address)
+        Self::Address(buffer.memory.address)
+    }
+}
+
+impl<T: Element> From<&Constant<T>> for Argument {
+    fn from(constant: &Constant<T>) -> Self {
+        Self::Address(constant.memory.address)
     }
 }
 
 impl<T: Element> From<&mut Buffer<T>> for Argument {
     fn from(buffer: &mut Buffer<T>) -> Self {
-        Self::Address(buffer.address)
+        Self::Address(buffer.memory.address)
     }
 }
 
@@ -129,18 +135,41 @@ struct Account {
     limit: AtomicU64,
 }
 
+/// Memory of a card, counted, freed with it.
+struct Memory {
+    driver: Arc<dyn Driver>,
+    account: Arc<Account>,
+    address: u64,
+    bytes: u64,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.account.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.driver.free(self.address);
+    }
+}
+
+/// Constants that were uploaded lately, with the host's bytes, the latest last.
+type Known = Vec<(Vec<u8>, Arc<Memory>)>;
+
 /// A card. Cheap to clone.
 #[derive(Clone)]
 pub struct Gpu {
     driver: Arc<dyn Driver>,
     account: Arc<Account>,
+    constants: Arc<Mutex<Known>>,
 }
+
+/// Constants that are kept: those of a pass, which all layers share, and of the pass before.
+const KEPT_CONSTANTS: usize = 32;
 
 impl Gpu {
     #[cfg(any(feature = "cuda", feature = "emulate"))]
     fn with(driver: Arc<dyn Driver>) -> Self {
         let limit = AtomicU64::new(driver.memory());
-        Self { driver, account: Arc::new(Account { used: 0.into(), peak: 0.into(), limit }) }
+        let account = Arc::new(Account { used: 0.into(), peak: 0.into(), limit });
+        Self { driver, account, constants: Arc::default() }
     }
 
     /// Card `ordinal` of this machine.
@@ -178,6 +207,16 @@ impl Gpu {
         self.account.peak.load(Ordering::Relaxed)
     }
 
+    /// Begins to look for a new peak.
+    pub fn reset_peak(&self) {
+        self.account.peak.store(self.used(), Ordering::Relaxed);
+    }
+
+    /// Most bytes that buffers may take.
+    pub fn most(&self) -> u64 {
+        self.account.limit.load(Ordering::Relaxed)
+    }
+
     /// Refuses to take more memory than this, as if the card were smaller.
     pub fn limit(&self, bytes: u64) {
         self.account.limit.store(bytes.min(self.driver.memory()), Ordering::Relaxed);
@@ -202,7 +241,36 @@ impl Gpu {
         let address =
             self.driver.allocate((wanted as usize).max(1)).map_err(|error| give_up(error.to_string()))?;
         self.account.peak.fetch_max(used + wanted, Ordering::Relaxed);
-        Ok(Buffer { gpu: self.clone(), address, len, element: PhantomData })
+        let (driver, account) = (Arc::clone(&self.driver), Arc::clone(&self.account));
+        let memory = Arc::new(Memory { driver, account, address, bytes: wanted });
+        Ok(Buffer { gpu: self.clone(), memory, len, element: PhantomData })
+    }
+
+    /// A copy of elements of the host that nobody will write. Equal ones share it as long as they are asked for again soon: what
+    /// all layers of a pass need goes to the card once.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn constant<T: Element>(&self, elements: &[T]) -> Result<Constant<T>> {
+        let bytes = bytes_of(elements);
+        let mut constants = self.constants.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = match constants.iter().position(|(known, _)| known == bytes) {
+            Some(at) => {
+                let known = constants.remove(at);
+                let memory = Arc::clone(&known.1);
+                constants.push(known);
+                memory
+            }
+            None => {
+                let memory = self.upload(elements)?.memory;
+                if constants.len() >= KEPT_CONSTANTS {
+                    constants.remove(0);
+                }
+                constants.push((bytes.to_vec(), Arc::clone(&memory)));
+                memory
+            }
+        };
+        Ok(Constant { memory, len: elements.len(), element: PhantomData })
     }
 
     /// `len` zeros.
@@ -211,7 +279,7 @@ impl Gpu {
     /// As [`Gpu::allocate`].
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let buffer = self.allocate::<T>(len)?;
-        self.driver.clear(buffer.address, len * size_of::<T>())?;
+        self.driver.clear(buffer.memory.address, len * size_of::<T>())?;
         Ok(buffer)
     }
 
@@ -275,9 +343,30 @@ fn bytes_of_mut<T: Element>(elements: &mut [T]) -> &mut [u8] {
 /// Elements in memory of a card, freed with it.
 pub struct Buffer<T: Element> {
     gpu: Gpu,
-    address: u64,
+    /// Nobody else has it: only constants are shared, and they are no buffers.
+    memory: Arc<Memory>,
     len: usize,
     element: PhantomData<T>,
+}
+
+/// Elements in memory of a card that nobody writes: see [`Gpu::constant`].
+#[derive(Clone)]
+pub struct Constant<T: Element> {
+    memory: Arc<Memory>,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> Constant<T> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
 }
 
 impl<T: Element> Buffer<T> {
@@ -305,7 +394,27 @@ impl<T: Element> Buffer<T> {
     /// What the driver says.
     pub fn upload(&mut self, elements: &[T]) -> Result<()> {
         assert_eq!(elements.len(), self.len, "elements for a buffer of another length");
-        self.gpu.driver.upload(self.address, bytes_of(elements))
+        self.gpu.driver.upload(self.memory.address, bytes_of(elements))
+    }
+
+    /// Writes zeros.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn clear(&mut self) -> Result<()> {
+        self.gpu.driver.clear(self.memory.address, self.len * size_of::<T>())
+    }
+
+    /// Writes the elements to memory of the host, when everything asked for before is done.
+    ///
+    /// # Panics
+    /// When there are not as many.
+    ///
+    /// # Errors
+    /// What the driver says, also about earlier work.
+    pub fn download_to(&self, elements: &mut [T]) -> Result<()> {
+        assert_eq!(elements.len(), self.len, "room for a buffer of another length");
+        self.gpu.driver.download(self.memory.address, bytes_of_mut(elements))
     }
 
     /// The elements, when everything asked for before is done.
@@ -317,7 +426,7 @@ impl<T: Element> Buffer<T> {
         T: Default,
     {
         let mut elements = vec![T::default(); self.len];
-        self.gpu.driver.download(self.address, bytes_of_mut(&mut elements))?;
+        self.download_to(&mut elements)?;
         Ok(elements)
     }
 
@@ -327,14 +436,7 @@ impl<T: Element> Buffer<T> {
     /// As [`Gpu::allocate`].
     pub fn duplicate(&self) -> Result<Self> {
         let copy = self.gpu.allocate(self.len)?;
-        self.gpu.driver.copy(copy.address, self.address, self.len * size_of::<T>())?;
+        self.gpu.driver.copy(copy.memory.address, self.memory.address, self.len * size_of::<T>())?;
         Ok(copy)
-    }
-}
-
-impl<T: Element> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        self.gpu.account.used.fetch_sub((self.len * size_of::<T>()) as u64, Ordering::Relaxed);
-        self.gpu.driver.free(self.address);
     }
 }

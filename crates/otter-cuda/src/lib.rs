@@ -30,7 +30,7 @@ mod card;
 mod emulated;
 
 pub use error::GpuError;
-pub use gpu::{Argument, Buffer, Element, Gpu, Launch};
+pub use gpu::{Argument, Buffer, Constant, Element, Gpu, Launch};
 pub use matrix::{Matrix, Precision};
 
 /// What calls on a card give.

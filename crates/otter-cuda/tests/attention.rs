@@ -4,7 +4,7 @@
 mod common;
 
 use common::{assert_close, gpu, numbers, on};
-use otter_cuda::Buffer;
+use otter_cuda::Constant;
 use otter_cuda::attention::{self as gpu_attention, ForwardResult, InputGradients, Inputs};
 use otter_nn::kernels::attention::{self, HeadLayout, Span};
 
@@ -108,9 +108,10 @@ impl Case {
         attention::backward(heads, inputs, &self.spans, result, gradients);
 
         let (q, k, v, dy) = (on(&gpu, &q), on(&gpu, &k), on(&gpu, &v), on(&gpu, &dy));
-        let slopes = slopes.map(|slopes| on(&gpu, &slopes));
-        let visible: Option<Buffer<u8>> = self.visible.as_ref().map(|visible| {
-            gpu.upload(&visible.iter().map(|&visible| u8::from(visible)).collect::<Vec<_>>()).expect("memory")
+        let slopes = slopes.map(|slopes| gpu.constant(&slopes).expect("memory"));
+        let visible: Option<Constant<u8>> = self.visible.as_ref().map(|visible| {
+            gpu.constant(&visible.iter().map(|&visible| u8::from(visible)).collect::<Vec<_>>())
+                .expect("memory")
         });
         let sizes = gpu_attention::Heads {
             heads: self.heads,
