@@ -43,12 +43,6 @@ Body body;
 void** body_arguments;
 const char* running;
 
-[[noreturn]] void fail(const char* what) {
-    std::fprintf(stderr, "emulation of kernel %s, block (%u, %u, %u): %s\n", running, block_index.x, block_index.y,
-                 block_index.z, what);
-    std::abort();
-}
-
 Fiber& fiber() { return fibers[current->linear]; }
 
 void wait(State state) {
@@ -68,7 +62,7 @@ bool release() {
         unsigned last = min<unsigned>(first + WARP, fibers.size()), waiting = 0;
         for (unsigned i = first; i < last; i++) waiting += fibers[i].state == State::AtWarpBarrier;
         if (waiting == 0) continue;
-        if (waiting != last - first) fail("only some threads of a warp take part in a shuffle or warp barrier");
+        if (waiting != last - first) fail("only some threads of a warp take part in a shuffle, warp barrier or product");
         for (unsigned i = first; i < last; i++) fibers[i].state = State::Ready;
         any = true;
     }
@@ -103,6 +97,12 @@ void run_block() {
 }
 
 }  // namespace
+
+[[noreturn]] void fail(const char* what) {
+    std::fprintf(stderr, "emulation of kernel %s, block (%u, %u, %u): %s\n", running, block_index.x, block_index.y,
+                 block_index.z, what);
+    std::abort();
+}
 
 void add_kernel(const char* name, Body kernel) { kernels()[name] = kernel; }
 void block_barrier() { wait(State::AtBlockBarrier); }

@@ -34,6 +34,8 @@ extern dim3 block_index, block_size, grid_size;
 extern Thread* current;
 extern unsigned char* dynamic_shared;
 
+// Ends the process with a message about the kernel that runs.
+[[noreturn]] void fail(const char* what);
 void block_barrier();
 void warp_barrier();
 // Where a lane of the present warp leaves 8 bytes for the others.
