@@ -63,8 +63,8 @@ __device__ static inline void multiply(float* c, const float* a, const typename 
     }
 }
 
-// Of all: the result begins at element `c_first` and its rows are `c_stride` apart; the first factor likewise. The second begins
-// at its first element, and its rows are as long as they are apart.
+// Of all: the result begins at element `c_first` and its rows are `c_stride` apart; the first factor likewise. The second
+// begins at its first element, and its rows are as long as they are apart.
 
 // y (rows, outer) = x (rows, inner) w^T with w (outer, inner)
 #define TIMES_TRANSPOSED(name, Stored)                                                                                 \
