@@ -1,6 +1,7 @@
 // Enough of CUDA's device language to run kernels on the host, for tests: blocks one after the other, the threads of a block
-// as coroutines that change at barriers and shuffles. The order is fixed, so results are the same in every run; a barrier that
-// only some threads reach, and a shuffle that lanes leave out, end the process with a message.
+// as coroutines that change at barriers and shuffles, a warp as far as it can before the next. The order is fixed, so results
+// are the same in every run; a barrier that only some threads reach, and a shuffle that lanes leave out, end the process with a
+// message.
 #pragma once
 
 #include <cmath>
