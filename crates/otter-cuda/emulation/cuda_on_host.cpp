@@ -43,12 +43,6 @@ Body body;
 void** body_arguments;
 const char* running;
 
-[[noreturn]] void fail(const char* what) {
-    std::fprintf(stderr, "emulation of kernel %s, block (%u, %u, %u): %s\n", running, block_index.x, block_index.y,
-                 block_index.z, what);
-    std::abort();
-}
-
 Fiber& fiber() { return fibers[current->linear]; }
 
 void wait(State state) {
@@ -61,18 +55,24 @@ void enter() {
     wait(State::Done);
 }
 
-// Lets every thread that stands at the barrier of its block or warp go on, where all of them do.
-bool release() {
-    bool any = false;
-    for (unsigned first = 0; first < fibers.size(); first += WARP) {
-        unsigned last = min<unsigned>(first + WARP, fibers.size()), waiting = 0;
+// Runs the threads of a warp to a barrier of the block, or to their end.
+void run_warp(unsigned first, unsigned last) {
+    while (true) {
+        for (unsigned i = first; i < last; i++) {
+            if (fibers[i].state != State::Ready) continue;
+            current = &fibers[i].thread;
+            if (swapcontext(&scheduler, &fibers[i].context) != 0) fail("swapcontext");
+        }
+        unsigned waiting = 0;
         for (unsigned i = first; i < last; i++) waiting += fibers[i].state == State::AtWarpBarrier;
-        if (waiting == 0) continue;
-        if (waiting != last - first) fail("only some threads of a warp take part in a shuffle or warp barrier");
+        if (waiting == 0) return;
+        if (waiting != last - first) fail("only some threads of a warp take part in a shuffle, warp barrier or product");
         for (unsigned i = first; i < last; i++) fibers[i].state = State::Ready;
-        any = true;
     }
-    if (any) return true;
+}
+
+// Lets the threads go on that stand at the barrier of the block, where all of them do.
+bool release() {
     unsigned waiting = 0, done = 0;
     for (Fiber& each : fibers) {
         waiting += each.state == State::AtBlockBarrier;
@@ -93,16 +93,25 @@ void run_block() {
         each.context.uc_link = nullptr;
         makecontext(&each.context, enter, 0);
     }
+    // Warp by warp, by turns from the first and from the last on: each gets as far ahead of others as the barriers allow.
+    bool from_last = false;
     do {
-        for (Fiber& each : fibers) {
-            if (each.state != State::Ready) continue;
-            current = &each.thread;
-            if (swapcontext(&scheduler, &each.context) != 0) fail("swapcontext");
+        unsigned warps = (fibers.size() + WARP - 1) / WARP;
+        for (unsigned i = 0; i < warps; i++) {
+            unsigned first = (from_last ? warps - 1 - i : i) * WARP;
+            run_warp(first, min<unsigned>(first + WARP, fibers.size()));
         }
+        from_last = !from_last;
     } while (release());
 }
 
 }  // namespace
+
+[[noreturn]] void fail(const char* what) {
+    std::fprintf(stderr, "emulation of kernel %s, block (%u, %u, %u): %s\n", running, block_index.x, block_index.y,
+                 block_index.z, what);
+    std::abort();
+}
 
 void add_kernel(const char* name, Body kernel) { kernels()[name] = kernel; }
 void block_barrier() { wait(State::AtBlockBarrier); }

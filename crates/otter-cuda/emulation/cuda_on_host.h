@@ -1,6 +1,7 @@
 // Enough of CUDA's device language to run kernels on the host, for tests: blocks one after the other, the threads of a block
-// as coroutines that change at barriers and shuffles. The order is fixed, so results are the same in every run; a barrier that
-// only some threads reach, and a shuffle that lanes leave out, end the process with a message.
+// as coroutines that change at barriers and shuffles, a warp as far as it can before the next. The order is fixed, so results
+// are the same in every run; a barrier that only some threads reach, and a shuffle that lanes leave out, end the process with a
+// message.
 #pragma once
 
 #include <cmath>
@@ -34,6 +35,8 @@ extern dim3 block_index, block_size, grid_size;
 extern Thread* current;
 extern unsigned char* dynamic_shared;
 
+// Ends the process with a message about the kernel that runs.
+[[noreturn]] void fail(const char* what);
 void block_barrier();
 void warp_barrier();
 // Where a lane of the present warp leaves 8 bytes for the others.

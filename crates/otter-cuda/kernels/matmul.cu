@@ -1,5 +1,6 @@
-// f32 products of matrices, a tile of the result a block: the twin of otter-nn's kernels/matmul.rs.
-#include "common.cuh"
+// f32 products of matrices, a tile of the result a block: the twin of otter-nn's kernels/matmul.rs. The second factor may be
+// stored in half precision; it is widened on the way.
+#include "stored.cuh"
 
 // A tile of the result is TILE x TILE, of which a thread has four quarters of 4 x 4, so that threads beside each other read
 // elements beside each other.
@@ -11,20 +12,21 @@
 
 // Brings a tile of TILE rows (or columns) and DEPTH elements of the summed dimension to shared memory, zeros where there are
 // none. `along` says that the summed dimension is the contiguous one.
-__device__ static inline void bring(float (*tile)[TILE + PAD], const float* matrix, u64 stride, u32 first, u32 rows, u32 depth_first,
-                             u32 depth, bool along) {
+template <class Stored>
+__device__ static inline void bring(float (*tile)[TILE + PAD], const typename Stored::Element* matrix, u64 stride, u32 first,
+                                    u32 rows, u32 depth_first, u32 depth, bool along) {
     for (u32 i = threadIdx.x; i < TILE * DEPTH; i += THREADS) {
         u32 row = along ? i / DEPTH : i % TILE, k = along ? i % DEPTH : i / TILE;
         bool inside = first + row < rows && depth_first + k < depth;
         u64 at = along ? (u64)(first + row) * stride + depth_first + k : (u64)(depth_first + k) * stride + first + row;
-        tile[k][row] = inside ? matrix[at] : 0.0f;
+        tile[k][row] = inside ? Stored::widen(matrix[at]) : 0.0f;
     }
 }
 
 // c (m, n) = a b, or c += a b. `a` is (m, k) with k contiguous, or (k, m); `b` is (n, k) with k contiguous, or (k, n).
-template <bool A_ALONG, bool B_ALONG>
-__device__ static inline void multiply(float* c, const float* a, const float* b, u32 m, u32 n, u32 k, u64 c_stride, u64 a_stride,
-                                u64 b_stride, u32 accumulate) {
+template <class Stored, bool A_ALONG, bool B_ALONG>
+__device__ static inline void multiply(float* c, const float* a, const typename Stored::Element* b, u32 m, u32 n, u32 k,
+                                       u64 c_stride, u64 a_stride, u64 b_stride, u32 accumulate) {
     __shared__ __align__(16) float a_tile[DEPTH][TILE + PAD];
     __shared__ __align__(16) float b_tile[DEPTH][TILE + PAD];
     u32 first_row = blockIdx.y * TILE, first_column = blockIdx.x * TILE;
@@ -33,8 +35,8 @@ __device__ static inline void multiply(float* c, const float* a, const float* b,
     for (int i = 0; i < 8; i++)
         for (int j = 0; j < 8; j++) sums[i][j] = 0.0f;
     for (u32 depth = 0; depth < k; depth += DEPTH) {
-        bring(a_tile, a, a_stride, first_row, m, depth, k, A_ALONG);
-        bring(b_tile, b, b_stride, first_column, n, depth, k, B_ALONG);
+        bring<StoredF32>(a_tile, a, a_stride, first_row, m, depth, k, A_ALONG);
+        bring<Stored>(b_tile, b, b_stride, first_column, n, depth, k, B_ALONG);
         __syncthreads();
         for (int at = 0; at < DEPTH; at++) {
             float of_a[8], of_b[8];
@@ -61,28 +63,45 @@ __device__ static inline void multiply(float* c, const float* a, const float* b,
     }
 }
 
-// Of all three: the result begins at element `c_first` and its rows are `c_stride` apart; the first factor likewise.
+// Of all: the result begins at element `c_first` and its rows are `c_stride` apart; the first factor likewise. The second
+// begins at its first element, and its rows are as long as they are apart.
 
 // y (rows, outer) = x (rows, inner) w^T with w (outer, inner)
-extern "C" __global__ void __launch_bounds__(THREADS)
-    times_transposed(float* y, const float* x, const float* w, u32 rows, u32 outer, u32 inner, u64 y_first, u64 y_stride,
-                     u64 x_first, u64 x_stride, u32 accumulate) {
-    multiply<true, true>(y + y_first, x + x_first, w, rows, outer, inner, y_stride, x_stride, inner, accumulate);
-}
-EXPORT(times_transposed)
+#define TIMES_TRANSPOSED(name, Stored)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        name(float* y, const float* x, const Stored::Element* w, u32 rows, u32 outer, u32 inner, u64 y_first,             \
+             u64 y_stride, u64 x_first, u64 x_stride, u32 accumulate) {                                                \
+        multiply<Stored, true, true>(y + y_first, x + x_first, w, rows, outer, inner, y_stride, x_stride, inner,       \
+                                     accumulate);                                                                      \
+    }                                                                                                                  \
+    EXPORT(name)
 
 // dx (rows, inner) = dy (rows, outer) w
-extern "C" __global__ void __launch_bounds__(THREADS)
-    times(float* dx, const float* dy, const float* w, u32 rows, u32 inner, u32 outer, u64 dx_first, u64 dx_stride, u64 dy_first,
-          u64 dy_stride, u32 accumulate) {
-    multiply<true, false>(dx + dx_first, dy + dy_first, w, rows, inner, outer, dx_stride, dy_stride, inner, accumulate);
-}
-EXPORT(times)
+#define TIMES(name, Stored)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        name(float* dx, const float* dy, const Stored::Element* w, u32 rows, u32 inner, u32 outer, u64 dx_first,          \
+             u64 dx_stride, u64 dy_first, u64 dy_stride, u32 accumulate) {                                             \
+        multiply<Stored, true, false>(dx + dx_first, dy + dy_first, w, rows, inner, outer, dx_stride, dy_stride,       \
+                                      inner, accumulate);                                                              \
+    }                                                                                                                  \
+    EXPORT(name)
 
-// dw (outer, inner) += dy^T x
-extern "C" __global__ void __launch_bounds__(THREADS)
-    add_transposed_times(float* dw, const float* dy, const float* x, u32 outer, u32 inner, u32 rows, u64 dw_first, u64 dw_stride,
-                         u64 dy_first, u64 dy_stride, u32 accumulate) {
-    multiply<false, false>(dw + dw_first, dy + dy_first, x, outer, inner, rows, dw_stride, dy_stride, inner, accumulate);
-}
-EXPORT(add_transposed_times)
+// dw (outer, inner) (+)= dy^T x
+#define TRANSPOSED_TIMES(name, Stored)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+        name(float* dw, const float* dy, const Stored::Element* x, u32 outer, u32 inner, u32 rows, u64 dw_first,          \
+             u64 dw_stride, u64 dy_first, u64 dy_stride, u32 accumulate) {                                             \
+        multiply<Stored, false, false>(dw + dw_first, dy + dy_first, x, outer, inner, rows, dw_stride, dy_stride,      \
+                                       inner, accumulate);                                                             \
+    }                                                                                                                  \
+    EXPORT(name)
+
+TIMES_TRANSPOSED(times_transposed, StoredF32)
+TIMES_TRANSPOSED(times_transposed_f16, StoredF16)
+TIMES_TRANSPOSED(times_transposed_bf16, StoredBf16)
+TIMES(times, StoredF32)
+TIMES(times_f16, StoredF16)
+TIMES(times_bf16, StoredBf16)
+TRANSPOSED_TIMES(transposed_times, StoredF32)
+TRANSPOSED_TIMES(transposed_times_f16, StoredF16)
+TRANSPOSED_TIMES(transposed_times_bf16, StoredBf16)

@@ -33,11 +33,14 @@ __device__ inline float float_of_f16(u32 bits) {
 #endif
 }
 
-// A kind of element: how one is stored, how four that lie on a boundary of four are loaded, and what they are.
+// A kind of element: how one is stored, how many 16 bytes hold, how four that lie on a boundary of four are loaded, and what
+// they are.
 struct StoredF32 {
     typedef float Element;
     typedef FourFloats Four;
+    static const u32 VECTOR = 4;
 
+    static __device__ inline float widen(Element element) { return element; }
     static __device__ inline Four four(Element a, Element b, Element c, Element d) { return {a, b, c, d}; }
     static __device__ inline FourFloats widen(Four four) { return four; }
 };
@@ -45,7 +48,9 @@ struct StoredF32 {
 struct StoredF16 {
     typedef u16 Element;
     typedef FourHalves Four;
+    static const u32 VECTOR = 8;
 
+    static __device__ inline float widen(Element bits) { return float_of_f16(bits); }
     static __device__ inline Four four(Element a, Element b, Element c, Element d) {
         return {a | (u32)b << 16, c | (u32)d << 16};
     }
@@ -58,7 +63,9 @@ struct StoredF16 {
 struct StoredBf16 {
     typedef u16 Element;
     typedef FourHalves Four;
+    static const u32 VECTOR = 8;
 
+    static __device__ inline float widen(Element bits) { return __uint_as_float((u32)bits << 16); }
     static __device__ inline Four four(Element a, Element b, Element c, Element d) { return StoredF16::four(a, b, c, d); }
     static __device__ inline FourFloats widen(Four four) {
         return {__uint_as_float(four.low << 16), __uint_as_float(four.low & 0xffff0000u), __uint_as_float(four.high << 16),

@@ -1,6 +1,9 @@
-//! f32 products: twins of [`otter_nn::kernels::matmul`]. Sums run over the whole inner dimension in order, fused.
+//! Products, twins of [`otter_nn::kernels::matmul`]. Sums are f32 and run over the whole inner dimension in a fixed order. In
+//! [`Precision::F32`] they are fused, one element after the other; a factor in half precision is widened exactly. In
+//! [`Precision::Bf16`] both factors are rounded to bfloat16 (to the nearest, of two equally near to the even one) and multiplied
+//! by tensor cores, which add sixteen products at a time as the kind of card does.
 
-use crate::{Buffer, Launch, Result};
+use crate::{Buffer, Launch, Matrix, Precision, Result};
 
 /// Rows and columns of the result that a block makes.
 const TILE: usize = 128;
@@ -25,17 +28,55 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// `c (+)= a b`, c (rows, columns), of which `b` has `columns` and the summed dimension `depth` as `kernel` says. `transposed`
-/// says that `a` is (depth, rows).
+/// A product, by what its factors are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Product {
+    /// (rows, depth) times the transpose of (columns, depth).
+    TimesTransposed,
+    /// (rows, depth) times (depth, columns).
+    Times,
+    /// The transpose of (depth, rows) times (depth, columns).
+    TransposedTimes,
+}
+
+impl Product {
+    /// The kernel for a second factor and a precision.
+    fn kernel(self, b: Matrix<'_>, precision: Precision) -> &'static str {
+        let [f32, f16, bf16] = match (self, precision) {
+            (Self::TimesTransposed, Precision::F32) => {
+                ["times_transposed", "times_transposed_f16", "times_transposed_bf16"]
+            }
+            (Self::TimesTransposed, Precision::Bf16) => {
+                ["times_transposed_rounded", "times_transposed_rounded_f16", "times_transposed_rounded_bf16"]
+            }
+            (Self::Times, Precision::F32) => ["times", "times_f16", "times_bf16"],
+            (Self::Times, Precision::Bf16) => ["times_rounded", "times_rounded_f16", "times_rounded_bf16"],
+            (Self::TransposedTimes, Precision::F32) => {
+                ["transposed_times", "transposed_times_f16", "transposed_times_bf16"]
+            }
+            (Self::TransposedTimes, Precision::Bf16) => {
+                ["transposed_times_rounded", "transposed_times_rounded_f16", "transposed_times_rounded_bf16"]
+            }
+        };
+        match b {
+            Matrix::F32(_) => f32,
+            Matrix::F16(_) => f16,
+            Matrix::Bf16(_) => bf16,
+        }
+    }
+}
+
+/// `c (+)= a b`, c (rows, columns), with `depth` elements to a sum.
 pub(crate) fn product(
-    kernel: &str,
+    product: Product,
     (c, rows, columns): (Columns<'_>, usize, usize),
-    (a, transposed): (Columns<'_>, bool),
-    b: &Buffer<f32>,
-    depth: usize,
+    a: Columns<'_>,
+    (b, depth): (Matrix<'_>, usize),
     accumulate: bool,
+    precision: Precision,
 ) -> Result<()> {
-    let (a_rows, a_columns) = if transposed { (depth, rows) } else { (rows, depth) };
+    let kernel = product.kernel(b, precision);
+    let (a_rows, a_columns) = if product == Product::TransposedTimes { (depth, rows) } else { (rows, depth) };
     assert!(
         c.holds(rows, columns),
         "{kernel}: a result of {rows} x {columns} in {} elements",
@@ -44,15 +85,21 @@ pub(crate) fn product(
     assert!(a.holds(a_rows, a_columns), "{kernel}: {a_rows} x {a_columns} of {} elements", a.matrix.len());
     // Of a tile of rows there may be room for more.
     assert!(b.len() >= columns * depth, "{kernel}: {columns} x {depth} of {} elements", b.len());
+    // Counted in 32 bits, a tile past the end too.
+    assert!(columns.max(depth) < 1 << 31, "{kernel}: {columns} columns or sums of {depth} are too many");
     if rows == 0 || columns == 0 {
         return Ok(());
     }
     let blocks = [columns.div_ceil(TILE) as u32, rows.div_ceil(TILE) as u32];
     assert!(blocks[1] <= 65535, "{kernel}: {rows} rows are more than a grid has");
+    let second = match b {
+        Matrix::F32(elements) => elements.into(),
+        Matrix::F16(bits) | Matrix::Bf16(bits) => bits.into(),
+    };
     let arguments = vec![
         c.matrix.into(),
         a.matrix.into(),
-        b.into(),
+        second,
         (rows as u32).into(),
         (columns as u32).into(),
         (depth as u32).into(),
@@ -64,7 +111,7 @@ pub(crate) fn product(
     ];
     let grid = [blocks[0], blocks[1], 1];
     // SAFETY: lengths were checked; a block writes its own tile of the result only.
-    unsafe { b.gpu().launch(&Launch { grid, ..Launch::blocks(kernel, 1, arguments) }) }
+    unsafe { c.matrix.gpu().launch(&Launch { grid, ..Launch::blocks(kernel, 1, arguments) }) }
 }
 
 /// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer).
@@ -77,30 +124,30 @@ pub(crate) fn product(
 pub fn times_transposed(
     y: &mut Buffer<f32>,
     x: &Buffer<f32>,
-    w: &Buffer<f32>,
-    inner: usize,
-    outer: usize,
+    w: Matrix<'_>,
+    (inner, outer): (usize, usize),
     accumulate: bool,
+    precision: Precision,
 ) -> Result<()> {
     let rows = x.len() / inner;
     assert_eq!(w.len(), outer * inner, "a matrix of {outer} x {inner}");
     let (y, x) = (Columns::all(y, outer), Columns::all(x, inner));
-    product("times_transposed", (y, rows, outer), (x, false), w, inner, accumulate)
+    product(Product::TimesTransposed, (y, rows, outer), x, (w, inner), accumulate, precision)
 }
 
 /// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner).
 pub fn times(
     dx: &mut Buffer<f32>,
     dy: &Buffer<f32>,
-    w: &Buffer<f32>,
-    outer: usize,
-    inner: usize,
+    w: Matrix<'_>,
+    (outer, inner): (usize, usize),
     accumulate: bool,
+    precision: Precision,
 ) -> Result<()> {
     let rows = dy.len() / outer;
     assert_eq!(w.len(), outer * inner, "a matrix of {outer} x {inner}");
     let (dx, dy) = (Columns::all(dx, inner), Columns::all(dy, outer));
-    product("times", (dx, rows, inner), (dy, false), w, outer, accumulate)
+    product(Product::Times, (dx, rows, inner), dy, (w, outer), accumulate, precision)
 }
 
 /// `dw += dy^T x` with dy (rows, outer), x (rows, inner), dw (outer, inner).
@@ -108,11 +155,11 @@ pub fn add_transposed_times(
     dw: &mut Buffer<f32>,
     dy: &Buffer<f32>,
     x: &Buffer<f32>,
-    outer: usize,
-    inner: usize,
+    (outer, inner): (usize, usize),
+    precision: Precision,
 ) -> Result<()> {
     let rows = dy.len() / outer;
     assert_eq!(x.len(), rows * inner, "{rows} rows of {inner}");
     let (dw, dy) = (Columns::all(dw, inner), Columns::all(dy, outer));
-    product("add_transposed_times", (dw, outer, inner), (dy, true), x, rows, true)
+    product(Product::TransposedTimes, (dw, outer, inner), dy, (x.into(), rows), true, precision)
 }

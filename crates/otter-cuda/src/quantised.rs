@@ -2,13 +2,13 @@
 //!
 //! Unlike the host's product ([`otter_nn::kernels::quantised`]) these never round activations to bytes: weights become
 //! f32 in registers, and sums are f32. For up to [`FEW_ROWS`] rows [`times_transposed`] reads the blocks themselves;
-//! for more, and for the gradient of the input, a tile of weight rows at a time is widened for the f32 product
-//! ([`crate::matmul`]). A matrix is never widened as a whole.
+//! for more, and for the gradient of the input, a tile of weight rows at a time is widened for the products of
+//! [`crate::matmul`], in the precision that is asked for. A matrix is never widened as a whole.
 
 use otter_nn::{QuantisedFormat, QuantisedMatrix, QuantisedView};
 
-use crate::matmul::{self, Columns};
-use crate::{Buffer, Gpu, Launch, Result};
+use crate::matmul::{Columns, Product, product};
+use crate::{Buffer, Gpu, Launch, Precision, Result};
 
 /// Rows of activations up to which weights are read as blocks.
 pub const FEW_ROWS: usize = 8;
@@ -102,14 +102,15 @@ pub fn widen_into(out: &mut Buffer<f32>, w: &QuantisedBuffer, first_row: usize, 
     unsafe { out.gpu().launch(&Launch::over(kernel, count / part, arguments)) }
 }
 
-/// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer). Activations are not rounded, sums are f32 in a
-/// fixed order. Of up to [`FEW_ROWS`] rows every byte of w is read once, and a row's results do not depend on how many
-/// there are.
+/// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer). Sums are f32 in a fixed order. Of up to
+/// [`FEW_ROWS`] rows every byte of w is read once, activations are not rounded in either precision, and a row's results do not
+/// depend on how many there are.
 pub fn times_transposed(
     y: &mut Buffer<f32>,
     x: &Buffer<f32>,
     w: &QuantisedBuffer,
     accumulate: bool,
+    precision: Precision,
 ) -> Result<()> {
     let [outer, inner] = w.shape;
     let rows = x.len() / inner;
@@ -118,17 +119,25 @@ pub fn times_transposed(
     }
     for_tiles(w, |first, count, tile| {
         let (to, from) = (Columns { matrix: &*y, width: outer, first }, Columns::all(x, inner));
-        matmul::product("times_transposed", (to, rows, count), (from, false), tile, inner, accumulate)
+        let (to, tile) = ((to, rows, count), (tile.into(), inner));
+        product(Product::TimesTransposed, to, from, tile, accumulate, precision)
     })
 }
 
 /// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner).
-pub fn times(dx: &mut Buffer<f32>, dy: &Buffer<f32>, w: &QuantisedBuffer, accumulate: bool) -> Result<()> {
+pub fn times(
+    dx: &mut Buffer<f32>,
+    dy: &Buffer<f32>,
+    w: &QuantisedBuffer,
+    accumulate: bool,
+    precision: Precision,
+) -> Result<()> {
     let [outer, inner] = w.shape;
     let rows = dy.len() / outer;
     for_tiles(w, |first, count, tile| {
         let (to, from) = (Columns::all(dx, inner), Columns { matrix: dy, width: outer, first });
-        matmul::product("times", (to, rows, inner), (from, false), tile, count, accumulate || first > 0)
+        let (to, tile) = ((to, rows, inner), (tile.into(), count));
+        product(Product::Times, to, from, tile, accumulate || first > 0, precision)
     })
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use common::{assert_close, gpu, numbers, on};
 use otter_cuda::attention::{self, ForwardResult, Heads, InputGradients, Inputs};
 use otter_cuda::rotary::RotaryAngles;
-use otter_cuda::{Buffer, Gpu, elementwise, matmul, norm};
+use otter_cuda::{Buffer, Gpu, Precision, elementwise, matmul, norm};
 use otter_model::config::LlamaConfig;
 use otter_model::decoder::Rows;
 use otter_model::llama::LlamaLayer;
@@ -35,7 +35,8 @@ impl OnCard {
         let accumulate = to.is_some();
         let fresh = || self.gpu.allocate(x.len() / width * outer).expect("memory");
         let mut y = to.unwrap_or_else(fresh);
-        matmul::times_transposed(&mut y, x, w, width, outer, accumulate).expect("a launch");
+        matmul::times_transposed(&mut y, x, w.into(), (width, outer), accumulate, Precision::F32)
+            .expect("a launch");
         y
     }
 
@@ -49,11 +50,11 @@ impl OnCard {
     ) -> Buffer<f32> {
         let (w, dw) = (&self.weights[name], self.gradients.get_mut(name).expect("a gradient"));
         let outer = w.len() / width;
-        matmul::add_transposed_times(dw, dy, x, outer, width).expect("a launch");
+        matmul::add_transposed_times(dw, dy, x, (outer, width), Precision::F32).expect("a launch");
         let accumulate = to.is_some();
         let fresh = || self.gpu.allocate(x.len()).expect("memory");
         let mut dx = to.unwrap_or_else(fresh);
-        matmul::times(&mut dx, dy, w, outer, width, accumulate).expect("a launch");
+        matmul::times(&mut dx, dy, w.into(), (outer, width), accumulate, Precision::F32).expect("a launch");
         dx
     }
 

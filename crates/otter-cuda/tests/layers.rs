@@ -4,7 +4,7 @@
 mod common;
 
 use common::{assert_close, gpu, numbers, on};
-use otter_cuda::{cross_entropy, embedding, matmul, norm, rotary::RotaryAngles};
+use otter_cuda::{Precision, cross_entropy, embedding, matmul, norm, rotary::RotaryAngles};
 use otter_nn::kernels::{matmul as host_matmul, norm as host_norm};
 use otter_nn::{
     CrossEntropy, Device, Gradients, Init, ParameterSpecs, Parameters, Rotary, Tensor, rotary_frequencies,
@@ -125,7 +125,15 @@ fn losses() {
 
     let (on_hidden, on_table) = (on(&gpu, hidden.data()), on(&gpu, &values));
     let mut logits = gpu.allocate(rows * vocabulary).expect("memory");
-    matmul::times_transposed(&mut logits, &on_hidden, &on_table, width, vocabulary, false).expect("a launch");
+    matmul::times_transposed(
+        &mut logits,
+        &on_hidden,
+        (&on_table).into(),
+        (width, vocabulary),
+        false,
+        Precision::F32,
+    )
+    .expect("a launch");
     let targets: Vec<u32> = targets.iter().map(|&target| target as u32).collect();
     let before = logits.download().expect("a download");
     let alone = cross_entropy::losses(&mut logits, &targets, vocabulary, None).expect("a launch");
@@ -137,10 +145,12 @@ fn losses() {
     let found: f64 = losses.into_iter().map(f64::from).sum();
     assert!((found - sum.sum).abs() < 1e-5 * sum.sum, "{found}, expected {}", sum.sum);
     let mut on_d_hidden = gpu.allocate(rows * width).expect("memory");
-    matmul::times(&mut on_d_hidden, &logits, &on_table, vocabulary, width, false).expect("a launch");
+    matmul::times(&mut on_d_hidden, &logits, (&on_table).into(), (vocabulary, width), false, Precision::F32)
+        .expect("a launch");
     assert_close(&on_d_hidden, d_hidden.data(), 1e-5, "gradient of the hidden rows");
     let mut d_table = gpu.zeros(vocabulary * width).expect("memory");
-    matmul::add_transposed_times(&mut d_table, &logits, &on_hidden, vocabulary, width).expect("a launch");
+    matmul::add_transposed_times(&mut d_table, &logits, &on_hidden, (vocabulary, width), Precision::F32)
+        .expect("a launch");
     assert_close(&d_table, &gradients.flat(), 1e-5, "gradient of the table");
 }
 
@@ -155,18 +165,28 @@ fn products() {
             let mut y = numbers(rows * outer, 4);
             let mut on_y = on(&gpu, &y);
             host_matmul::times_transposed(&mut y, &x, &w[..], inner, outer, accumulate);
-            matmul::times_transposed(&mut on_y, &on_x, &on_w, inner, outer, accumulate).expect("a launch");
+            matmul::times_transposed(
+                &mut on_y,
+                &on_x,
+                (&on_w).into(),
+                (inner, outer),
+                accumulate,
+                Precision::F32,
+            )
+            .expect("a launch");
             assert_close(&on_y, &y, 2e-6, &what);
             let mut dx = numbers(rows * inner, 5);
             let mut on_dx = on(&gpu, &dx);
             host_matmul::times(&mut dx, &dy, &w[..], outer, inner, accumulate);
-            matmul::times(&mut on_dx, &on_dy, &on_w, outer, inner, accumulate).expect("a launch");
+            matmul::times(&mut on_dx, &on_dy, (&on_w).into(), (outer, inner), accumulate, Precision::F32)
+                .expect("a launch");
             assert_close(&on_dx, &dx, 2e-6, &what);
         }
         let mut dw = numbers(outer * inner, 6);
         let mut on_dw = on(&gpu, &dw);
         host_matmul::add_transposed_times(&mut dw, &dy, &x, outer, inner);
-        matmul::add_transposed_times(&mut on_dw, &on_dy, &on_x, outer, inner).expect("a launch");
+        matmul::add_transposed_times(&mut on_dw, &on_dy, &on_x, (outer, inner), Precision::F32)
+            .expect("a launch");
         assert_close(&on_dw, &dw, 2e-6, "gradient of the matrix");
     }
 }

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{assert_close, gpu, numbers, on};
-use otter_cuda::Gpu;
 use otter_cuda::quantised::{self, QuantisedBuffer};
+use otter_cuda::{Gpu, Precision};
 use otter_nn::kernels::matmul as host_matmul;
 use otter_nn::{Device, QuantisedFormat, QuantisedMatrix, Tensor};
 
@@ -112,7 +112,8 @@ fn check_product(gpu: &Gpu, w: &QuantisedMatrix, rows: usize) {
             }
         }
         let mut y = on(gpu, &before);
-        quantised::times_transposed(&mut y, &on(gpu, &x), &on_card, accumulate).expect("a launch");
+        quantised::times_transposed(&mut y, &on(gpu, &x), &on_card, accumulate, Precision::F32)
+            .expect("a launch");
         let what = format!("{} {rows} x {inner} x {outer}, {accumulate}", w.format().name());
         assert_close(&y, &expected, 2e-6, &what);
     }
@@ -143,7 +144,8 @@ fn results_of_a_row_do_not_depend_on_the_others() {
         let x = numbers(8 * inner, 5);
         let product = |rows: usize| {
             let mut y = gpu.allocate(rows * outer).expect("memory");
-            quantised::times_transposed(&mut y, &on(&gpu, &x[..rows * inner]), &w, false).expect("a launch");
+            quantised::times_transposed(&mut y, &on(&gpu, &x[..rows * inner]), &w, false, Precision::F32)
+                .expect("a launch");
             y.download().expect("a download")
         };
         let all = product(8);
@@ -160,7 +162,7 @@ fn numbers_that_are_not_finite_stay_visible() {
             let mut x = numbers(3 * 512, 2);
             x[300] = value;
             let mut y = gpu.allocate(3 * 40).expect("memory");
-            quantised::times_transposed(&mut y, &on(&gpu, &x), &w, false).expect("a launch");
+            quantised::times_transposed(&mut y, &on(&gpu, &x), &w, false, Precision::F32).expect("a launch");
             let y = y.download().expect("a download");
             assert!(y[..40].iter().all(|y| !y.is_finite()) && y[40..].iter().all(|y| y.is_finite()));
         }
@@ -182,12 +184,14 @@ fn many_rows_and_input_gradients_go_through_widened_tiles() {
                 let what = format!("{} {rows} rows, tiles of {tile}, accumulate {accumulate}", format.name());
                 let (x, mut y) = (numbers(rows * inner, 5), numbers(rows * outer, 6));
                 let mut on_y = on(&gpu, &y);
-                quantised::times_transposed(&mut on_y, &on(&gpu, &x), &w, accumulate).expect("a launch");
+                quantised::times_transposed(&mut on_y, &on(&gpu, &x), &w, accumulate, Precision::F32)
+                    .expect("a launch");
                 host_matmul::times_transposed(&mut y, &x, &weights[..], inner, outer, accumulate);
                 assert_close(&on_y, &y, 2e-6, &what);
                 let (dy, mut dx) = (numbers(rows * outer, 7), numbers(rows * inner, 8));
                 let mut on_dx = on(&gpu, &dx);
-                quantised::times(&mut on_dx, &on(&gpu, &dy), &w, accumulate).expect("a launch");
+                quantised::times(&mut on_dx, &on(&gpu, &dy), &w, accumulate, Precision::F32)
+                    .expect("a launch");
                 host_matmul::times(&mut dx, &dy, &weights[..], outer, inner, accumulate);
                 assert_close(&on_dx, &dx, 2e-6, &what);
             }
@@ -201,5 +205,5 @@ fn results_of_another_length_are_refused() {
     let gpu = gpu();
     let w = QuantisedBuffer::of(&gpu, &matrix(QuantisedFormat::Q8_0, 37, 32, 1)).expect("memory");
     let (mut dx, dy) = (gpu.zeros(100).expect("memory"), gpu.zeros(3 * 37).expect("memory"));
-    let _ = quantised::times(&mut dx, &dy, &w, false);
+    let _ = quantised::times(&mut dx, &dy, &w, false, Precision::F32);
 }
