@@ -2,7 +2,7 @@
 //! for bit.
 
 use crate::gpu::Argument;
-use crate::{Buffer, Gpu, Launch, Result};
+use crate::{Buffer, Launch, Result};
 
 /// Elements that share a scale of 8-bit moments.
 pub const BLOCK: usize = 256;
@@ -73,31 +73,15 @@ pub fn update(
 }
 
 /// Both moments of a parameter in 8 bits, with a scale for each [`BLOCK`] of them.
-pub struct EightBitMoments {
+pub struct EightBitMoments<'a> {
     /// Codes of the first moments.
-    pub first: Buffer<u8>,
+    pub first: &'a mut Buffer<u8>,
     /// Codes of the second moments.
-    pub second: Buffer<u8>,
+    pub second: &'a mut Buffer<u8>,
     /// Scales of the first moments, one a block.
-    pub first_scales: Buffer<f32>,
+    pub first_scales: &'a mut Buffer<f32>,
     /// Scales of the second moments.
-    pub second_scales: Buffer<f32>,
-}
-
-impl EightBitMoments {
-    /// Zero moments of so many elements.
-    ///
-    /// # Errors
-    /// As [`Gpu::allocate`].
-    pub fn zeros(gpu: &Gpu, elements: usize) -> Result<Self> {
-        let blocks = elements.div_ceil(BLOCK);
-        Ok(Self {
-            first: gpu.zeros(elements)?,
-            second: gpu.zeros(elements)?,
-            first_scales: gpu.zeros(blocks)?,
-            second_scales: gpu.zeros(blocks)?,
-        })
-    }
+    pub second_scales: &'a mut Buffer<f32>,
 }
 
 /// Updates a parameter and its moments of 8 bits. `position` is the number of trained elements before the parameter:
@@ -105,7 +89,7 @@ impl EightBitMoments {
 pub fn update_eight_bit(
     values: &mut Buffer<f32>,
     gradients: &Buffer<f32>,
-    moments: &mut EightBitMoments,
+    moments: EightBitMoments<'_>,
     position: u64,
     settings: &Settings,
 ) -> Result<()> {

@@ -29,6 +29,9 @@ pub enum GpuError {
         /// Who refused.
         why: String,
     },
+    /// Something that was to be made when the card failed.
+    #[error("memory of the card was lost by an earlier failure")]
+    Lost,
     /// A kernel that is not part of this build.
     #[error("there is no kernel `{0}` in this build")]
     NoKernel(String),

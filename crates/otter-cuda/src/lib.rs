@@ -6,7 +6,8 @@
 //! ([`otter_nn::kernels`]) on machines without a card. Without either there is no [`Gpu`] to be had, only an error that says
 //! what to build.
 //!
-//! Arithmetic is f32. Sums have a fixed order, so that results do not depend on the run or on the size of the card.
+//! Layers use a card through [`open`]. Arithmetic is f32, or with [`Precision::Bf16`] products of many rows are those of
+//! bfloat16 factors. Sums have a fixed order, so that results do not depend on the run or on the size of the card.
 
 pub mod adamw;
 pub mod attention;
@@ -21,6 +22,7 @@ pub mod matmul;
 mod matrix;
 pub mod media;
 pub mod norm;
+mod operations;
 pub mod quantised;
 pub mod rotary;
 
@@ -32,6 +34,9 @@ mod emulated;
 pub use error::GpuError;
 pub use gpu::{Argument, Buffer, Constant, Element, Gpu, Launch};
 pub use matrix::{Matrix, Precision};
+#[cfg(feature = "emulate")]
+pub use operations::emulated as emulated_device;
+pub use operations::open;
 
 /// What calls on a card give.
 pub type Result<T> = std::result::Result<T, GpuError>;

@@ -5,6 +5,8 @@
 //! for more, and for the gradient of the input, a tile of weight rows at a time is widened for the products of
 //! [`crate::matmul`], in the precision that is asked for. A matrix is never widened as a whole.
 
+use std::sync::Arc;
+
 use otter_nn::{QuantisedFormat, QuantisedMatrix, QuantisedView};
 
 use crate::matmul::{Columns, Product, product};
@@ -19,9 +21,10 @@ const TILE: usize = 1 << 24;
 /// Threads of a block of the product.
 const THREADS: u32 = 128;
 
-/// A matrix in blocks on a card.
+/// A matrix in blocks on a card, which nobody writes. Copies share the blocks.
+#[derive(Clone)]
 pub struct QuantisedBuffer {
-    bytes: Buffer<u8>,
+    bytes: Arc<Buffer<u8>>,
     format: QuantisedFormat,
     /// (rows, elements of a row)
     shape: [usize; 2],
@@ -34,7 +37,7 @@ impl QuantisedBuffer {
     /// # Errors
     /// As [`Gpu::allocate`].
     pub fn upload(gpu: &Gpu, view: QuantisedView<'_>) -> Result<Self> {
-        let bytes = gpu.upload(view.bytes())?;
+        let bytes = Arc::new(gpu.upload(view.bytes())?);
         Ok(Self { bytes, format: view.format(), shape: [view.rows(), view.width()], tile: TILE })
     }
 
@@ -97,7 +100,7 @@ pub fn widen_into(out: &mut Buffer<f32>, w: &QuantisedBuffer, first_row: usize, 
         QuantisedFormat::Q4K => ("widen_q4_k", 8),
     };
     let first_byte = (first_row * w.format.row_bytes(inner)) as u64;
-    let arguments = vec![(&*out).into(), (&w.bytes).into(), first_byte.into(), (count as u64).into()];
+    let arguments = vec![(&*out).into(), (&*w.bytes).into(), first_byte.into(), (count as u64).into()];
     // SAFETY: the rows lie inside the matrix and fill no more than `out` (checked above); rows are whole blocks.
     unsafe { out.gpu().launch(&Launch::over(kernel, count / part, arguments)) }
 }
@@ -181,7 +184,7 @@ fn few_rows(y: &mut Buffer<f32>, x: &Buffer<f32>, w: &QuantisedBuffer, accumulat
     let arguments = vec![
         (&*y).into(),
         x.into(),
-        (&w.bytes).into(),
+        (&*w.bytes).into(),
         (rows as u32).into(),
         (inner as u32).into(),
         (outer as u32).into(),

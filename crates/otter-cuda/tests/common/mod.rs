@@ -1,7 +1,8 @@
 //! What the tests of the kernels share: numbers, and comparisons with the host's kernels.
 #![allow(dead_code, reason = "not every test uses all of it")]
 
-use otter_cuda::{Buffer, Gpu};
+use otter_cuda::{Buffer, Gpu, Precision};
+use otter_nn::Device;
 
 /// The card whose number is in `OTTER_TEST_CARD`, else the host in its place.
 pub fn gpu() -> Gpu {
@@ -11,6 +12,25 @@ pub fn gpu() -> Gpu {
         }
         Err(_) => emulated(),
     }
+}
+
+/// The same as a device for layers.
+pub fn device(precision: Precision) -> Device {
+    match std::env::var("OTTER_TEST_CARD") {
+        Ok(number) => otter_cuda::open(number.parse().expect("the number of a card"), precision)
+            .expect("the card of OTTER_TEST_CARD"),
+        Err(_) => emulated_device(precision),
+    }
+}
+
+#[cfg(feature = "emulate")]
+fn emulated_device(precision: Precision) -> Device {
+    otter_cuda::emulated_device(precision)
+}
+
+#[cfg(not(feature = "emulate"))]
+fn emulated_device(_: Precision) -> Device {
+    panic!("set OTTER_TEST_CARD to the number of a card, or build with the feature `emulate`")
 }
 
 #[cfg(feature = "emulate")]
