@@ -7,6 +7,9 @@ use thiserror::Error;
 /// Any failure of this crate.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
+    /// The device has no room for the weights.
+    #[error(transparent)]
+    Device(otter_nn::DeviceError),
     /// The operating system refused.
     #[error("{path}: cannot {action}: {source}")]
     Io {

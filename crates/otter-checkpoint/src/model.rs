@@ -110,12 +110,14 @@ pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_
         .map_err(|error| CheckpointError::format(&base.join("config.json"), error.to_string()))?;
     let report = checkpoint.account(specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())))?;
     let parts = parts.iter().map(|part| open_trained(part, &specs)).collect::<Result<Vec<Weights>>>()?;
-    let parameters = Parameters::build(&specs, device, |spec| {
+    let host = Device::Cpu;
+    let mut parameters = Parameters::build(&specs, host, |spec| {
         match parts.iter().rev().find(|part| part.get(&spec.name).is_some()) {
-            Some(part) => values(part, spec, device, options),
-            None => values(&checkpoint.weights, spec, device, base_options),
+            Some(part) => values(part, spec, host, options),
+            None => values(&checkpoint.weights, spec, host, base_options),
         }
     })?;
+    parameters.move_to(device).map_err(CheckpointError::Device)?;
     let tokenizer = load_tokenizer(&base)?;
     Ok(LoadedModel { otter, parameters, tokenizer, config: checkpoint.config, report })
 }

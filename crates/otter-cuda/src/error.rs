@@ -3,8 +3,16 @@
 /// An error of a card or of what was asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
+    /// No device has this name.
+    #[error("`{0}` is no device; there are `cpu`, `cuda` and, of several cards, `cuda:0`, `cuda:1`, …")]
+    UnknownDevice(String),
+    /// Products of rounded factors were asked of the host.
+    #[error("dtype bf16 needs a card (device `cuda`): the host computes in f32")]
+    RoundedOnHost,
     /// This build has no cards.
-    #[error("this build cannot use a card: crate otter-cuda was built without its feature `cuda`")]
+    #[error(
+        "this build cannot use a card: build it with `--features cuda` (docs/cuda.md says what that needs)"
+    )]
     NotBuilt,
     /// The driver is not there, or too old.
     #[error("the CUDA driver (libcuda) cannot be used: {0}; install the driver of the card (580 or later)")]

@@ -36,7 +36,7 @@ pub use gpu::{Argument, Buffer, Constant, Element, Gpu, Launch};
 pub use matrix::{Matrix, Precision};
 #[cfg(feature = "emulate")]
 pub use operations::emulated as emulated_device;
-pub use operations::open;
+pub use operations::{device, open};
 
 /// What calls on a card give.
 pub type Result<T> = std::result::Result<T, GpuError>;

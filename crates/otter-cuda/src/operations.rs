@@ -54,6 +54,23 @@ pub fn open(ordinal: usize, precision: Precision) -> Result<Device> {
     Ok(Device::Card(card))
 }
 
+/// The device with this name: `cpu`, `cuda` (card 0), `cuda:N`, and in builds with the feature `emulate` also `emulated`.
+///
+/// # Errors
+/// As [`open`]; an unknown name; rounded products on the host, which computes in f32.
+pub fn device(name: &str, precision: Precision) -> Result<Device> {
+    let number = match name {
+        "cpu" if precision == Precision::F32 => return Ok(Device::Cpu),
+        "cpu" => return Err(GpuError::RoundedOnHost),
+        #[cfg(feature = "emulate")]
+        "emulated" => return Ok(emulated(precision)),
+        "cuda" => Some(0),
+        _ => name.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
+    };
+    let number = number.ok_or_else(|| GpuError::UnknownDevice(name.to_owned()))?;
+    open(number, precision)
+}
+
 /// The host in place of a card, for tests: a device of its own with every call.
 #[cfg(feature = "emulate")]
 pub fn emulated(precision: Precision) -> Device {

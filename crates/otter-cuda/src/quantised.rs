@@ -15,8 +15,11 @@ use crate::{Buffer, Gpu, Launch, Precision, Result};
 /// Rows of activations up to which weights are read as blocks.
 pub const FEW_ROWS: usize = 8;
 
-/// Elements of a tile that is widened, where nothing else was said: 64 MiB.
+/// Elements of a tile that is widened, where nothing else was said.
 const TILE: usize = 1 << 24;
+
+/// Bytes that a widened tile takes.
+pub const TILE_BYTES: u64 = 4 * TILE as u64;
 
 /// Threads of a block of the product.
 const THREADS: u32 = 128;

@@ -169,7 +169,7 @@ fn evaluate_batch(
     let mut pass = PromptPass::new((otter, parameters), ids, &prompts, media, spare)?;
     let scores = pass.score(&answers)?;
     let generated =
-        if options.max_new_tokens > 0 { pass.generate(options.max_new_tokens) } else { Vec::new() };
+        if options.max_new_tokens > 0 { pass.generate(options.max_new_tokens)? } else { Vec::new() };
     let mut generated = generated.into_iter();
     for ((order, prepared), scores) in batch.iter().zip(scores) {
         records.push((*order, prepared.record(&scores, generated.next(), tokenizer)?));

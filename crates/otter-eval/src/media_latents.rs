@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use otter_data::{Dataset, Group, Sample};
 use otter_model::{Otter, VisionInput};
-use otter_nn::{Parameters, Tensor};
+use otter_nn::{Device, Parameters, Tensor};
 use rayon::prelude::*;
 
 use crate::error::EvaluationError;
@@ -130,8 +130,8 @@ impl<'a> MediaLatents<'a> {
         }
         let width = self.otter.config().vision.hidden_size;
         let shape = [latents.len() / width, width];
-        let latents =
-            (!latents.is_empty()).then(|| Tensor::from_vec(latents, &shape, self.parameters.device()));
+        let latents = (!latents.is_empty()).then(|| Tensor::from_vec(latents, &shape, Device::Cpu));
+        let latents = latents.map(|latents| latents.to_device(self.parameters.device()));
         Ok(Media { latents, slots })
     }
 
@@ -163,7 +163,7 @@ impl<'a> MediaLatents<'a> {
         }
         let items: Vec<&otter_data::MediaItem> = pending.iter().map(|(_, item)| *item).collect();
         let input = self.vision_input(&items, Vec::new());
-        let latents = self.otter.encode_media(self.parameters, &input, &mut |_, _| {})?;
+        let latents = self.otter.encode_media(self.parameters, &input, &mut |_, _| {})?.to_host();
         self.encoded += pending.len();
         for ((key, _), latents) in pending.drain(..).zip(latents.data().chunks_exact(size)) {
             self.known.insert(key, latents.to_vec());
@@ -181,7 +181,7 @@ impl<'a> MediaLatents<'a> {
             item.frames.iter().for_each(|frame| pixels.extend_from_slice(&frame.pixels));
         }
         let shape = [pixels.len() / (3 * side * side), 3, side, side];
-        let pixels = Tensor::from_vec(pixels, &shape, self.parameters.device());
+        let pixels = Tensor::from_vec(pixels, &shape, Device::Cpu);
         VisionInput { pixels, media_frames, slots }
     }
 

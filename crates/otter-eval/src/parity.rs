@@ -284,10 +284,11 @@ pub fn compare_gradients(
 /// Every result of a forward pass by its golden name.
 fn forward_results(subject: &Subject<'_>, inputs: &Scenario) -> Result<Vec<(String, Vec<f32>)>, ModelError> {
     let mut results: Vec<(String, Vec<f32>)> = Vec::new();
-    let mut trace = |name: &str, tensor: &Tensor| results.push((name.to_string(), tensor.data().to_vec()));
+    let mut trace =
+        |name: &str, tensor: &Tensor| results.push((name.to_string(), tensor.to_host().into_vec()));
     let hidden = subject.otter.forward(subject.parameters, Some(&inputs.vision), &inputs.text, &mut trace)?;
     let logits = subject.otter.language().logits(subject.parameters, &hidden);
-    results.push(("logits".to_string(), logits.into_vec()));
+    results.push(("logits".to_string(), logits.to_host().into_vec()));
     if let Some(labels) = &inputs.labels {
         let loss = subject.otter.loss(subject.parameters, Some(&inputs.vision), &inputs.text, labels)?;
         results.push(("loss".to_string(), vec![loss.mean() as f32]));

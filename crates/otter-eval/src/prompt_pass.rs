@@ -8,6 +8,7 @@ use otter_model::decoder::Rows;
 use otter_model::language_model::{Context, LanguageCache, causal_mask};
 use otter_model::{ModelError, Otter};
 use otter_nn::layers::cross_entropy::log_sum_exp;
+use otter_nn::layers::rows;
 use otter_nn::{IGNORE_INDEX, MediaRows, MediaTarget, Parameters, Tensor};
 
 /// Latents of the distinct media items of a batch, and the item of every media token of every row.
@@ -76,10 +77,9 @@ impl<'a> PromptPass<'a> {
         let rows = Rows { batch, positions: &positions, mask: &mask };
         let context = Context { rows, media_rows: &media_rows };
         let hidden = language.forward_cached(parameters, &tokens, &context, &mut cache);
-        let width = hidden.width();
-        let last = (0..batch)
-            .flat_map(|row| hidden.data()[((row + 1) * length - 1) * width..][..width].iter().copied());
-        let last = Tensor::from_vec(last.collect(), &[batch, width], hidden.device());
+        let last: Vec<u32> = (1..=batch).map(|rows| (rows * length - 1) as u32).collect();
+        let last = rows::picked(&hidden, &last, hidden.width());
+        parameters.device().check()?;
         let next = prompts.iter().map(|prompt| prompt.len() as u32).collect();
         Ok(Self { otter, parameters, ids, cache, visible, next, target, items: media.slots, last })
     }
@@ -126,7 +126,7 @@ impl<'a> PromptPass<'a> {
             check_tokens(self.otter, answers)?;
         }
         let head = self.otter.language().cross_entropy();
-        let first = self.otter.language().logits(self.parameters, &self.last);
+        let first = self.otter.language().logits(self.parameters, &self.last).to_host();
         let mut scores: Vec<Vec<f64>> = Vec::with_capacity(answers.len());
         for (answers, logits) in answers.iter().zip(first.data().chunks_exact(first.width())) {
             let log_sum = log_sum_exp(logits);
@@ -156,16 +156,20 @@ impl<'a> PromptPass<'a> {
                 }
             }
         }
+        self.parameters.device().check()?;
         Ok(scores)
     }
 
     /// The most probable continuation of every row: its tokens without the end of chunk, and whether that was reached
     /// within `limit` tokens.
-    pub(crate) fn generate(&mut self, limit: usize) -> Vec<(Vec<u32>, bool)> {
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn generate(&mut self, limit: usize) -> Result<Vec<(Vec<u32>, bool)>, ModelError> {
         let mut generated = vec![(Vec::new(), false); self.batch()];
         let mut last = self.last.clone();
         for step in 0..limit {
-            let logits = self.otter.language().logits(self.parameters, &last);
+            let logits = self.otter.language().logits(self.parameters, &last).to_host();
             let mut tokens = Vec::with_capacity(self.batch());
             for ((answer, ended), logits) in
                 generated.iter_mut().zip(logits.data().chunks_exact(logits.width()))
@@ -189,7 +193,8 @@ impl<'a> PromptPass<'a> {
             let continuations: Vec<&[u32]> = tokens.iter().map(<[u32; 1]>::as_slice).collect();
             last = self.extend(&continuations, true);
         }
-        generated
+        self.parameters.device().check()?;
+        Ok(generated)
     }
 }
 

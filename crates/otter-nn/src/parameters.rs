@@ -199,18 +199,42 @@ impl<T: Real> Parameters<T> {
     /// # Errors
     /// When the device has no room for them.
     pub fn to_device(mut self, device: Device) -> Result<Self, DeviceError> {
-        if device != self.device {
-            for parameter in &mut self.list {
-                let there = parameter.tensor.to_device(device);
-                parameter.tensor.give_back();
-                parameter.tensor = there;
-                device.check().map_err(|error| {
-                    DeviceError(format!("copying {} to {device:?}: {error}", parameter.name))
-                })?;
-            }
-            self.device = device;
-        }
+        self.move_to(device)?;
         Ok(self)
+    }
+
+    /// As [`Parameters::to_device`], in place.
+    ///
+    /// # Errors
+    /// As [`Parameters::to_device`]; the parameters are then of no more use.
+    pub fn move_to(&mut self, device: Device) -> Result<(), DeviceError> {
+        if device == self.device {
+            return Ok(());
+        }
+        for parameter in &mut self.list {
+            let there = parameter.tensor.to_device(device);
+            parameter.tensor.give_back();
+            parameter.tensor = there;
+            device
+                .check()
+                .map_err(|error| DeviceError(format!("copying {} to {device:?}: {error}", parameter.name)))?;
+        }
+        self.device = device;
+        Ok(())
+    }
+
+    /// The parameters on the host: these, or copies of those on a card.
+    pub fn on_host(&self) -> Cow<'_, Self> {
+        if self.device == Device::Cpu {
+            return Cow::Borrowed(self);
+        }
+        let copied = |p: &Parameter<T>| Parameter {
+            name: p.name.clone(),
+            tensor: p.tensor.to_device(Device::Cpu),
+            trainable: p.trainable,
+        };
+        let list = self.list.iter().map(copied).collect();
+        Cow::Owned(Self { list, by_name: self.by_name.clone(), device: Device::Cpu })
     }
 
     /// Whether parameter `id` is trained.

@@ -7,6 +7,9 @@ use thiserror::Error;
 /// What can go wrong in a quickstart.
 #[derive(Debug, Error)]
 pub enum QuickstartError {
+    /// A device that is not there.
+    #[error(transparent)]
+    Device(#[from] otter_cuda::GpuError),
     /// Sizes that make no model, or input it refuses.
     #[error(transparent)]
     Model(#[from] otter_model::ModelError),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use otter_checkpoint::{LoadedModel, atomic, load_model};
+use otter_cuda::Precision;
 use otter_data::{DataConfig, Dataset};
 use otter_eval::{Detail, Evaluation, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
 use otter_mimicit::toybox::language::Family;
@@ -31,6 +32,18 @@ pub struct QuickstartOptions {
     pub base: Option<PathBuf>,
     /// Factor on data and steps.
     pub scale: f64,
+    /// Where tuning and evaluation compute: see `train.device` of a run.
+    pub device: String,
+    /// Whether a card multiplies factors rounded to bf16.
+    pub rounded: bool,
+}
+
+impl QuickstartOptions {
+    /// Opens the device.
+    fn open(&self) -> Result<Device, QuickstartError> {
+        let precision = if self.rounded { Precision::Bf16 } else { Precision::F32 };
+        Ok(otter_cuda::device(&self.device, precision)?)
+    }
 }
 
 /// How the toybox Otter is tuned: first on attribute questions alone, then on everything. The mixture from the start
@@ -93,6 +106,7 @@ pub fn run(
     if !(options.scale > 0.0 && options.scale <= 10.0) {
         return Err(QuickstartError::Scale { found: options.scale });
     }
+    let device = options.open()?;
     let start = Instant::now();
     let mut stages = Stages { list: Vec::new(), interrupt };
     let out = &options.out;
@@ -107,7 +121,7 @@ pub fn run(
     stages.time("render data", || write_data(&data, options))?;
 
     let truth = Truth::read_folder(&data.join("eval"))?;
-    let base_model = load_model(&base_dir, Device::Cpu)?;
+    let base_model = load_model(&base_dir, device)?;
     let datasets = evaluation_sets(&data, &base_model)?;
     say("2/6 measuring the base model, which has never seen a picture together with text");
     let base = stages.time("evaluate base", || measure(&base_model, &datasets, &truth))?;
@@ -125,10 +139,10 @@ pub fn run(
 
     say("5/6 evaluating both on held-out data with 0, 1, 2 and 4 examples");
     let model = out.join("model");
-    let tuned_model = load_model(&checkpoint_model(&tuned_summary)?, Device::Cpu)?;
+    let tuned_model = load_model(&checkpoint_model(&tuned_summary)?, device)?;
     let tuned = stages.time("evaluate tuned", || measure(&tuned_model, &datasets, &truth))?;
     drop(tuned_model);
-    let twin_model = load_model(&checkpoint_model(&twin_summary)?, Device::Cpu)?;
+    let twin_model = load_model(&checkpoint_model(&twin_summary)?, device)?;
     let twin = stages.time("evaluate twin", || measure(&twin_model, &datasets, &truth))?;
     drop(twin_model);
     copy_directory(&checkpoint_model(&tuned_summary)?, &model)?;
@@ -315,7 +329,8 @@ impl Run {
              [optimizer]\nlearning_rate = {rate:e}\nbetas = [0.9, 0.98]\nweight_decay = 0.05\n\n\
              [schedule]\nname = \"cosine\"\nwarmup_steps = {warmup}\n\n\
              [train]\nrun_dir = {run_dir}\nsteps = {steps}\nbatch_size = {batch}\nseed = {seed}\n\
-             checkpoint_every = {steps}\nkeep_checkpoints = 1\nlog_every = 25\n\n\
+             checkpoint_every = {steps}\nkeep_checkpoints = 1\nlog_every = 25\n\
+             device = {device}\ndtype = \"{dtype}\"\n\n\
              [data]\nimage_size = {side}\nmax_seq_len = {limit}\n{data}",
             start = text(&absolute(start)?),
             side = base::config().vision.image_size,
@@ -325,6 +340,8 @@ impl Run {
             steps = phase.steps,
             batch = self.tuning.batch_size,
             seed = options.seed,
+            device = toml_string(&options.device),
+            dtype = if options.rounded { "bf16" } else { "f32" },
             data = phase.data,
         );
         let folder = absolute(&options.out)?;

@@ -1,6 +1,7 @@
 //! Clipping by the global norm, as `torch.nn.utils.clip_grad_norm_` does.
 
 use otter_nn::kernels::elementwise::sum_of_squares;
+use otter_nn::{Device, Gradients};
 use rayon::prelude::*;
 
 /// Elements whose squares are summed by one task. Fixed, so that the sum does not depend on the threads.
@@ -12,6 +13,17 @@ pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
     let blocks: Vec<&[f32]> = gradients.into_iter().flat_map(|part| part.chunks(BLOCK)).collect();
     let sums: Vec<f64> = blocks.into_par_iter().map(sum_of_squares).collect();
     sums.iter().sum::<f64>().sqrt()
+}
+
+/// [`global_norm`] of gradients on whichever device. A card adds squares in f32: those of gradients from 1e19 on are infinite.
+pub fn gradient_norm(gradients: &Gradients) -> f64 {
+    match gradients.device() {
+        Device::Cpu => global_norm(gradients.parts()),
+        Device::Card(card) => {
+            let parts: Vec<_> = gradients.tensors().map(|part| part.on_card()).collect();
+            card.sums_of_squares(&parts).iter().sum::<f64>().sqrt()
+        }
+    }
 }
 
 /// Factor that brings gradients of this norm down to `max_norm`; 1 when they are smaller.

@@ -8,6 +8,7 @@ use otter_data::{DataConfig, Packing, Preset};
 use otter_nn::QuantisedFormat;
 use serde::{Deserialize, Serialize};
 
+use crate::device::Dtype;
 use crate::error::{Result, TrainError};
 use crate::memory_plan::parse_bytes;
 use crate::optimizer::{AdamWOptions, DecayRule, MomentPrecision};
@@ -225,7 +226,7 @@ pub struct TrainSection {
     /// Size up to which that folder grows, for one tower. Default: 50.
     #[serde(default = "default_vision_cache_gib")]
     pub vision_cache_gib: f64,
-    /// Memory that the run may take, for example `"22GiB"`. What does not fit is made smaller, the cheapest change first:
+    /// Memory that the run may take, of the card where it computes on one, for example `"22GiB"`. What does not fit is made smaller, the cheapest change first:
     /// `model.recompute`, `train.moments`, and `model.quantise` as far as it is not given. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
@@ -261,6 +262,12 @@ pub struct TrainSection {
     /// Metrics every so many steps. Default: 1.
     #[serde(default = "one_step")]
     pub log_every: u64,
+    /// Where the run computes: `cpu`, `cuda`, or `cuda:N` of several cards. Default: `cpu`.
+    #[serde(default = "cpu", skip_serializing_if = "is_cpu")]
+    pub device: String,
+    /// `f32`, or on a card `bf16`: products of factors rounded to bfloat16, everything else in f32. Default: `f32`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dtype: Dtype,
     /// Computing threads; 0: one a core. Default: 0.
     #[serde(default)]
     pub threads: usize,
@@ -291,6 +298,15 @@ pub struct EvalSection {
 
 fn one() -> usize {
     1
+}
+fn cpu() -> String {
+    "cpu".to_owned()
+}
+fn is_cpu(device: &str) -> bool {
+    device == "cpu"
+}
+fn is_default(dtype: &Dtype) -> bool {
+    *dtype == Dtype::default()
 }
 fn one_step() -> u64 {
     1

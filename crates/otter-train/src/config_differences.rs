@@ -68,6 +68,10 @@ fn flatten(prefix: &str, value: &toml::Value, out: &mut BTreeMap<String, String>
                 flatten(&path, value, out);
             }
         }
+        // Which of several cards makes no difference.
+        toml::Value::String(device) if prefix == "train.device" && device.starts_with("cuda:") => {
+            out.insert(prefix.to_owned(), "\"cuda\"".to_owned());
+        }
         leaf => {
             out.insert(prefix.to_owned(), leaf.to_string());
         }
@@ -94,6 +98,9 @@ mod tests {
         let found = |overrides: &[&str]| differences(&base, &toml(overrides)).unwrap();
         let free = ["train.steps=40", "train.log_every=5", "eval.data.max_seq_len=3"];
         assert_eq!(found(&free), Vec::<String>::new());
+        let on = |device: &str| toml(&[&format!("train.device={device}")]);
+        assert_eq!(differences(&on("cuda:1"), &on("cuda")).unwrap(), Vec::<String>::new());
+        assert_eq!(found(&["train.device=cuda:1"]), ["train.device: not set -> \"cuda\""]);
         let changed = found(&["optimizer.learning_rate=2e-3", "schedule.warmup_steps=3"]);
         assert_eq!(
             changed,

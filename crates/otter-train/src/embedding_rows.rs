@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use otter_nn::{Gradients, Parameters};
+use otter_nn::{Device, Gradients, Parameters};
 
 /// Which rows of which tables are trained.
 pub struct EmbeddingRowMask {
@@ -31,7 +31,13 @@ impl EmbeddingRowMask {
     /// Zeroes the gradients of all other rows.
     pub fn apply(&self, gradients: &mut Gradients) {
         for table in &self.tables {
-            let Some(values) = gradients.part_mut(table.parameter) else { continue };
+            let Some(part) = gradients.tensor_part_mut(table.parameter) else { continue };
+            if let Device::Card(card) = part.device() {
+                let rows: Vec<u32> = self.rows.iter().map(|&row| row as u32).collect();
+                card.keep_rows(part.on_card_mut(), &rows, table.width);
+                continue;
+            }
+            let values = part.data_mut();
             for (row, values) in values.chunks_exact_mut(table.width.max(1)).enumerate() {
                 if !self.rows.contains(&row) {
                     values.fill(0.0);
@@ -45,7 +51,7 @@ impl EmbeddingRowMask {
 mod tests {
     use super::*;
     use crate::optimizer::{AdamW, AdamWOptions};
-    use otter_nn::{Device, Init, ParameterSpecs};
+    use otter_nn::{Init, ParameterSpecs};
 
     #[test]
     fn only_the_chosen_rows_move() {

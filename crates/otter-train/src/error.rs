@@ -9,6 +9,9 @@ use thiserror::Error;
 /// Any failure of this crate.
 #[derive(Debug, Error)]
 pub enum TrainError {
+    /// The device failed, or has no room.
+    #[error("{0}; a smaller train.memory, batch_size or data.max_seq_len makes the run smaller")]
+    Device(#[from] otter_nn::DeviceError),
     /// The operating system refused.
     #[error("{path}: cannot {action}: {source}")]
     Io {

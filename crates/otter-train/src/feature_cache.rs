@@ -157,7 +157,8 @@ impl FeatureCache {
             shape[0] = 1;
             let picture = Tensor::from_vec(picture, &shape, pixels.device());
             let mut rounded = vec![f16::ZERO; self.record];
-            rounded.convert_from_f32_slice(otter.vision_features(parameters, &picture).data());
+            rounded.convert_from_f32_slice(otter.vision_features(parameters, &picture).to_host().data());
+            parameters.device().check()?;
             self.counts.encoded += 1;
             self.add(&key, &rounded)?;
             for (frame, _) in keys.iter().enumerate().filter(|(_, own)| **own == key) {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use otter_data::Batch;
-use otter_nn::{Gradients, Parameters};
+use otter_nn::{Device, Gradients, Parameters};
 
 use crate::error::TrainError;
 use crate::model::{TrainableModel, sample_targets, single_sample};
@@ -55,6 +55,15 @@ fn trained<'a>(
     parameters.filter_map(|(index, parameter)| Some((parameter.name.as_str(), gradients.part(index)?)))
 }
 
+/// Whether a parameter has no gradient but zeros.
+fn is_zero(gradients: &Gradients, index: usize) -> bool {
+    let Some(part) = gradients.tensor_part(index) else { return true };
+    match part.device() {
+        Device::Cpu => part.data().iter().all(|&value| value == 0.0),
+        Device::Card(card) => !card.any_nonzero(part.on_card()),
+    }
+}
+
 /// Checks that every trained parameter receives a gradient, from the first step on until all have.
 ///
 /// A parameter is excused for a step when no image was in it, when its gate is still exactly zero (a closed gate
@@ -78,9 +87,10 @@ impl GradientCoverage {
         let mut still = Vec::new();
         let mut missing = Vec::new();
         if first || !known.is_empty() {
-            for (name, values) in trained(parameters, gradients) {
+            for (index, parameter) in parameters.iter().enumerate().filter(|(_, p)| p.trainable) {
+                let name = parameter.name.as_str();
                 let pending = first || known.iter().any(|known| known == name);
-                if pending && values.iter().all(|&value| value == 0.0) {
+                if pending && is_zero(gradients, index) {
                     still.push(name.to_owned());
                     if !excused(parameters, name, images) {
                         missing.push(name.to_owned());

@@ -21,11 +21,13 @@
 //! ```
 
 pub mod activation_plan;
+pub mod card_moments;
 pub mod clip;
 pub mod config;
 mod config_differences;
+pub mod device;
 pub mod eight_bit_moments;
-pub mod embedding_rows;
+mod embedding_rows;
 mod error;
 pub mod feature_cache;
 pub mod guard;

@@ -16,7 +16,7 @@ use crate::activation_plan::{TrainedParts, activation_plan};
 use crate::config::{Quantise, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::memory_choice::{Choice, Fitted, fit};
-use crate::memory_plan::{BatchShape, Holdings, Kept, MemoryPlan, WeightPlan, resident_bytes};
+use crate::memory_plan::{BatchShape, Holdings, HostHoldings, Kept, MemoryPlan, WeightPlan, resident_bytes};
 use crate::model::{batch_shape, bytes_ahead};
 use crate::otter_step::freeze_rule;
 
@@ -114,13 +114,10 @@ impl Base {
         self.weights(&rule, Choice::of(config))?;
         fit(config, limit, |choice| {
             let weights = self.weights(&rule, choice).unwrap_or_default();
-            let holdings = Holdings {
-                weights: &weights,
-                moments: choice.moments,
-                loader: expected.ahead,
-                pictures: picture_cache_limit(config),
-                process,
-            };
+            let host =
+                HostHoldings { loader: expected.ahead, pictures: picture_cache_limit(config), process };
+            let host = (config.train.device == "cpu").then_some(host);
+            let holdings = Holdings { weights: &weights, moments: choice.moments, host };
             let activations = activation_plan(model, &expected.shape, trained, choice.recompute);
             MemoryPlan::new(holdings, activations)
         })

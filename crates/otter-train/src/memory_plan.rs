@@ -105,6 +105,13 @@ impl WeightPlan {
         self.parts.iter().filter(|part| part.kept == Kept::Trained).map(|part| part.elements).sum()
     }
 
+    /// What a card needs besides: see `otter_cuda`.
+    fn card_items(&self) -> Option<PlanItem> {
+        let blocks = self.parts.iter().any(|part| matches!(part.kept, Kept::Quantised(_)));
+        let bytes = otter_cuda::quantised::TILE_BYTES;
+        blocks.then(|| PlanItem::new("widened blocks", bytes, "a part of a frozen matrix at a time"))
+    }
+
     fn items(&self) -> Vec<PlanItem> {
         let item = |part: &Part| {
             let (name, size) = match part.kept {
@@ -127,6 +134,13 @@ pub struct Holdings<'a> {
     pub weights: &'a WeightPlan,
     /// How AdamW keeps its moments.
     pub moments: MomentPrecision,
+    /// What the process holds besides, where it computes itself; a card has its own memory.
+    pub host: Option<HostHoldings>,
+}
+
+/// What a process that computes itself holds besides weights, moments and activations.
+#[derive(Debug, Clone, Copy)]
+pub struct HostHoldings {
     /// Samples prepared ahead, in bytes.
     pub loader: u64,
     /// Decoded pictures that are kept for later samples, in bytes.
@@ -138,7 +152,7 @@ pub struct Holdings<'a> {
 impl MemoryPlan {
     /// Weights, gradients and moments, samples prepared ahead, what the process already holds, and the activations of a batch.
     pub fn new(holdings: Holdings<'_>, activations: Vec<PlanItem>) -> Self {
-        let Holdings { weights, moments, loader, pictures, process } = holdings;
+        let Holdings { weights, moments, host } = holdings;
         let trained = weights.trained();
         let mut items = weights.items();
         items.push(PlanItem::new(
@@ -152,6 +166,10 @@ impl MemoryPlan {
         };
         items.push(PlanItem::new("optimizer moments", moments.bytes(trained), how));
         items.extend(activations);
+        let Some(HostHoldings { loader, pictures, process }) = host else {
+            items.extend(weights.card_items());
+            return Self { items };
+        };
         items.push(PlanItem::new("samples ahead", loader, "pictures of samples that wait finished"));
         if pictures > 0 {
             items.push(PlanItem::new("picture cache", pictures, "at most; data.frame_cache_mib"));
@@ -281,15 +299,15 @@ mod tests {
         let holdings = Holdings {
             weights: &weights,
             moments: MomentPrecision::Full,
-            loader: 10,
-            pictures: 7,
-            process: 0,
+            host: Some(HostHoldings { loader: 10, pictures: 7, process: 0 }),
         };
         let activations = || vec![PlanItem::new("decoder activations", 1 << 20, "why")];
         let plan = MemoryPlan::new(holdings, activations());
         assert_eq!(plan.total(), 1200 + 400 + 1200 + 400 + 800 + (1 << 20) + 17);
         let eight = Holdings { moments: MomentPrecision::EightBit, ..holdings };
         assert_eq!(MemoryPlan::new(eight, activations()).total(), plan.total() - 600 + 8);
+        let card = MemoryPlan::new(Holdings { host: None, ..holdings }, activations());
+        assert_eq!(card.total(), plan.total() - 17);
         let text = plan.to_string();
         for expected in [
             "trained weights",

@@ -1,12 +1,15 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101; spec: training, section 3), in the
 //! order of operations of PyTorch. Moments live in flat buffers with the ranges of the gradients, in 32 bits or in 8.
 
+use otter_nn::card::AdamWStep;
 use otter_nn::kernels::simd;
-use otter_nn::{Gradients, Parameters};
+use otter_nn::{Device, Gradients, Parameters};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::card_moments::CardMoments;
 use crate::eight_bit_moments::{self, EightBitMoments, Place, blocks_of};
+use crate::tensors_file::{StateElements, StateElementsMut};
 
 /// Elements updated by one task.
 const BLOCK: usize = 1 << 14;
@@ -96,24 +99,7 @@ struct Slot {
 enum Moments {
     Full { first: Vec<f32>, second: Vec<f32> },
     EightBit(EightBitMoments),
-}
-
-/// Elements of a part of the optimizer's state.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum StateElements<'a> {
-    /// Moments, or scales of 8-bit ones.
-    F32(&'a [f32]),
-    /// Codes of 8-bit moments.
-    U8(&'a [u8]),
-}
-
-/// As [`StateElements`], writable.
-#[derive(Debug)]
-pub enum StateElementsMut<'a> {
-    /// Moments, or scales of 8-bit ones.
-    F32(&'a mut [f32]),
-    /// Codes of 8-bit moments.
-    U8(&'a mut [u8]),
+    Card(CardMoments),
 }
 
 /// AdamW over the trained parameters of a model.
@@ -138,8 +124,13 @@ pub(crate) struct StepConstants {
 }
 
 impl AdamW {
-    /// Zero moments for the trainable ones of `parameters`; `gradients` gives their ranges.
+    /// Zero moments for the trainable ones of `parameters`; `gradients` gives their ranges and their device.
     pub fn new(options: AdamWOptions, parameters: &Parameters, gradients: &Gradients) -> Self {
+        Self::on(gradients.device(), options, parameters, gradients)
+    }
+
+    /// As [`AdamW::new`], with the moments on `device`, where parameters and gradients will be.
+    pub fn on(device: Device, options: AdamWOptions, parameters: &Parameters, gradients: &Gradients) -> Self {
         let mut blocks = 0;
         let slots: Vec<Slot> = parameters
             .iter()
@@ -157,6 +148,10 @@ impl AdamW {
             })
             .collect();
         let length = gradients.len();
+        if let Device::Card(card) = device {
+            let moments = CardMoments::new(card, options.moments, slots.iter().map(|slot| &slot.place));
+            return Self { options, slots, moments: Moments::Card(moments), steps: 0 };
+        }
         let moments = match options.moments {
             MomentPrecision::Full => Moments::Full { first: vec![0.0; length], second: vec![0.0; length] },
             MomentPrecision::EightBit => Moments::EightBit(EightBitMoments::new(length, blocks)),
@@ -188,7 +183,28 @@ impl AdamW {
         };
         let decayed_keep = (1.0 - learning_rate * self.options.weight_decay) as f32;
         let trained = parameters.iter_mut().enumerate().filter(|(_, parameter)| parameter.trainable);
-        for ((index, parameter), slot) in trained.zip(&self.slots) {
+        for (number, ((index, parameter), slot)) in trained.zip(&self.slots).enumerate() {
+            if let Moments::Card(moments) = &mut self.moments {
+                let step = AdamWStep {
+                    learning_rate,
+                    betas: self.options.betas,
+                    epsilon: self.options.epsilon,
+                    decay: if slot.decays { self.options.weight_decay } else { 0.0 },
+                    step: self.steps,
+                    factor: gradient_factor,
+                };
+                let values = parameter.tensor.make_full();
+                let zeros;
+                let gradients = match gradients.tensor_part(index) {
+                    Some(gradients) => gradients,
+                    None => {
+                        zeros = values.zeros_like();
+                        &zeros
+                    }
+                };
+                moments.update(number, &slot.place, values, gradients, &step);
+                continue;
+            }
             // A parameter that got no gradient has one of zeros; there is one for every slot.
             let gradients = gradients.part(index).unwrap_or_default();
             let constants = StepConstants { keep: if slot.decays { decayed_keep } else { 1.0 }, ..constants };
@@ -207,6 +223,7 @@ impl AdamW {
                 Moments::EightBit(moments) => {
                     moments.update(values, &gradients, &slot.place, self.steps, constants);
                 }
+                Moments::Card(_) => unreachable!("moments on a card were updated above"),
             }
         }
     }
@@ -225,7 +242,8 @@ impl AdamW {
     /// 8-bit ones those are the codes, and `first_scale.NAME` and `second_scale.NAME` follow.
     pub fn state(&self) -> Vec<(String, Vec<usize>, StateElements<'_>)> {
         let mut state = Vec::with_capacity(4 * self.slots.len());
-        for Slot { name, shape, place: Place { elements, blocks }, .. } in &self.slots {
+        for (number, slot) in self.slots.iter().enumerate() {
+            let Slot { name, shape, place: Place { elements, blocks }, .. } = slot;
             let mut add = |kind: &str, shape: &[usize], values| {
                 state.push((format!("{kind}.{name}"), shape.to_vec(), values));
             };
@@ -241,6 +259,12 @@ impl AdamW {
                     add("first_scale", &count, StateElements::F32(&moments.first_scales[blocks.clone()]));
                     add("second_scale", &count, StateElements::F32(&moments.second_scales[blocks.clone()]));
                 }
+                Moments::Card(moments) => {
+                    for (kind, elements) in moments.state(number) {
+                        let scales = [blocks.len()];
+                        add(kind, if kind.ends_with("scale") { &scales } else { shape }, elements);
+                    }
+                }
             }
         }
         state
@@ -254,7 +278,12 @@ impl AdamW {
         &mut self,
         mut restore: impl FnMut(&str, StateElementsMut<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        for Slot { name, place: Place { elements, blocks }, .. } in &self.slots {
+        for (number, slot) in self.slots.iter().enumerate() {
+            let Slot { name, place: Place { elements, blocks }, .. } = slot;
+            if let Moments::Card(moments) = &mut self.moments {
+                moments.restore(number, |kind, values| restore(&format!("{kind}.{name}"), values))?;
+                continue;
+            }
             let mut set = |kind: &str, values| restore(&format!("{kind}.{name}"), values);
             match &mut self.moments {
                 Moments::Full { first, second } => {
@@ -267,6 +296,7 @@ impl AdamW {
                     set("first_scale", StateElementsMut::F32(&mut moments.first_scales[blocks.clone()]))?;
                     set("second_scale", StateElementsMut::F32(&mut moments.second_scales[blocks.clone()]))?;
                 }
+                Moments::Card(_) => unreachable!("moments on a card were restored above"),
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use otter_checkpoint::{CheckpointConfig, SaveOptions, TrainedPart, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Gradients, Parameters, QuantisedFormat, Segment, Segments, Tensor, Weight};
+use otter_nn::{Device, Gradients, Parameters, QuantisedFormat, Segment, Segments, Tensor, Weight};
 
 use crate::activation_plan::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
@@ -70,7 +70,7 @@ impl TrainableOtter {
         let side = batch.image_size;
         let pixels = |batch: &Batch| {
             let shape = [batch.frames(), 3, side, side];
-            let pixels = Tensor::from_vec(batch.pixels.clone(), &shape, parameters.device());
+            let pixels = Tensor::from_vec(batch.pixels.clone(), &shape, Device::Cpu);
             match &self.features {
                 None => Ok(pixels),
                 Some(cache) => {
@@ -161,7 +161,7 @@ impl TrainableModel for TrainableOtter {
             card: Some(run_card::card(state)?),
             ..SaveOptions::default()
         };
-        Ok(save_model(directory, &self.config, parameters, &options)?)
+        Ok(save_model(directory, &self.config, &parameters.on_host(), &options)?)
     }
 
     fn describe_part(&self, directory: &Path) -> Result<()> {

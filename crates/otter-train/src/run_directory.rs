@@ -20,8 +20,8 @@ use crate::config::{SaveWeights, TrainConfig};
 use crate::config_differences::differences;
 use crate::error::{Result, TrainError};
 use crate::model::TrainableModel;
-use crate::optimizer::{AdamW, StateElements, StateElementsMut};
-use crate::tensors_file::{self, TensorsFile};
+use crate::optimizer::AdamW;
+use crate::tensors_file::{self, StateElements, StateElementsMut, TensorsFile};
 
 /// Layout of `trainer.json`; a later layout is refused.
 const FORMAT: u32 = 1;
@@ -188,6 +188,8 @@ impl RunDirectory {
             fs::write(&path, text).map_err(TrainError::io(&path, "write"))?;
             Ok(atomic::replace_dir(&temporary, &target)?)
         })();
+        // What was brought back from a card that failed is nothing to keep.
+        let written = written.and_then(|()| Ok(parameters.device().check()?));
         if let Err(error) = written {
             let _ = fs::remove_dir_all(&temporary);
             return Err(error);
@@ -297,13 +299,11 @@ fn names(folder: &Path) -> Result<Vec<String>> {
 fn save_trained(parameters: &Parameters, folder: &Path) -> Result<()> {
     fs::create_dir(folder).map_err(TrainError::io(folder, "create"))?;
     let trained = parameters.iter().filter(|parameter| parameter.trainable);
-    // Borrowed: what is trained is in full precision.
-    let values: Vec<_> = trained.map(|p| (&p.name, p.tensor.shape(), p.tensor.values())).collect();
-    let tensors = values
-        .iter()
-        .map(|(name, shape, values)| ((*name).clone(), shape.to_vec(), StateElements::F32(values)))
-        .collect();
-    tensors_file::write(&folder.join(TRAINED_FILE), tensors)
+    // What is trained is in full precision.
+    let tensors = trained.filter_map(|p| {
+        Some((p.name.clone(), p.tensor.shape().to_vec(), StateElements::of(p.tensor.full()?)))
+    });
+    tensors_file::write(&folder.join(TRAINED_FILE), tensors.collect())
 }
 
 fn restore_trained(parameters: &mut Parameters, folder: &Path) -> Result<()> {

@@ -8,6 +8,7 @@ use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, Tex
 use otter_nn::{Device, Parameters};
 
 use crate::config::{EmbeddingRows, EvalSection, SaveWeights, TrainConfig};
+use crate::device;
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::memory_choice::{Choice, Fitted};
@@ -114,6 +115,10 @@ fn train_here(
     let sizes = base.checkpoint.config.model.clone();
     drop(base);
 
+    let device = device::open(&config)?;
+    if let Some(card) = device.card() {
+        observer.message(&format!("device: {}", card.name()));
+    }
     // What earlier work of this process has freed is there for the run.
     memory_plan::give_back_freed();
     let process_bytes = memory_plan::resident_bytes().unwrap_or(0);
@@ -162,6 +167,7 @@ fn train_here(
         config: &config,
         model: &model,
         parameters: &mut parameters,
+        device,
         source: &mut source,
         total_steps,
         embedding_rows,

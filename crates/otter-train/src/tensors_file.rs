@@ -5,21 +5,54 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use otter_nn::card::{Card, CardBuffer};
+use otter_nn::{Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::error::{Result, TrainError};
-use crate::optimizer::{StateElements, StateElementsMut};
 
 /// No header of a real file is longer.
 const LARGEST_HEADER: u64 = 100_000_000;
 /// Bytes written or read at a time.
 const PIECE: usize = 1 << 16;
 
+/// Elements of a part of the optimizer's state.
+#[derive(Debug, Clone, Copy)]
+pub enum StateElements<'a> {
+    /// Moments, or scales of 8-bit ones.
+    F32(&'a [f32]),
+    /// Codes of 8-bit moments.
+    U8(&'a [u8]),
+    /// As `F32`, on a card.
+    CardF32(Card, &'a CardBuffer),
+    /// As `U8`, on a card.
+    CardU8(Card, &'a CardBuffer),
+}
+
+impl<'a> StateElements<'a> {
+    /// The values of a parameter in full precision.
+    pub fn of(tensor: &'a Tensor) -> Self {
+        match tensor.device() {
+            Device::Cpu => Self::F32(tensor.data()),
+            Device::Card(card) => Self::CardF32(card, tensor.on_card()),
+        }
+    }
+}
+
+/// As [`StateElements`], writable.
+#[derive(Debug)]
+pub enum StateElementsMut<'a> {
+    /// Moments, or scales of 8-bit ones.
+    F32(&'a mut [f32]),
+    /// Codes of 8-bit moments.
+    U8(&'a mut [u8]),
+}
+
 impl StateElements<'_> {
     fn dtype(self) -> Dtype {
         match self {
-            Self::F32(_) => Dtype::F32,
-            Self::U8(_) => Dtype::U8,
+            Self::F32(_) | Self::CardF32(..) => Dtype::F32,
+            Self::U8(_) | Self::CardU8(..) => Dtype::U8,
         }
     }
 
@@ -27,12 +60,24 @@ impl StateElements<'_> {
         match self {
             Self::F32(values) => size_of_val(values),
             Self::U8(values) => values.len(),
+            Self::CardF32(_, buffer) => 4 * buffer.len(),
+            Self::CardU8(_, buffer) => buffer.len(),
         }
     }
 
     fn write(self, out: &mut impl Write) -> std::io::Result<()> {
         match self {
             Self::U8(values) => out.write_all(values),
+            Self::CardU8(card, buffer) => {
+                let mut values = vec![0; buffer.len()];
+                card.download_bytes(buffer, &mut values);
+                StateElements::U8(&values).write(out)
+            }
+            Self::CardF32(card, buffer) => {
+                let mut values = vec![0.0; buffer.len()];
+                card.download(buffer, &mut values);
+                StateElements::F32(&values).write(out)
+            }
             Self::F32(values) => {
                 let mut bytes = Vec::with_capacity(PIECE);
                 values.chunks(PIECE / 4).try_for_each(|values| {

@@ -12,14 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use otter_data::{Batch, LoaderState};
-use otter_nn::{Gradients, Parameters};
+use otter_nn::{Device, Gradients, Parameters};
 
-use crate::clip::{clip_factor, global_norm};
+use crate::clip::{clip_factor, gradient_norm};
 use crate::config::{AccumulationLoss, TrainConfig};
+use crate::device;
 use crate::embedding_rows::EmbeddingRowMask;
 use crate::error::{Result, TrainError};
 use crate::guard::{self, GradientCoverage};
-use crate::memory_plan::{self, Holdings, MemoryPlan, WeightPlan};
+use crate::memory_plan::{self, Holdings, HostHoldings, MemoryPlan, WeightPlan};
 use crate::metrics::MetricsFile;
 use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets, bytes_ahead};
 use crate::optimizer::AdamW;
@@ -40,8 +41,10 @@ pub struct Setup<'a, M> {
     pub config: &'a TrainConfig,
     /// Layers.
     pub model: &'a M,
-    /// Weights, with the trained ones marked.
+    /// Weights on the host, with the trained ones marked; they go to `device`.
     pub parameters: &'a mut Parameters,
+    /// Where the run computes.
+    pub device: Device,
     /// Training data, standing where the checkpoint left it.
     pub source: &'a mut dyn BatchSource,
     /// Optimizer steps of the whole run.
@@ -141,11 +144,13 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
                 config.model.freeze, config.model.trainable
             )));
         }
-        let gradients = Gradients::new(setup.parameters);
-        let mut optimizer = AdamW::new(config.adamw(), setup.parameters, &gradients);
+        let places = Gradients::new(setup.parameters);
+        let mut optimizer = AdamW::on(setup.device, config.adamw(), setup.parameters, &places);
         if let Some(found) = setup.resume {
             RunDirectory::restore(found, setup.model, setup.parameters, &mut optimizer)?;
         }
+        setup.parameters.move_to(setup.device)?;
+        let gradients = Gradients::new(setup.parameters);
         let resumed_at = setup.resume.map(|found| found.state.step);
         let position = Position {
             step: resumed_at.unwrap_or(0),
@@ -190,7 +195,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             (self.position.step + 1).min(total),
         ));
         let begun = (Instant::now(), self.position.step);
-        memory_plan::reset_peak();
+        device::reset_peak(self.setup.device);
         while self.position.step < total {
             if config.train.stop_after.is_some_and(|last| self.position.step >= last) {
                 return Ok(Outcome::StoppedEarly);
@@ -248,12 +253,15 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let plan_of = |batch: &Batch| {
             let recompute = setup.config.model.recompute;
             let activations = setup.model.activation_plan(setup.parameters, &batch_shape(batch), recompute);
-            let holdings = Holdings {
-                weights: &self.weights,
-                moments: setup.config.adamw().moments,
+            let host = HostHoldings {
                 loader: bytes_ahead(&setup.config.train, batch),
                 pictures: setup.picture_cache.limit,
                 process: setup.process_bytes,
+            };
+            let holdings = Holdings {
+                weights: &self.weights,
+                moments: setup.config.adamw().moments,
+                host: (setup.device == Device::Cpu).then_some(host),
             };
             let bytes = activations.iter().map(|item| item.bytes).sum();
             (bytes, MemoryPlan::new(holdings, activations))
@@ -261,7 +269,9 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let plans: Vec<(u64, MemoryPlan)> = step.batches.iter().map(plan_of).collect();
         // Kept through the forward pass, gradients make the peak higher by the activations at most.
         let activations = plans.iter().map(|(activations, _)| *activations).max().unwrap_or(0);
-        self.gradients.keep(KEPT_GRADIENTS * activations <= 4 * self.gradients.len() as u64);
+        // A card's allocator keeps what is freed.
+        let keep = setup.device == Device::Cpu;
+        self.gradients.keep(keep && KEPT_GRADIENTS * activations <= 4 * self.gradients.len() as u64);
         let largest = plans.into_iter().map(|(_, plan)| plan).max_by_key(MemoryPlan::total);
         let Some(plan) = largest else { return };
         if self.largest_plan == 0 {
@@ -269,13 +279,17 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             self.observer.memory_plan(&plan);
         }
         self.largest_plan = self.largest_plan.max(plan.total());
-        if memory_plan::resident_bytes().is_some_and(|bytes| bytes > self.planned_bytes()) {
+        let too_much = |bytes| bytes > self.planned_bytes();
+        if self.setup.device == Device::Cpu && memory_plan::resident_bytes().is_some_and(too_much) {
             memory_plan::give_back_freed();
         }
     }
 
     /// The plan for the largest batch, with what the picture cache holds by now.
     fn planned_bytes(&self) -> u64 {
+        if self.setup.device != Device::Cpu {
+            return self.largest_plan;
+        }
         let PictureCache { limit, held } = self.setup.picture_cache;
         self.largest_plan.saturating_sub(limit) + held().min(limit)
     }
@@ -323,7 +337,8 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         if let Some(mask) = &self.mask {
             mask.apply(&mut self.gradients);
         }
-        let norm = global_norm(self.gradients.parts());
+        let norm = gradient_norm(&self.gradients);
+        self.setup.device.check()?;
         if !norm.is_finite() {
             let parameters = &*self.setup.parameters;
             return Err(guard::non_finite_gradient(parameters, &self.gradients, &step.batches, number));
@@ -340,6 +355,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let factor = if limit > 0.0 { clip_factor(norm, limit) } else { 1.0 };
         let learning_rate = self.schedule.learning_rate(self.position.step);
         self.optimizer.step(self.setup.parameters, &self.gradients, learning_rate, factor);
+        self.setup.device.check()?;
 
         let samples: u64 = step.batches.iter().map(|batch| batch.samples() as u64).sum();
         let tokens = TokenCounts::of(&step.batches);
@@ -364,7 +380,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             target_tokens: done.targets as u64,
             samples_seen: self.position.samples_seen,
             samples_skipped: self.position.skipped.values().sum(),
-            peak_bytes: memory_plan::peak_bytes(),
+            peak_bytes: device::peak_bytes(self.setup.device),
             ..StepReport::default()
         })
     }
@@ -431,7 +447,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
     }
 
     fn finish(&mut self, outcome: Outcome) -> Result<TrainSummary> {
-        let (planned, peak) = (self.planned_bytes(), memory_plan::peak_bytes());
+        let (planned, peak) = (self.planned_bytes(), device::peak_bytes(self.setup.device));
         if self.position.step > 0 {
             // The checkpoint first: an evaluation can take long, and an interrupt must not wait for it.
             self.save()?;

@@ -264,6 +264,7 @@ impl<'a> Run<'a> {
             config,
             model: &self.model,
             parameters: &mut self.parameters,
+            device: Device::Cpu,
             source: &mut source,
             total_steps: config.total_steps(SAMPLES as usize),
             embedding_rows: self.embedding_rows.clone(),

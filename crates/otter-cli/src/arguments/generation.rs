@@ -97,6 +97,27 @@ pub struct BeamArguments {
     pub num_return_sequences: usize,
 }
 
+/// Where a command computes.
+#[derive(Clone, Debug, Args)]
+pub struct DeviceArguments {
+    /// Where to compute: cpu, cuda, or cuda:N of several cards. A card needs a build with the feature `cuda`.
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// On a card: products in f32, or of factors rounded to bfloat16 with sums in f32.
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: ComputeDtype,
+}
+
+/// How products of many rows are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ComputeDtype {
+    /// In f32.
+    #[default]
+    F32,
+    /// Of factors rounded to bfloat16.
+    Bf16,
+}
+
 /// The model of a command that runs one.
 #[derive(Debug, Args)]
 pub struct ModelArguments {
@@ -107,6 +128,8 @@ pub struct ModelArguments {
     /// made by `otter convert --format gguf` starts faster and needs no option.
     #[arg(long = "quantize", alias = "quantise", value_enum, value_name = "FORMAT")]
     pub quantise: Option<QuantiseChoice>,
+    #[command(flatten)]
+    pub device: DeviceArguments,
 }
 
 /// Blocks that weights are kept in.

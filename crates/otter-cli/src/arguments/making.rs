@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::{ComputeDtype, DeviceArguments};
+
 /// Arguments of `quickstart`.
 #[derive(Debug, Args)]
 pub struct Quickstart {
@@ -16,6 +18,8 @@ pub struct Quickstart {
     /// Base model to start from, a directory or org/name (default: the one that ships with this project).
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
+    #[command(flatten)]
+    pub device: DeviceArguments,
     /// Fraction of the usual data and steps, for a fast look (results then mean little).
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub scale: f64,
@@ -70,6 +74,12 @@ pub struct Train {
     /// Memory that the run may take, for example 22GiB: what does not fit is made smaller (train.memory).
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
+    /// Where the run computes: cpu, cuda, or cuda:N (train.device).
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// On a card: f32, or products of factors rounded to bf16 (train.dtype).
+    #[arg(long, value_enum)]
+    pub dtype: Option<ComputeDtype>,
     /// Print the memory plan, from the headers of the files alone, and stop.
     #[arg(long)]
     pub plan: bool,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{ModelArguments, QuantiseChoice};
+use super::{DeviceArguments, ModelArguments, QuantiseChoice};
 
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
@@ -43,15 +43,18 @@ pub struct Parity {
     /// Recompute decoder layers in the reverse pass.
     #[arg(long)]
     pub recompute: bool,
-    /// Largest absolute difference of vision features, Perceiver output, hidden states and loss.
-    #[arg(long, default_value_t = 1e-4)]
-    pub tolerance: f64,
-    /// Largest absolute difference of logits.
-    #[arg(long, default_value_t = 2e-4)]
-    pub logits_tolerance: f64,
-    /// Largest difference of a gradient, relative to the tensor's largest entry.
-    #[arg(long, default_value_t = 1e-3)]
-    pub gradient_tolerance: f64,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+    /// Largest absolute difference of vision features, Perceiver output, hidden states and loss (default: 1e-4; with --dtype
+    /// bf16 0.1).
+    #[arg(long)]
+    pub tolerance: Option<f64>,
+    /// Largest absolute difference of logits (default: 2e-4; with --dtype bf16 0.2).
+    #[arg(long)]
+    pub logits_tolerance: Option<f64>,
+    /// Largest difference of a gradient, relative to the tensor's largest entry (default: 1e-3; with --dtype bf16 0.1).
+    #[arg(long)]
+    pub gradient_tolerance: Option<f64>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -150,6 +153,14 @@ pub struct Bench {
     /// Keep the large matrices in blocks of 8 or 4 bits.
     #[arg(long = "quantize", alias = "quantise", value_enum, value_name = "FORMAT")]
     pub quantise: Option<QuantiseChoice>,
+    #[command(flatten)]
+    pub device: DeviceArguments,
+    /// Most memory of the card, for example 24GiB: what does not fit is an error, as on a card of that size.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Keep AdamW's moments in 8 bits.
+    #[arg(long)]
+    pub eight_bit_moments: bool,
     /// What to time (default: everything that fits in memory).
     #[arg(long, value_enum, value_name = "WHAT,…", value_delimiter = ',')]
     pub only: Vec<BenchRow>,

@@ -79,6 +79,7 @@ Then:
     #[command(after_help = "Examples:
   otter train --config recipes/toybox.toml
   otter train --config recipes/toybox.toml train.steps=200 optimizer.learning_rate=3e-4
+  otter train --config recipes/toybox.toml --device cuda --dtype bf16 --memory 24GiB
   otter train --config runs/x/config.toml --resume")]
     Train(Train),
     /// Evaluate a model on a toybox evaluation set, by shots.

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Gradients, Parameters, Segment, Segments, Tensor};
-use otter_train::optimizer::{AdamW, AdamWOptions};
+use otter_train::optimizer::{AdamW, AdamWOptions, MomentPrecision};
 use serde_json::{Map, Value, json};
 
 use super::bench_floor::{self as floor, Peaks};
@@ -32,7 +32,7 @@ pub fn run(arguments: &Bench) -> Result<()> {
             return packing(&mut build(arguments)?, arguments);
         }
         // Before the model is there: what is read to measure the bandwidth would count in its peak memory.
-        let peaks = Peaks::measure();
+        let peaks = (arguments.device.device == "cpu").then(Peaks::measure);
         table(&mut build(arguments)?, arguments, peaks)
     })
 }
@@ -45,6 +45,9 @@ fn facts(model: &BenchModel) -> Map<String, Value> {
     results.insert("parameters".into(), json!(model.parameters.total_count()));
     results.insert("trainable".into(), json!(trained.map(|p| p.tensor.len()).sum::<usize>()));
     results.insert("threads".into(), json!(rayon::current_num_threads()));
+    if let Some(card) = model.parameters.device().card() {
+        results.insert("device".into(), json!(card.name()));
+    }
     results
 }
 
@@ -73,7 +76,7 @@ fn packing(model: &mut BenchModel, arguments: &Bench) -> Result<()> {
     print(results, arguments, &text)
 }
 
-fn table(model: &mut BenchModel, arguments: &Bench, peaks: Peaks) -> Result<()> {
+fn table(model: &mut BenchModel, arguments: &Bench, peaks: Option<Peaks>) -> Result<()> {
     let wanted = |row: BenchRow| arguments.only.is_empty() || arguments.only.contains(&row);
     let mut results = facts(model);
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
@@ -100,10 +103,15 @@ fn table(model: &mut BenchModel, arguments: &Bench, peaks: Peaks) -> Result<()> 
     if wanted(BenchRow::Loader) {
         rows.push(time_loader(arguments)?);
     }
-    results.insert("peaks".into(), peaks.to_json());
+    results.insert("peaks".into(), peaks.map_or(Value::Null, Peaks::to_json));
     results.insert("rows".into(), rows.iter().map(Row::to_json).collect());
     let mut text = lines(&rows, peaks, rayon::current_num_threads());
     text.extend(notes);
+    if let Some(card) = model.parameters.device().card() {
+        let memory = card.memory();
+        results.insert("card_peak_bytes".into(), json!(memory.peak));
+        text.push(format!("{}: peak {}", card.name(), output::bytes(memory.peak)));
+    }
     print(results, arguments, &text)
 }
 
@@ -119,6 +127,10 @@ fn shortage(model: &BenchModel, arguments: &Bench) -> Option<String> {
     let per_layer = (text.saved_elements_per_row() * arguments.batch * arguments.length * 4) as u64;
     let kept = if arguments.recompute { 1 } else { text.num_hidden_layers() as u64 };
     let needed = needed + per_layer * kept;
+    if arguments.device.device != "cpu" {
+        // The card says itself what does not fit.
+        return None;
+    }
     let available = available_bytes().filter(|&available| available < needed)?;
     Some(format!(
         "it needs about {} more memory and {} are free",
@@ -150,7 +162,7 @@ fn time_loader(arguments: &Bench) -> Result<Row> {
         seconds: rates.iter().filter_map(Value::as_f64).map(|rate| 128.0 / rate).collect(),
         count: 128,
         unit: "images",
-        floor: 128.0 * milliseconds * 1e-3 / workers as f64,
+        floor: Some(128.0 * milliseconds * 1e-3 / workers as f64),
     })
 }
 
@@ -183,14 +195,19 @@ pub(super) fn pixels(otter: &Otter, images: usize) -> Tensor {
 fn time_training(
     model: &mut BenchModel,
     arguments: &Bench,
-    peaks: Peaks,
+    peaks: Option<Peaks>,
     results: &mut Map<String, Value>,
 ) -> Result<Row> {
     let BenchModel { otter, parameters } = model;
     parameters.set_trainable(|name| FreezeRule::Head.is_trainable(otter.config(), name));
     let (vision, text, labels) = batch(otter, arguments);
     let mut gradients = Gradients::new(parameters);
-    let mut optimizer = AdamW::new(AdamWOptions::default(), parameters, &gradients);
+    let moments = match arguments.eight_bit_moments {
+        true => MomentPrecision::EightBit,
+        false => MomentPrecision::Full,
+    };
+    let mut optimizer =
+        AdamW::new(AdamWOptions { moments, ..AdamWOptions::default() }, parameters, &gradients);
     let (mut seconds, mut losses, mut norms) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..=arguments.repeats {
         let start = Instant::now();
@@ -204,8 +221,10 @@ fn time_training(
             arguments.recompute,
             &mut gradients,
         )?;
-        let norm = otter_train::clip::global_norm(gradients.parts());
+        let norm = otter_train::clip::gradient_norm(&gradients);
         optimizer.step(parameters, &gradients, 1e-5, otter_train::clip::clip_factor(norm, 1.0));
+        bench_inference::wait(parameters.device());
+        parameters.device().check()?;
         seconds.push(start.elapsed().as_secs_f64());
         losses.push(loss.mean());
         norms.push(norm);

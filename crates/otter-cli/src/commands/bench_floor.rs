@@ -44,7 +44,11 @@ pub(super) struct Work {
 
 impl Work {
     /// Seconds that it takes at least.
-    pub(super) fn floor(self, peaks: Peaks) -> f64 {
+    pub(super) fn floor(self, peaks: Option<Peaks>) -> Option<f64> {
+        peaks.map(|peaks| self.floor_of(peaks))
+    }
+
+    fn floor_of(self, peaks: Peaks) -> f64 {
         (self.bytes / peaks.bandwidth).max(self.float / peaks.float + self.integer / peaks.integer)
     }
 
@@ -258,7 +262,8 @@ mod tests {
     fn a_floor_is_the_longer_of_reading_and_computing() {
         let peaks = Peaks { bandwidth: 10.0, float: 2.0, integer: 4.0 };
         let work = Work { bytes: 100.0, float: 4.0, integer: 4.0 };
-        assert_eq!(work.floor(peaks), 10.0);
-        assert_eq!(Work { float: 40.0, ..work }.floor(peaks), 21.0);
+        assert_eq!(work.floor(Some(peaks)), Some(10.0));
+        assert_eq!(work.floor(None), None);
+        assert_eq!(Work { float: 40.0, ..work }.floor(Some(peaks)), Some(21.0));
     }
 }

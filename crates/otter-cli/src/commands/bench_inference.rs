@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use otter_model::VisionInput;
 use otter_model::generate::{GenerationOptions, PromptBatch};
+use otter_nn::Device;
 
 use super::bench::{IMAGE_TOKEN, pixels};
 use super::bench_floor::{self as floor, Peaks};
@@ -14,7 +15,7 @@ use super::bench_table::Row;
 use crate::arguments::Bench;
 
 /// A prompt with one image and the tokens after it: rows of prefill and decode.
-pub(super) fn time_answer(model: &BenchModel, arguments: &Bench, peaks: Peaks) -> Result<[Row; 2]> {
+pub(super) fn time_answer(model: &BenchModel, arguments: &Bench, peaks: Option<Peaks>) -> Result<[Row; 2]> {
     let BenchModel { otter, parameters } = model;
     let vocabulary = otter.config().text.vocab_size() as u32;
     let features = otter.vision_features(parameters, &pixels(otter, 1));
@@ -67,13 +68,21 @@ pub(super) fn time_answer(model: &BenchModel, arguments: &Bench, peaks: Peaks) -
     ])
 }
 
+/// Waits until a device has done what it was asked for.
+pub(super) fn wait(device: Device) {
+    if let Some(card) = device.card() {
+        card.synchronise();
+    }
+}
+
 /// The tower on one image.
-pub(super) fn time_vision(model: &BenchModel, arguments: &Bench, peaks: Peaks) -> Row {
+pub(super) fn time_vision(model: &BenchModel, arguments: &Bench, peaks: Option<Peaks>) -> Row {
     let BenchModel { otter, parameters } = model;
     let pixels = pixels(otter, 1);
     let seconds = (0..=arguments.repeats.max(1)).map(|_| {
         let start = Instant::now();
         black_box(otter.vision_features(parameters, &pixels));
+        wait(parameters.device());
         start.elapsed().as_secs_f64()
     });
     let side = otter.config().vision.image_size;

@@ -2,16 +2,18 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use otter_checkpoint::{LoadOptions, NAMED_MODELS, NamedModel, quantised_format};
-use otter_model::Otter;
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
+use otter_model::{FreezeRule, Otter};
 use otter_nn::{
     Device, ParameterSpec, ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, Tensor, Weight,
 };
 
-use super::model::{load_with, quantised};
-use crate::arguments::{Bench, BenchPreset};
+use otter_train::memory_plan::parse_bytes;
+
+use super::model::{device, load_with, quantised};
+use crate::arguments::{Bench, BenchPreset, BenchRow};
 use crate::output;
 
 /// What is timed.
@@ -22,9 +24,24 @@ pub(super) struct BenchModel {
 
 /// Makes or loads the model that the arguments name.
 pub(super) fn build(arguments: &Bench) -> Result<BenchModel> {
+    let device = device(&arguments.device)?;
+    if let (Some(card), Some(size)) = (device.card(), &arguments.memory) {
+        card.limit(parse_bytes(size).map_err(|problem| anyhow!("--memory {size}: {problem}"))?);
+    }
+    let mut model = build_here(arguments)?;
+    if arguments.only == [BenchRow::Train] {
+        // Widened before it goes to a card.
+        let BenchModel { otter, parameters } = &mut model;
+        parameters.set_trainable(|name| FreezeRule::Head.is_trainable(otter.config(), name));
+    }
+    model.parameters.move_to(device)?;
+    Ok(model)
+}
+
+fn build_here(arguments: &Bench) -> Result<BenchModel> {
     let quantise = arguments.quantise.map(quantised);
     if let Some(path) = &arguments.model {
-        let model = load_with(path, LoadOptions { quantise, keep: None })?;
+        let model = load_with(path, Device::Cpu, LoadOptions { quantise, keep: None })?;
         return Ok(BenchModel { otter: model.otter, parameters: model.parameters });
     }
     let config = match &arguments.like {

@@ -15,8 +15,8 @@ pub(super) struct Row {
     /// Units that a repetition handles.
     pub(super) count: usize,
     pub(super) unit: &'static str,
-    /// Seconds that a repetition takes at least.
-    pub(super) floor: f64,
+    /// Seconds that a repetition takes at least, where that is known: on the host.
+    pub(super) floor: Option<f64>,
 }
 
 impl Row {
@@ -32,8 +32,8 @@ impl Row {
     }
 
     /// Share of the floor's speed that is reached.
-    fn efficiency(&self) -> f64 {
-        self.floor / self.median()
+    fn efficiency(&self) -> Option<f64> {
+        Some(self.floor? / self.median())
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -51,7 +51,7 @@ impl Row {
 }
 
 /// Lines of the table, and what its floors are made of.
-pub(super) fn lines(rows: &[Row], peaks: Peaks, threads: usize) -> Vec<String> {
+pub(super) fn lines(rows: &[Row], peaks: Option<Peaks>, threads: usize) -> Vec<String> {
     let header = ["", "work", "median", "rate", "floor", "efficiency"].map(str::to_owned);
     let mut cells = vec![header];
     for row in rows {
@@ -60,8 +60,8 @@ pub(super) fn lines(rows: &[Row], peaks: Peaks, threads: usize) -> Vec<String> {
             row.work.clone(),
             time(row.median()),
             format!("{} {}/s", number(row.rate()), row.unit),
-            time(row.floor),
-            format!("{:.0} %", 100.0 * row.efficiency()),
+            row.floor.map_or_else(String::new, time),
+            row.efficiency().map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share)),
         ]);
     }
     let widths: [usize; 6] = std::array::from_fn(|column| {
@@ -74,6 +74,7 @@ pub(super) fn lines(rows: &[Row], peaks: Peaks, threads: usize) -> Vec<String> {
             padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         })
         .collect();
+    let Some(peaks) = peaks else { return lines };
     lines.push(format!(
         "floors: {:.1} GB/s from memory, {:.0} f32 GFLOP/s, {:.0} G operations/s on bytes, measured with {threads} threads",
         peaks.bandwidth * 1e-9,
@@ -107,12 +108,14 @@ mod tests {
             seconds: vec![3.0, 2.0, 9.0],
             count: 10,
             unit: "tokens",
-            floor: 1.5,
+            floor: Some(1.5),
         };
         let json = row.to_json();
         assert_eq!((json["efficiency"].as_f64(), json["rate"].as_f64()), (Some(0.5), Some(10.0 / 3.0)));
         let peaks = Peaks { bandwidth: 28e9, float: 200e9, integer: 800e9 };
-        let lines = lines(&[row], peaks, 2);
+        let without = lines(&[Row { floor: None, ..row.clone() }], None, 2);
+        assert!(without.len() == 2 && without[1].ends_with("tokens/s"), "{without:?}");
+        let lines = lines(&[row], Some(peaks), 2);
         assert!(lines[1].contains("3.00 s") && lines[1].ends_with("50 %"), "{lines:?}");
         assert_eq!(lines[0].find("work"), lines[1].find("10 tokens"));
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
+use otter_cuda::Precision;
 use otter_data::prompt::{self, InstructionFormat};
 use otter_data::video::{FrameSampling, Picture, VideoOptions, open_frames};
 use otter_data::{ImageTransform, Orientation, load_image_file, open_image, preprocess};
@@ -13,7 +14,8 @@ use otter_nn::{Device, QuantisedFormat, Tensor};
 
 use super::hub::resolve_model;
 use crate::arguments::{
-    BeamArguments, DecodingChoice, EarlyStoppingChoice, ModelArguments, QuantiseChoice, SamplingArguments,
+    BeamArguments, ComputeDtype, DecodingChoice, DeviceArguments, EarlyStoppingChoice, ModelArguments,
+    QuantiseChoice, SamplingArguments,
 };
 
 /// The format that an option names.
@@ -24,15 +26,25 @@ pub fn quantised(choice: QuantiseChoice) -> QuantisedFormat {
     }
 }
 
-/// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
-pub fn load(model: &ModelArguments) -> Result<LoadedModel> {
-    load_with(&model.path, LoadOptions { quantise: model.quantise.map(quantised), keep: None })
+/// Opens the device that the arguments name.
+pub fn device(arguments: &DeviceArguments) -> Result<Device> {
+    let precision = match arguments.dtype {
+        ComputeDtype::F32 => Precision::F32,
+        ComputeDtype::Bf16 => Precision::Bf16,
+    };
+    otter_cuda::device(&arguments.device, precision).with_context(|| format!("--device {}", arguments.device))
 }
 
-/// As [`load`], of a directory or name, with a choice of how weights are kept.
-pub fn load_with(model: &Path, options: LoadOptions<'_>) -> Result<LoadedModel> {
+/// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
+pub fn load(model: &ModelArguments) -> Result<LoadedModel> {
+    let options = LoadOptions { quantise: model.quantise.map(quantised), keep: None };
+    load_with(&model.path, device(&model.device)?, options)
+}
+
+/// As [`load`], of a directory or name, to a device, with a choice of how weights are kept.
+pub fn load_with(model: &Path, device: Device, options: LoadOptions<'_>) -> Result<LoadedModel> {
     let directory = resolve_model(model)?;
-    let model = load_model_with(&directory, Device::Cpu, options)?;
+    let model = load_model_with(&directory, device, options)?;
     for warning in &model.report.warnings {
         eprintln!("warning: {}: {warning}", directory.display());
     }

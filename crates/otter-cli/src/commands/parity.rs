@@ -9,24 +9,32 @@ use otter_eval::parity::{
     Golden, GoldenTensor, ParityReport, Subject, Tolerances, compare_forward, compare_gradients, scenarios,
 };
 use otter_model::FreezeRule;
+use otter_nn::Device;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use super::model;
-use crate::arguments::Parity;
+use crate::arguments::{ComputeDtype, Parity};
 use crate::output;
 
 /// Runs the command; fails when something differs or was not compared.
 pub fn run(arguments: &Parity) -> Result<ExitCode> {
-    let mut model = model::load_with(&arguments.model, LoadOptions::default())?;
+    let device = model::device(&arguments.device)?;
+    let mut model = model::load_with(&arguments.model, Device::Cpu, LoadOptions::default())?;
     let rule = FreezeRule::parse(&arguments.trainable);
     let config = model.otter.config().clone();
     model.parameters.set_trainable(|name| rule.is_trainable(&config, name));
+    // What is trained was widened before: a card is not asked to do that.
+    model.parameters.move_to(device)?;
     let (golden, _) = read(&arguments.golden)?;
+    let [hidden, logits, gradients] = match arguments.device.dtype {
+        ComputeDtype::F32 => [1e-4, 2e-4, 1e-3],
+        ComputeDtype::Bf16 => [0.1, 0.2, 0.1],
+    };
     let tolerances = Tolerances {
-        hidden: arguments.tolerance,
-        logits: arguments.logits_tolerance,
-        gradients: arguments.gradient_tolerance,
+        hidden: arguments.tolerance.unwrap_or(hidden),
+        logits: arguments.logits_tolerance.unwrap_or(logits),
+        gradients: arguments.gradient_tolerance.unwrap_or(gradients),
     };
     let subject = Subject {
         otter: &model.otter,

@@ -5,7 +5,7 @@ use otter_quickstart::QuickstartOptions;
 use otter_train::progress::Progress;
 
 use super::{hub, interrupt};
-use crate::arguments::Quickstart;
+use crate::arguments::{ComputeDtype, Quickstart};
 use crate::output;
 
 /// Runs the command.
@@ -15,6 +15,8 @@ pub fn run(arguments: &Quickstart) -> Result<()> {
         seed: arguments.seed,
         base: arguments.base.as_deref().map(hub::resolve_model).transpose()?,
         scale: arguments.scale,
+        device: arguments.device.device.clone(),
+        rounded: arguments.device.dtype == ComputeDtype::Bf16,
     };
     let flag = interrupt::flag()?;
     let mut progress = Progress::new(50);

@@ -6,7 +6,7 @@ use otter_train::{Outcome, TrainConfig};
 use serde_json::{Value, json};
 
 use super::{hub, interrupt};
-use crate::arguments::Train;
+use crate::arguments::{ComputeDtype, Train};
 use crate::output;
 
 /// Runs the command.
@@ -50,8 +50,14 @@ pub fn run(arguments: &Train) -> Result<()> {
 
 /// The configuration with the model found, which may be named as on the hub.
 fn load(arguments: &Train, overrides: &[String]) -> Result<TrainConfig> {
-    let memory = arguments.memory.iter().map(|size| format!("train.memory={size}"));
-    let overrides: Vec<String> = overrides.iter().cloned().chain(memory).collect();
+    let dtype = arguments.dtype.map(|dtype| match dtype {
+        ComputeDtype::F32 => "f32".to_owned(),
+        ComputeDtype::Bf16 => "bf16".to_owned(),
+    });
+    let options =
+        [("memory", arguments.memory.clone()), ("device", arguments.device.clone()), ("dtype", dtype)];
+    let options = options.into_iter().filter_map(|(key, value)| Some(format!("train.{key}={}", value?)));
+    let overrides: Vec<String> = overrides.iter().cloned().chain(options).collect();
     let mut config = TrainConfig::load(&arguments.config, &overrides)?;
     config.model.init_from = hub::resolve_from(&arguments.config, &config.model.init_from)?;
     Ok(config)
