@@ -24,7 +24,7 @@ fn emulate() {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").define("OTTER_EMULATE", None).opt_level(2);
     // `fmaf` and `a * b + c` must differ as they do on a card, where the latter is contracted only by nvcc's own choice.
-    build.flag("-ffp-contract=off").flag("-x").flag("c++").flag("-fsigned-char");
+    build.flag("-ffp-contract=off").flag("-U_FORTIFY_SOURCE").flag("-x").flag("c++").flag("-fsigned-char");
     build.files(["emulation/cuda_on_host.cpp", "emulation/faulty.cu"]).files(sources());
     // Kernels announce themselves before `main`: nothing calls them by name.
     build.link_lib_modifier("+whole-archive").compile("otter_kernels_on_host");

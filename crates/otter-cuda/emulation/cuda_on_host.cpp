@@ -1,6 +1,7 @@
 // The scheduler of the emulation: see cuda_on_host.h.
 #include "cuda_on_host.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
@@ -24,82 +25,97 @@ constexpr unsigned WARP = 32;
 
 enum class State { Ready, AtBlockBarrier, AtWarpBarrier, Done };
 
+// A thread of a block. It outlives its block: at its end it waits, and begins the next one where it stands.
 struct Fiber {
     Thread thread;
     State state;
+    // Where it begins for the first time, and where it goes on: jumps between stacks cost no call of the system, as changes
+    // of contexts do.
     ucontext_t context;
+    jmp_buf place;
     std::unique_ptr<unsigned char[]> stack;
 };
+
+constexpr std::size_t MOST_THREADS = 1024;
 
 std::map<std::string, Body>& kernels() {
     static std::map<std::string, Body> all;
     return all;
 }
 
-std::vector<Fiber> fibers;
+std::vector<Fiber> all_fibers(MOST_THREADS);
+// Those of the present block, the first of all.
+std::size_t threads;
 std::vector<unsigned long long> slots;
-ucontext_t scheduler;
+jmp_buf scheduler;
 Body body;
 void** body_arguments;
 const char* running;
 
-Fiber& fiber() { return fibers[current->linear]; }
-
-void wait(State state) {
-    fiber().state = state;
-    if (swapcontext(&fiber().context, &scheduler) != 0) fail("swapcontext");
+__attribute__((noinline)) void wait(State state) {
+    Fiber& self = all_fibers[current->linear];
+    self.state = state;
+    if (_setjmp(self.place) == 0) _longjmp(scheduler, 1);
 }
 
 void enter() {
-    body(body_arguments);
-    wait(State::Done);
+    while (true) {
+        body(body_arguments);
+        wait(State::Done);
+    }
+}
+
+// Lets a thread go on until it waits.
+__attribute__((noinline)) void resume(Fiber& fiber) {
+    current = &fiber.thread;
+    if (_setjmp(scheduler) != 0) return;
+    if (fiber.stack) _longjmp(fiber.place, 1);
+    fiber.stack.reset(new unsigned char[STACK]);
+    if (getcontext(&fiber.context) != 0) fail("getcontext");
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+    setcontext(&fiber.context);
+    fail("setcontext");
 }
 
 // Runs the threads of a warp to a barrier of the block, or to their end.
 void run_warp(unsigned first, unsigned last) {
     while (true) {
         for (unsigned i = first; i < last; i++) {
-            if (fibers[i].state != State::Ready) continue;
-            current = &fibers[i].thread;
-            if (swapcontext(&scheduler, &fibers[i].context) != 0) fail("swapcontext");
+            if (all_fibers[i].state == State::Ready) resume(all_fibers[i]);
         }
         unsigned waiting = 0;
-        for (unsigned i = first; i < last; i++) waiting += fibers[i].state == State::AtWarpBarrier;
+        for (unsigned i = first; i < last; i++) waiting += all_fibers[i].state == State::AtWarpBarrier;
         if (waiting == 0) return;
         if (waiting != last - first) fail("only some threads of a warp take part in a shuffle, warp barrier or product");
-        for (unsigned i = first; i < last; i++) fibers[i].state = State::Ready;
+        for (unsigned i = first; i < last; i++) all_fibers[i].state = State::Ready;
     }
 }
 
 // Lets the threads go on that stand at the barrier of the block, where all of them do.
 bool release() {
     unsigned waiting = 0, done = 0;
-    for (Fiber& each : fibers) {
-        waiting += each.state == State::AtBlockBarrier;
-        done += each.state == State::Done;
+    for (std::size_t i = 0; i < threads; i++) {
+        waiting += all_fibers[i].state == State::AtBlockBarrier;
+        done += all_fibers[i].state == State::Done;
     }
     if (waiting == 0) return false;
     if (done != 0) fail("some threads of a block ended while others wait at a barrier");
-    for (Fiber& each : fibers) each.state = State::Ready;
+    for (std::size_t i = 0; i < threads; i++) all_fibers[i].state = State::Ready;
     return true;
 }
 
 void run_block() {
-    for (Fiber& each : fibers) {
-        each.state = State::Ready;
-        if (getcontext(&each.context) != 0) fail("getcontext");
-        each.context.uc_stack.ss_sp = each.stack.get();
-        each.context.uc_stack.ss_size = STACK;
-        each.context.uc_link = nullptr;
-        makecontext(&each.context, enter, 0);
-    }
+    for (std::size_t i = 0; i < threads; i++) all_fibers[i].state = State::Ready;
     // Warp by warp, by turns from the first and from the last on: each gets as far ahead of others as the barriers allow.
     bool from_last = false;
     do {
-        unsigned warps = (fibers.size() + WARP - 1) / WARP;
+        unsigned warps = (threads + WARP - 1) / WARP;
         for (unsigned i = 0; i < warps; i++) {
             unsigned first = (from_last ? warps - 1 - i : i) * WARP;
-            run_warp(first, min<unsigned>(first + WARP, fibers.size()));
+            run_warp(first, min<unsigned>(first + WARP, threads));
         }
         from_last = !from_last;
     } while (release());
@@ -134,19 +150,17 @@ extern "C" int otter_emulation_launch(const char* name, const unsigned* grid, co
     if (found == kernels().end()) return 1;
     grid_size = {grid[0], grid[1], grid[2]};
     block_size = {block[0], block[1], block[2]};
-    std::size_t threads = std::size_t(block[0]) * block[1] * block[2];
-    if (threads == 0 || threads > 1024 || shared > 99 << 10) return 2;
+    threads = std::size_t(block[0]) * block[1] * block[2];
+    if (threads == 0 || threads > MOST_THREADS || shared > 99 << 10) return 2;
     running = name;
     body = found->second;
     body_arguments = arguments;
     std::vector<unsigned char> memory(shared + 16);
     dynamic_shared = reinterpret_cast<unsigned char*>((reinterpret_cast<std::uintptr_t>(memory.data()) + 15) / 16 * 16);
-    fibers.resize(threads);
     slots.assign((threads + WARP - 1) / WARP * WARP, 0);
     for (unsigned i = 0; i < threads; i++) {
         unsigned x = i % block[0], y = i / block[0] % block[1], z = i / block[0] / block[1];
-        fibers[i].thread = {{x, y, z}, i};
-        if (!fibers[i].stack) fibers[i].stack.reset(new unsigned char[STACK]);
+        all_fibers[i].thread = {{x, y, z}, i};
     }
     for (unsigned z = 0; z < grid[2]; z++)
         for (unsigned y = 0; y < grid[1]; y++)
