@@ -1,6 +1,5 @@
 //! Whole models on a device: what the host computes, for every language model, packed or padded, with every kind of weight.
 
-#[allow(dead_code, reason = "numbers and buffers are for the tests of kernels")]
 mod common;
 #[path = "../../otter-model/tests/small_models/mod.rs"]
 mod small_models;

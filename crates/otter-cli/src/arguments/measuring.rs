@@ -49,7 +49,7 @@ pub struct Parity {
     /// bf16 0.1).
     #[arg(long)]
     pub tolerance: Option<f64>,
-    /// Largest absolute difference of logits (default: 2e-4; with --dtype bf16 0.2).
+    /// Largest absolute difference of logits (default: 2e-4; with --dtype bf16 0.3).
     #[arg(long)]
     pub logits_tolerance: Option<f64>,
     /// Largest difference of a gradient, relative to the tensor's largest entry (default: 1e-3; with --dtype bf16 0.1).

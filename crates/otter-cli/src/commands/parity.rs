@@ -27,14 +27,15 @@ pub fn run(arguments: &Parity) -> Result<ExitCode> {
     // What is trained was widened before: a card is not asked to do that.
     model.parameters.move_to(device)?;
     let (golden, _) = read(&arguments.golden)?;
-    let [hidden, logits, gradients] = match arguments.device.dtype {
-        ComputeDtype::F32 => [1e-4, 2e-4, 1e-3],
-        ComputeDtype::Bf16 => [0.1, 0.2, 0.1],
+    let usual = match arguments.device.dtype {
+        ComputeDtype::F32 => Tolerances::default(),
+        ComputeDtype::Bf16 => Tolerances::rounded(),
     };
     let tolerances = Tolerances {
-        hidden: arguments.tolerance.unwrap_or(hidden),
-        logits: arguments.logits_tolerance.unwrap_or(logits),
-        gradients: arguments.gradient_tolerance.unwrap_or(gradients),
+        hidden: arguments.tolerance.unwrap_or(usual.hidden),
+        logits: arguments.logits_tolerance.unwrap_or(usual.logits),
+        gradients: arguments.gradient_tolerance.unwrap_or(usual.gradients),
+        noise: usual.noise,
     };
     let subject = Subject {
         otter: &model.otter,
