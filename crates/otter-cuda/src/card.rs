@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use cudarc::driver::{DriverError, result, sys};
 
 use crate::gpu::{Argument, Driver, Launch};
+use crate::staging::Staging;
 use crate::{GpuError, Result};
 
 /// Where a driver may read whole words.
@@ -20,6 +21,7 @@ pub(crate) struct Card {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    staging: Staging,
     modules: Vec<sys::CUmodule>,
     functions: Mutex<HashMap<String, usize>>,
 }
@@ -69,7 +71,8 @@ impl Card {
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(driver_error("opening a stream"))?;
         keep_freed_memory(device)?;
-        let mut card = Self { device, context, stream, modules: Vec::new(), functions: Mutex::default() };
+        let (staging, modules) = (Staging::new(), Vec::new());
+        let mut card = Self { device, context, stream, staging, modules, functions: Mutex::default() };
         for (name, image) in FATBINS {
             // SAFETY: the image is what nvcc wrote.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
@@ -133,8 +136,8 @@ impl Driver for Card {
 
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.enter()?;
-        // SAFETY: as above. Memory of the host that is not pinned is copied before the call returns.
-        unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
+        // SAFETY: as above; buffers are freed in the order of the stream.
+        unsafe { self.staging.upload(self.stream, address, bytes) }
             .map_err(driver_error("copying to the card"))
     }
 
@@ -179,6 +182,7 @@ impl Drop for Card {
         let _ = self.synchronise();
         // SAFETY: nothing uses them any more: buffers hold the card alive.
         unsafe {
+            self.staging.free();
             for &module in &self.modules {
                 let _ = result::module::unload(module);
             }

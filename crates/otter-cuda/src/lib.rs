@@ -30,6 +30,10 @@ pub mod rotary;
 mod card;
 #[cfg(feature = "emulate")]
 mod emulated;
+#[cfg(any(feature = "cuda", test))]
+mod ring;
+#[cfg(feature = "cuda")]
+mod staging;
 
 pub use error::GpuError;
 pub use gpu::{Argument, Buffer, Constant, Element, Gpu, Launch};

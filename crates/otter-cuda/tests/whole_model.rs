@@ -1,5 +1,7 @@
 //! Whole models on a device: what the host computes, for every language model, packed or padded, with every kind of weight.
 
+#![cfg(any(feature = "cuda", feature = "emulate"))]
+
 mod common;
 #[path = "../../otter-model/tests/small_models/mod.rs"]
 mod small_models;
