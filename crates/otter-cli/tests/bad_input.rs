@@ -381,3 +381,21 @@ fn empty_and_long_prompts() {
     otter(&arguments!["score", "--model", model, "--prompt", "a", "--answer", ""])
         .error(&["nothing to score"]);
 }
+
+#[test]
+fn devices_that_are_not_there_are_refused() {
+    let on = |device: &str, dtype: &str| {
+        let model = golden("llama/checkpoint");
+        let device = arguments!["--device", device, "--dtype", dtype];
+        otter(&[&arguments!["generate", "--model", model, "--prompt", "a"][..], &device].concat())
+    };
+    on("tpu", "f32").error(&["--device tpu", "`tpu` is no device", "`cuda:0`"]);
+    on("cuda:x", "f32").error(&["`cuda:x` is no device"]);
+    on("cpu", "bf16").error(&["bf16 needs a card"]);
+    if !cfg!(feature = "cuda") {
+        on("cuda", "f32").error(&["--device cuda", "--features cuda", "docs/cuda.md"]);
+    }
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/toybox.toml");
+    let train = otter(&arguments!["train", "--config", config, "--device", "tpu"]);
+    train.error(&["train.device", "`tpu` is no device"]);
+}

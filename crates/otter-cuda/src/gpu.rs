@@ -192,6 +192,12 @@ impl Gpu {
         Self::with(Arc::new(crate::emulated::Emulated::default()))
     }
 
+    /// A card that only counts memory, for tests.
+    #[cfg(feature = "emulate")]
+    pub fn counted() -> Self {
+        Self::with(Arc::new(crate::counted::Counted::new()))
+    }
+
     /// Name of the card.
     pub fn name(&self) -> String {
         self.driver.name()

@@ -29,6 +29,8 @@ pub mod rotary;
 #[cfg(feature = "cuda")]
 mod card;
 #[cfg(feature = "emulate")]
+mod counted;
+#[cfg(feature = "emulate")]
 mod emulated;
 #[cfg(any(feature = "cuda", test))]
 mod ring;

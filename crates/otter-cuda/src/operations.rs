@@ -54,7 +54,8 @@ pub fn open(ordinal: usize, precision: Precision) -> Result<Device> {
     Ok(Device::Card(card))
 }
 
-/// The device with this name: `cpu`, `cuda` (card 0), `cuda:N`, and in builds with the feature `emulate` also `emulated`.
+/// The device with this name: `cpu`, `cuda` (card 0), `cuda:N`, and in builds with the feature `emulate` also `emulated` and, a
+/// card that computes nothing and counts its memory, `counted`.
 ///
 /// # Errors
 /// As [`open`]; an unknown name; rounded products on the host, which computes in f32.
@@ -64,6 +65,8 @@ pub fn device(name: &str, precision: Precision) -> Result<Device> {
         "cpu" => return Err(GpuError::RoundedOnHost),
         #[cfg(feature = "emulate")]
         "emulated" => return Ok(emulated(precision)),
+        #[cfg(feature = "emulate")]
+        "counted" => return Ok(Device::Card(card(Gpu::counted(), precision))),
         "cuda" => Some(0),
         _ => name.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
     };

@@ -98,6 +98,10 @@ fn train_here(
     interrupt: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
+    let device = device::open(config)?;
+    if let Some(card) = device.card() {
+        observer.message(&format!("device: {}", card.name()));
+    }
     // Opened first: a changed configuration is refused before anything large is read.
     let (run, found) = RunDirectory::open(config, resume)?;
     let Opened { base, embedding_rows, dataset, held_out, options, mut config } =
@@ -115,10 +119,6 @@ fn train_here(
     let sizes = base.checkpoint.config.model.clone();
     drop(base);
 
-    let device = device::open(&config)?;
-    if let Some(card) = device.card() {
-        observer.message(&format!("device: {}", card.name()));
-    }
     // What earlier work of this process has freed is there for the run.
     memory_plan::give_back_freed();
     let process_bytes = memory_plan::resident_bytes().unwrap_or(0);
