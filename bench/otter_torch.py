@@ -8,9 +8,17 @@ key-value cache, and media projected once a prompt in the decode.
 
 Weights, pixels and tokens come from the same formula as in `otter bench`, so that loss, gradient norm and generated
 tokens can be compared.
+
+With `--device cuda` all of it is on a card, and times are taken when the card has done its work. With `--dtype bf16`
+the training step has its forward pass under autocast, frozen parts in bf16 and trained parameters in f32; the decode
+has the whole model in bf16. In f32 no product is rounded to TF32.
+
+`--only big-decode` is another model: LLaMA 7B of `transformers` with random weights, 256 tokens of prompt and
+`--new-tokens` after them, in rows like those of `otter bench --only prefill,decode`.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import resource
@@ -21,7 +29,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, DynamicCache, LlamaConfig
+from transformers import CLIPVisionConfig, CLIPVisionModel, DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 
 WIDTH = 768  # of the tower, the resampler and the language model
@@ -31,6 +39,8 @@ VOCABULARY = 32004
 HEADS, HEAD_SIZE, LATENTS = 8, 64, 64
 INNER = HEADS * HEAD_SIZE
 IMAGE_TOKEN, STOP_TOKEN, IGNORE = 3, 2, -100
+BIG_PROMPT = 256
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def feed_forward(width):
@@ -127,7 +137,7 @@ class WrappedLayer(nn.Module):
 def media_mask(ids, items):
     """Which latents each row attends, and which rows attend any: the item of the latest media token."""
     text_time = (ids == IMAGE_TOKEN).cumsum(1)
-    media_time = torch.arange(1, items + 1).repeat_interleave(LATENTS)
+    media_time = torch.arange(1, items + 1, device=ids.device).repeat_interleave(LATENTS)
     allowed = text_time[:, :, None] == media_time
     sees = (text_time > 0)[:, None, :, None]
     # A row without an allowed key attends everything before it is set to zero, so that softmax stays finite.
@@ -158,7 +168,8 @@ class Otter(nn.Module):
         self.text_config = text
 
     def encode_media(self, pixels):
-        with torch.no_grad():
+        # The tower is frozen and narrow already where autocast is on: it needs none of its casts.
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             features = self.vision_encoder(pixel_values=pixels).last_hidden_state[:, 1:]
         return self.perceiver(features)
 
@@ -168,7 +179,7 @@ class Otter(nn.Module):
 
     def hidden(self, ids, media, mask, sees, cache=None, start=0):
         x = self.embed_tokens(ids)
-        positions = torch.arange(start, start + ids.shape[1])[None]
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
         embeddings = self.rotary(x, positions)
         for layer, keys_values in zip(self.layers, media):
             if layer.gated_cross_attn_layer is not None:
@@ -208,7 +219,7 @@ def fill_uniform(out, name, centre, amplitude):
     flat = out.view(-1)
     for start in range(0, flat.numel(), 1 << 18):
         part = flat[start : start + (1 << 18)]
-        x = (torch.arange(start, start + part.numel()) * 0x9E3779B1 + seed) & 0xFFFFFFFF
+        x = (torch.arange(start, start + part.numel(), device=out.device) * 0x9E3779B1 + seed) & 0xFFFFFFFF
         for shift, factor in ((15, 0x85EBCA77), (13, 0xC2B2AE3D)):
             x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
         x = (x ^ (x >> 16)) >> 8
@@ -226,10 +237,27 @@ def fill_parameter(parameter, name):
     return fill_uniform(parameter, name, 0.0, 0.03125 if len(shape) > 1 else 0.015625)
 
 
-def pixels(images):
-    values = torch.empty(images, 3, 224, 224)
+def pixels(images, model):
+    """Pixels where the model is, in the type of its tower."""
+    weight = model.vision_encoder.get_input_embeddings().weight
+    values = torch.empty(images, 3, 224, 224, device=weight.device)
     fill_uniform(values, "pixels", 0.0, 1.5)
-    return values
+    return values.to(weight.dtype)
+
+
+def clock(device):
+    """Seconds, after a card has done all it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def narrow(model, everything):
+    """Moves the frozen parameters to bf16, or everything."""
+    for parameter in model.parameters():
+        if everything or not parameter.requires_grad:
+            parameter.grad = None
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def exact_norm(parameters):
@@ -254,33 +282,42 @@ def padded(lengths):
     return torch.where(index < ends, ids, 0), labels
 
 
+def forward_pass(arguments):
+    if arguments.dtype == "f32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(arguments.device).type, dtype=DTYPES[arguments.dtype])
+
+
 def time_lengths(model, arguments, results):
     """Forward and reverse pass of padded sequences. Under the causal mask no token sees the padding after it, so nothing
     else needs a mask."""
-    ids, labels = padded(arguments.lengths)
+    device = torch.device(arguments.device)
+    ids, labels = (part.to(device) for part in padded(arguments.lengths))
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
     rows = torch.nonzero(targets != IGNORE).flatten()
-    images = pixels(len(ids))
+    images = pixels(len(ids), model)
     seconds, losses = [], []
     for _ in range(arguments.repeats + 1):
         model.zero_grad(set_to_none=True)
-        start = time.perf_counter()
-        mask, sees = media_mask(ids, 1)
-        media = model.project_media(model.encode_media(images))
-        hidden = model.hidden(ids, media, mask, sees).flatten(0, 1)
-        loss = F.cross_entropy(model.lm_head(hidden[rows]), targets[rows])
+        start = clock(device)
+        with forward_pass(arguments):
+            mask, sees = media_mask(ids, 1)
+            media = model.project_media(model.encode_media(images))
+            hidden = model.hidden(ids, media, mask, sees).flatten(0, 1)
+            loss = F.cross_entropy(model.lm_head(hidden[rows]), targets[rows])
         loss.backward()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock(device) - start)
         losses.append(loss.item())
     results["padded_seconds"] = seconds[1:]
     results["losses"] = losses[:1]
 
 
 def time_training(model, arguments, results):
-    ids, labels = equal_lengths(arguments)
+    device = torch.device(arguments.device)
+    ids, labels = (part.to(device) for part in equal_lengths(arguments))
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
     rows = torch.nonzero(targets != IGNORE).flatten()
-    images = pixels(len(ids))
+    images = pixels(len(ids), model)
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for n, p in trained if is_decayed(n)], "weight_decay": 0.1},
@@ -290,15 +327,16 @@ def time_training(model, arguments, results):
     parameters = [p for _, p in trained]
     seconds, losses, norms = [], [], []
     for step in range(arguments.repeats + 1):
-        start = time.perf_counter()
+        start = clock(device)
         optimizer.zero_grad(set_to_none=True)
-        mask, sees = media_mask(ids, 1)
-        media = model.project_media(model.encode_media(images))
-        hidden = model.hidden(ids, media, mask, sees).flatten(0, 1)
-        if arguments.full_logits:
-            loss = F.cross_entropy(model.lm_head(hidden), targets, ignore_index=IGNORE)
-        else:
-            loss = F.cross_entropy(model.lm_head(hidden[rows]), targets[rows])
+        with forward_pass(arguments):
+            mask, sees = media_mask(ids, 1)
+            media = model.project_media(model.encode_media(images))
+            hidden = model.hidden(ids, media, mask, sees).flatten(0, 1)
+            if arguments.full_logits:
+                loss = F.cross_entropy(model.lm_head(hidden), targets, ignore_index=IGNORE)
+            else:
+                loss = F.cross_entropy(model.lm_head(hidden[rows]), targets[rows])
         loss.backward()
         if step == 0:
             # Only in the warm-up: the norm below is summed in f32 and good to three digits.
@@ -306,7 +344,7 @@ def time_training(model, arguments, results):
         nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimizer.step()
         losses.append(loss.item())
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock(device) - start)
     results["train_step_seconds"] = seconds[1:]
     results["losses"] = losses
     results["gradient_norms"] = norms
@@ -314,11 +352,12 @@ def time_training(model, arguments, results):
 
 @torch.inference_mode()
 def time_decoding(model, arguments, results):
-    prompt = torch.tensor([[IMAGE_TOKEN if i == 1 else 4 + i for i in range(64)]])
-    image = pixels(1)
+    device = torch.device(arguments.device)
+    prompt = torch.tensor([[IMAGE_TOKEN if i == 1 else 4 + i for i in range(64)]], device=device)
+    image = pixels(1, model)
     seconds, tokens = [], []
     for _ in range(arguments.repeats + 1):
-        start = time.perf_counter()
+        start = clock(device)
         media = model.project_media(model.encode_media(image))
         mask, sees = media_mask(prompt, 1)
         cache = DynamicCache(config=model.text_config)
@@ -333,15 +372,88 @@ def time_decoding(model, arguments, results):
                 break
             # Later tokens keep attending the only image: no mask is needed.
             hidden = model.hidden(token, media, None, None, cache, 63 + len(tokens))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock(device) - start)
     results["decode_seconds"] = seconds[1:]
     results["decode_tokens"] = arguments.new_tokens
     results["generated"] = tokens
 
 
+def llama_7b(arguments):
+    """LLaMA 7B with random weights, made where it runs: neither the host's memory nor a file holds it."""
+    config = LlamaConfig(**arguments.big_sizes)
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    device = torch.device(arguments.device)
+    model = model.to(DTYPES[arguments.dtype]).to_empty(device=device).eval()
+    # Tables that are no parameters came out empty too.
+    model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)
+    generator = torch.Generator(device).manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                parameter.normal_(0.0, 0.02, generator=generator)
+    return model
+
+
+@torch.inference_mode()
+def time_big_decode(model, arguments, results):
+    """Both sides hand out every token before they compute the next one."""
+    device = torch.device(arguments.device)
+    prompt = torch.tensor([[4 + (i * 7919) % (model.config.vocab_size - 4) for i in range(BIG_PROMPT)]], device=device)
+    new_tokens = max(arguments.new_tokens, 2)
+    first, later = [], []
+    for _ in range(arguments.repeats + 1):
+        start = clock(device)
+        cache = DynamicCache(config=model.config)
+        ids, tokens = prompt, []
+        while True:
+            logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            ids = logits[:, -1].argmax(-1, keepdim=True)
+            tokens.append(ids.item())
+            if len(tokens) == 1:
+                prefilled = clock(device)
+            if len(tokens) == new_tokens:
+                break
+        later.append(clock(device) - prefilled)
+        first.append(prefilled - start)
+
+    def row(name, seconds, count):
+        rate = count / sorted(seconds)[len(seconds) // 2]
+        return {"name": name, "seconds": seconds, "count": count, "unit": "tokens", "rate": rate}
+
+    results["rows"] = [row("prefill", first[1:], BIG_PROMPT), row("decode", later[1:], new_tokens - 1)]
+    results["generated"] = tokens
+
+
+def mid_size(arguments):
+    """The model of the other works, filled by the formula."""
+    # Random initialisation of the classes would be thrown away: build them empty, then fill.
+    with torch.device("meta"):
+        model = Otter()
+    device = torch.device(arguments.device)
+    model = model.to_empty(device=device).train(arguments.only == "train" or bool(arguments.lengths))
+    model.vision_encoder.eval()
+    # Tables that are no parameters came out empty too.
+    tower = getattr(model.vision_encoder, "vision_model", model.vision_encoder)
+    tower.embeddings.position_ids = torch.arange(tower.embeddings.num_positions, device=device)[None]
+    model.rotary = LlamaRotaryEmbedding(model.text_config).to(device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            fill_parameter(parameter, original_name(name))
+            parameter.requires_grad_(is_trained(name))
+    return model
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=["train", "decode"])
+    parser.add_argument("--only", choices=["train", "decode", "big-decode"])
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:N of several cards")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="f32")
+    parser.add_argument("--big-sizes", type=json.loads, default={}, metavar="JSON",
+                        help="fields of LlamaConfig that make the model of big-decode smaller, for a try")
     parser.add_argument("--repeats", type=int, default=3, help="timed repetitions after one warm-up")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=128)
@@ -353,19 +465,13 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
-    # Random initialisation of the classes would be thrown away: build them empty, then fill.
-    with torch.device("meta"):
-        model = Otter()
-    model = model.to_empty(device="cpu").train(arguments.only == "train" or bool(arguments.lengths))
-    model.vision_encoder.eval()
-    # Tables that are no parameters came out empty too.
-    tower = getattr(model.vision_encoder, "vision_model", model.vision_encoder)
-    tower.embeddings.position_ids = torch.arange(tower.embeddings.num_positions)[None]
-    model.rotary = LlamaRotaryEmbedding(model.text_config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            fill_parameter(parameter, original_name(name))
-            parameter.requires_grad_(is_trained(name))
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    device = torch.device(arguments.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    big = arguments.only == "big-decode"
+    model = (llama_7b if big else mid_size)(arguments)
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     results = {
         "parameters": sum(n for n, _ in counts),
@@ -375,16 +481,27 @@ def main():
         "transformers": transformers.__version__,
         "python": sys.version.split()[0],
     }
+    if device.type != "cpu" or arguments.dtype != "f32":
+        results["dtype"] = arguments.dtype
+        results["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else arguments.device
+    if big:
+        time_big_decode(model, arguments, results)
+    elif arguments.dtype == "bf16":
+        narrow(model, everything=False)
     if arguments.lengths:
         time_lengths(model, arguments, results)
-    elif arguments.only != "decode":
+    elif arguments.only in (None, "train"):
         model.train()
         model.vision_encoder.eval()
         time_training(model, arguments, results)
-    if arguments.only != "train" and not arguments.lengths:
+    if arguments.only in (None, "decode") and not arguments.lengths:
         model.eval()
+        if arguments.dtype == "bf16":
+            narrow(model, everything=True)
         time_decoding(model, arguments, results)
     results["peak_resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        results["card_peak_bytes"] = torch.cuda.max_memory_allocated(device)
     print(json.dumps(results))
 
 
