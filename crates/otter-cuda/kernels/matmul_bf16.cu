@@ -2,13 +2,7 @@
 // matmul.cu, argument for argument.
 #include "stored.cuh"
 
-#ifdef OTTER_EMULATE
-#include "../emulation/wmma_on_host.h"
-#define UNROLL
-#else
-// Fragments are registers only where loops over them are written out.
-#define UNROLL _Pragma("unroll")
-#include <cuda_bf16.h>
+#ifndef OTTER_EMULATE
 #include <mma.h>
 #endif
 
@@ -31,16 +25,6 @@ struct __align__(16) Words {
 struct __align__(8) Pair {
     u32 x, y;
 };
-
-// Two numbers rounded to bfloat16 (to the nearest, of two equally near to the even one), the first in the lower half.
-__device__ inline u32 rounded(float low, float high) {
-#ifdef OTTER_EMULATE
-    return __float2bfloat16_rn(low).bits | (u32)__float2bfloat16_rn(high).bits << 16;
-#else
-    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return (u32)__bfloat16_as_ushort(pair.x) | (u32)__bfloat16_as_ushort(pair.y) << 16;
-#endif
-}
 
 __device__ inline u32 rounded_halves(u32 two) {
     return rounded(StoredF16::widen((u16)two), StoredF16::widen((u16)(two >> 16)));

@@ -1,23 +1,11 @@
 // Frozen matrices in blocks of 8 or 4 bits: the twin of otter-nn's quantised/{q8_0,q4_k}.rs, byte for byte as in GGUF.
-#include "common.cuh"
+#include "stored.cuh"
 
 namespace {
-
-struct __align__(16) Floats {
-    float x, y, z, w;
-};
 
 struct __align__(16) Words {
     u32 x, y, z, w;
 };
-
-// A number of half precision, by the operations of the host: exponents count from 15 there and from 127 here, and
-// multiplying corrects numbers below the normal ones too.
-__device__ inline float half_to_float(u32 bits) {
-    u32 sign = (bits & 0x8000u) << 16, magnitude = (bits & 0x7fffu) << 13;
-    u32 finite = __float_as_uint(__uint_as_float(magnitude) * __uint_as_float((127 + 127 - 15) << 23));
-    return __uint_as_float((magnitude >= (0x7c00u << 13) ? magnitude | 0x7f800000u : finite) | sign);
-}
 
 // The float of an integer below 2^23, without a conversion, of which cards do few at a time.
 __device__ inline float small_float(u32 integer) { return __uint_as_float(0x4b000000u | integer) - 8388608.0f; }
@@ -39,8 +27,8 @@ struct Q8_0 {
         return {block[0], block[at] | (u32)block[at + 1] << 16};
     }
 
-    static __device__ inline Floats decode(Part part, u32, u32) {
-        float scale = half_to_float(part.scale);
+    static __device__ inline FourFloats decode(Part part, u32, u32) {
+        float scale = float_of_f16(part.scale);
         u32 quants = part.quants ^ 0x80808080u;
         return {scale * (small_float(quants & 0xff) - 128.0f), scale * (small_float(quants >> 8 & 0xff) - 128.0f),
                 scale * (small_float(quants >> 16 & 0xff) - 128.0f), scale * (small_float(quants >> 24) - 128.0f)};
@@ -64,13 +52,13 @@ struct Q4_K {
         return {*(const Words*)block, ((const u32*)(block + 16))[lane]};
     }
 
-    static __device__ inline Floats decode(Part part, u32 quad, u32 lane) {
+    static __device__ inline FourFloats decode(Part part, u32 quad, u32 lane) {
         u32 pair = lane / 8, a = part.head.y, b = part.head.z, c = part.head.w;
         u32 scales = pair < 2 ? a & 0x3f3f3f3fu : (c & 0x0f0f0f0fu) | (a >> 6 & 0x03030303u) << 4;
         u32 minima = pair < 2 ? b & 0x3f3f3f3fu : (c >> 4 & 0x0f0f0f0fu) | (b >> 6 & 0x03030303u) << 4;
         u32 byte = 8 * (pair % 2 * 2 + quad);
-        float step = half_to_float(part.head.x & 0xffff) * small_float(scales >> byte & 0xff);
-        float shift = half_to_float(part.head.x >> 16) * small_float(minima >> byte & 0xff);
+        float step = float_of_f16(part.head.x & 0xffff) * small_float(scales >> byte & 0xff);
+        float shift = float_of_f16(part.head.x >> 16) * small_float(minima >> byte & 0xff);
         u32 codes = part.codes >> 4 * quad & 0x0f0f0f0fu;
         return {step * small_float(codes & 0xff) - shift, step * small_float(codes >> 8 & 0xff) - shift,
                 step * small_float(codes >> 16 & 0xff) - shift, step * small_float(codes >> 24) - shift};
@@ -79,16 +67,22 @@ struct Q4_K {
     static __device__ inline u32 column(u32 quad, u32 lane) { return lane / 8 * 64 + quad * 32 + lane % 8 * 4; }
 };
 
-// `count` elements, whole blocks, as f32. What a thread of a warp takes of a step is taken by one thread of the grid.
-template <class Format>
-__device__ inline void widen(float* out, const u8* blocks, u64 count) {
+// Writes four elements, as they are or rounded to bfloat16.
+__device__ inline void put_four(float* to, FourFloats four) { *(FourFloats*)to = four; }
+__device__ inline void put_four(u16* to, FourFloats four) {
+    *(FourHalves*)to = {rounded(four.x, four.y), rounded(four.z, four.w)};
+}
+
+// `count` elements, whole blocks. What a thread of a warp takes of a step is taken by one thread of the grid.
+template <class Format, class Element>
+__device__ inline void widen(Element* out, const u8* blocks, u64 count) {
     u64 parts = count / (4 * Format::QUADS);
     for (u64 i = thread_index(); i < parts; i += thread_count()) {
         u64 step = i / WARP;
         u32 lane = i % WARP;
         typename Format::Part part = Format::load(blocks, step, lane);
         for (u32 quad = 0; quad < Format::QUADS; quad++)
-            *(Floats*)(out + step * Format::STEP + Format::column(quad, lane)) = Format::decode(part, quad, lane);
+            put_four(out + step * Format::STEP + Format::column(quad, lane), Format::decode(part, quad, lane));
     }
 }
 
@@ -105,29 +99,29 @@ __device__ inline void product(float* y, const float* x, const u8* w, u32 rows, 
     if (first >= outer) return;
     const u8* weight_rows[WEIGHTS];
     // Where there are fewer rows, the last is taken again, and not written.
-    for (u32 n = 0; n < WEIGHTS; n++) weight_rows[n] = w + (first + n < outer ? first + n : outer - 1) * row_bytes;
+    UNROLL for (u32 n = 0; n < WEIGHTS; n++) weight_rows[n] = w + (first + n < outer ? first + n : outer - 1) * row_bytes;
     u32 starts[ROWS];
-    for (u32 row = 0; row < ROWS; row++) starts[row] = (row < rows ? row : rows - 1) * inner;
+    UNROLL for (u32 row = 0; row < ROWS; row++) starts[row] = (row < rows ? row : rows - 1) * inner;
     float sums[WEIGHTS][ROWS] = {};
     u32 last = Format::column(0, lane);
     for (u32 start = 0; start < inner; start += AHEAD * Format::STEP) {
         typename Format::Part parts[AHEAD][WEIGHTS];
-        for (u32 ahead = 0; ahead < AHEAD; ahead++) {
+        UNROLL for (u32 ahead = 0; ahead < AHEAD; ahead++) {
             u32 from = start + ahead * Format::STEP;
             if (from + last >= inner) continue;
-            for (u32 n = 0; n < WEIGHTS; n++)
+            UNROLL for (u32 n = 0; n < WEIGHTS; n++)
                 parts[ahead][n] = Format::load(weight_rows[n], from / Format::STEP, lane);
         }
-        for (u32 ahead = 0; ahead < AHEAD; ahead++) {
+        UNROLL for (u32 ahead = 0; ahead < AHEAD; ahead++) {
             u32 from = start + ahead * Format::STEP;
             if (from + last >= inner) continue;
-            for (u32 quad = 0; quad < Format::QUADS; quad++) {
-                Floats weights[WEIGHTS];
-                for (u32 n = 0; n < WEIGHTS; n++) weights[n] = Format::decode(parts[ahead][n], quad, lane);
+            UNROLL for (u32 quad = 0; quad < Format::QUADS; quad++) {
+                FourFloats weights[WEIGHTS];
+                UNROLL for (u32 n = 0; n < WEIGHTS; n++) weights[n] = Format::decode(parts[ahead][n], quad, lane);
                 u32 column = from + Format::column(quad, lane);
-                for (u32 row = 0; row < ROWS; row++) {
-                    Floats v = *(const Floats*)(x + starts[row] + column);
-                    for (u32 n = 0; n < WEIGHTS; n++) {
+                UNROLL for (u32 row = 0; row < ROWS; row++) {
+                    FourFloats v = *(const FourFloats*)(x + starts[row] + column);
+                    UNROLL for (u32 n = 0; n < WEIGHTS; n++) {
                         float sum = fmaf(v.x, weights[n].x, sums[n][row]);
                         sum = fmaf(v.y, weights[n].y, sum);
                         sum = fmaf(v.z, weights[n].z, sum);
@@ -137,8 +131,8 @@ __device__ inline void product(float* y, const float* x, const u8* w, u32 rows, 
             }
         }
     }
-    for (u32 n = 0; n < WEIGHTS; n++) {
-        for (u32 row = 0; row < ROWS; row++) {
+    UNROLL for (u32 n = 0; n < WEIGHTS; n++) {
+        UNROLL for (u32 row = 0; row < ROWS; row++) {
             float sum = warp_sum(sums[n][row]);
             if (lane != 0 || row >= rows || first + n >= outer) continue;
             float* to = y + (u64)row * outer + first + n;
@@ -149,14 +143,16 @@ __device__ inline void product(float* y, const float* x, const u8* w, u32 rows, 
 
 }  // namespace
 
-#define WIDEN(name, Format)                                                                                 \
-    extern "C" __global__ void name(float* out, const u8* blocks, u64 first_byte, u64 count) {              \
-        widen<Format>(out, blocks + first_byte, count);                                                     \
-    }                                                                                                       \
+#define WIDEN(name, Format, Element)                                                               \
+    extern "C" __global__ void name(Element* out, const u8* blocks, u64 first_byte, u64 count) {   \
+        widen<Format>(out, blocks + first_byte, count);                                            \
+    }                                                                                              \
     EXPORT(name)
 
-WIDEN(widen_q8_0, Q8_0)
-WIDEN(widen_q4_k, Q4_K)
+WIDEN(widen_q8_0, Q8_0, float)
+WIDEN(widen_q4_k, Q4_K, float)
+WIDEN(widen_q8_0_rounded, Q8_0, u16)
+WIDEN(widen_q4_k_rounded, Q4_K, u16)
 
 // src/quantised.rs knows how many rows of w a warp takes.
 #define PRODUCT(name, Format, ROWS, WEIGHTS)                                                             \
@@ -186,7 +182,7 @@ __device__ inline void widen_row(float* out, const u8* blocks, const u32* ids, u
         u32 step = i / WARP, lane = i % WARP;
         typename Format::Part part = Format::load(row, step, lane);
         for (u32 quad = 0; quad < Format::QUADS; quad++)
-            *(Floats*)(out + step * Format::STEP + Format::column(quad, lane)) = Format::decode(part, quad, lane);
+            put_four(out + step * Format::STEP + Format::column(quad, lane), Format::decode(part, quad, lane));
     }
 }
 

@@ -5,8 +5,10 @@
 
 // Before a loop that a card must not run as one: what its turns index would not stay in registers.
 #ifdef OTTER_EMULATE
+#include "../emulation/wmma_on_host.h"
 #define UNROLL
 #else
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define UNROLL _Pragma("unroll")
 #endif
@@ -30,6 +32,16 @@ __device__ inline float float_of_f16(u32 bits) {
     return __uint_as_float((magnitude >= (0x7c00u << 13) ? magnitude | 0x7f800000u : finite) | sign);
 #else
     return __half2float(__ushort_as_half((u16)bits));
+#endif
+}
+
+// Two numbers rounded to bfloat16 (to the nearest, of two equally near to the even one), the first in the lower half.
+__device__ inline u32 rounded(float low, float high) {
+#ifdef OTTER_EMULATE
+    return __float2bfloat16_rn(low).bits | (u32)__float2bfloat16_rn(high).bits << 16;
+#else
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return (u32)__bfloat16_as_ushort(pair.x) | (u32)__bfloat16_as_ushort(pair.y) << 16;
 #endif
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use otter_nn::{QuantisedFormat, QuantisedMatrix, QuantisedView};
 
 use crate::matmul::{Columns, Product, product};
-use crate::{Buffer, Gpu, Launch, Precision, Result};
+use crate::{Buffer, Element, Gpu, Launch, Matrix, Precision, Result};
 
 /// Rows of activations up to which weights are read as blocks.
 pub const FEW_ROWS: usize = 8;
@@ -88,6 +88,35 @@ pub fn widen(w: &QuantisedBuffer, first_row: usize, rows: usize) -> Result<Buffe
 
 /// [`widen`] into memory that is there, of `rows` rows or more.
 pub fn widen_into(out: &mut Buffer<f32>, w: &QuantisedBuffer, first_row: usize, rows: usize) -> Result<()> {
+    let kernel = match w.format {
+        QuantisedFormat::Q8_0 => "widen_q8_0",
+        QuantisedFormat::Q4K => "widen_q4_k",
+    };
+    // SAFETY: the kernels write f32.
+    unsafe { widen_by(kernel, out, w, first_row, rows) }
+}
+
+/// [`widen_into`], rounded to bfloat16.
+fn widen_rounded(out: &mut Buffer<u16>, w: &QuantisedBuffer, first_row: usize, rows: usize) -> Result<()> {
+    let kernel = match w.format {
+        QuantisedFormat::Q8_0 => "widen_q8_0_rounded",
+        QuantisedFormat::Q4K => "widen_q4_k_rounded",
+    };
+    // SAFETY: the kernels write 16 bits an element.
+    unsafe { widen_by(kernel, out, w, first_row, rows) }
+}
+
+/// Widens rows by a kernel.
+///
+/// # Safety
+/// The kernel must write such elements.
+unsafe fn widen_by<T: Element>(
+    kernel: &str,
+    out: &mut Buffer<T>,
+    w: &QuantisedBuffer,
+    first_row: usize,
+    rows: usize,
+) -> Result<()> {
     let [outer, inner] = w.shape;
     assert!(
         first_row <= outer && rows <= outer - first_row,
@@ -98,13 +127,15 @@ pub fn widen_into(out: &mut Buffer<f32>, w: &QuantisedBuffer, first_row: usize, 
     if count == 0 {
         return Ok(());
     }
-    let (kernel, part) = match w.format {
-        QuantisedFormat::Q8_0 => ("widen_q8_0", 4),
-        QuantisedFormat::Q4K => ("widen_q4_k", 8),
+    // Elements of a thread.
+    let part = match w.format {
+        QuantisedFormat::Q8_0 => 4,
+        QuantisedFormat::Q4K => 8,
     };
     let first_byte = (first_row * w.format.row_bytes(inner)) as u64;
     let arguments = vec![(&*out).into(), (&*w.bytes).into(), first_byte.into(), (count as u64).into()];
-    // SAFETY: the rows lie inside the matrix and fill no more than `out` (checked above); rows are whole blocks.
+    // SAFETY: the rows lie inside the matrix and fill no more than `out` (checked above); rows are whole blocks; the kernel
+    // writes elements of `out` by the contract of this function.
     unsafe { out.gpu().launch(&Launch::over(kernel, count / part, arguments)) }
 }
 
@@ -123,9 +154,9 @@ pub fn times_transposed(
     if rows <= FEW_ROWS {
         return few_rows(y, x, w, accumulate);
     }
-    for_tiles(w, |first, count, tile| {
+    for_tiles(w, precision, |first, count, tile| {
         let (to, from) = (Columns { matrix: &*y, width: outer, first }, Columns::all(x, inner));
-        let (to, tile) = ((to, rows, count), (tile.into(), inner));
+        let (to, tile) = ((to, rows, count), (tile, inner));
         product(Product::TimesTransposed, to, from, tile, accumulate, precision)
     })
 }
@@ -140,25 +171,39 @@ pub fn times(
 ) -> Result<()> {
     let [outer, inner] = w.shape;
     let rows = dy.len() / outer;
-    for_tiles(w, |first, count, tile| {
+    for_tiles(w, precision, |first, count, tile| {
         let (to, from) = (Columns::all(dx, inner), Columns { matrix: dy, width: outer, first });
-        let (to, tile) = ((to, rows, inner), (tile.into(), count));
+        let (to, tile) = ((to, rows, inner), (tile, count));
         product(Product::Times, to, from, tile, accumulate || first > 0, precision)
     })
 }
 
-/// Calls `body(first row, rows, their widened elements)` on consecutive tiles of rows.
+/// Calls `body(first row, rows, their elements)` on consecutive tiles of rows, widened, or already rounded where the product
+/// would round them: half the bytes, the same numbers.
 fn for_tiles(
     w: &QuantisedBuffer,
-    mut body: impl FnMut(usize, usize, &Buffer<f32>) -> Result<()>,
+    precision: Precision,
+    mut body: impl FnMut(usize, usize, Matrix<'_>) -> Result<()>,
 ) -> Result<()> {
     let [outer, inner] = w.shape;
     let most = (w.tile / inner).clamp(1, outer);
-    let mut tile = w.bytes.gpu().allocate(most * inner)?;
-    for first in (0..outer).step_by(most) {
-        let count = most.min(outer - first);
-        widen_into(&mut tile, w, first, count)?;
-        body(first, count, &tile)?;
+    let tiles = (0..outer).step_by(most).map(|first| (first, most.min(outer - first)));
+    let gpu = w.bytes.gpu();
+    match precision {
+        Precision::F32 => {
+            let mut tile = gpu.allocate(most * inner)?;
+            for (first, count) in tiles {
+                widen_into(&mut tile, w, first, count)?;
+                body(first, count, Matrix::F32(&tile))?;
+            }
+        }
+        Precision::Bf16 => {
+            let mut tile = gpu.allocate(most * inner)?;
+            for (first, count) in tiles {
+                widen_rounded(&mut tile, w, first, count)?;
+                body(first, count, Matrix::Bf16(&tile))?;
+            }
+        }
     }
     Ok(())
 }
