@@ -31,7 +31,7 @@ QUICK_GOLDEN = "mpt1b-style"
 # Held-out words and concepts, bound in context.
 QUICKSTART_SHOTS, QUICKSTART_ACCURACY = (1, 2, 4), 0.9
 GIB = 2**30
-CARD_BYTES, HOST_BYTES = 24 * GIB, 30 * GIB
+CARD_BYTES, HOST_BYTES = 24 * GIB, 14 * GIB
 STEP_TARGET, DECODE_TARGET = 1.2, 1.5
 LEAST_ROUNDS, MOST_ROUNDS = 2, 3
 # Both sides round to bf16, at different places.

@@ -147,6 +147,29 @@ fn a_limit_of_memory_holds() {
     assert!(refused.code == Some(1) && refused.stderr.contains("train.memory"), "{refused:#?}");
 }
 
+/// A card that only counts has the peak of one that computes; so plans are checked at sizes that would take too long.
+#[test]
+fn plans_hold_at_every_size() {
+    let place = Place::new();
+    let small = ["train.steps=1", "train.require_gradients=false"];
+    let peak = |run: &str, more: &[&str]| {
+        let summary = place.train(run, &[&small[..], more].concat());
+        let [planned, peak] = ["planned_bytes", "peak_bytes"].map(|key| summary[key].as_f64().unwrap());
+        assert!((0.7 * planned..=planned).contains(&peak), "{run}: planned {planned}, peak {peak}");
+        peak
+    };
+    assert_eq!(peak("counted", &["--device", "counted"]), peak("emulated", &["--device", "emulated"]));
+    for (run, more) in [
+        ("many", &["train.batch_size=32"][..]),
+        ("many again", &["train.batch_size=32", "model.recompute=true"]),
+        ("padded", &["train.batch_size=8", "train.packing=off", "train.moments=8bit"]),
+        ("tower", &["train.batch_size=4", "model.freeze=patterns", "model.trainable=['vision_encoder']"]),
+        ("blocks", &["train.batch_size=16", "model.quantise=q8_0"]),
+    ] {
+        peak(run, &[more, &["--device", "counted"]].concat());
+    }
+}
+
 /// Greedy answers, beams and samples have the tokens that they have on the host; so has an evaluation its answers.
 #[test]
 fn answers_are_those_of_the_host() {

@@ -133,6 +133,8 @@ struct Account {
     used: AtomicU64,
     peak: AtomicU64,
     limit: AtomicU64,
+    uploads: AtomicU64,
+    downloads: AtomicU64,
 }
 
 /// Memory of a card, counted, freed with it.
@@ -168,7 +170,8 @@ impl Gpu {
     #[cfg(any(feature = "cuda", feature = "emulate"))]
     fn with(driver: Arc<dyn Driver>) -> Self {
         let limit = AtomicU64::new(driver.memory());
-        let account = Arc::new(Account { used: 0.into(), peak: 0.into(), limit });
+        let [used, peak, uploads, downloads] = [(); 4].map(|()| AtomicU64::new(0));
+        let account = Arc::new(Account { used, peak, limit, uploads, downloads });
         Self { driver, account, constants: Arc::default() }
     }
 
@@ -211,6 +214,12 @@ impl Gpu {
     /// Most bytes that buffers took at once.
     pub fn peak(&self) -> u64 {
         self.account.peak.load(Ordering::Relaxed)
+    }
+
+    /// Copies to and from the host so far.
+    pub fn transfers(&self) -> (u64, u64) {
+        let Account { uploads, downloads, .. } = &*self.account;
+        (uploads.load(Ordering::Relaxed), downloads.load(Ordering::Relaxed))
     }
 
     /// Begins to look for a new peak.
@@ -400,6 +409,7 @@ impl<T: Element> Buffer<T> {
     /// What the driver says.
     pub fn upload(&mut self, elements: &[T]) -> Result<()> {
         assert_eq!(elements.len(), self.len, "elements for a buffer of another length");
+        self.gpu.account.uploads.fetch_add(1, Ordering::Relaxed);
         self.gpu.driver.upload(self.memory.address, bytes_of(elements))
     }
 
@@ -420,6 +430,7 @@ impl<T: Element> Buffer<T> {
     /// What the driver says, also about earlier work.
     pub fn download_to(&self, elements: &mut [T]) -> Result<()> {
         assert_eq!(elements.len(), self.len, "room for a buffer of another length");
+        self.gpu.account.downloads.fetch_add(1, Ordering::Relaxed);
         self.gpu.driver.download(self.memory.address, bytes_of_mut(elements))
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use otter_nn::card::{
     ActivationKind, AdamWStep, Card, CardAttended, CardBuffer, CardElements, CardInputGradients, CardInputs,
-    CardMatrix, CardMemory, CardMoments, Operations, RowLayout,
+    CardMatrix, CardMemory, CardMoments, CardTransfers, Operations, RowLayout,
 };
 use otter_nn::kernels::attention::{Heads, Span};
 use otter_nn::{Device, QuantisedView, Rotary};
@@ -295,6 +295,11 @@ impl Operations for Layers {
 
     fn memory(&self) -> CardMemory {
         CardMemory { used: self.gpu.used(), peak: self.gpu.peak(), limit: self.gpu.most() }
+    }
+
+    fn transfers(&self) -> CardTransfers {
+        let (uploads, downloads) = self.gpu.transfers();
+        CardTransfers { uploads, downloads }
     }
 
     fn limit(&self, bytes: u64) {

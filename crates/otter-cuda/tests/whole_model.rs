@@ -13,6 +13,7 @@ use otter_model::generate::{
     BeamOptions, Decoding, EarlyStopping, Generated, GenerationOptions, PromptBatch,
 };
 use otter_model::{LossScale, ModelError, Otter, TextInput, VisionInput};
+use otter_nn::card::CardTransfers;
 use otter_nn::gradient_check::{random_parameters, random_tensor};
 use otter_nn::{
     Device, Gradients, Parameters, QuantisedFormat, QuantisedMatrix, Segment, Segments, Tensor, Weight,
@@ -275,6 +276,48 @@ fn answers_are_those_of_the_host() {
 
 fn tokens(answers: Result<Vec<Generated>, ModelError>) -> Vec<Vec<u32>> {
     answers.expect("the input fits").into_iter().map(|answer| answer.token_ids).collect()
+}
+
+/// Copies between the host and the card for a token: one back, and as many there whatever the number of layers.
+#[test]
+fn a_token_makes_no_round_trip_in_a_layer() {
+    let transfers = |layers: usize| {
+        let text = LlamaConfig {
+            hidden_size: 8,
+            intermediate_size: 12,
+            num_hidden_layers: layers,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            ..LlamaConfig::llama_7b(11)
+        };
+        let mut config = OtterConfig { text: text.into(), ..config() };
+        config.perceiver.max_num_frames = None;
+        let (otter, parameters) = parameters_of(&config);
+        let device = device(Precision::F32);
+        let there = on(device, &parameters);
+        let card = device.card().expect("it is a card");
+        let vision = VisionInput {
+            pixels: random_tensor("pixels", &[1, 3, 4, 4]).cast(),
+            media_frames: std::iter::once(0..1).collect(),
+            slots: vec![vec![0], vec![]],
+        };
+        let prompts =
+            PromptBatch::new(&[vec![1, IMAGE, 5], vec![1, 4]], 0, IMAGE).expect("prompts have tokens");
+        let options = GenerationOptions { stop_tokens: Vec::new(), ..GenerationOptions::greedy(4, 0) };
+        let mut counts = Vec::new();
+        let mut note = |answer: usize, _: u32| {
+            counts.extend((answer == 0).then(|| card.transfers()));
+            true
+        };
+        otter.generate(&there, Some(&vision), &prompts, &options, &mut note).expect("the input fits");
+        let difference = |pair: &[CardTransfers]| {
+            (pair[1].uploads - pair[0].uploads, pair[1].downloads - pair[0].downloads)
+        };
+        counts.windows(2).map(difference).collect::<Vec<_>>()
+    };
+    let few = transfers(2);
+    assert_eq!(few, transfers(6));
+    assert!(few.iter().all(|&(uploads, downloads)| uploads < 10 && downloads == 1), "{few:?}");
 }
 
 /// Too little memory ends the pass with an error, and the card can be used again.

@@ -95,6 +95,15 @@ pub struct CardMemory {
     pub limit: u64,
 }
 
+/// Copies between the host and a card since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CardTransfers {
+    /// To the card.
+    pub uploads: u64,
+    /// From it: each waits for everything that was asked for before.
+    pub downloads: u64,
+}
+
 /// Where strided rows lie: row (i, j, k) begins at `offset + i * strides[0] + j * strides[1] + k * strides[2]`.
 #[derive(Clone, Copy, Debug)]
 pub struct RowLayout {
@@ -191,6 +200,8 @@ pub trait Operations: Send + Sync {
     fn name(&self) -> String;
     /// What is in use.
     fn memory(&self) -> CardMemory;
+    /// Copies so far.
+    fn transfers(&self) -> CardTransfers;
     /// Refuses to take more memory than this, as if the card were smaller.
     fn limit(&self, bytes: u64);
     /// Begins to look for a new peak.

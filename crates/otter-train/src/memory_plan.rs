@@ -71,6 +71,8 @@ struct Part {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WeightPlan {
     parts: Vec<Part>,
+    /// Elements of the largest matrix in blocks.
+    largest_blocks: u64,
 }
 
 impl WeightPlan {
@@ -91,6 +93,9 @@ impl WeightPlan {
 
     /// Adds a parameter.
     pub fn add(&mut self, kept: Kept, elements: u64, bytes: u64) {
+        if let Kept::Quantised(_) = kept {
+            self.largest_blocks = self.largest_blocks.max(elements);
+        }
         match self.parts.iter_mut().find(|part| part.kept == kept) {
             Some(part) => {
                 part.elements += elements;
@@ -107,9 +112,8 @@ impl WeightPlan {
 
     /// What a card needs besides: see `otter_cuda`.
     fn card_items(&self) -> Option<PlanItem> {
-        let blocks = self.parts.iter().any(|part| matches!(part.kept, Kept::Quantised(_)));
-        let bytes = otter_cuda::quantised::TILE_BYTES;
-        blocks.then(|| PlanItem::new("widened blocks", bytes, "a part of a frozen matrix at a time"))
+        let bytes = otter_cuda::quantised::TILE_BYTES.min(4 * self.largest_blocks);
+        (bytes > 0).then(|| PlanItem::new("widened blocks", bytes, "a part of a frozen matrix at a time"))
     }
 
     fn items(&self) -> Vec<PlanItem> {

@@ -13,7 +13,7 @@ use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::memory_choice::{Choice, Fitted};
 use crate::memory_forecast::{Base, Expected, picture_cache_limit};
-use crate::memory_plan;
+use crate::memory_plan::{self, show_bytes};
 use crate::model::{LossSum, TrainableModel};
 use crate::otter_step::{TrainableOtter, freeze_rule};
 use crate::report::{Observer, TrainSummary};
@@ -114,7 +114,21 @@ fn train_here(
             observer.message(&fitted.to_string());
             fitted.choice.apply(&mut config);
         }
-        (None, _) => {}
+        (None, _) => {
+            if let Some(card) = device.card() {
+                let expected = Expected::of(&config, &dataset, &options)?;
+                let plan = base.fit(&config, u64::MAX, &expected)?.plan.total();
+                let room = card.memory().limit;
+                if plan > room {
+                    let (plan, room) = (show_bytes(plan), show_bytes(room));
+                    observer.message(&format!(
+                        "warning: the longest batches may need {plan}, and the card has {room}; with --memory {} the run \
+                         is made to fit",
+                        room.replace(' ', "")
+                    ));
+                }
+            }
+        }
     }
     let sizes = base.checkpoint.config.model.clone();
     drop(base);

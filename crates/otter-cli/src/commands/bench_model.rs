@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use otter_checkpoint::{LoadOptions, NAMED_MODELS, NamedModel, quantised_format};
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_model::{FreezeRule, Otter};
@@ -25,7 +25,8 @@ pub(super) struct BenchModel {
 /// Makes or loads the model that the arguments name.
 pub(super) fn build(arguments: &Bench) -> Result<BenchModel> {
     let device = device(&arguments.device)?;
-    if let (Some(card), Some(size)) = (device.card(), &arguments.memory) {
+    if let Some(size) = &arguments.memory {
+        let card = device.card().context("--memory limits a card: it needs --device cuda")?;
         card.limit(parse_bytes(size).map_err(|problem| anyhow!("--memory {size}: {problem}"))?);
     }
     let mut model = build_here(arguments)?;
