@@ -13,6 +13,8 @@ pub mod adamw;
 pub mod attention;
 pub mod copy;
 pub mod cross_entropy;
+mod device;
+mod elements;
 pub mod elementwise;
 pub mod embedding;
 mod error;
@@ -37,12 +39,12 @@ mod ring;
 #[cfg(feature = "cuda")]
 mod staging;
 
+#[cfg(feature = "emulate")]
+pub use device::emulated as emulated_device;
+pub use device::{device, open};
 pub use error::GpuError;
 pub use gpu::{Argument, Buffer, Constant, Element, Gpu, Launch};
 pub use matrix::{Matrix, Precision};
-#[cfg(feature = "emulate")]
-pub use operations::emulated as emulated_device;
-pub use operations::{device, open};
 
 /// What calls on a card give.
 pub type Result<T> = std::result::Result<T, GpuError>;

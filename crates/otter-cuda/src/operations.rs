@@ -6,20 +6,23 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use otter_nn::card::{
-    ActivationKind, AdamWStep, Card, CardAttended, CardBuffer, CardElements, CardInputGradients, CardInputs,
-    CardMatrix, CardMemory, CardMoments, CardTransfers, Operations, RowLayout,
+    ActivationKind, AdamWStep, CardAttended, CardBuffer, CardInputGradients, CardInputs, CardMatrix,
+    CardMemory, CardMoments, CardTransfers, Operations, RowLayout,
 };
 use otter_nn::kernels::attention::{Heads, Span};
-use otter_nn::{Device, QuantisedView, Rotary};
+use otter_nn::{QuantisedView, Rotary};
 
 use crate::adamw::{self, Settings};
 use crate::attention::{self, ForwardResult, InputGradients, Inputs};
+use crate::elements::{
+    Blocks, Failure, Plain, Stored, blocks, elements, elements_mut, plain, singles, singles_mut, stored,
+};
 use crate::elementwise::{self, Activation};
 use crate::quantised::{self, QuantisedBuffer};
 use crate::rotary::RotaryAngles;
 use crate::{
-    Buffer, Constant, Element, Gpu, GpuError, Matrix, Precision, Result, copy, cross_entropy, embedding,
-    few_rows, matmul, media, norm,
+    Buffer, Constant, Gpu, GpuError, Precision, Result, copy, cross_entropy, embedding, few_rows, matmul,
+    media, norm,
 };
 
 /// Angles that are kept: those of the passes that alternate.
@@ -29,185 +32,11 @@ const KEPT_ANGLES: usize = 4;
 type Known = (Rotary, Vec<u32>, Arc<RotaryAngles>);
 
 /// A card as layers use it.
-struct Layers {
+pub(crate) struct Layers {
     gpu: Gpu,
     precision: Precision,
     failure: Arc<Failure>,
     angles: Mutex<Vec<Known>>,
-}
-
-/// Cards that are open, with how they multiply.
-static OPEN: Mutex<Vec<(usize, Precision, Card)>> = Mutex::new(Vec::new());
-
-/// Card `ordinal` of this machine as a device for layers, open for the rest of the process.
-///
-/// # Errors
-/// As [`Gpu::new`].
-pub fn open(ordinal: usize, precision: Precision) -> Result<Device> {
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = open.iter().find(|(number, how, _)| (*number, *how) == (ordinal, precision));
-    if let Some(&(_, _, card)) = known {
-        return Ok(Device::Card(card));
-    }
-    let card = card(Gpu::new(ordinal)?, precision);
-    open.push((ordinal, precision, card));
-    Ok(Device::Card(card))
-}
-
-/// The device with this name: `cpu`, `cuda` (card 0), `cuda:N`, and in builds with the feature `emulate` also `emulated` and, a
-/// card that computes nothing and counts its memory, `counted`.
-///
-/// # Errors
-/// As [`open`]; an unknown name; rounded products on the host, which computes in f32.
-pub fn device(name: &str, precision: Precision) -> Result<Device> {
-    let number = match name {
-        "cpu" if precision == Precision::F32 => return Ok(Device::Cpu),
-        "cpu" => return Err(GpuError::RoundedOnHost),
-        #[cfg(feature = "emulate")]
-        "emulated" => return Ok(emulated(precision)),
-        #[cfg(feature = "emulate")]
-        "counted" => return Ok(Device::Card(card(Gpu::counted(), precision))),
-        "cuda" => Some(0),
-        _ => name.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
-    };
-    let number = number.ok_or_else(|| GpuError::UnknownDevice(name.to_owned()))?;
-    open(number, precision)
-}
-
-/// The host in place of a card, for tests: a device of its own with every call.
-#[cfg(feature = "emulate")]
-pub fn emulated(precision: Precision) -> Device {
-    Device::Card(card(Gpu::emulated(), precision))
-}
-
-fn card(gpu: Gpu, precision: Precision) -> Card {
-    let layers = Layers { gpu, precision, failure: Arc::default(), angles: Mutex::default() };
-    // A device is named by every tensor on it; there are as many as a process opens cards.
-    Card::new(Box::leak(Box::new(layers)))
-}
-
-/// The first failure, until somebody asks.
-#[derive(Default)]
-struct Failure(Mutex<Option<String>>);
-
-impl Failure {
-    fn is_there(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    /// The result of some work, unless it or something before failed.
-    fn guard<R>(&self, work: impl FnOnce() -> Result<R>) -> Option<R> {
-        if self.is_there() {
-            return None;
-        }
-        match work() {
-            Ok(result) => Some(result),
-            Err(error) => {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
-                None
-            }
-        }
-    }
-}
-
-/// Plain elements behind a [`CardBuffer`]; nothing after a failure.
-struct Plain<T: Element> {
-    buffer: Option<Buffer<T>>,
-    len: usize,
-    failure: Arc<Failure>,
-}
-
-/// Blocks behind a [`CardBuffer`]; its length is in bytes.
-struct Blocks {
-    matrix: Option<QuantisedBuffer>,
-    len: usize,
-}
-
-impl<T: Element> CardElements for Plain<T> {
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn bytes(&self) -> u64 {
-        (self.len * size_of::<T>()) as u64
-    }
-
-    fn duplicate(&self) -> CardBuffer {
-        plain(&self.failure, self.len, || self.buffer.as_ref().ok_or(GpuError::Lost)?.duplicate())
-    }
-}
-
-impl CardElements for Blocks {
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn bytes(&self) -> u64 {
-        self.len as u64
-    }
-
-    fn duplicate(&self) -> CardBuffer {
-        CardBuffer::new(Self { matrix: self.matrix.clone(), len: self.len })
-    }
-}
-
-/// The buffer that some work makes, of so many elements.
-fn plain<T: Element>(
-    failure: &Arc<Failure>,
-    len: usize,
-    work: impl FnOnce() -> Result<Buffer<T>>,
-) -> CardBuffer {
-    let buffer = failure.guard(work);
-    debug_assert!(buffer.as_ref().is_none_or(|buffer| buffer.len() == len), "a buffer of another length");
-    CardBuffer::new(Plain { buffer, len, failure: Arc::clone(failure) })
-}
-
-/// What a card's buffer holds, of these elements.
-///
-/// # Panics
-/// When it is of others: a mistake of the layer.
-fn elements<T: Element>(buffer: &CardBuffer) -> Result<&Buffer<T>> {
-    let Some(plain) = buffer.elements::<Plain<T>>() else {
-        panic!("a buffer of other elements");
-    };
-    plain.buffer.as_ref().ok_or(GpuError::Lost)
-}
-
-fn elements_mut<T: Element>(buffer: &mut CardBuffer) -> Result<&mut Buffer<T>> {
-    let Some(plain) = buffer.elements_mut::<Plain<T>>() else {
-        panic!("a buffer of other elements");
-    };
-    plain.buffer.as_mut().ok_or(GpuError::Lost)
-}
-
-fn singles(buffer: &CardBuffer) -> Result<&Buffer<f32>> {
-    elements(buffer)
-}
-
-fn singles_mut(buffer: &mut CardBuffer) -> Result<&mut Buffer<f32>> {
-    elements_mut(buffer)
-}
-
-/// A matrix as the kernels take it.
-enum Stored<'a> {
-    Plain(Matrix<'a>),
-    Blocks(&'a QuantisedBuffer),
-}
-
-fn stored(matrix: CardMatrix<'_>) -> Result<Stored<'_>> {
-    Ok(match matrix {
-        CardMatrix::F32(buffer) => Stored::Plain(Matrix::F32(elements(buffer)?)),
-        CardMatrix::F16(buffer) => Stored::Plain(Matrix::F16(elements(buffer)?)),
-        CardMatrix::Bf16(buffer) => Stored::Plain(Matrix::Bf16(elements(buffer)?)),
-        CardMatrix::Quantised(buffer) => Stored::Blocks(blocks(buffer)?),
-    })
-}
-
-fn blocks(buffer: &CardBuffer) -> Result<&QuantisedBuffer> {
-    let Some(blocks) = buffer.elements::<Blocks>() else {
-        panic!("a buffer of other elements");
-    };
-    blocks.matrix.as_ref().ok_or(GpuError::Lost)
 }
 
 fn activation(kind: ActivationKind) -> Activation {
@@ -260,6 +89,10 @@ impl Constants {
 }
 
 impl Layers {
+    pub(crate) fn new(gpu: Gpu, precision: Precision) -> Self {
+        Self { gpu, precision, failure: Arc::default(), angles: Mutex::default() }
+    }
+
     /// Work that changes buffers.
     fn run(&self, work: impl FnOnce() -> Result<()>) {
         self.failure.guard(work);
@@ -311,7 +144,7 @@ impl Operations for Layers {
     }
 
     fn take_error(&self) -> Option<String> {
-        self.failure.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failure.take()
     }
 
     fn synchronise(&self) {

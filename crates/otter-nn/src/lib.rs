@@ -21,6 +21,7 @@
 
 pub mod card;
 pub mod gradient_check;
+mod gradients;
 pub mod kernels;
 pub mod layers;
 mod parameters;
@@ -30,6 +31,7 @@ mod tensor;
 mod weight;
 
 pub use card::ActivationKind;
+pub use gradients::Gradients;
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
 pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};
 pub use layers::embedding::Embedding;
@@ -39,9 +41,7 @@ pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
 pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
 pub use layers::rotary::{Rotary, rotary_frequencies};
 pub use layers::segments::{Segment, SegmentError, SegmentProblem, Segments};
-pub use parameters::{
-    Gradients, Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory,
-};
+pub use parameters::{Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory};
 pub use quantised::{QuantisedFormat, QuantisedMatrix, QuantisedView};
 pub use real::Real;
 pub use tensor::{Device, DeviceError, SharedSlice, Tensor};
