@@ -90,6 +90,6 @@ pub use python_random::{PythonRandom, reference_item_seed, resample_frames, resa
 pub use record::Record;
 pub use sample::{Frame, MediaItem, Sample};
 pub use stats::{StatsReport, StatsRow, stats};
-pub use text::{clean_answer, clean_question};
+pub use text::{clean_answer, clean_question, without_byte_order_mark};
 pub use tokenizer::{SpecialTokens, StreamDecoder, TextTokenizer};
 pub use writer::{DatasetWriter, OutputForm, WriterOptions, WrittenSet, create_writer, output_paths};

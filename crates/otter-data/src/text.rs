@@ -16,6 +16,11 @@ static SYMBOLS: LazyLock<Regex> =
 #[expect(clippy::unwrap_used, reason = "constant patterns, compiled by the tests")]
 static SPACE_RUN: LazyLock<Regex> = LazyLock::new(|| Regex::new(&format!("[{SPACE}]{{2,}}")).unwrap());
 
+/// The bytes of a text file after its byte order mark (UTF-8), which some editors put in front.
+pub fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
+}
+
 fn is_python_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1C}'..='\u{1F}').contains(&c)
 }
