@@ -15,11 +15,23 @@ CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 class OtterProcessor(ProcessorMixin):
-    """Tokenizer and picture preprocessing of an Otter."""
+    """Tokenizer and picture preprocessing of an Otter.
 
-    def __init__(self, tokenizer, image_size=224):
+    `prompt_prefix` are the ids in front of every prompt, as the checkpoint was tuned with; None leaves them to the
+    tokenizer.
+    """
+
+    def __init__(self, tokenizer, image_size=224, prompt_prefix=None):
         super().__init__(tokenizer)
         self.image_size = image_size
+        self.prompt_prefix = prompt_prefix
+
+    def encode(self, texts, padding_side, **kwargs):
+        """Ids and attention mask (B, L) of texts, padded to the longest."""
+        own = self.prompt_prefix is None
+        rows = self.tokenizer(texts, add_special_tokens=own, **kwargs)["input_ids"]
+        rows = {"input_ids": [[*(self.prompt_prefix or []), *row] for row in rows]}
+        return self.tokenizer.pad(rows, padding=True, padding_side=padding_side, return_tensors="pt")
 
     def pixels(self, picture):
         """One picture (path, PIL image or uint8 array) as (3, S, S): short side to S, centre crop, CLIP's scale."""
@@ -52,7 +64,7 @@ class OtterProcessor(ProcessorMixin):
         for number, (prompt, row) in enumerate(zip(texts, media)):
             if prompt.count("<image>") != len(row):
                 raise ValueError(f"prompt {number} has {prompt.count('<image>')} <image>, but {len(row)} were given")
-        tokens = self.tokenizer(texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs)
+        tokens = self.encode(texts, padding_side, **kwargs)
         data = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         frames = {len(item) for row in media for item in row}
         if len(frames) > 1:

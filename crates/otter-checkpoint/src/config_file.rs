@@ -6,14 +6,12 @@
 use crate::config_keys::{CROSS_ATTENTION, PERCEIVER, TOP, VISION};
 use crate::config_section::Section;
 use crate::error::{CheckpointError, Result};
+use crate::input_rules::InputRules;
 use crate::text_config::{TextKind, text_config};
+use crate::text_file::{LONGEST_CONFIG, read_object};
 use otter_model::config::{CrossAttentionConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use serde_json::{Map, Value};
-use std::fs;
 use std::path::Path;
-
-/// No configuration is longer.
-pub(crate) const LONGEST_CONFIG: u64 = 16 << 20;
 
 /// Class of the original that a checkpoint belongs to. Both compute the same thing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +56,8 @@ pub struct CheckpointConfig {
     pub declared_tie: Option<bool>,
     /// Whether the language model's own configuration makes its two tables one.
     pub(crate) text_ties: bool,
+    /// How inputs are prepared, where the file says so.
+    pub input: InputRules,
     /// What a reader should know about this file.
     pub warnings: Vec<String>,
     /// The file as it was, with keys that are kept but not used; empty for a new model.
@@ -73,6 +73,7 @@ impl CheckpointConfig {
             model,
             family: ModelFamily::Otter,
             use_cache: true,
+            input: InputRules::default(),
             warnings: Vec::new(),
             original: Map::new(),
         }
@@ -83,21 +84,7 @@ impl CheckpointConfig {
     /// # Errors
     /// When the file is missing or not JSON, has an unknown key, or describes an unsupported model.
     pub fn read(path: &Path) -> Result<Self> {
-        let metadata = fs::metadata(path).map_err(CheckpointError::io(path, "open"))?;
-        if metadata.len() > LONGEST_CONFIG {
-            let length = metadata.len();
-            return Err(CheckpointError::format(
-                path,
-                format!("{length} bytes; a configuration has at most {LONGEST_CONFIG}"),
-            ));
-        }
-        let bytes = fs::read(path).map_err(CheckpointError::io(path, "read"))?;
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|source| CheckpointError::Json { path: path.to_path_buf(), source })?;
-        let Value::Object(original) = value else {
-            return Err(CheckpointError::format(path, "the configuration is not a JSON object"));
-        };
-        Self::parse(path, original)
+        Self::parse(path, read_object(path, LONGEST_CONFIG)?)
     }
 
     pub(crate) fn parse(path: &Path, original: Map<String, Value>) -> Result<Self> {
@@ -137,7 +124,8 @@ impl CheckpointConfig {
         model.validate().map_err(|source| CheckpointError::Sizes { path: path.to_path_buf(), source })?;
         let use_cache = text.flag("use_cache")?.unwrap_or(kind.default_use_cache());
         let text_ties = text.flag("tie_word_embeddings")?.unwrap_or(kind.ties_by_default());
-        Ok(Self { model, family, use_cache, declared_tie, text_ties, warnings, original })
+        let input = InputRules::read(&top, &mut warnings)?;
+        Ok(Self { model, family, use_cache, declared_tie, text_ties, input, warnings, original })
     }
 }
 

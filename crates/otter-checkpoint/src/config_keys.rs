@@ -81,6 +81,7 @@ pub(crate) const TOP: &[&str] = &[
     "lora_config",
     "max_num_frames",
     "only_attend_previous",
+    "otter_input",
     "perceiver_config",
     "quantization_config",
     "special_tokens",

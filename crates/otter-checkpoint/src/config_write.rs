@@ -23,6 +23,7 @@ impl CheckpointConfig {
         set_unless(&mut top, "max_num_frames", json!(model.perceiver.max_num_frames), Value::Null);
         set_unless(&mut top, "perceiver_config", self.perceiver_extension(), Value::Null);
         set_unless(&mut top, "cross_attention_config", self.cross_attention_extension(), Value::Null);
+        self.input.write(&mut top);
         if let Some(Value::Object(vision)) = top.get_mut("vision_config") {
             let sizes = &model.vision;
             set(vision, "hidden_size", json!(sizes.hidden_size));
@@ -147,8 +148,9 @@ mod tests {
         config.model.train_lang_encoder = true;
         config.model.text = LlamaConfig { pad_token_id: None, ..LlamaConfig::llama_7b(32004) }.into();
         config.use_cache = false;
+        config.input.begin_token = Some(false);
         let again = reread(&config);
-        assert_eq!(again.model, config.model);
+        assert_eq!((&again.model, again.input), (&config.model, config.input));
         assert!(!again.use_cache);
         assert_eq!(config.to_json()["perceiver_config"], json!({ "num_latents": 8, "max_num_media": 5 }));
     }

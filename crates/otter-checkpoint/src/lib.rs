@@ -34,6 +34,7 @@ pub mod convert;
 mod error;
 mod gguf;
 mod initialise;
+mod input_rules;
 mod inspect;
 mod load_report;
 mod model;
@@ -50,6 +51,7 @@ mod shards;
 pub mod spelling;
 mod tensor;
 mod text_config;
+mod text_file;
 mod tokenizer;
 mod tokenizer_bpe;
 mod tokenizer_files;
@@ -72,6 +74,7 @@ pub use gguf::{
     write_gguf,
 };
 pub use initialise::{Initialised, initialise_checkpoint};
+pub use input_rules::InputRules;
 pub use inspect::{
     Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, Part, PartSummary, TensorSummary,
     TiedTables, TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
@@ -87,6 +90,7 @@ pub use preprocessor::preprocessor_json;
 pub use releases::{RELEASES, Release, ReleaseMatch};
 pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
 pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
+pub use text_file::read_text_file;
 pub use tokenizer::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
 };

@@ -18,6 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{GgufQuantization, stored_type};
+use crate::input_rules::InputRules;
 use crate::load_report::LoadReport;
 use crate::save::{NamedTensor, SaveOptions, save_checkpoint};
 use crate::tensor::{Dtype, give_back};
@@ -105,7 +106,8 @@ pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_
     let (base, parts) = TrainedPart::chain(directory)?;
     let trained_over = TrainedPart::read(directory)?.map(|part| part.quantise()).transpose()?.flatten();
     let base_options = LoadOptions { quantise: options.quantise.or(trained_over), ..options };
-    let checkpoint = Checkpoint::open(&base)?;
+    let mut checkpoint = Checkpoint::open(&base)?;
+    checkpoint.config.input = InputRules::of(directory)?;
     let (otter, specs) = Otter::new(&checkpoint.config.model)
         .map_err(|error| CheckpointError::format(&base.join("config.json"), error.to_string()))?;
     let report = checkpoint.account(specs.iter().map(|s| (s.name.as_str(), s.shape.as_slice())))?;
@@ -118,7 +120,7 @@ pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_
         }
     })?;
     parameters.move_to(device).map_err(CheckpointError::Device)?;
-    let tokenizer = load_tokenizer(&base)?;
+    let tokenizer = load_tokenizer(directory)?;
     Ok(LoadedModel { otter, parameters, tokenizer, config: checkpoint.config, report })
 }
 

@@ -10,6 +10,7 @@ use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::shards;
 use crate::tensor::Dtype;
+use crate::text_file::read_for_copy;
 use otter_nn::WeightView;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -218,8 +219,7 @@ fn write_all(
             if from.is_file() {
                 let to = temporary.join(name);
                 // Not `fs::copy`, which would carry read-only permissions along.
-                let bytes = fs::read(&from).map_err(CheckpointError::io(&from, "read"))?;
-                fs::write(&to, bytes).map_err(CheckpointError::write(&to, target))?;
+                fs::write(&to, read_for_copy(&from)?).map_err(CheckpointError::write(&to, target))?;
             }
         }
     }

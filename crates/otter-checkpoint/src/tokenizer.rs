@@ -6,12 +6,15 @@
 
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
+use crate::input_rules::InputRules;
 use crate::sentencepiece::SentencePiece;
+use crate::text_file::{LONGEST_TOKENIZER, read_bounded, read_text};
 use crate::tokenizer_bpe::{self, MERGES, VOCABULARY};
-use crate::tokenizer_files::{Declared, read_bounded};
+use crate::tokenizer_files::{Declared, TOKENIZER_CONFIG};
 use crate::tokenizer_json;
+use crate::trained_part::TrainedPart;
 use otter_data::prompt::END_OF_UTTERANCE_TOKEN;
-use otter_data::{SpecialTokens, TextTokenizer};
+use otter_data::{BrokenToken, DataError, SpecialTokens, TextTokenizer};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Tokenizer};
@@ -62,27 +65,73 @@ pub struct LoadedTokenizer {
     pub form: TokenizerForm,
     /// Where the files of the directory disagree, with both values.
     pub warnings: Vec<String>,
+    /// Structural tokens that are lost where prompts have them, each with what happens and what to change.
+    pub broken: Vec<String>,
 }
 
-/// Loads the tokenizer of a checkpoint directory.
+/// Loads the tokenizer of a checkpoint directory, with the prompt's beginning that the checkpoint records.
 ///
 /// # Errors
-/// When there is no tokenizer, a file is damaged, files give a token different ids, or a special token is missing.
+/// When there is no tokenizer, a file is damaged, files give a token different ids, or a special token is missing or
+/// does not come out whole.
 pub fn load_tokenizer(directory: &Path) -> Result<TextTokenizer> {
-    Ok(read_tokenizer(directory)?.tokenizer)
+    let LoadedTokenizer { tokenizer, broken, .. } = read_tokenizer(directory)?;
+    match broken.is_empty() {
+        true => Ok(tokenizer),
+        false => Err(CheckpointError::tokenizer(directory, broken.join("\n  "))),
+    }
 }
 
-/// As [`load_tokenizer`], with the form and the disagreements between the files.
+/// As [`load_tokenizer`], with the form and the disagreements between the files; tokens that do not come out whole are
+/// no error.
 ///
 /// # Errors
 /// As [`load_tokenizer`].
 pub fn read_tokenizer(directory: &Path) -> Result<LoadedTokenizer> {
-    if let Some(file) = gguf::file_of(directory) {
-        let tokenizer = GgufFile::open(&file)?.tokenizer()?;
-        return Ok(LoadedTokenizer { tokenizer, form: TokenizerForm::Gguf, warnings: Vec::new() });
+    let (base, _) = TrainedPart::chain(directory)?;
+    let mut loaded = match gguf::file_of(&base) {
+        Some(file) => {
+            let tokenizer = GgufFile::open(&file)?.tokenizer()?;
+            let (form, warnings) = (TokenizerForm::Gguf, Vec::new());
+            LoadedTokenizer { tokenizer, form, warnings, broken: Vec::new() }
+        }
+        None => {
+            let declared = Declared::read(&base)?;
+            Base::open(&base, &declared)?.finish(declared)?
+        }
+    };
+    let refused = |error: DataError| CheckpointError::tokenizer(directory, error.to_string());
+    if let Some(begins) = InputRules::of(directory)?.begin_token {
+        loaded.tokenizer = loaded.tokenizer.with_begin_token(begins).map_err(refused)?;
     }
-    let declared = Declared::read(directory)?;
-    Base::open(directory, &declared)?.finish(declared)
+    let broken = loaded.tokenizer.broken_tokens().map_err(refused)?;
+    loaded.broken = broken.iter().map(|broken| with_advice(broken, loaded.form)).collect();
+    Ok(loaded)
+}
+
+/// What is wrong with a token, and what to change in which file.
+fn with_advice(broken: &BrokenToken, form: TokenizerForm) -> String {
+    let BrokenToken { token, problem, settings, .. } = broken;
+    let change: Vec<String> = settings.iter().map(|setting| format!("\"{setting}\": false")).collect();
+    let advice = match (&change[..], form) {
+        ([], TokenizerForm::Gguf) => "make the file anew from a sound tokenizer".to_owned(),
+        ([], form) => {
+            format!("remove what is in its way from the tokenizer ({form}), such as another added token")
+        }
+        (_, TokenizerForm::Gguf) => {
+            format!("make the file anew from a tokenizer.json with {} for `{token}`", change.join(" and "))
+        }
+        (_, TokenizerForm::Json) => format!(
+            "set {} for `{token}` in `added_tokens` of tokenizer.json and in `added_tokens_decoder` of \
+             tokenizer_config.json",
+            change.join(" and ")
+        ),
+        (_, _) => format!(
+            "set {} for `{token}` in `added_tokens_decoder` of tokenizer_config.json",
+            change.join(" and ")
+        ),
+    };
+    format!("{problem}; {advice}")
 }
 
 /// Loads `tokenizer.model` even where a `tokenizer.json` stands beside it.
@@ -135,7 +184,19 @@ impl Base {
     }
 
     fn json(path: &Path, model: &Path, declared: &Declared) -> Result<Self> {
-        let mut base = Self::build(path, TokenizerForm::Json, &read_bounded(path)?)?;
+        let text = read_text(path, LONGEST_TOKENIZER)?;
+        let mut base = Self::build(path, TokenizerForm::Json, &text)?;
+        for (content, listed) in tokenizer_json::added_tokens(&text) {
+            let found = base.tokenizer.token_to_id(&content);
+            if is_structural(&content) && found != Some(listed) {
+                let found = found.map_or("none".to_owned(), |id| id.to_string());
+                let problem = format!(
+                    "`added_tokens` gives `{content}` the id {listed}, but reading the file gives it {found}: it is listed \
+                     twice, or ids before it are missing. Keep one entry, with the id that the weights were trained with"
+                );
+                return Err(CheckpointError::tokenizer(path, problem));
+            }
+        }
         base.match_prefix_space(declared);
         if model.is_file() {
             base.compare_with_sentencepiece(model);
@@ -144,7 +205,7 @@ impl Base {
     }
 
     fn sentencepiece(path: &Path, declared: &Declared) -> Result<Self> {
-        let model = SentencePiece::parse(path, &read_bounded(path)?)?;
+        let model = SentencePiece::parse(path, &read_bounded(path, LONGEST_TOKENIZER)?)?;
         let legacy = declared.legacy != Some(false);
         let json = model.to_tokenizer_json(legacy).to_string();
         let base = Self::build(path, TokenizerForm::SentencePiece, json.as_bytes())?;
@@ -186,7 +247,8 @@ impl Base {
 
     /// The slow tokenizer of Python would read the other file.
     fn compare_with_sentencepiece(&mut self, path: &Path) {
-        let model = read_bounded(path).and_then(|bytes| SentencePiece::parse(path, &bytes));
+        let model =
+            read_bounded(path, LONGEST_TOKENIZER).and_then(|bytes| SentencePiece::parse(path, &bytes));
         let own = self.tokenizer.get_vocab_size(false);
         match model {
             Ok(model) if model.len() != own => self.warnings.push(format!(
@@ -204,7 +266,11 @@ impl Base {
     pub(crate) fn add_declared(&mut self, declared: &Declared) -> Result<()> {
         // In the order of their ids, because each new token gets the next one.
         for (&id, (token, file)) in &declared.added {
-            self.add(token.clone())?;
+            match self.form {
+                // Settings of `added_tokens_decoder` count over those of tokenizer.json, as in transformers.
+                TokenizerForm::Json if *file == TOKENIZER_CONFIG => self.put(token.clone())?,
+                _ => self.add(token.clone())?,
+            }
             let found = self.tokenizer.token_to_id(&token.content);
             if found != Some(id) {
                 let found = found.map_or("none".to_owned(), |id| id.to_string());
@@ -243,6 +309,11 @@ impl Base {
             Some(known) => AddedToken { special: true, ..known },
             None => token,
         };
+        self.put(token)
+    }
+
+    /// Adds a token, or gives one that is there already these settings.
+    fn put(&mut self, token: AddedToken) -> Result<()> {
         let added = self.tokenizer.add_tokens([token]);
         added.map(|_| ()).map_err(|error| CheckpointError::tokenizer(&self.path, error.to_string()))
     }
@@ -294,6 +365,6 @@ impl Base {
         }
         let mut warnings = declared.warnings;
         warnings.extend(self.warnings);
-        Ok(LoadedTokenizer { tokenizer, form: self.form, warnings })
+        Ok(LoadedTokenizer { tokenizer, form: self.form, warnings, broken: Vec::new() })
     }
 }

@@ -2,7 +2,8 @@
 //! equivalent `tokenizer.json`.
 
 use crate::error::{CheckpointError, Result};
-use crate::tokenizer_files::{Declared, read_bounded, read_json};
+use crate::text_file::{LONGEST_TOKENIZER, into_text, read_object, read_text};
+use crate::tokenizer_files::Declared;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -61,9 +62,7 @@ fn post_processor(declared: &Declared, vocabulary: &Map<String, Value>) -> Optio
 
 /// The ids must be 0, 1, 2, …: what is added later takes the next one.
 fn read_vocabulary(path: &Path) -> Result<Map<String, Value>> {
-    let Value::Object(vocabulary) = read_json(path)? else {
-        return Err(CheckpointError::tokenizer(path, "expected an object of token texts and ids"));
-    };
+    let vocabulary = read_object(path, LONGEST_TOKENIZER)?;
     let mut texts: Vec<Option<&str>> = vec![None; vocabulary.len()];
     for (text, id) in &vocabulary {
         let place = id.as_u64().and_then(|id| usize::try_from(id).ok());
@@ -85,8 +84,7 @@ fn read_vocabulary(path: &Path) -> Result<Map<String, Value>> {
 }
 
 fn read_merges(path: &Path, vocabulary: &Map<String, Value>) -> Result<Vec<(String, String)>> {
-    let text = String::from_utf8(read_bounded(path)?)
-        .map_err(|error| CheckpointError::tokenizer(path, format!("not UTF-8: {error}")))?;
+    let text = into_text(path, read_text(path, LONGEST_TOKENIZER)?)?;
     let mut merges = Vec::new();
     // Only line feeds end a line here: other separators may be parts of tokens.
     for (number, line) in text.split('\n').enumerate() {

@@ -12,14 +12,12 @@
 //! begin, end or pad tokens are a warning: the one that transformers would take counts.
 
 use crate::error::{CheckpointError, Result};
+use crate::text_file::{self, LONGEST_TOKENIZER};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 use tokenizers::AddedToken;
 
-/// The largest tokenizer file read.
-const LONGEST_FILE: u64 = 256 << 20;
 /// Names tokens by role.
 pub(crate) const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 /// Class, roles, switches and (from 4.34 on) ids.
@@ -254,28 +252,6 @@ pub(crate) fn read_object(directory: &Path, name: &str) -> Result<Option<(PathBu
     if !path.is_file() {
         return Ok(None);
     }
-    match read_json(&path)? {
-        Value::Object(object) => Ok(Some((path, object))),
-        other => {
-            Err(CheckpointError::tokenizer(&path, format!("holds {}; expected an object", short(&other))))
-        }
-    }
-}
-
-/// A whole JSON file.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    serde_json::from_slice(&read_bounded(path)?)
-        .map_err(|source| CheckpointError::Json { path: path.to_path_buf(), source })
-}
-
-/// A whole file of bounded length.
-pub(crate) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
-    let length = fs::metadata(path).map_err(CheckpointError::io(path, "open"))?.len();
-    if length > LONGEST_FILE {
-        return Err(CheckpointError::tokenizer(
-            path,
-            format!("{length} bytes; at most {LONGEST_FILE} are read"),
-        ));
-    }
-    fs::read(path).map_err(CheckpointError::io(path, "read"))
+    let object = text_file::read_object(&path, LONGEST_TOKENIZER)?;
+    Ok(Some((path, object)))
 }

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokenizers::Tokenizer;
 
@@ -27,6 +28,21 @@ pub fn parse(json: &[u8]) -> Result<Tokenizer, String> {
                        `tokenizer.save_pretrained` of a current transformers"
             .to_owned()),
     }
+}
+
+/// Texts and ids of the added tokens as the text of a `tokenizer.json` lists them. Reading it may give them others.
+pub(crate) fn added_tokens(json: &[u8]) -> Vec<(String, u32)> {
+    #[derive(Deserialize)]
+    struct Listed {
+        added_tokens: Vec<Added>,
+    }
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    let listed: Option<Listed> = serde_json::from_slice(json).ok();
+    listed.into_iter().flat_map(|listed| listed.added_tokens).map(|added| (added.content, added.id)).collect()
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
 use crate::save::TOKENIZER_FILES;
+use crate::text_file::{LONGEST_TOKENIZER, read_for_copy, read_json};
 use crate::tokenizer::{
     ANSWER, Base, DEFAULT_PAD, END_OF_CHUNK, IMAGE, TOKENIZER_JSON, TOKENIZER_MODEL, TokenizerForm,
-    read_tokenizer,
+    load_tokenizer,
 };
-use crate::tokenizer_files::{
-    ADDED_TOKENS, Declared, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, read_bounded, read_json, read_object,
-};
+use crate::tokenizer_files::{ADDED_TOKENS, Declared, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, read_object};
 use otter_data::SpecialTokens;
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -56,6 +55,8 @@ pub struct AddedSpecialTokens {
     pub special: SpecialTokens,
     /// Number of ids, added tokens included: the embedding table needs at least so many rows.
     pub vocab_size: usize,
+    /// Whether the tokenizer's own files put something in front of a text.
+    pub begins: bool,
 }
 
 /// Writes the tokenizer of `source` to the directory `target` with Otter's tokens added in the given order, in all files
@@ -79,8 +80,9 @@ pub fn add_special_tokens(source: &Path, target: &Path, order: TokenOrder) -> Re
     let pad = declared.pad.clone().filter(|_| has_pad).unwrap_or_else(|| DEFAULT_PAD.to_owned());
     let files = compose(source, &base, &declared, Some(&pad))?;
     write_all(source, target, files)?;
-    let tokenizer = read_tokenizer(target)?.tokenizer;
-    Ok(AddedSpecialTokens { added, special: *tokenizer.special(), vocab_size: tokenizer.vocab_size() })
+    let tokenizer = load_tokenizer(target)?;
+    let (special, begins) = (*tokenizer.special(), !tokenizer.prompt_prefix().is_empty());
+    Ok(AddedSpecialTokens { added, special, vocab_size: tokenizer.vocab_size(), begins })
 }
 
 /// Writes the tokenizer of `source` to the directory `target`: as it is where `tokenizer.json` says everything, else
@@ -107,7 +109,7 @@ fn write_all(source: &Path, target: &Path, files: Vec<NewFile>) -> Result<()> {
     for &name in TOKENIZER_FILES {
         let from = source.join(name);
         if from.is_file() && !files.iter().any(|(new, _)| *new == name) {
-            atomic::write_file(&target.join(name), &read_bounded(&from)?)?;
+            atomic::write_file(&target.join(name), &read_for_copy(&from)?)?;
         }
     }
     files.iter().try_for_each(|(name, bytes)| atomic::write_file(&target.join(name), bytes))
@@ -132,10 +134,10 @@ fn compose(source: &Path, base: &Base, declared: &Declared, pad: Option<&str>) -
     let further: Vec<&str> =
         known.chain(own).filter(|text| !is_role(text) && base.added_id(text).is_some()).collect();
 
-    let mut whole = match &base.json {
+    let mut whole: Value = match &base.json {
         Some(json) => serde_json::from_str(json)
             .map_err(|error| CheckpointError::Json { path: base.path.clone(), source: error })?,
-        None => read_json(&base.path)?,
+        None => read_json(&base.path, LONGEST_TOKENIZER)?,
     };
     whole["added_tokens"] = tokens.iter().map(|(id, token)| token_json(token, Some(*id))).collect();
     let mut files = vec![(TOKENIZER_JSON, text(&base.path, &whole)?)];

@@ -2,13 +2,12 @@
 //!
 //! ```text
 //! trained.safetensors   the trained parameters, 32-bit
-//! trained.json          {"format": 1, "base": "/models/otter-mpt7b", "quantise": "q4_k"}
+//! trained.json          {"format": 1, "base": "/models/otter-mpt7b", "quantise": "q4_k", "otter_input": {"begin_token": true}}
 //! ```
 //! [`load_model`](crate::load_model) opens such a directory together with its base; `otter convert BASE --overlay DIR/trained.safetensors` makes a
 //! whole model of both.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use otter_nn::{ParameterSpecs, QuantisedFormat};
@@ -16,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
+use crate::input_rules::InputRules;
+use crate::text_file::read_json;
 use crate::weights::Weights;
 
 /// The file of the trained parameters.
@@ -38,13 +39,28 @@ pub struct TrainedPart {
     /// Name of the format that the frozen matrices were quantised to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quantise: Option<String>,
+    /// How inputs were prepared for the training, as `otter_input` of config.json.
+    #[serde(default, skip_serializing_if = "InputRules::is_silent")]
+    otter_input: InputRules,
 }
 
 impl TrainedPart {
     /// A part of a model trained from `base`, its frozen matrices quantised to `quantise`.
     pub fn new(base: &Path, quantise: Option<QuantisedFormat>) -> Self {
         let quantise = quantise.map(|format| format.name().to_owned());
-        Self { format: FORMAT, base: base.to_path_buf(), quantise }
+        Self { format: FORMAT, base: base.to_path_buf(), quantise, otter_input: InputRules::default() }
+    }
+
+    /// Says how inputs were prepared for the training.
+    #[must_use]
+    pub fn with_input(mut self, rules: InputRules) -> Self {
+        self.otter_input = rules;
+        self
+    }
+
+    /// How inputs were prepared for the training.
+    pub fn input(&self) -> InputRules {
+        self.otter_input
     }
 
     /// The format that the frozen matrices were quantised to.
@@ -80,17 +96,11 @@ impl TrainedPart {
     /// When it cannot be read or is of another layout.
     pub fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(DESCRIPTION_FILE);
-        let Ok(metadata) = fs::metadata(&path) else { return Ok(None) };
-        let bad = |problem: String| CheckpointError::format(&path, problem);
-        if metadata.len() > LONGEST_DESCRIPTION {
-            return Err(bad(format!(
-                "{} bytes; the description of a trained part has at most {LONGEST_DESCRIPTION}",
-                metadata.len()
-            )));
+        if !path.is_file() {
+            return Ok(None);
         }
-        let text = fs::read(&path).map_err(CheckpointError::io(&path, "read"))?;
-        let value: serde_json::Value = serde_json::from_slice(&text)
-            .map_err(|error| bad(format!("not the description of a trained part: {error}")))?;
+        let bad = |problem: String| CheckpointError::format(&path, problem);
+        let value: serde_json::Value = read_json(&path, LONGEST_DESCRIPTION)?;
         if value["format"] != FORMAT {
             return Err(bad(format!("layout {} is not supported; expected {FORMAT}", value["format"])));
         }
@@ -158,6 +168,8 @@ pub(crate) fn open_trained(directory: &Path, specs: &ParameterSpecs) -> Result<W
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -198,7 +210,7 @@ mod tests {
     fn damaged_descriptions_are_refused() {
         let place = tempfile::tempdir().unwrap();
         for (text, expected) in [
-            ("{", "not the description"),
+            ("{", "not valid JSON"),
             ("[]", "layout null"),
             (r#"{"format": 2, "base": "x"}"#, "layout 2"),
             (r#"{"format": 1}"#, "base"),

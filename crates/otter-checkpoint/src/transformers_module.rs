@@ -5,9 +5,9 @@ use crate::atomic;
 use crate::checkpoint::Checkpoint;
 use crate::config_file::ModelFamily;
 use crate::error::{CheckpointError, Result};
+use crate::text_file::{LONGEST_CONFIG, read_object};
 use crate::tokenizer::load_tokenizer;
 use serde_json::{Map, Value, json};
-use std::fs;
 use std::path::Path;
 
 /// The Python files, by name.
@@ -37,7 +37,8 @@ pub fn write_transformers_module(directory: &Path) -> Result<()> {
              different releases. Add the one of this checkpoint's language model",
         ));
     }
-    let special = *load_tokenizer(directory)?.special();
+    let own_tokenizer = load_tokenizer(directory)?;
+    let special = own_tokenizer.special();
     let mut tokenizer = existing_object(&directory.join("tokenizer_config.json"))?;
     let mut processor = existing_object(&directory.join("processor_config.json"))?;
     let mut config = checkpoint.config.original.clone();
@@ -50,6 +51,7 @@ pub fn write_transformers_module(directory: &Path) -> Result<()> {
     let processor_class = json!({ "AutoProcessor": "processing_otter.OtterProcessor" });
     processor.insert("auto_map".to_owned(), processor_class);
     processor.insert("image_size".to_owned(), json!(checkpoint.config.model.vision.image_size));
+    processor.insert("prompt_prefix".to_owned(), json!(own_tokenizer.prompt_prefix()));
     processor.insert("processor_class".to_owned(), json!("OtterProcessor"));
     write_object(&directory.join("processor_config.json"), processor)?;
 
@@ -85,12 +87,7 @@ fn existing_object(path: &Path) -> Result<Map<String, Value>> {
     if !path.is_file() {
         return Ok(Map::new());
     }
-    let bytes = fs::read(path).map_err(CheckpointError::io(path, "read"))?;
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(CheckpointError::format(path, "expected a JSON object; remove or correct this file")),
-        Err(source) => Err(CheckpointError::Json { path: path.to_path_buf(), source }),
-    }
+    read_object(path, LONGEST_CONFIG)
 }
 
 fn write_object(path: &Path, object: Map<String, Value>) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use crate::error::{CheckpointError, Result};
 use crate::tensor::{TensorEntry, map_file};
+use crate::text_file::{LONGEST_INDEX, read_json};
 use crate::torch_file::Content;
 use crate::{gguf, safetensors_file, torch_file};
 use memmap2::Mmap;
@@ -15,8 +16,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// No index is longer; that of the largest model supported has a few hundred kilobytes.
-const LONGEST_INDEX: u64 = 64 << 20;
 /// Names listed in one message.
 const MOST_LISTED: usize = 10;
 
@@ -115,17 +114,22 @@ impl Weights {
             return Self::open_file(path);
         }
         let found = WeightForm::ALL.into_iter().find(|(_, name)| path.join(name).exists());
-        let Some((form, name)) = found else {
-            return Err(CheckpointError::NoWeights { path: path.to_path_buf() });
+        let (form, name) = match found {
+            Some((form, name)) => (form, name.to_owned()),
+            None => under_another_name(path)?,
         };
-        match form {
+        let mut weights = match form {
             WeightForm::Safetensors | WeightForm::Torch | WeightForm::Gguf => {
-                let mut weights = Self::open_file(&path.join(name))?;
-                weights.path = path.to_path_buf();
-                Ok(weights)
+                Self { path: path.to_path_buf(), ..Self::open_file(&path.join(&name))? }
             }
-            WeightForm::ShardedSafetensors | WeightForm::ShardedTorch => Self::open_shards(path, name, form),
+            WeightForm::ShardedSafetensors | WeightForm::ShardedTorch => {
+                Self::open_shards(path, &name, form)?
+            }
+        };
+        if found.is_none() {
+            weights.notes.push(format!("the weights are read from {name}, the only ones there"));
         }
+        Ok(weights)
     }
 
     /// Opens one file; its beginning says which form it has.
@@ -151,14 +155,7 @@ impl Weights {
 
     fn open_shards(directory: &Path, index_name: &str, form: WeightForm) -> Result<Self> {
         let index_path = directory.join(index_name);
-        let length = fs::metadata(&index_path).map_err(CheckpointError::io(&index_path, "open"))?.len();
-        if length > LONGEST_INDEX {
-            let problem = format!("{length} bytes; an index has at most {LONGEST_INDEX}");
-            return Err(CheckpointError::format(&index_path, problem));
-        }
-        let bytes = fs::read(&index_path).map_err(CheckpointError::io(&index_path, "read"))?;
-        let index: Index = serde_json::from_slice(&bytes)
-            .map_err(|source| CheckpointError::Json { path: index_path.clone(), source })?;
+        let index: Index = read_json(&index_path, LONGEST_INDEX)?;
         if index.weight_map.0.is_empty() {
             let problem = "`weight_map` names no tensor; copy the index from where the checkpoint was made";
             return Err(CheckpointError::format(&index_path, problem));
@@ -290,6 +287,62 @@ impl Weights {
             && self.entries.insert(name.to_owned(), entry).is_none()
         {
             self.names.push(name.to_owned());
+        }
+    }
+}
+
+/// The weights of a directory that has none of the usual names: those of a variant (`model.fp16.safetensors`,
+/// `model.safetensors.index.fp16.json`), or with a version in their name.
+///
+/// # Errors
+/// When there are none, several, or shards without an index; files are named.
+fn under_another_name(directory: &Path) -> Result<(WeightForm, String)> {
+    let listing = fs::read_dir(directory).map_err(CheckpointError::io(directory, "list"))?;
+    let mut names = Vec::new();
+    for item in listing {
+        names.extend(item.map_err(CheckpointError::io(directory, "list"))?.file_name().into_string().ok());
+    }
+    names.retain(|name| ["model.", "model-", "pytorch_model"].iter().any(|stem| name.starts_with(stem)));
+    names.sort();
+    let form = |name: &String| {
+        let (single, sharded) = match name {
+            name if name.contains(".safetensors") => {
+                (WeightForm::Safetensors, WeightForm::ShardedSafetensors)
+            }
+            name if name.contains(".bin") => (WeightForm::Torch, WeightForm::ShardedTorch),
+            _ => return None,
+        };
+        let is_index = name.contains(".index.") && name.ends_with(".json");
+        let is_single = name.ends_with(".safetensors") || name.ends_with(".bin");
+        Some(if is_index { sharded } else { single }).filter(|_| is_index || is_single)
+    };
+    let found: Vec<(WeightForm, String)> =
+        names.into_iter().filter_map(|name| Some((form(&name)?, name))).collect();
+    let is_shard = |name: &str| {
+        let stem = name.trim_end_matches(".safetensors").trim_end_matches(".bin");
+        stem.rsplit_once("-of-").is_some_and(|(_, count)| count.parse::<u32>().is_ok())
+    };
+    let whole: Vec<&(WeightForm, String)> = found.iter().filter(|(_, name)| !is_shard(name)).collect();
+    match whole[..] {
+        [only] => Ok(only.clone()),
+        [] if found.is_empty() => Err(CheckpointError::NoWeights { path: directory.to_path_buf() }),
+        [] => {
+            let shards: Vec<&str> = found.iter().map(|(_, name)| name.as_str()).collect();
+            let problem = format!(
+                "shards without their index (such as model.safetensors.index.json); copy it from where the checkpoint was \
+                 made:{}",
+                list(&shards)
+            );
+            Err(CheckpointError::format(directory, problem))
+        }
+        _ => {
+            let several: Vec<&str> = whole.iter().map(|(_, name)| name.as_str()).collect();
+            let problem = format!(
+                "several forms of the weights, none under a usual name; rename the one to read to model.safetensors (an \
+                 index: model.safetensors.index.json):{}",
+                list(&several)
+            );
+            Err(CheckpointError::format(directory, problem))
         }
     }
 }

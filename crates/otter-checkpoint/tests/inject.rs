@@ -202,6 +202,12 @@ fn a_file_of_llama_cpp_is_a_base() {
     };
     let (plain, own) = (inject(&base, "plain"), inject(&file, "own"));
     assert_eq!(content(&own), content(&plain));
+    for directory in [&plain, &own] {
+        assert_eq!(
+            json(&directory.join("config.json"))["otter_input"],
+            serde_json::json!({ "begin_token": true })
+        );
+    }
     let [own, plain] = [own, plain].map(|directory| {
         let model = load_model(&directory, Device::Cpu).unwrap();
         let tokenizer = load_tokenizer(&directory).unwrap();
@@ -209,4 +215,40 @@ fn a_file_of_llama_cpp_is_a_base() {
         (model.config.model, *tokenizer.special(), ids)
     });
     assert_eq!(own, plain);
+}
+
+/// What the tokenizer's own files say of the beginning is written down once, for training and for use.
+#[test]
+fn the_beginning_is_decided_when_the_otter_is_made() {
+    let place = tempfile::tempdir().unwrap();
+    for (case, says, expected) in
+        [(V1, None, true), (V1, Some(false), false), (V2, None, false), (V2, Some(true), true)]
+    {
+        let base = place.path().join("base");
+        let _ = fs::remove_dir_all(&base);
+        fs::create_dir(&base).unwrap();
+        for file in fs::read_dir(golden(&format!("{case}/base_lm"))).unwrap() {
+            let file = file.unwrap();
+            fs::write(base.join(file.file_name()), fs::read(file.path()).unwrap()).unwrap();
+        }
+        if let Some(says) = says {
+            let mut config = json(&base.join("tokenizer_config.json"));
+            config["add_bos_token"] = says.into();
+            fs::write(base.join("tokenizer_config.json"), config.to_string()).unwrap();
+        }
+        let options = ConvertOptions {
+            inject: true,
+            base_vision: Some(golden(&format!("{case}/base_clip"))),
+            cross_attn_every: Some(2),
+            ..ConvertOptions::new(&base, place.path().join("otter"))
+        };
+        run(&options);
+        let tokenizer = load_tokenizer(&options.out).unwrap();
+        assert_eq!(
+            CheckpointConfig::read(&options.out.join("config.json")).unwrap().input.begin_token,
+            Some(expected)
+        );
+        assert_eq!(tokenizer.sample_prefix(), tokenizer.prompt_prefix());
+        assert_eq!(tokenizer.begins(), Some(expected), "{case} {says:?}");
+    }
 }

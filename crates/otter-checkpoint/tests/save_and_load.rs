@@ -204,3 +204,38 @@ fn a_full_disk_leaves_the_previous_checkpoint() {
     assert_eq!(bits(&Weights::open(&target).unwrap().read_f32("d").unwrap()), bits(&values(40, 3)));
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn weights_under_other_names_are_read_or_named() {
+    let place = tempfile::tempdir().unwrap();
+    let options = SaveOptions { max_shard_bytes: 80, ..SaveOptions::default() };
+    save(&place.path().join("one"), &three(), &SaveOptions::default());
+    save(&place.path().join("many"), &three(), &options);
+    let (one, many) = (place.path().join("one"), place.path().join("many"));
+    fs::rename(one.join("model.safetensors"), one.join("model.fp16.safetensors")).unwrap();
+    let weights = Weights::open(&one).unwrap();
+    assert_eq!((weights.len(), weights.form()), (4, WeightForm::Safetensors));
+    assert!(weights.notes()[0].contains("model.fp16.safetensors"));
+    // Two of them: which is meant is not guessed.
+    fs::copy(one.join("model.fp16.safetensors"), one.join("model.v1.2.safetensors")).unwrap();
+    let error = Weights::open(&one).unwrap_err().to_string();
+    assert!(error.contains("model.fp16.safetensors") && error.contains("model.v1.2.safetensors"), "{error}");
+
+    // Shards with dots in their names, under the index of a variant.
+    let index = fs::read_to_string(many.join("model.safetensors.index.json")).unwrap();
+    fs::remove_file(many.join("model.safetensors.index.json")).unwrap();
+    for file in fs::read_dir(&many).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if let Some(rest) = name.strip_prefix("model-") {
+            fs::rename(&path, many.join(format!("model.v1.2-{rest}"))).unwrap();
+        }
+    }
+    let error = Weights::open(&many).unwrap_err().to_string();
+    assert!(error.contains("without their index") && error.contains("model.v1.2-00001-of-"), "{error}");
+    fs::write(many.join("model.safetensors.index.fp16.json"), index.replace("model-", "model.v1.2-"))
+        .unwrap();
+    let weights = Weights::open(&many).unwrap();
+    assert_eq!((weights.len(), weights.form()), (4, WeightForm::ShardedSafetensors));
+    assert_eq!(bits(&weights.read_f32("d").unwrap()), bits(&values(40, 3)));
+}

@@ -296,6 +296,14 @@ fn disagreeing_files_name_both_values() {
 
     let models = copy("llama/checkpoint", &[]);
     edit(&models, "tokenizer.json", |whole| whole["model"]["vocab"]["zzz"] = json!(384));
+    let text = refusal(models.path());
+    assert!(text.contains("gives `<|endofchunk|>` the id 384") && text.contains("it 385"), "{text}");
+    edit(&models, "tokenizer.json", |whole| {
+        for token in whole["added_tokens"].as_array_mut().unwrap() {
+            let id = token["id"].as_u64().unwrap();
+            token["id"] = json!(if id < 384 { id } else { id + 1 });
+        }
+    });
     edit(&models, "tokenizer_config.json", |config| *config = json!({ "pad_token": "<PAD>" }));
     fs::remove_file(models.path().join("added_tokens.json")).unwrap();
     let loaded = read_tokenizer(models.path()).unwrap();
@@ -554,5 +562,109 @@ proptest! {
         }
         let target = tempfile::tempdir().unwrap();
         let _ = add_special_tokens(place.path(), target.path(), TokenOrder::Flamingo);
+    }
+}
+
+/// The first structural token that is lost, by the message.
+fn lost(directory: &Path) -> String {
+    let broken = read_tokenizer(directory).unwrap().broken;
+    assert!(refusal(directory).contains(&broken[0]));
+    broken[0].clone()
+}
+
+#[test]
+fn tokens_that_do_not_come_out_whole_are_named_in_every_form() {
+    let mark = |token: &mut Value| ["<answer>", "<image>"].iter().any(|mark| token["content"] == *mark);
+    let set_json = |place: &TempDir, setting: &str| {
+        edit(place, "tokenizer.json", |whole| {
+            let tokens = whole["added_tokens"].as_array_mut().unwrap();
+            tokens
+                .iter_mut()
+                .filter_map(|token| mark(token).then_some(token))
+                .for_each(|token| token[setting] = json!(true));
+        });
+    };
+    let set_config = |place: &TempDir, setting: &str, value: bool| {
+        edit(place, "tokenizer_config.json", |config| {
+            let tokens = config["added_tokens_decoder"].as_object_mut().unwrap();
+            tokens
+                .values_mut()
+                .filter_map(|token| mark(token).then_some(token))
+                .for_each(|token| token[setting] = json!(value));
+        });
+    };
+    // tokenizer.json alone.
+    let place = copy("llama/checkpoint", &["tokenizer_config.json"]);
+    set_json(&place, "normalized");
+    let text = lost(place.path());
+    assert!(text.contains("split") && text.contains("\"normalized\": false"), "{text}");
+    // As in transformers the settings of tokenizer_config.json count over it, for better and for worse.
+    let place = copy("llama/checkpoint", &[]);
+    set_json(&place, "normalized");
+    assert!(load_tokenizer(place.path()).is_ok());
+    let place = copy("llama/checkpoint", &[]);
+    set_config(&place, "normalized", true);
+    assert!(lost(place.path()).contains("`<image>`"));
+    // sentencepiece, and vocabulary with merges.
+    let place = copy("llama/checkpoint", &["tokenizer.json"]);
+    set_config(&place, "rstrip", true);
+    assert!(lost(place.path()).contains("behind it"));
+    let place = slow_only("data/tokenizer_mpt");
+    set_config(&place, "single_word", true);
+    let text = lost(place.path());
+    assert!(text.contains("set \"single_word\": false") && text.contains("tokenizer_config.json"), "{text}");
+    // Another added token takes the beginning of one.
+    let place = copy("llama/checkpoint", &["tokenizer_config.json"]);
+    edit(&place, "tokenizer.json", |whole| {
+        let other = json!({ "id": 388, "content": ":<answer>", "single_word": false, "lstrip": false, "rstrip": false,
+                            "normalized": false, "special": true });
+        whole["added_tokens"].as_array_mut().unwrap().push(other);
+    });
+    let text = lost(place.path());
+    assert!(
+        text.contains("read as `:<answer>` with the id 388") && text.contains("another added token"),
+        "{text}"
+    );
+    // The same token twice.
+    let place = copy("llama/checkpoint", &["tokenizer_config.json"]);
+    edit(&place, "tokenizer.json", |whole| {
+        let tokens = whole["added_tokens"].as_array_mut().unwrap();
+        let mut again = tokens.iter().find(|token| token["content"] == "<answer>").unwrap().clone();
+        again["id"] = json!(388);
+        tokens.push(again);
+    });
+    let text = refusal(place.path());
+    assert!(text.contains("`<answer>` the id 388") && text.contains("listed twice"), "{text}");
+}
+
+#[test]
+fn files_of_other_encodings_are_read_or_named() {
+    let marked = |place: &TempDir, name: &str| {
+        let path = place.path().join(name);
+        let text = fs::read(&path).unwrap();
+        fs::write(path, [b"\xEF\xBB\xBF", &text[..]].concat()).unwrap();
+    };
+    let ids =
+        |directory: &Path| load_tokenizer(directory).unwrap().encode("<image>User: a GPT:<answer>").unwrap();
+    let whole = copy("llama/checkpoint", &[]);
+    let slow = slow_only("data/tokenizer_mpt");
+    let expected = (ids(whole.path()), ids(slow.path()));
+    for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"] {
+        marked(&whole, name);
+    }
+    for name in ["vocab.json", "merges.txt"] {
+        marked(&slow, name);
+    }
+    assert_eq!((ids(whole.path()), ids(slow.path())), expected);
+    for (place, name) in
+        [(&whole, "tokenizer.json"), (&whole, "tokenizer_config.json"), (&slow, "merges.txt")]
+    {
+        let path = place.path().join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        fs::write(&path, wide).unwrap();
+        let refused = refusal(place.path());
+        assert!(refused.contains(name) && refused.contains("UTF-16"), "{refused}");
+        fs::write(&path, text).unwrap();
     }
 }

@@ -92,11 +92,15 @@ pub fn reference_label_mask(ids: &[u32], special: &SpecialTokens) -> Vec<i64> {
     labels
 }
 
-/// Labels of a format whose answers have no end token: the given ids of the text, and the end of text. `ids` may have
-/// a begin and an end of text around the text.
-pub(crate) fn span_label_mask(ids: &[u32], special: &SpecialTokens, trained: &[bool]) -> Vec<i64> {
+/// Labels of a format whose answers have no end token: the given ids of the text, which begins at `start`, and the end
+/// of text, if one stands behind it.
+pub(crate) fn span_label_mask(
+    ids: &[u32],
+    special: &SpecialTokens,
+    start: usize,
+    trained: &[bool],
+) -> Vec<i64> {
     let mut labels = vec![IGNORE_INDEX; ids.len()];
-    let start = usize::from(special.bos.is_some());
     for (position, _) in trained.iter().enumerate().filter(|(_, trained)| **trained) {
         if let Some(label) = labels.get_mut(start + position) {
             *label = i64::from(ids[start + position]);

@@ -54,8 +54,8 @@ struct Entry {
 /// Reads a data list; paths in it are relative to the folder of the file.
 pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
     let text = std::fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
-    let groups: Ordered<Ordered<Entry>> =
-        serde_saphyr::from_str(&text).map_err(|error| DataError::format(path, error.to_string()))?;
+    let groups: Ordered<Ordered<Entry>> = serde_saphyr::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|error| DataError::format(path, error.to_string()))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut sets = Vec::new();
     for (group_name, entries) in groups.0 {

@@ -83,12 +83,13 @@ impl SampleBuilder<'_> {
         self.check_images(&turns)?;
         let (first, encoded) = self.encode_within_limit(&turns)?;
         let special = roles(self.tokenizer, self.config.instruction_format);
+        let prefix = self.tokenizer.sample_prefix();
         let mut input_ids = Vec::with_capacity(encoded.ids.len() + 2);
-        input_ids.extend(special.bos);
+        input_ids.extend(prefix);
         input_ids.extend(encoded.ids);
         input_ids.extend(special.eos);
         let labels = match &encoded.trained {
-            Some(trained) => span_label_mask(&input_ids, &special, trained),
+            Some(trained) => span_label_mask(&input_ids, &special, prefix.len(), trained),
             None => label_mask(&input_ids, &special, self.switches.label_rule),
         };
         let labels = self.without_image_tokens(labels);
@@ -140,7 +141,7 @@ impl SampleBuilder<'_> {
             }
             return Ok((0, encoded));
         }
-        let added = usize::from(special.bos.is_some()) + usize::from(special.eos.is_some());
+        let added = self.tokenizer.sample_prefix().len() + usize::from(special.eos.is_some());
         let ends_of_turn = self.config.instruction_format.ends_of_turn();
         let mut first = self.hopeless_turns(turns)?;
         loop {

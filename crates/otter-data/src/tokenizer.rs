@@ -6,14 +6,14 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 use crate::error::{DataError, Result};
 
 /// Ids of the tokens that carry structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialTokens {
-    /// Begin of text, put in front of every sample.
+    /// Begin of text.
     pub bos: Option<u32>,
     /// End of text, put behind every sample.
     pub eos: Option<u32>,
@@ -34,6 +34,7 @@ pub struct TextTokenizer {
     plain: Tokenizer,
     special: SpecialTokens,
     special_texts: Vec<String>,
+    sample_prefix: Vec<u32>,
     prompt_prefix: Vec<u32>,
 }
 
@@ -54,7 +55,8 @@ impl TextTokenizer {
             .collect();
         special_texts.sort();
         let prompt_prefix = prefix_of(&tokenizer);
-        Self { with_special: tokenizer, plain, special, special_texts, prompt_prefix }
+        let sample_prefix = special.bos.into_iter().collect();
+        Self { with_special: tokenizer, plain, special, special_texts, sample_prefix, prompt_prefix }
     }
 
     /// The same tokenizer with other ids in front of a prompt.
@@ -63,10 +65,47 @@ impl TextTokenizer {
         self
     }
 
-    /// What the tokenizer itself puts in front of a text: LLaMA begins with BOS, GPT-NeoX with nothing. The original
-    /// prompts a model so, although in training every sample begins with [`SpecialTokens::bos`].
+    /// The same tokenizer, with samples and prompts that all begin with the begin token, or all without it.
+    ///
+    /// # Errors
+    /// When the begin token is asked for and there is none.
+    pub fn with_begin_token(mut self, begins: bool) -> Result<Self> {
+        let prefix = match self.special.bos {
+            _ if !begins => Vec::new(),
+            Some(begin) => vec![begin],
+            // One that only the tokenizer's own template knows.
+            None if !self.prompt_prefix.is_empty() => self.prompt_prefix,
+            None => {
+                let problem = "every sequence is to begin with the begin token, but the tokenizer has none; name it as \
+                               `bos_token` in tokenizer_config.json";
+                return Err(DataError::Tokenizer(problem.to_owned()));
+            }
+        };
+        (self.sample_prefix, self.prompt_prefix) = (prefix.clone(), prefix);
+        Ok(self)
+    }
+
+    /// Whether samples and prompts begin with something; `None` where the two differ, as with the original's MPT.
+    pub fn begins(&self) -> Option<bool> {
+        (self.sample_prefix == self.prompt_prefix).then_some(!self.prompt_prefix.is_empty())
+    }
+
+    /// What stands in front of every sample in training: [`SpecialTokens::bos`], unless
+    /// [`with_begin_token`](Self::with_begin_token) says otherwise.
+    pub fn sample_prefix(&self) -> &[u32] {
+        &self.sample_prefix
+    }
+
+    /// What stands in front of a prompt: what the tokenizer itself puts in front of a text (LLaMA begins with BOS,
+    /// GPT-NeoX with nothing), as the original prompts a model, unless [`with_begin_token`](Self::with_begin_token) says
+    /// otherwise.
     pub fn prompt_prefix(&self) -> &[u32] {
         &self.prompt_prefix
+    }
+
+    /// Ids of a prompt: its prefix, then its text, in which special tokens are recognised.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        Ok([&self.prompt_prefix[..], &self.encode(text)?].concat())
     }
 
     /// The structural tokens.
@@ -87,6 +126,20 @@ impl TextTokenizer {
     /// The id of a token by its text.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.with_special.token_to_id(token)
+    }
+
+    /// The text of a token by its id.
+    pub(crate) fn id_to_token(&self, id: u32) -> Option<String> {
+        self.with_special.id_to_token(id)
+    }
+
+    /// A token that was added to the vocabulary, with its settings.
+    pub(crate) fn added_token(&self, id: u32) -> Option<&AddedToken> {
+        self.with_special.get_added_vocabulary().get_added_tokens_decoder().get(&id)
+    }
+
+    pub(crate) fn with_special(&self) -> &Tokenizer {
+        &self.with_special
     }
 
     /// Ids of a text in which special tokens are recognised. No BOS or EOS is added.

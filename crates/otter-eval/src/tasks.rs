@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use otter_data::Dataset;
+use otter_data::{Dataset, without_byte_order_mark};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -125,7 +125,8 @@ impl Truth {
             return Err(format(format!("the file has {length} bytes, more than {LARGEST_TRUTH_FILE}")));
         }
         let bytes = std::fs::read(path).map_err(read)?;
-        let entries: Entries = serde_json::from_slice(&bytes).map_err(|error| format(error.to_string()))?;
+        let entries: Entries = serde_json::from_slice(without_byte_order_mark(&bytes))
+            .map_err(|error| format(error.to_string()))?;
         let file = self.files.len();
         self.files.push(path.to_path_buf());
         for (id, value) in entries.0 {

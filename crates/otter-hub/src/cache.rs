@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{HubError, Result};
-use crate::record::Record;
+use crate::record::{Record, without_byte_order_mark};
 use crate::repository::{Commit, ModelReference, RepositoryId, Revision};
 use crate::target::write_atomically;
 
@@ -179,7 +179,8 @@ fn missing_without_record(snapshot: &Path) -> Result<Vec<String>> {
     for item in listing {
         let item = item.map_err(HubError::io(snapshot, "list"))?;
         let name = item.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".index.json") {
+        // Also that of a variant, `model.safetensors.index.fp16.json`.
+        if name.contains(".index.") && name.ends_with(".json") {
             for shard in shards(&item.path())? {
                 if !snapshot.join(&shard).is_file() {
                     missing.insert(shard);
@@ -203,6 +204,6 @@ fn shards(index: &Path) -> Result<BTreeSet<String>> {
         return Ok(BTreeSet::new());
     }
     let text = fs::read(index).map_err(HubError::io(index, "read"))?;
-    let parsed: Option<ShardIndex> = serde_json::from_slice(&text).ok();
+    let parsed: Option<ShardIndex> = serde_json::from_slice(without_byte_order_mark(&text)).ok();
     Ok(parsed.map(|index| index.weight_map.into_values().collect()).unwrap_or_default())
 }

@@ -82,8 +82,8 @@ impl Record {
             return Err(damaged(&path, format!("{size} bytes are too many")));
         }
         let text = std::fs::read(&path).map_err(HubError::io(&path, "read"))?;
-        let record: Self =
-            serde_json::from_slice(&text).map_err(|error| damaged(&path, error.to_string()))?;
+        let record: Self = serde_json::from_slice(without_byte_order_mark(&text))
+            .map_err(|error| damaged(&path, error.to_string()))?;
         record.remote_files(folder)?;
         Ok(Some(record))
     }
@@ -136,4 +136,8 @@ fn damaged(path: &Path, problem: String) -> HubError {
         problem: format!("not a record of a pull: {problem}"),
         advice: "remove it and pull again".to_string(),
     }
+}
+/// The bytes of a text file after its byte order mark (UTF-8), which some editors put in front.
+pub(crate) fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes)
 }

@@ -340,7 +340,7 @@ impl TrainConfig {
     /// # Errors
     /// When the file cannot be read, or a key or value is not known.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::io(path, "read"))?;
+        let text = otter_checkpoint::read_text_file(path)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = std::path::absolute(folder).map_err(TrainError::io(folder, "resolve"))?;
         Self::parse(&text, &path.display().to_string(), &folder, overrides)

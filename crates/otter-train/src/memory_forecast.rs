@@ -57,7 +57,7 @@ impl Base {
         let (_, specs) = Otter::new(&checkpoint.config.model)
             .map_err(|error| TrainError::Model(format!("{}: {error}", whole.display())))?;
         Ok(Self {
-            tokenizer: Arc::new(load_tokenizer(&whole)?),
+            tokenizer: Arc::new(load_tokenizer(directory)?),
             checkpoint,
             specs,
             quantised: quantised.map(Into::into),

@@ -166,7 +166,7 @@ impl TrainableModel for TrainableOtter {
 
     fn describe_part(&self, directory: &Path) -> Result<()> {
         let base = std::path::absolute(&self.base).map_err(TrainError::io(&self.base, "resolve"))?;
-        Ok(TrainedPart::new(&base, self.quantise).write(directory)?)
+        Ok(TrainedPart::new(&base, self.quantise).with_input(self.config.input).write(directory)?)
     }
 
     fn restore(&self, parameters: &mut Parameters, directory: &Path) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
+use otter_checkpoint::{InputRules, LoadOptions, LoadedModel, TrainedPart, load_model_with};
 use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, TextTokenizer};
 use otter_nn::{Device, Parameters};
 
@@ -17,7 +17,7 @@ use crate::memory_plan::{self, show_bytes};
 use crate::model::{LossSum, TrainableModel};
 use crate::otter_step::{TrainableOtter, freeze_rule};
 use crate::report::{Observer, TrainSummary};
-use crate::run_directory::RunDirectory;
+use crate::run_directory::{Resumable, RunDirectory};
 use crate::trainer::{self, PictureCache, Setup};
 
 /// Trains as the configuration says. With `resume`, goes on from the newest checkpoint in `train.run_dir`. Setting
@@ -106,6 +106,10 @@ fn train_here(
     let (run, found) = RunDirectory::open(config, resume)?;
     let Opened { base, embedding_rows, dataset, held_out, options, mut config } =
         Opened::new(config, observer)?;
+    let begins = begins(&base.tokenizer, &config.data, observer);
+    if let Some(found) = &found {
+        check_beginning(found, &config, &base.tokenizer, begins)?;
+    }
     let total_steps = config.total_steps(dataset.mixture().epoch_len());
     match (config.memory_limit()?, &found) {
         (Some(_), Some(found)) => Choice::saved(&found.state.config)?.apply(&mut config),
@@ -140,7 +144,7 @@ fn train_here(
     let is_trained = |name: &str| rule.is_trainable(&sizes, name);
     let quantise = config.model.quantise.map(Into::into);
     let options_to_load = LoadOptions { quantise, keep: Some(&is_trained) };
-    let LoadedModel { otter, mut parameters, tokenizer, config: file, report } =
+    let LoadedModel { otter, mut parameters, tokenizer, config: mut file, report } =
         load_model_with(&config.model.init_from, Device::Cpu, options_to_load)?;
     for warning in &report.warnings {
         observer.message(warning);
@@ -161,6 +165,8 @@ fn train_here(
     config.train.save = Some(save);
     run.write_config(&config)?;
     let cache = feature_cache(&config, &otter, &parameters, observer)?;
+    // So that prompts begin as the samples of this run did.
+    file.input.begin_token = Some(begins);
     let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image)?
         .with_quantised_base(quantise);
     if let Some(cache) = cache {
@@ -198,6 +204,47 @@ fn train_here(
         observer.message(&format!("vision features: {hits} from the cache, {encoded} encoded{left_out}"));
     }
     Ok(summary)
+}
+
+/// Whether the samples of a run begin with the begin token. Only a base of the original has two ways, one for samples of
+/// sets and one for streams and prompts.
+fn begins(tokenizer: &TextTokenizer, data: &DataConfig, observer: &mut dyn Observer) -> bool {
+    let sets = !data.sets.is_empty() || data.mimicit_yaml.is_some();
+    if sets && !data.streams.is_empty() && tokenizer.begins().is_none() {
+        observer.message(
+            "warning: samples of sets begin with the begin token and those of streams without it, as in the original; the \
+             model is saved for prompts that begin with it. Write \"otter_input\": {\"begin_token\": true} (or false) into \
+             config.json of model.init_from to have one way",
+        );
+    }
+    !if sets { tokenizer.sample_prefix() } else { tokenizer.prompt_prefix() }.is_empty()
+}
+
+/// A run goes on as it began, whatever the base says by now.
+fn check_beginning(
+    found: &Resumable,
+    config: &TrainConfig,
+    tokenizer: &TextTokenizer,
+    begins: bool,
+) -> Result<()> {
+    let folder = found.path.join("model");
+    let saved = match TrainedPart::read(&folder)? {
+        Some(part) => part.input(),
+        None => InputRules::of(&folder)?,
+    };
+    // A run of a version without the rule put the token in front, if there is one, and its base had no rule.
+    let base = InputRules::of(&config.model.init_from)?.begin_token;
+    let was = saved.begin_token.or(base.map(|_| tokenizer.special().bos.is_some()));
+    if was.is_none_or(|was| was == begins) {
+        return Ok(());
+    }
+    let (with, without) = if begins { ("without", "with") } else { ("with", "without") };
+    let problem = format!(
+        "the run was made {with} the begin token in front of every sample, {without} it now; restore `otter_input` in \
+         config.json of {}",
+        config.model.init_from.display()
+    );
+    Err(TrainError::checkpoint(&found.path, problem))
 }
 
 /// A base of this size is not written again with every checkpoint.

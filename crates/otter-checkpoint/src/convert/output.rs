@@ -8,6 +8,7 @@ use crate::gguf::{self, GgufOptions, GgufQuantization, GgufTensor, StoredTensor,
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::save::TOKENIZER_FILES;
 use crate::shards;
+use crate::text_file::read_for_copy;
 use crate::tokenizer::load_tokenizer;
 use crate::torch_write::{TorchTensor, write_torch};
 use otter_data::TextTokenizer;
@@ -108,12 +109,13 @@ pub(super) fn write_gguf_file(
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<StoredTensor>> {
     check_names(target, tensors)?;
-    let config = CheckpointConfig::read(&directory.join("config.json"))?;
+    let mut config = CheckpointConfig::read(&directory.join("config.json"))?;
     let has_tokenizer = TOKENIZER_FILES.iter().any(|name| directory.join(name).is_file());
     let tokenizer = has_tokenizer.then(|| load_tokenizer(directory)).transpose()?;
     let json = tokenizer.as_ref().map(TextTokenizer::to_json).transpose();
     let json = json.map_err(|error| CheckpointError::tokenizer(target, error.to_string()))?;
     let special = tokenizer.as_ref().map(|tokenizer| *tokenizer.special());
+    config.input.begin_token = tokenizer.as_ref().and_then(TextTokenizer::begins);
     let entries: Vec<GgufTensor<'_>> =
         tensors.iter().map(|tensor| GgufTensor { name: &tensor.name, shape: &tensor.shape }).collect();
     let total = tensors.iter().map(PlannedTensor::bytes).sum();
@@ -211,8 +213,7 @@ pub(super) fn carry(names: &[&str], from: &Path, to: &Path, target: &Path) -> Re
         let (source, copy): (PathBuf, PathBuf) = (from.join(name), to.join(name));
         if source.is_file() && !copy.exists() {
             // Not `fs::copy`, which would carry read-only permissions along.
-            let bytes = fs::read(&source).map_err(CheckpointError::io(&source, "read"))?;
-            fs::write(&copy, bytes).map_err(CheckpointError::write(&copy, target))?;
+            fs::write(&copy, read_for_copy(&source)?).map_err(CheckpointError::write(&copy, target))?;
             carried.push((*name).to_owned());
         }
     }

@@ -12,9 +12,12 @@ use super::vision::Vision;
 use super::{
     ConvertOptions, ConvertTarget, OutputFormat, delta, gguf_tokenizer, lora, option_error, overlay,
 };
+use crate::config_section::Section;
 use crate::error::Result;
+use crate::input_rules::InputRules;
 use crate::load_report::reason_to_ignore;
 use crate::tokenizer_write::{TokenOrder, add_special_tokens};
+use crate::trained_part::TrainedPart;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -277,12 +280,26 @@ fn overlaid(options: &ConvertOptions, base: Source, directory: Option<&Path>) ->
 fn over(base: &Source, part: &Source) -> Result<Plan> {
     let mut dropped = Vec::new();
     let bridge = Bridge::from_source(part, &mut dropped)?;
-    let result = overlay::overlay(base, &bridge, &mut dropped)?;
+    let mut result = overlay::overlay(base, &bridge, &mut dropped)?;
+    input_rules(part)?.write(&mut result.config);
     let mut plan =
         Plan::of(base, "a partial checkpoint over a whole one", result.tensors, Some(result.config));
     plan.dropped.extend(dropped);
     plan.verify = true;
     Ok(plan)
+}
+
+/// What a part was trained with: as the file beside it says, or its own configuration.
+fn input_rules(part: &Source) -> Result<InputRules> {
+    let folder = if part.path.is_dir() { Some(part.path.as_path()) } else { part.path.parent() };
+    let beside = folder.map(TrainedPart::read).transpose()?.flatten();
+    match (beside, &part.config) {
+        (Some(beside), _) => Ok(beside.input()),
+        (None, Some(config)) => {
+            InputRules::read(&Section { path: &part.path, name: "", map: config }, &mut Vec::new())
+        }
+        (None, None) => Ok(InputRules::default()),
+    }
 }
 
 /// A part of an Otter: put over a base, or written as it is into a file.
@@ -374,8 +391,14 @@ fn whole(
         seed: options.seed,
     };
     let (lm_path, vision_path) = (language.path.clone(), vision.path.clone());
-    let Assembly { config, tensors, created, warnings } =
+    let Assembly { mut config, tensors, created, warnings } =
         assemble(trained.as_ref(), language, vision, &tokens, &choices, &mut dropped)?;
+    if let SourceKind::LanguageModel(_) = source.kind {
+        // No Otter was trained on it, or the part that was says how.
+        let own = InputRules { begin_token: Some(tokens.begins) };
+        let trained = bridge.map(|(part, _)| input_rules(part)).transpose()?;
+        trained.unwrap_or_default().over(own).write(&mut config);
+    }
     let conversion = match (bridge, choices.fresh) {
         (None, _) => "a language model put into an Otter, with fresh parts between",
         (Some(_), true) => "a language model put into an Otter, with trained parts between",

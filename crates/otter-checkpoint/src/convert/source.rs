@@ -4,10 +4,10 @@ use super::elements::same_bytes;
 use super::rename::{captures, without_wrappers};
 use super::report::Dropped;
 use super::tables::{LANGUAGE_MODELS, LanguageModel};
-use crate::config_file::LONGEST_CONFIG;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
 use crate::tensor::TensorEntry;
+use crate::text_file::{LONGEST_CONFIG, read_object};
 use crate::weights::{Weights, list};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -82,7 +82,7 @@ impl Source {
         let config = match &gguf {
             Some(file) if file.is_otter()? => Some(file.config()?),
             Some(file) => file.text_config()?.as_object().cloned(),
-            None if config_path.is_file() => Some(read_object(&config_path)?),
+            None if config_path.is_file() => Some(read_object(&config_path, LONGEST_CONFIG)?),
             None => None,
         };
         let mut dropped: Vec<Dropped> =
@@ -254,24 +254,6 @@ fn open_weights(path: &Path) -> Result<Weights> {
                 format!("several .pt files; name the one to convert:{}", list(&names)),
             ))
         }
-    }
-}
-
-/// A JSON object of bounded size.
-///
-/// # Errors
-/// When the file is too long, not JSON, or not an object.
-pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let length = fs::metadata(path).map_err(CheckpointError::io(path, "open"))?.len();
-    if length > LONGEST_CONFIG {
-        let problem = format!("{length} bytes; a configuration has at most {LONGEST_CONFIG}");
-        return Err(CheckpointError::format(path, problem));
-    }
-    let bytes = fs::read(path).map_err(CheckpointError::io(path, "read"))?;
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(CheckpointError::format(path, "expected a JSON object")),
-        Err(source) => Err(CheckpointError::Json { path: path.to_path_buf(), source }),
     }
 }
 

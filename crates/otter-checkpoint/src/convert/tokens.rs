@@ -108,7 +108,7 @@ mod tests {
         };
         let special =
             SpecialTokens { bos: None, eos: None, pad, endofchunk: first, image: first + 1, answer };
-        AddedSpecialTokens { added, special, vocab_size: first as usize + 4 }
+        AddedSpecialTokens { added, special, vocab_size: first as usize + 4, begins: true }
     }
 
     fn rows(trained: usize, base: usize, tokens: &AddedSpecialTokens) -> Vec<RowSource> {

@@ -5,10 +5,11 @@ use super::language::folder_name;
 use super::plan::PlannedTensor;
 use super::rename::captures;
 use super::report::Dropped;
-use super::source::{Source, SourceKind, read_object};
+use super::source::{Source, SourceKind};
 use super::tables::{CLIP, OPEN_CLIP, OPEN_CLIP_FUSED};
 use crate::error::{CheckpointError, Result};
 use crate::load_report::reason_to_ignore;
+use crate::text_file::{LONGEST_CONFIG, read_object};
 use crate::weights::list;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -210,7 +211,7 @@ fn open_clip_config(
     let layers = tensors.iter().filter_map(layer).max().map_or(0, |last| last + 1);
     let beside = source.path.join("open_clip_config.json");
     let model = match source.path.is_dir() && beside.is_file() {
-        true => read_object(&beside)?.get("model_cfg").cloned(),
+        true => read_object(&beside, LONGEST_CONFIG)?.get("model_cfg").cloned(),
         false => None,
     };
     let head_width = model.as_ref().and_then(|m| m.pointer("/vision_cfg/head_width")?.as_u64()).unwrap_or(64);

@@ -129,7 +129,10 @@ pub fn save_gguf(
     let tensors: Vec<GgufTensor<'_>> =
         names.iter().zip(&entries).map(|(&name, entry)| GgufTensor { name, shape: &entry.shape }).collect();
     let options = GgufOptions { special: Some(*tokenizer.special()), ..*options };
-    write_gguf(path, &checkpoint.config, Some(&json), &tensors, &options, &mut |index, put| {
+    // The class of a tokenizer, which may add a token, is not in the file.
+    let mut config = checkpoint.config.clone();
+    config.input.begin_token = tokenizer.begins();
+    write_gguf(path, &config, Some(&json), &tensors, &options, &mut |index, put| {
         entries[index].for_each_f32(names[index], put)
     })
 }

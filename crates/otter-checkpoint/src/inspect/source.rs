@@ -4,7 +4,7 @@ use crate::atomic;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
 use crate::tensor::TensorEntry;
-use crate::tokenizer_files::read_json;
+use crate::text_file::{LONGEST_CONFIG, LONGEST_INDEX, read_json, read_object};
 use crate::weights::{WeightForm, Weights};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -59,13 +59,13 @@ impl Source {
         }
         if path.is_file() {
             let beside = path.parent().map(|folder| folder.join("config.json")).filter(|file| file.is_file());
-            let config = beside.as_deref().map(read_config).transpose()?;
+            let config = beside.as_deref().map(|file| read_object(file, LONGEST_CONFIG)).transpose()?;
             let mut source = Self { config, ..Self::empty() };
             source.add(&Weights::open_file(path)?);
             return Ok(source);
         }
         let config = path.join("config.json");
-        let config = config.is_file().then(|| read_config(&config)).transpose()?;
+        let config = config.is_file().then(|| read_object(&config, LONGEST_CONFIG)).transpose()?;
         let mut source = Self { config, ..Self::empty() };
         match Weights::open(path) {
             Ok(weights) => source.add(&weights),
@@ -143,7 +143,7 @@ impl Source {
             return Ok(false);
         };
         let path = directory.join(index);
-        let value = read_json(&path)?;
+        let value: Value = read_json(&path, LONGEST_INDEX)?;
         let mut shards: BTreeMap<&str, usize> = BTreeMap::new();
         for shard in value["weight_map"].as_object().into_iter().flat_map(Map::values) {
             // The loader refuses any other name; so nothing outside the folder is touched here.
@@ -174,13 +174,6 @@ fn language_config(file: &GgufFile) -> Result<Map<String, Value>> {
     match file.text_config()? {
         Value::Object(object) => Ok(object),
         _ => Ok(Map::new()),
-    }
-}
-
-fn read_config(path: &Path) -> Result<Map<String, Value>> {
-    match read_json(path)? {
-        Value::Object(object) => Ok(object),
-        _ => Err(CheckpointError::format(path, "the configuration is not a JSON object")),
     }
 }
 

@@ -5,7 +5,7 @@ use super::facts::{Facts, Language};
 use crate::config_file::ModelFamily;
 use crate::tokenizer::read_tokenizer;
 use crate::tokenizer_write::TokenOrder;
-use otter_data::SpecialTokens;
+use otter_data::{SpecialTokens, TextTokenizer};
 use std::path::Path;
 
 /// What the tokenizer's files say, compared with the configuration and the table.
@@ -55,6 +55,8 @@ pub(super) fn check(
         ModelFamily::Flamingo => TokenOrder::Flamingo,
     });
     let (mut notes, mut warnings) = (Vec::new(), loaded.warnings);
+    warnings.extend(loaded.broken.into_iter().map(|broken| format!("tokenizer: {broken}")));
+    notes.push(beginning(&loaded.tokenizer));
     let (answer, pad, image) = (special.answer, special.pad, special.image);
     if let Some(order) = order {
         let (class, other) = names(order);
@@ -90,6 +92,22 @@ pub(super) fn check(
     }
     let rows_without_token = facts.rows.map_or(0, |rows| rows.saturating_sub(vocab_size));
     Ok(TokenCheck { special, vocab_size, order, class_order, rows_without_token, notes, warnings })
+}
+
+/// What stands in front of samples and prompts.
+fn beginning(tokenizer: &TextTokenizer) -> String {
+    let shown = |prefix: &[u32]| match prefix {
+        [] => "nothing".to_owned(),
+        _ => format!("{prefix:?}"),
+    };
+    let (sample, prompt) = (shown(tokenizer.sample_prefix()), shown(tokenizer.prompt_prefix()));
+    match tokenizer.begins() {
+        Some(_) => format!("in training and in use every sequence begins with {prompt}"),
+        None => format!(
+            "a sample begins with {sample} in training, a prompt with {prompt}, as in the original; a model tuned from this \
+             one records which it was tuned with (`otter_input.begin_token` of config.json)"
+        ),
+    }
 }
 
 fn names(order: TokenOrder) -> (&'static str, &'static str) {

@@ -1,10 +1,10 @@
 //! `otter generate`: continue one prompt or a batch of them.
 
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::LoadedModel;
+use otter_data::without_byte_order_mark;
 use otter_model::VisionInput;
 use otter_model::generate::{FinishReason, Generated, PromptBatch};
 use serde::Deserialize;
@@ -173,15 +173,15 @@ fn joined(
 
 fn read_batch(file: &Path) -> Result<Vec<PromptLine>> {
     let name = file.display();
-    let reader =
-        std::io::BufReader::new(std::fs::File::open(file).with_context(|| format!("cannot open {name}"))?);
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {name}"))?;
+    let text = std::str::from_utf8(without_byte_order_mark(&bytes))
+        .with_context(|| format!("{name} is not UTF-8; save it as UTF-8"))?;
     let mut lines = Vec::new();
-    for (number, line) in reader.lines().enumerate() {
-        let line = line.with_context(|| format!("cannot read {name}"))?;
+    for (number, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
         }
-        let parsed = serde_json::from_str(&line).with_context(|| {
+        let parsed = serde_json::from_str(line).with_context(|| {
             format!("{name}, line {}: expected {{\"prompt\": …, \"images\": […]}}", number + 1)
         })?;
         lines.push(parsed);

@@ -24,7 +24,9 @@ pub fn run(arguments: &Init) -> Result<()> {
     }
     let tokenizer = arguments.tokenizer.as_deref().map(resolve_model).transpose()?;
     if let Some(directory) = &tokenizer {
-        check_tokenizer(directory, config.model.text.vocab_size())?;
+        let tokenizer = load_tokenizer(directory)?;
+        check_tokenizer(directory, tokenizer.vocab_size(), config.model.text.vocab_size())?;
+        config.input.begin_token = Some(!tokenizer.prompt_prefix().is_empty());
     }
     let options = SaveOptions {
         tokenizer_from: tokenizer.as_deref(),
@@ -84,8 +86,7 @@ fn config_of(like: &str) -> Result<CheckpointConfig> {
 }
 
 /// A tokenizer with more tokens than the table has rows would make ids that the model cannot look up.
-fn check_tokenizer(directory: &Path, rows: usize) -> Result<()> {
-    let tokens = load_tokenizer(directory)?.vocab_size();
+fn check_tokenizer(directory: &Path, tokens: usize, rows: usize) -> Result<()> {
     if tokens > rows {
         bail!(
             "the tokenizer in {} has {tokens} tokens, but the model has {rows} rows; \

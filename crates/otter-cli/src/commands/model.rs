@@ -65,11 +65,9 @@ pub fn chat_prompt(question: &str, media: usize) -> String {
     prompt::inference_prompt(InstructionFormat::Simple, media, question)
 }
 
-/// Token ids of a prompt, with what the tokenizer puts in front (LLaMA: the beginning-of-sequence token).
+/// Token ids of a prompt, with what stands in front of every prompt of this model.
 pub fn prompt_ids(model: &LoadedModel, prompt: &str) -> Result<Vec<u32>> {
-    let mut ids = model.tokenizer.prompt_prefix().to_vec();
-    ids.extend(model.tokenizer.encode(prompt)?);
-    Ok(ids)
+    Ok(model.tokenizer.encode_prompt(prompt)?)
 }
 
 /// How many media items `images` are for a prompt with `placeholders` of them.
