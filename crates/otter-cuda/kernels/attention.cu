@@ -318,7 +318,9 @@ __device__ inline void forward_tile(const Inputs& in, float* out, float* log_sum
             sum[i] *= correction;
             UNROLL for (u32 group = 0; group < GROUPS; group++) scale_by(sums[i][group], correction);
             UNROLL for (u32 j = 0; j < 4; j++) {
-                float p = s[i][j] == -INFINITY ? 0.0f : expf(s[i][j] - tile_largest);
+                // Zero of what is hidden; NaN where what is seen has no number.
+                const bool sees = visible[j] && first + across + SIDE * j < seen[i];
+                const float p = sees ? expf(s[i][j] - tile_largest) : 0.0f;
                 sum[i] += p;
                 weights[(down * 4 + i) * WEIGHT_STRIDE + across + SIDE * j] = p;
             }
@@ -398,7 +400,7 @@ extern "C" __global__ void BOUNDS(2) attention_forward_row(
         if (!there || !is_visible(in, span.key_batch, span.key_row, key)) continue;
         const float score = score_of(in, product, slope, key, position), larger = fmaxf(largest, score);
         const float correction = largest == larger ? 1.0f : expf(largest - larger);
-        const float p = score == -INFINITY ? 0.0f : expf(score - larger);
+        const float p = expf(score - larger);
         largest = larger;
         sum = sum * correction + p;
         UNROLL for (u32 i = 0; i < 4; i++) {

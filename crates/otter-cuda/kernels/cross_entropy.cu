@@ -12,7 +12,8 @@ extern "C" __global__ void cross_entropy(float* losses, float* logits, const u32
     for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x) largest = fmaxf(largest, row[i]);
     largest = block_max(largest, room);
     float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x) sum += expf(row[i] - largest);
+    // A product with zero is zero, or NaN: so is the loss where a logit is not finite, negative infinity included.
+    for (u32 i = threadIdx.x; i < vocabulary; i += blockDim.x) sum += expf(row[i] - largest) + row[i] * 0.0f;
     float log_sum = largest + logf(block_sum(sum, room));
     if (threadIdx.x == 0) {
         of_target = row[target];

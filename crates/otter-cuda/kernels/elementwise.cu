@@ -74,16 +74,19 @@ extern "C" __global__ void silu_product_backward(float* d_gate, float* d_up, con
 }
 EXPORT(silu_product_backward)
 
+// tanh of the gate; not a number where that is infinite.
+__device__ static inline float factor_of(float gate) { return tanhf(gate) + gate * 0.0f; }
+
 // y += branch * tanh(gate)
 extern "C" __global__ void gate_add(float* y, const float* branch, const float* gate, u64 count) {
-    float factor = tanhf(gate[0]);
+    float factor = factor_of(gate[0]);
     for (u64 i = thread_index(); i < count; i += thread_count()) y[i] += branch[i] * factor;
 }
 EXPORT(gate_add)
 
 // d_branch = dy * tanh(gate)
 extern "C" __global__ void gate_backward(float* d_branch, const float* dy, const float* gate, u64 count) {
-    float factor = tanhf(gate[0]);
+    float factor = factor_of(gate[0]);
     for (u64 i = thread_index(); i < count; i += thread_count()) d_branch[i] = dy[i] * factor;
 }
 EXPORT(gate_backward)

@@ -308,3 +308,49 @@ fn rows_before_all_keys_are_refused() {
 fn keys_that_are_not_there_are_refused() {
     refused(&[Span { keys: 9, ..SPAN }]);
 }
+
+/// What is not finite stays so, in the rows, heads and features where the host has it.
+#[test]
+fn numbers_that_are_not_finite_stay_visible() {
+    let gpu = gpu();
+    let (heads, size, scale) = (2, 6, 0.4);
+    for rows in [1, 5, 70] {
+        let layout = HeadLayout::new(rows, heads * size, size);
+        let good: [Vec<f32>; 3] = std::array::from_fn(|i| numbers(rows * heads * size, i as u64 + 1));
+        for causal_offset in [None, Some(0)] {
+            let spans =
+                [Span { batch: 0, row: 0, rows, key_batch: 0, key_row: 0, keys: rows, causal_offset }];
+            for (operand, bad) in [
+                (0, f32::NAN),
+                (1, f32::NAN),
+                (2, f32::NAN),
+                (0, f32::INFINITY),
+                (0, f32::NEG_INFINITY),
+                (2, f32::INFINITY),
+            ] {
+                for place in [0, rows / 2] {
+                    let mut all = good.clone();
+                    all[operand][place * heads * size + 1] = bad;
+                    let [q, k, v] = &all;
+                    let sizes = attention::Heads { heads, key_heads: heads, scale, slopes: None };
+                    let (q_layout, k_layout, v_layout) = (layout, layout, layout);
+                    let inputs = attention::Inputs { q, q_layout, k, k_layout, v, v_layout, visible: None };
+                    let mut expected = vec![0.0f32; q.len()];
+                    attention::forward(sizes, inputs, &spans, &mut expected, layout, None);
+                    assert!(expected.iter().any(|out| !out.is_finite()), "operand {operand}, {bad}");
+                    let [q, k, v] = [q, k, v].map(|x| on(&gpu, x));
+                    let sizes = gpu_attention::Heads { heads, key_heads: heads, scale, slopes: None };
+                    let inputs = Inputs { q: &q, q_layout, k: &k, k_layout, v: &v, v_layout, visible: None };
+                    let mut found = on(&gpu, &expected);
+                    gpu_attention::forward(&sizes, &inputs, &spans, &mut found, layout, None)
+                        .expect("a launch");
+                    let found = found.download().expect("a download");
+                    for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                        let what = format!("{rows} rows, operand {operand}, {bad} at {place}: {at}");
+                        assert_eq!(found.is_finite(), expected.is_finite(), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}

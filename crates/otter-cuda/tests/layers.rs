@@ -191,3 +191,24 @@ fn products() {
         assert_close(&on_dw, &dw, 2e-6, "gradient of the matrix");
     }
 }
+
+/// A loss is no number where a logit is not finite, whatever the target.
+#[test]
+fn losses_of_logits_that_are_not_finite() {
+    let gpu = gpu();
+    let (vocabulary, targets) = (613, [1u32, 2, 3]);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for place in [0, 300, 612] {
+            let mut logits = numbers(3 * vocabulary, 1);
+            logits[vocabulary + place] = bad;
+            let mut logits = on(&gpu, &logits);
+            let losses = cross_entropy::losses(&mut logits, &targets, vocabulary, None).expect("a launch");
+            let finite: Vec<bool> =
+                losses.download().expect("a download").into_iter().map(f32::is_finite).collect();
+            assert_eq!(finite, [true, false, true], "{bad} at {place}");
+        }
+    }
+    let mut all = on(&gpu, &vec![f32::NAN; vocabulary]);
+    let losses = cross_entropy::losses(&mut all, &targets[..1], vocabulary, None).expect("a launch");
+    assert!(losses.download().expect("a download")[0].is_nan());
+}

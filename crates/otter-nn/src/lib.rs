@@ -20,6 +20,7 @@
 //! ```
 
 pub mod card;
+mod finite;
 pub mod gradient_check;
 mod gradients;
 pub mod kernels;
@@ -31,6 +32,7 @@ mod tensor;
 mod weight;
 
 pub use card::ActivationKind;
+pub use finite::{NotFinite, all_finite};
 pub use gradients::Gradients;
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
 pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};

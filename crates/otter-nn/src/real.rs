@@ -33,6 +33,8 @@ pub trait Real:
     const ONE: Self;
     /// Negative infinity.
     const NEG_INFINITY: Self;
+    /// Not a number.
+    const NAN: Self;
     /// Rounds from `f64`.
     fn from_f64(value: f64) -> Self;
     /// Converts from `f32`, exactly.
@@ -161,6 +163,7 @@ impl Real for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const NEG_INFINITY: Self = f32::NEG_INFINITY;
+    const NAN: Self = f32::NAN;
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value as f32
@@ -238,6 +241,7 @@ impl Real for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const NEG_INFINITY: Self = f64::NEG_INFINITY;
+    const NAN: Self = f64::NAN;
     fn from_f64(value: f64) -> Self {
         value
     }

@@ -153,7 +153,7 @@ pub(super) fn visible_keys(span: &Span, last_row: usize) -> usize {
 }
 
 /// Turns the scores of one row into probabilities in place; returns the log of the sum of exponentials (0 with all
-/// probabilities 0 when no key is visible).
+/// probabilities 0 when no key is visible). All are NaN where a score of a visible key is.
 #[inline(always)]
 fn softmax_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[bool]>) -> T {
     let (seen_scores, hidden) = scores.split_at_mut(seen);
@@ -167,8 +167,11 @@ fn softmax_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[bool]>)
     }
     let max = max_of(seen_scores);
     if max == T::NEG_INFINITY {
-        seen_scores.fill(T::ZERO);
-        return T::ZERO;
+        // The maximum passes over NaN: either nothing is visible, or no visible score is a number.
+        let visible = visible.map_or(!seen_scores.is_empty(), |visible| visible[..seen].contains(&true));
+        let value = if visible { T::NAN } else { T::ZERO };
+        seen_scores.fill(value);
+        return value;
     }
     for s in seen_scores.iter_mut() {
         *s = (*s - max).exp();

@@ -9,6 +9,8 @@ pub mod floor_integer;
 pub mod half;
 pub mod matmul;
 pub mod norm;
+#[cfg(test)]
+mod not_finite_tests;
 pub(crate) mod packed;
 mod packed_tile;
 pub mod quantised;
@@ -116,7 +118,7 @@ pub fn sum_of<T: crate::Real>(a: &[T], f: impl Fn(T) -> T) -> T {
     sum_pairs(a, a, |x, _| f(x))
 }
 
-/// Largest element (negative infinity for an empty slice).
+/// Largest element that is a number (negative infinity where there is none).
 #[inline(always)]
 pub fn max_of<T: crate::Real>(a: &[T]) -> T {
     let mut lanes = [T::NEG_INFINITY; LANES];

@@ -223,11 +223,12 @@ fn numbers(rows: &[usize]) -> Vec<u32> {
     rows.iter().map(|&row| row as u32).collect()
 }
 
-/// Log of the sum of exponentials.
+/// Log of the sum of exponentials. It is NaN where a logit is not finite, negative infinity included: no model means that.
 pub fn log_sum_exp<T: Real>(logits: &[T]) -> T {
     crate::kernels::simd(|| {
         let max = max_of(logits);
-        max + sum_of(logits, |l| (l - max).exp()).ln()
+        // A product with zero is zero, or NaN.
+        max + sum_of(logits, |l| (l - max).exp() + l * T::ZERO).ln()
     })
 }
 

@@ -27,7 +27,7 @@ impl TanhGate {
             self.forward_add(parameters, &mut sum, branch);
             return sum;
         }
-        let factor = parameters.data(self.gate)[0].tanh();
+        let factor = factor(parameters.data(self.gate)[0]);
         let sum = elementwise::sum_scaled(residual.data(), branch.data(), factor);
         Tensor::from_vec(sum, residual.shape(), residual.device())
     }
@@ -42,7 +42,7 @@ impl TanhGate {
         let gate = parameters.tensor(self.gate);
         match residual.device() {
             Device::Cpu => {
-                elementwise::add_scaled(residual.data_mut(), branch.data(), gate.data()[0].tanh());
+                elementwise::add_scaled(residual.data_mut(), branch.data(), factor(gate.data()[0]));
             }
             Device::Card(card) => card.gate_add(residual.on_card_mut(), branch.on_card(), gate.on_card()),
         }
@@ -62,7 +62,7 @@ impl TanhGate {
             let d_branch = card.gate_back(branch.on_card(), gate, dy.on_card(), d_gate);
             return Tensor::from_card(d_branch, dy.shape(), card);
         }
-        let factor = parameters.data(self.gate)[0].tanh();
+        let factor = factor(parameters.data(self.gate)[0]);
         if let Some(d_gate) = gradients.get_mut(self.gate) {
             d_gate[0] += elementwise::dot(dy.data(), branch.data()) * (T::ONE - factor * factor);
         }
@@ -70,6 +70,11 @@ impl TanhGate {
         elementwise::scale(d_branch.data_mut(), factor);
         d_branch
     }
+}
+
+/// tanh of the gate; not a number where that is infinite: no training ends there, and a product with 1 would hide it.
+fn factor<T: Real>(gate: T) -> T {
+    gate.tanh() + gate * T::ZERO
 }
 
 #[cfg(test)]

@@ -197,6 +197,36 @@ fn numbers_that_are_not_finite_stay_visible() {
 }
 
 #[test]
+fn scales_that_are_not_finite_stay_visible() {
+    for format in QuantisedFormat::ALL {
+        let w = matrix(format, 40, 512, 1);
+        let units = if format == QuantisedFormat::Q4K { 2 } else { 1 };
+        for unit in 0..units {
+            for value in [half::f16::NAN, half::f16::INFINITY] {
+                let mut bytes = w.bytes().to_vec();
+                let at = 17 * format.row_bytes(512) + 2 * unit;
+                bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+                let bytes = Tensor::from_vec(bytes, &[40, format.row_bytes(512)], Device::Cpu);
+                let bad = QuantisedMatrix::new(format, bytes, [40, 512]);
+                for rows in [1, 2, 3, 4, 9] {
+                    let x = numbers(rows * 512, 2);
+                    for with in Instructions::available() {
+                        for (at, y) in product_with(&bad, &x, false, with).into_iter().enumerate() {
+                            assert_eq!(
+                                y.is_finite(),
+                                at % 40 != 17,
+                                "{} {with:?} {rows} {at}",
+                                format.name()
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     for format in QuantisedFormat::ALL {
         let w = matrix(format, 700, 512, 1);
