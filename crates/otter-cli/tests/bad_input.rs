@@ -29,6 +29,55 @@ fn an_unchanged_copy_runs() {
     generate(unchanged().path()).success();
 }
 
+/// Every way to use, score or hand on weights that are not finite ends in an error that names them.
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    let prompt = "<image>User: what is it? GPT:<answer>";
+    let place = tempfile::tempdir().unwrap();
+    let image = place.path().join("a.png");
+    image::RgbImage::from_pixel(9, 9, image::Rgb([200, 30, 60])).save(&image).unwrap();
+    for (name, at, bad) in [
+        ("lang_encoder.model.layers.1.decoder_layer.self_attn.q_proj.weight", 0, f32::NAN),
+        ("perceiver.latents", 3, f32::NAN),
+        ("lang_encoder.lm_head.weight", 70, f32::NEG_INFINITY),
+    ] {
+        let copy = CheckpointCopy::new("llama/checkpoint", |tensors| {
+            tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap().2[at] = bad;
+        });
+        let model = copy.path();
+        let named = [name, "first at element", "otter inspect --scan"];
+        for more in [
+            &["generate", "--json", "--max-new-tokens", "2"][..],
+            &["generate", "--max-new-tokens", "2", "--temperature", "1"],
+            &["generate", "--json", "--max-new-tokens", "2", "--num-beams", "2"],
+            &["score", "--json", "--answer", "cup"],
+            &["score", "--answer", "cup"],
+        ] {
+            let mut arguments: Vec<std::ffi::OsString> = more.iter().map(Into::into).collect();
+            arguments.extend(arguments!["--model", model, "--image", &image, "--prompt", prompt]);
+            otter(&arguments).error(&named);
+        }
+        let run = common::otter_with_input(
+            &arguments!["chat", "--model", model, "--image", &image, "--max-new-tokens", "2"],
+            b"what is it?\n",
+        );
+        assert_eq!(run.code, Some(1), "{run:#?}");
+        assert!(named.iter().all(|part| run.stderr.contains(part)), "{run:#?}");
+        // A pure copy, another type, blocks.
+        for (number, more) in
+            [&[][..], &["--dtype", "bf16"], &["--format", "gguf", "--quantize", "q8_0"], &["--format", "bin"]]
+                .iter()
+                .enumerate()
+        {
+            let out = place.path().join(format!("{number}-{at}"));
+            let mut arguments = arguments!["convert", model, "--out", &out].to_vec();
+            arguments.extend(more.iter().map(Into::into));
+            otter(&arguments).error(&[name, &bad.to_string(), "otter inspect --scan"]);
+            assert!(!out.exists(), "{more:?}");
+        }
+    }
+}
+
 #[test]
 fn truncated_safetensors() {
     let copy = unchanged();

@@ -110,7 +110,8 @@ struct Prepared<'a> {
 /// Evaluates a model on the data sets of one evaluation set, each with its number of in-context examples.
 ///
 /// # Errors
-/// Samples and truth that do not match, data that does not fit the model, and all errors of data and model.
+/// Samples and truth that do not match, data that does not fit the model, scores that are not finite, and all errors of data
+/// and model.
 pub fn evaluate(
     otter: &Otter,
     parameters: &Parameters<f32>,
@@ -168,6 +169,14 @@ fn evaluate_batch(
     let spare = spare_tokens(&answers, options.max_new_tokens);
     let mut pass = PromptPass::new((otter, parameters), ids, &prompts, media, spare)?;
     let scores = pass.score(&answers)?;
+    for ((_, prepared), scores) in batch.iter().zip(&scores) {
+        if let Some(number) = scores.iter().position(|score| !score.is_finite()) {
+            let Task { id, truth, .. } = &prepared.task;
+            let what =
+                format!("the scores of sample '{id}', from candidate '{}' on,", truth.candidates[number]);
+            return Err(otter.not_finite(parameters, None, None, what).into());
+        }
+    }
     let generated =
         if options.max_new_tokens > 0 { pass.generate(options.max_new_tokens)? } else { Vec::new() };
     let mut generated = generated.into_iter();

@@ -9,7 +9,7 @@ use otter_model::language_model::{Context, LanguageCache, causal_mask};
 use otter_model::{ModelError, Otter};
 use otter_nn::layers::cross_entropy::log_sum_exp;
 use otter_nn::layers::rows;
-use otter_nn::{IGNORE_INDEX, MediaRows, MediaTarget, Parameters, Tensor};
+use otter_nn::{IGNORE_INDEX, MediaRows, MediaTarget, Parameters, Tensor, all_finite};
 
 /// Latents of the distinct media items of a batch, and the item of every media token of every row.
 pub(crate) struct Media {
@@ -164,7 +164,7 @@ impl<'a> PromptPass<'a> {
     /// within `limit` tokens.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails; logits that are not finite.
     pub(crate) fn generate(&mut self, limit: usize) -> Result<Vec<(Vec<u32>, bool)>, ModelError> {
         let mut generated = vec![(Vec::new(), false); self.batch()];
         let mut last = self.last.clone();
@@ -174,6 +174,10 @@ impl<'a> PromptPass<'a> {
             for ((answer, ended), logits) in
                 generated.iter_mut().zip(logits.data().chunks_exact(logits.width()))
             {
+                if !*ended && !all_finite(logits) {
+                    let what = format!("the logits of a generated answer after {step} token(s)");
+                    return Err(self.otter.not_finite(self.parameters, None, None, what));
+                }
                 let token = if *ended { self.ids.end } else { most_probable(logits) };
                 *ended |= token == self.ids.end;
                 if !*ended {
@@ -206,7 +210,7 @@ pub(crate) fn spare_tokens(answers: &[Vec<Vec<u32>>], generated: usize) -> usize
     (0..most).map(longest).sum::<usize>() + generated
 }
 
-/// First of the largest logits; ordered so that a NaN never wins.
+/// First of the largest of finite logits.
 fn most_probable(logits: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (token, &logit) in logits.iter().enumerate() {

@@ -292,3 +292,29 @@ fn an_answer_of_another_run_is_refused() {
         evaluate(&otter, &parameters, &borrowed, &truth, &options, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains(&id) && error.contains("but the truth says"), "{error}");
 }
+
+/// A table of accuracies of scores that are no numbers would look like one of a bad model.
+#[test]
+fn weights_that_are_not_finite_give_no_table() {
+    let folder = tempfile::tempdir().unwrap();
+    toybox(folder.path(), 4);
+    let tokenizer = tokenizer(folder.path());
+    let (otter, parameters) = model(tokenizer.vocab_size(), None);
+    let datasets = datasets(folder.path(), 16, &tokenizer);
+    let borrowed: Vec<(usize, &Dataset)> =
+        datasets.iter().map(|(shots, dataset)| (*shots, dataset)).collect();
+    let truth = Truth::read_folder(&folder.path().join("eval")).unwrap();
+    let options = EvaluationOptions { limit: Some(3), ..EvaluationOptions::default() };
+    for (name, bad) in [
+        ("lang_encoder.model.layers.1.decoder_layer.self_attn.q_proj.weight", f32::NAN),
+        ("perceiver.latents", f32::INFINITY),
+        ("vision_encoder.vision_model.encoder.layers.0.layer_norm1.bias", f32::NAN),
+        ("lang_encoder.lm_head.weight", f32::NEG_INFINITY),
+    ] {
+        let mut parameters = parameters.clone();
+        parameters.by_name_mut(name).unwrap().tensor.make_full().data_mut()[0] = bad;
+        let error =
+            evaluate(&otter, &parameters, &borrowed, &truth, &options, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("scores of sample '") && error.contains(&format!("{name} (1 ")), "{error}");
+    }
+}

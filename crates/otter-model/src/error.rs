@@ -4,6 +4,7 @@ use otter_nn::{DeviceError, SegmentError};
 use thiserror::Error;
 
 use crate::config::ConfigError;
+use crate::not_finite::NotFiniteCause;
 
 /// Input that does not fit the model.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -28,6 +29,14 @@ pub enum ModelError {
         position: usize,
         /// Rows of the table.
         vocabulary: usize,
+    },
+    /// A result holds NaN or infinity.
+    #[error("{what} are not finite: {cause}")]
+    NotFinite {
+        /// Which result, and which of it.
+        what: String,
+        /// Where that comes from.
+        cause: Box<NotFiniteCause>,
     },
     /// Sizes of an input disagree.
     #[error("{what}: found {found}, expected {expected}")]

@@ -22,6 +22,7 @@ pub mod language_model;
 pub mod layer_cache;
 pub mod llama;
 pub mod mpt;
+mod not_finite;
 mod opt;
 pub mod otter;
 pub mod perceiver_resampler;
@@ -35,4 +36,5 @@ pub mod transformer_layer;
 
 pub use error::ModelError;
 pub use freeze::FreezeRule;
+pub use not_finite::NotFiniteCause;
 pub use otter::{LossScale, Otter, TextInput, Trace, VisionInput};

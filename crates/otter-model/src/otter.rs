@@ -251,7 +251,7 @@ impl Otter {
     /// Log-probability of every label (batch, length) given the tokens before it; `None` where nothing is asked.
     ///
     /// # Errors
-    /// As [`Otter::forward`].
+    /// As [`Otter::forward`], and where one is not finite.
     pub fn log_probabilities<T: Real>(
         &self,
         parameters: &Parameters<T>,
@@ -264,6 +264,11 @@ impl Otter {
         let targets = self.targets(labels, text)?;
         let shifted = self.language.cross_entropy().log_probabilities(parameters, &hidden, &targets);
         parameters.device().check()?;
+        if let Some(row) = shifted.iter().position(|value| value.is_some_and(|value| !value.is_finite())) {
+            let (sequence, token) = (row / text.length + 1, row % text.length + 2);
+            let what = format!("the log-probabilities of sequence {sequence}, from its token {token} on,");
+            return Err(self.not_finite(parameters, vision, Some(text), what));
+        }
         let mut out = vec![None; labels.len()];
         for (index, value) in shifted.into_iter().enumerate().filter(|(_, v)| v.is_some()) {
             out[index + 1] = value;

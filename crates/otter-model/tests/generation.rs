@@ -11,7 +11,7 @@ use otter_model::generate::{
 use otter_model::language_model::{Context, causal_mask};
 use otter_model::{ModelError, Otter, TextInput, VisionInput};
 use otter_nn::gradient_check::{random_parameters, random_tensor};
-use otter_nn::{MediaRows, MediaTarget, ParameterSpecs};
+use otter_nn::{MediaRows, MediaTarget, ParameterSpecs, Parameters};
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 
@@ -317,23 +317,125 @@ fn options_that_cannot_work_are_named() -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Weights that are not numbers, and no room for an answer: an end, not a panic.
 #[test]
-fn broken_weights_and_no_new_tokens_come_to_an_end() -> Result<(), ModelError> {
+fn no_new_tokens_come_to_an_end() -> Result<(), ModelError> {
     let (otter, specs) = models()?.remove(0);
-    let mut parameters = random_parameters(&specs).cast::<f32>();
+    let parameters = random_parameters(&specs).cast::<f32>();
     let batch = PromptBatch::new(&[vec![1, 4]], 0, IMAGE)?;
     let search = beams(2, 1.0, EarlyStopping::Heuristic);
     let none = GenerationOptions::greedy(0, 6);
     assert_eq!(ids(&otter.generate_beams(&parameters, None, &batch, &none, &search)?), [&[0u32; 0]]);
-    for parameter in parameters.iter_mut() {
-        parameter.tensor.make_full().data_mut().fill(f32::NAN);
+    Ok(())
+}
+
+/// All ways to an answer and to a score.
+fn all_ways(
+    otter: &Otter,
+    parameters: &Parameters<f32>,
+    vision: &VisionInput,
+    prompts: &[Vec<u32>],
+) -> Result<Vec<Result<(), ModelError>>, ModelError> {
+    let batch = PromptBatch::new(prompts, 0, IMAGE)?;
+    let greedy = GenerationOptions::greedy(3, 6);
+    let sampling = Sampling::Random { temperature: 1.0, top_k: 0, top_p: 0.9, seed: 0 };
+    let random = GenerationOptions { sampling, ..greedy.clone() };
+    let search = beams(2, 1.0, EarlyStopping::Heuristic);
+    let labels: Vec<i64> = batch.text().ids.iter().map(|&id| i64::from(id)).collect();
+    let (vision, ignored) = (Some(vision), &mut |_: usize, _: u32| true);
+    Ok(vec![
+        otter.generate(parameters, vision, &batch, &greedy, ignored).map(drop),
+        otter.generate(parameters, vision, &batch, &random, ignored).map(drop),
+        otter.generate_beams(parameters, vision, &batch, &greedy, &search).map(drop),
+        otter.generate_beams(parameters, vision, &batch, &random, &search).map(drop),
+        otter.next_token_logits(parameters, vision, &batch).map(drop),
+        otter.log_probabilities(parameters, vision, batch.text(), &labels).map(drop),
+    ])
+}
+
+/// One number of one parameter after the other is no number: nothing is answered, and the parameter is named.
+#[test]
+fn a_weight_that_is_not_finite_is_named() -> Result<(), ModelError> {
+    let (vision, prompts) = prompts();
+    for (otter, specs) in models()? {
+        let good = random_parameters(&specs).cast::<f32>();
+        assert!(all_ways(&otter, &good, &vision, &prompts)?.into_iter().all(|way| way.is_ok()));
+        // Nothing reads what comes of the tower's class token.
+        let read = |name: &&str| !name.contains("post_layernorm");
+        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).filter(read).collect();
+        assert!(names.len() > 40, "{names:?}");
+        for name in names {
+            let mut parameters = good.clone();
+            if let Some(parameter) = parameters.by_name_mut(name) {
+                let width = parameter.tensor.width();
+                // The row of a token that all prompts begin with.
+                let table = name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight");
+                parameter.tensor.make_full().data_mut()[if table { width } else { 0 }] = f32::NAN;
+            }
+            for (way, result) in all_ways(&otter, &parameters, &vision, &prompts)?.into_iter().enumerate() {
+                let message = result.err().map(|error| error.to_string()).unwrap_or_default();
+                assert!(
+                    message.contains(&format!("{name} (1 NaN, the first at")),
+                    "{name}, way {way}: {message}"
+                );
+            }
+        }
     }
-    for temperature in [0.0, 1.0] {
-        let sampling = Sampling::Random { temperature, top_k: 0, top_p: 1.0, seed: 0 };
-        let options = GenerationOptions { sampling, ..GenerationOptions::greedy(3, 6) };
-        assert_eq!(otter.generate_beams(&parameters, None, &batch, &options, &search)?.len(), 1);
-        assert_eq!(otter.generate(&parameters, None, &batch, &options, &mut |_, _| true)?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn infinite_logits_are_no_answer() -> Result<(), ModelError> {
+    let (vision, prompts) = prompts();
+    let (otter, specs) = models()?.remove(0);
+    let good = random_parameters(&specs).cast::<f32>();
+    for bad in [f32::INFINITY, f32::NEG_INFINITY] {
+        let mut parameters = good.clone();
+        if let Some(head) = parameters.by_name_mut("lang_encoder.lm_head.weight") {
+            head.tensor.make_full().data_mut()[8 * WIDTH] = bad;
+        }
+        for result in all_ways(&otter, &parameters, &vision, &prompts)? {
+            let message = result.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(message.contains("lang_encoder.lm_head.weight (1 infinite"), "{message}");
+        }
+    }
+    Ok(())
+}
+
+/// Finite weights, and a picture or a layer that makes numbers too large: the prompt and the place are named.
+#[test]
+fn bad_pictures_and_overflows_are_named() -> Result<(), ModelError> {
+    let (good_vision, prompts) = prompts();
+    let (otter, specs) = models()?.remove(0);
+    let good = random_parameters(&specs).cast::<f32>();
+    let mut vision = good_vision.clone();
+    let pixels = vision.pixels.len();
+    vision.pixels.data_mut()[pixels - 1] = f32::NAN;
+    for (way, result) in all_ways(&otter, &good, &vision, &prompts)?.into_iter().enumerate() {
+        let message = result.err().map(|error| error.to_string()).unwrap_or_default();
+        let prompt = if way == 5 { "sequence 2" } else { "of prompt 2 of 3" };
+        assert!(message.contains(prompt) && message.contains("frame 2"), "way {way}: {message}");
+    }
+    for (name, place) in [
+        ("lang_encoder.model.layers.1.decoder_layer.mlp.down_proj.weight", "decoder layer 1"),
+        ("perceiver.norm.weight", "the Perceiver resampler"),
+        ("lang_encoder.lm_head.weight", "became too large"),
+    ] {
+        let mut parameters = good.clone();
+        let parameter = parameters.iter_mut().find(|parameter| parameter.name.ends_with(name));
+        let Some(parameter) = parameter else { panic!("no {name}") };
+        parameter
+            .tensor
+            .make_full()
+            .data_mut()
+            .iter_mut()
+            .for_each(|value| *value = value.signum() * f32::MAX);
+        for result in all_ways(&otter, &parameters, &good_vision, &prompts)? {
+            let message = result.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(
+                message.contains("all weights are finite") && message.contains(place),
+                "{name}: {message}"
+            );
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use otter_checkpoint::LoadedModel;
 use otter_data::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN};
+use otter_model::ModelError;
 use otter_model::generate::PromptBatch;
 
 use super::model;
@@ -55,6 +56,10 @@ pub fn run(arguments: &Chat) -> Result<()> {
             }
             _ => {
                 if let Err(error) = answer(&model, &mut conversation, text, &arguments.sampling) {
+                    // Of such a model there will be no better answer.
+                    if let Some(ModelError::NotFinite { .. }) = error.downcast_ref() {
+                        return Err(error);
+                    }
                     eprintln!("error: {}", crate::output::chain(&error));
                 }
             }

@@ -21,7 +21,7 @@ impl Otter {
     /// `on_token(answer, token)` is called for each new token and returns whether to go on with that answer.
     ///
     /// # Errors
-    /// Input that does not fit the model; several answers by greedy choice, which would all be the same.
+    /// Input that does not fit the model; logits that are not finite; several answers by greedy choice, which would all be the same.
     pub fn generate(
         &self,
         parameters: &Parameters<f32>,

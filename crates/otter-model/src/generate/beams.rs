@@ -24,7 +24,7 @@ impl Otter {
     /// `options.sampling` is random; the answers to one prompt stand together, the best first.
     ///
     /// # Errors
-    /// Input that does not fit the model; no beam; more answers than beams.
+    /// Input that does not fit the model; logits that are not finite; no beam; more answers than beams.
     pub fn generate_beams(
         &self,
         parameters: &Parameters<f32>,
@@ -110,12 +110,8 @@ impl Prompt {
     }
 }
 
-/// Log-probabilities; where the logits are not numbers, nothing is probable.
+/// Log-probabilities of finite logits.
 fn log_softmax(logits: &[f32]) -> Vec<f32> {
     let log_sum = log_sum_exp(logits);
-    let log_probability = |logit: &f32| match logit - log_sum {
-        score if score.is_nan() => f32::NEG_INFINITY,
-        score => score,
-    };
-    logits.iter().map(log_probability).collect()
+    logits.iter().map(|logit| logit - log_sum).collect()
 }

@@ -4,7 +4,7 @@
 //! then be copied (several answers, beams), exchanged (beams) and dropped (finished answers) at every step.
 
 use otter_nn::layers::rows;
-use otter_nn::{AttentionMask, Device, MediaRows, MediaTarget, Parameters, Tensor};
+use otter_nn::{AttentionMask, Device, MediaRows, MediaTarget, NotFinite, Parameters, Tensor, all_finite};
 
 use super::{Decoding, PromptBatch};
 use crate::ModelError;
@@ -17,6 +17,7 @@ pub(super) struct Continuations<'a> {
     otter: &'a Otter,
     parameters: &'a Parameters<f32>,
     text: &'a TextInput,
+    vision: Option<&'a VisionInput>,
     slots: Option<&'a [Vec<usize>]>,
     decoding: Decoding,
     cache: LanguageCache,
@@ -75,7 +76,7 @@ impl<'a> Continuations<'a> {
         let rows = rows.map(|(prompt, ids)| Row { prompt, media_time: media_tokens(ids) }).collect();
         let media_rows = MediaRows { targets: Vec::new(), length: 1, items: Vec::new() };
         let step = Step { positions: Vec::new(), mask, media_rows, hidden, logits, on_host: None };
-        let mut continuations = Self { otter, parameters, text, slots, decoding, cache, rows, step };
+        let mut continuations = Self { otter, parameters, text, vision, slots, decoding, cache, rows, step };
         continuations.rows_changed();
         continuations.bring_logits()?;
         Ok(continuations)
@@ -86,14 +87,30 @@ impl<'a> Continuations<'a> {
         self.step.on_host.as_ref().unwrap_or(&self.step.logits)
     }
 
-    /// Copies the logits to the host, where they are not there.
+    /// Copies the logits to the host, where they are not there, and looks whether they are numbers: nothing may be chosen
+    /// by others.
     fn bring_logits(&mut self) -> Result<(), ModelError> {
         let device = self.parameters.device();
         if device != Device::Cpu {
             self.step.on_host = Some(self.step.logits.to_host());
             device.check()?;
         }
-        Ok(())
+        let logits = self.logits();
+        if all_finite(logits.data()) { Ok(()) } else { Err(self.not_finite(logits)) }
+    }
+
+    fn not_finite(&self, logits: &Tensor) -> ModelError {
+        let rows = self.rows.iter().zip(logits.data().chunks_exact(logits.width()));
+        let bad = |(row, logits): (&Row, &[f32])| Some((row.prompt, NotFinite::find([logits])?));
+        let bad: Vec<(usize, NotFinite)> = rows.filter_map(bad).collect();
+        let (prompt, found) = bad.first().copied().unwrap_or_default();
+        let (batch, tokens) = (self.text.batch, self.cache.len() - self.text.length);
+        let what = match batch {
+            1 => String::new(),
+            _ => format!(" of prompt {} of {batch}", prompt + 1),
+        };
+        let what = format!("the logits{what} after {tokens} new token(s) ({found})");
+        self.otter.not_finite(self.parameters, self.vision, Some(self.text), what)
     }
 
     /// The logits of the prompts' next tokens.
@@ -105,7 +122,7 @@ impl<'a> Continuations<'a> {
     /// then those of the tokens after these.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails; when they are not finite.
     pub(super) fn advance(&mut self, parents: &[usize], tokens: &[u32]) -> Result<(), ModelError> {
         self.reorder(parents);
         for (row, &token) in self.rows.iter_mut().zip(tokens) {

@@ -157,7 +157,7 @@ impl Otter {
     /// Logits (batch, vocabulary) of the token after each prompt.
     ///
     /// # Errors
-    /// Input that does not fit the model.
+    /// Input that does not fit the model; logits that are not finite.
     pub fn next_token_logits(
         &self,
         parameters: &Parameters<f32>,

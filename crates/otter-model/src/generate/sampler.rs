@@ -82,7 +82,7 @@ impl Sampler {
         Self { sampling: sampling.clone(), rng: sampling.stream(number) }
     }
 
-    /// Chooses a token. Ties and a NaN-only row go to the lowest id.
+    /// Chooses a token. Ties, and a row in which every token is banned, go to the lowest id.
     pub(super) fn choose(&mut self, scores: &[f32]) -> u32 {
         if !self.sampling.is_random() {
             return greedy(scores);
