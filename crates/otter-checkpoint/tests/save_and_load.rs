@@ -17,7 +17,7 @@ fn config() -> CheckpointConfig {
 
 /// Odd bit patterns included.
 fn values(count: usize, seed: u32) -> Vec<f32> {
-    let special = [f32::NAN, -0.0, f32::INFINITY, f32::MIN_POSITIVE / 2.0, 1.0e-3];
+    let special = [f32::MAX, -0.0, f32::MIN, f32::MIN_POSITIVE / 2.0, 1.0e-3];
     let number = |index: usize| (index as f32 + 1.0) * 0.37 * seed as f32;
     (0..count).map(|index| special.get(index).copied().unwrap_or_else(|| number(index))).collect()
 }
@@ -60,6 +60,24 @@ fn a_single_file_comes_back_bit_for_bit() {
         assert_eq!(bits(&weights.read_f32(name).unwrap()), bits(&data));
     }
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_refused_by_name() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("model");
+    save(&target, &three(), &SaveOptions::default());
+    for (bad, dtype) in
+        [(f32::NAN, SaveDtype::F32), (f32::INFINITY, SaveDtype::F16), (f32::NEG_INFINITY, SaveDtype::Bf16)]
+    {
+        let tensors = vec![("a", vec![3], vec![1.0; 3]), ("b", vec![2], vec![2.0, bad])];
+        let options = SaveOptions { dtype, ..SaveOptions::default() };
+        let error = save_checkpoint(&target, &config(), named(&tensors), &options).unwrap_err().to_string();
+        assert!(error.contains("`b`") && error.contains(&bad.to_string()), "{error}");
+        // What was there stays.
+        assert!(Weights::open(&target).unwrap().get("d").is_some());
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
 }
 
 #[test]

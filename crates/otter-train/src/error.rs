@@ -72,6 +72,20 @@ pub enum TrainError {
         /// The loss.
         value: f64,
     },
+    /// A loss is NaN or infinite because a parameter is.
+    #[error(
+        "step {step}: the loss is not finite, since {count} parameter(s) are not, the first is {parameter}. If this is the \
+         first step, take another copy of the checkpoint; else resume from the newest checkpoint with a smaller \
+         optimizer.learning_rate"
+    )]
+    NonFiniteParameter {
+        /// Step about to be made, from 1.
+        step: u64,
+        /// The first parameter concerned, and what is in it.
+        parameter: String,
+        /// How many parameters.
+        count: usize,
+    },
     /// A gradient is NaN or infinite.
     #[error(
         "step {step}: the gradient of {parameter} is not finite at element {element} ({value}); samples of the \

@@ -15,7 +15,8 @@ pub fn sample_names(batches: &[Batch]) -> String {
     names.join(", ")
 }
 
-/// The error for a batch whose loss is not finite. Runs its samples one by one to name the sample.
+/// The error for a batch whose loss is not finite. Where no parameter is to blame, its samples run one by one to name the
+/// sample.
 pub fn non_finite_loss<M: TrainableModel>(
     model: &M,
     parameters: &Parameters,
@@ -23,6 +24,11 @@ pub fn non_finite_loss<M: TrainableModel>(
     step: u64,
     value: f64,
 ) -> TrainError {
+    let bad = parameters.not_finite();
+    if let Some((first, found)) = bad.first() {
+        let (parameter, count) = (format!("{first} ({found})"), bad.len());
+        return TrainError::NonFiniteParameter { step, parameter, count };
+    }
     let culprit =
         (0..batch.samples()).filter(|&i| batch.samples() > 1 && sample_targets(batch, i) > 0).find_map(|i| {
             let loss = model.loss(parameters, &single_sample(batch, i)).ok()?;

@@ -161,7 +161,8 @@ impl RunDirectory {
     /// Writes a checkpoint, then removes all but the newest `keep` (0 keeps all).
     ///
     /// # Errors
-    /// When something cannot be written; an older checkpoint of the same step is then unchanged.
+    /// When something cannot be written, or a parameter or moment is not finite; an older checkpoint of the same step is then
+    /// unchanged.
     pub fn save<M: TrainableModel>(
         &self,
         model: &M,
@@ -186,10 +187,10 @@ impl RunDirectory {
             let text = serde_json::to_vec_pretty(state)
                 .map_err(|error| TrainError::checkpoint(&path, format!("cannot be written: {error}")))?;
             fs::write(&path, text).map_err(TrainError::io(&path, "write"))?;
+            // What was brought back from a card that failed is nothing to keep: the checkpoint before stays.
+            parameters.device().check()?;
             Ok(atomic::replace_dir(&temporary, &target)?)
         })();
-        // What was brought back from a card that failed is nothing to keep.
-        let written = written.and_then(|()| Ok(parameters.device().check()?));
         if let Err(error) = written {
             let _ = fs::remove_dir_all(&temporary);
             return Err(error);

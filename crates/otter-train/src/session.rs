@@ -344,6 +344,14 @@ fn evaluate(
     while section.max_batches.is_none_or(|most| batches < most) {
         let Some(batch) = loader.next_batch()? else { break };
         let loss = model.loss(parameters, &batch)?;
+        if !loss.sum.is_finite() {
+            return Err(TrainError::Model(format!(
+                "the held-out loss of sample(s) {} is {}; look at the samples, or resume from the newest checkpoint with a \
+                 smaller optimizer.learning_rate",
+                batch.sample_ids.join(", "),
+                loss.sum
+            )));
+        }
         total.sum += loss.sum;
         total.targets += loss.targets;
         batches += 1;

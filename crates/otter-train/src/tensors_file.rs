@@ -6,7 +6,7 @@ use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use otter_nn::card::{Card, CardBuffer};
-use otter_nn::{Device, Tensor};
+use otter_nn::{Device, NotFinite, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::error::{Result, TrainError};
@@ -48,6 +48,12 @@ pub enum StateElementsMut<'a> {
     U8(&'a mut [u8]),
 }
 
+/// Why elements were not written.
+enum Unwritten {
+    Io(std::io::Error),
+    NotFinite(NotFinite),
+}
+
 impl StateElements<'_> {
     fn dtype(self) -> Dtype {
         match self {
@@ -65,9 +71,9 @@ impl StateElements<'_> {
         }
     }
 
-    fn write(self, out: &mut impl Write) -> std::io::Result<()> {
+    fn write(self, out: &mut impl Write) -> Result<(), Unwritten> {
         match self {
-            Self::U8(values) => out.write_all(values),
+            Self::U8(values) => out.write_all(values).map_err(Unwritten::Io),
             Self::CardU8(card, buffer) => {
                 let mut values = vec![0; buffer.len()];
                 card.download_bytes(buffer, &mut values);
@@ -79,11 +85,14 @@ impl StateElements<'_> {
                 StateElements::F32(&values).write(out)
             }
             Self::F32(values) => {
+                if let Some(found) = NotFinite::find([values]) {
+                    return Err(Unwritten::NotFinite(found));
+                }
                 let mut bytes = Vec::with_capacity(PIECE);
                 values.chunks(PIECE / 4).try_for_each(|values| {
                     bytes.clear();
                     bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-                    out.write_all(&bytes)
+                    out.write_all(&bytes).map_err(Unwritten::Io)
                 })
             }
         }
@@ -93,7 +102,7 @@ impl StateElements<'_> {
 /// Writes named tensors (name, shape, elements), floats before bytes so that all are aligned.
 ///
 /// # Errors
-/// When a shape is not that of its elements, or the file cannot be written.
+/// When a shape is not that of its elements, a number is not finite, or the file cannot be written.
 pub fn write(path: &Path, mut tensors: Vec<(String, Vec<usize>, StateElements<'_>)>) -> Result<()> {
     tensors.sort_by_key(|(_, _, elements)| elements.dtype() != Dtype::F32);
     let mut end = 0;
@@ -107,15 +116,24 @@ pub fn write(path: &Path, mut tensors: Vec<(String, Vec<usize>, StateElements<'_
     let metadata = Metadata::new(None, infos.collect()).map_err(|error| unwritable(error.to_string()))?;
     let mut header = serde_json::to_vec(&metadata).map_err(|error| unwritable(error.to_string()))?;
     header.resize(header.len().next_multiple_of(8), b' ');
-    let written = (|| {
-        let mut out = BufWriter::with_capacity(PIECE, File::create(path)?);
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        tensors.iter().try_for_each(|(_, _, elements)| elements.write(&mut out))?;
-        out.flush()?;
-        out.get_ref().sync_all()
-    })();
-    written.map_err(TrainError::io(path, "write"))
+    let failed = |source| TrainError::Io { path: path.to_path_buf(), action: "write", source };
+    let mut out = BufWriter::with_capacity(PIECE, File::create(path).map_err(failed)?);
+    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+    out.write_all(&header).map_err(failed)?;
+    for (name, _, elements) in &tensors {
+        elements.write(&mut out).map_err(|error| match error {
+            Unwritten::Io(source) => failed(source),
+            Unwritten::NotFinite(found) => TrainError::checkpoint(
+                path,
+                format!(
+                    "not written: `{name}` is not finite ({found}). The checkpoints before are kept; resume from the newest \
+                     with a smaller optimizer.learning_rate"
+                ),
+            ),
+        })?;
+    }
+    out.flush().map_err(failed)?;
+    out.get_ref().sync_all().map_err(failed)
 }
 
 /// A file of named tensors, opened for reading.
@@ -205,7 +223,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("t.safetensors");
         let large: Vec<f32> = (0..50_001).map(|i| (i as f32).sin()).collect();
-        let odd = [f32::MIN_POSITIVE / 2.0, -0.0, f32::NAN];
+        let odd = [f32::MIN_POSITIVE / 2.0, -0.0, f32::MAX];
         let codes = [0, 255, 7, 128, 1];
         let tensors = vec![
             ("codes".to_owned(), vec![5], StateElements::U8(&codes)),
@@ -241,6 +259,24 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("t.safetensors");
         assert!(write(&path, vec![("t".to_owned(), vec![5], StateElements::F32(&[1.0; 4]))]).is_err());
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_refused_by_name() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("t.safetensors");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let values = [1.0, 2.0, bad, bad];
+            let tensors = vec![
+                ("good".to_owned(), vec![2], StateElements::F32(&values[..2])),
+                ("moment.weight".to_owned(), vec![4], StateElements::F32(&values)),
+            ];
+            let message = write(&path, tensors).unwrap_err().to_string();
+            assert!(
+                message.contains("`moment.weight`") && message.contains("first at element 2"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -441,6 +441,24 @@ fn a_loss_that_is_not_finite_names_the_sample() {
 }
 
 #[test]
+fn a_parameter_that_is_not_finite_is_named_and_never_saved() {
+    let place = tempfile::tempdir().unwrap();
+    // So long a step leaves the range of numbers at once.
+    let long = ["optimizer.learning_rate=3e38", "optimizer.weight_decay=1.0", "schedule.warmup_steps=0"];
+    let overrides = [&long[..], &["train.checkpoint_every=1", "train.save='trainable'"]].concat();
+    let saved = config(&place.path().join("a"), &overrides);
+    let error = Run::new().go(&saved, false, &NEVER).unwrap_err().to_string();
+    assert!(error.contains("embed.weight") && error.contains("not written"), "{error}");
+    assert_eq!(std::fs::read_dir(place.path().join("a/checkpoints")).unwrap().count(), 0);
+    // Without a checkpoint the next step says it.
+    let overrides = [&long[..], &["train.checkpoint_every=0"]].concat();
+    let unsaved = config(&place.path().join("b"), &overrides);
+    let error = Run::new().go(&unsaved, false, &NEVER).unwrap_err();
+    let TrainError::NonFiniteParameter { parameter, step: 2, .. } = &error else { panic!("{error}") };
+    assert!(parameter.starts_with("embed.weight ("), "{error}");
+}
+
+#[test]
 fn a_gradient_that_is_not_finite_names_the_parameter() {
     let place = tempfile::tempdir().unwrap();
     let config = config(place.path(), &[]);

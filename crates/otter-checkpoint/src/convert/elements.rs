@@ -152,6 +152,29 @@ fn widen(entry: &TensorEntry, name: &str, bytes: &[u8], values: &mut Vec<f32>) -
     Ok(())
 }
 
+/// A value among stored elements that is not finite, if there is one. Integers are finite.
+pub(super) fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<f32> {
+    // All bits of the exponent are set, in infinities and NaN alone. One pass without branches; the culprit is looked for
+    // only when there is one.
+    macro_rules! find {
+        ($bits:ty, $float:ty, $exponent:expr, $widen:expr) => {{
+            let values = bytes.as_chunks().0;
+            let bad = |&b: &[u8; size_of::<$bits>()]| <$bits>::from_le_bytes(b) & $exponent == $exponent;
+            if !values.iter().fold(false, |any, value| any | bad(value)) {
+                return None;
+            }
+            values.iter().copied().find(bad).map(|b| $widen(<$float>::from_le_bytes(b)))
+        }};
+    }
+    match dtype {
+        Dtype::F32 => find!(u32, f32, 0x7f80_0000, |value: f32| value),
+        Dtype::F64 => find!(u64, f64, 0x7ff0_0000_0000_0000, |value: f64| value as f32),
+        Dtype::F16 => find!(u16, f16, 0x7c00, f16::to_f32),
+        Dtype::Bf16 => find!(u16, bf16, 0x7f80, bf16::to_f32),
+        _ => None,
+    }
+}
+
 /// Whether two stored tensors hold the same bytes in the same order.
 pub(super) fn same_bytes(left: &TensorEntry, right: &TensorEntry) -> bool {
     if left.dtype != right.dtype || left.shape != right.shape {
@@ -229,6 +252,27 @@ mod tests {
         })
         .unwrap();
         values
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_found_in_every_type() {
+        let bytes = |value: f64| {
+            [
+                (Dtype::F32, (value as f32).to_le_bytes().to_vec()),
+                (Dtype::F64, value.to_le_bytes().to_vec()),
+                (Dtype::F16, f16::from_f64(value).to_le_bytes().to_vec()),
+                (Dtype::Bf16, bf16::from_f64(value).to_le_bytes().to_vec()),
+            ]
+        };
+        let good = bytes(-60000.0);
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            for ((dtype, good), (_, bad_bytes)) in good.iter().zip(bytes(bad)) {
+                assert_eq!(not_finite(*dtype, &good.repeat(9)), None);
+                let found = not_finite(*dtype, &[good.repeat(9), bad_bytes].concat()).unwrap();
+                assert!(found.is_nan() && bad.is_nan() || f64::from(found) == bad, "{dtype} {found}");
+            }
+        }
+        assert_eq!(not_finite(Dtype::I64, &[255; 16]), None);
     }
 
     #[test]

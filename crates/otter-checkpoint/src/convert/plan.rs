@@ -3,7 +3,7 @@
 
 use super::elements::{self, PIECE};
 use crate::error::{CheckpointError, Result};
-use crate::narrow::narrow;
+use crate::narrow::{NarrowError, narrow};
 use crate::tensor::{Dtype, TensorEntry};
 use otter_nn::{Device, Init, ParameterSpec, ParameterSpecs, Parameters};
 use std::io::Write;
@@ -135,7 +135,11 @@ impl PlannedTensor {
         for part in &self.parts {
             match part {
                 Part::Stored { entry, .. } if entry.dtype == self.dtype => {
-                    elements::for_each_piece(entry, &mut |bytes| sink.bytes(bytes))?;
+                    elements::for_each_piece(entry, &mut |bytes| {
+                        let bad = elements::not_finite(entry.dtype, bytes);
+                        bad.map_or(Ok(()), |value| sink.refuse(NarrowError::NotFinite(value)))?;
+                        sink.bytes(bytes)
+                    })?;
                 }
                 other => floats(other, &mut |values| sink.floats(values))?,
             }
@@ -183,10 +187,13 @@ impl Sink<'_> {
         self.out.write_all(bytes).map_err(CheckpointError::write(self.path, self.target))
     }
 
+    fn refuse(&self, error: NarrowError) -> Result<()> {
+        Err(self.tensor.error(self.target, error.problem()))
+    }
+
     fn floats(&mut self, values: &[f32]) -> Result<()> {
         self.buffer.clear();
-        narrow(values, self.tensor.dtype, &mut self.buffer)
-            .map_err(|error| self.tensor.error(self.target, error.problem()))?;
+        narrow(values, self.tensor.dtype, &mut self.buffer).or_else(|error| self.refuse(error))?;
         self.out.write_all(&self.buffer).map_err(CheckpointError::write(self.path, self.target))
     }
 }

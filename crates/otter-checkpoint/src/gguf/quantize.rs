@@ -1,6 +1,7 @@
 //! Making blocks: 32-bit floats into the storage types that a GGUF file of ours may have.
 
 use super::blocks::BlockFormat;
+use crate::narrow::check_finite;
 use crate::tensor::Dtype;
 use half::{bf16, f16};
 use otter_nn::quantised::OutOfRange;
@@ -42,15 +43,15 @@ impl GgufQuantization {
 /// Appends `values` in the given type; they must be whole blocks.
 ///
 /// # Errors
-/// The value that the type cannot hold.
+/// The value that the type cannot hold, or that is not finite.
 pub(super) fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<(), f32> {
-    let finite = |value: f32| if value.is_finite() { Ok(value) } else { Err(value) };
+    check_finite(values)?;
     match dtype {
         Dtype::F32 => values.iter().for_each(|value| out.extend(value.to_le_bytes())),
         Dtype::F16 => {
             for &value in values {
                 let narrow = f16::from_f32(value);
-                if narrow.is_infinite() && value.is_finite() {
+                if narrow.is_infinite() {
                     return Err(value);
                 }
                 out.extend(narrow.to_le_bytes());
@@ -66,7 +67,6 @@ pub(super) fn narrow(dtype: Dtype, values: &[f32], out: &mut Vec<u8>) -> Result<
             if format != BlockFormat::Q4_0 {
                 return Err(f32::NAN);
             }
-            values.iter().try_for_each(|&value| finite(value).map(drop))?;
             values.chunks_exact(format.shape().0).try_for_each(|block| q4_0(block, out))?;
         }
         _ => return Err(f32::NAN),
@@ -186,8 +186,11 @@ mod tests {
             assert!(narrow(Dtype::Block(format), &values, &mut out).is_err());
         }
         assert_eq!(narrow(Dtype::F16, &[1e6], &mut out), Err(1e6));
-        // Values that are not numbers stay what they are where the type can say so.
-        assert_eq!(narrow(Dtype::F16, &[f32::INFINITY], &mut out), Ok(()));
+        // Also where the type could hold them.
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            assert_eq!(narrow(dtype, &[1.0, f32::INFINITY], &mut out), Err(f32::INFINITY));
+            assert!(narrow(dtype, &[f32::NAN], &mut out).is_err_and(f32::is_nan));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
 use crate::load_report::reason_to_ignore;
+use crate::narrow::NarrowError;
 use crate::tensor::Dtype;
 use crate::tokenizer::load_tokenizer;
 use otter_data::SpecialTokens;
@@ -352,7 +353,10 @@ impl Body<'_, '_> {
         self.bytes.clear();
         let dtype = self.planned.dtype;
         narrow(dtype, &self.waiting, &mut self.bytes).map_err(|value| {
-            let problem = format!("the value {value} does not fit {dtype}; choose a wider type");
+            let problem = match value.is_finite() {
+                true => format!("the value {value} does not fit {dtype}; choose a wider type"),
+                false => NarrowError::NotFinite(value).problem(),
+            };
             refusal(self.out.path, self.planned.name, problem)
         })?;
         if let Dtype::Block(format) = dtype {

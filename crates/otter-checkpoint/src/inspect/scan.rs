@@ -3,6 +3,7 @@
 use super::source::Source;
 use crate::error::Result;
 use crate::tensor::{Dtype, TensorEntry};
+use otter_nn::NotFinite;
 use std::path::Path;
 
 /// A tensor with elements that are not finite.
@@ -43,21 +44,14 @@ fn is_float(entry: &TensorEntry) -> bool {
 }
 
 fn scan_tensor(name: &str, entry: &TensorEntry, progress: &mut dyn FnMut(u64)) -> Result<Option<NonFinite>> {
-    let mut found = NonFinite { name: name.to_owned(), nan: 0, infinite: 0, first: 0 };
+    let mut found = NotFinite::default();
     let mut before = 0;
     entry.for_each_f32(name, &mut |piece| {
-        // Most pieces have none.
-        if !piece.iter().all(|value| value.is_finite()) {
-            for (at, value) in piece.iter().enumerate().filter(|(_, value)| !value.is_finite()) {
-                if found.nan + found.infinite == 0 {
-                    found.first = before + at as u64;
-                }
-                if value.is_nan() { found.nan += 1 } else { found.infinite += 1 }
-            }
-        }
+        found.add(piece, before);
         before += piece.len() as u64;
         progress(before);
         Ok(())
     })?;
-    Ok((found.nan + found.infinite > 0).then_some(found))
+    let NotFinite { nan, infinite, first } = found;
+    Ok(found.any().then(|| NonFinite { name: name.to_owned(), nan, infinite, first }))
 }
