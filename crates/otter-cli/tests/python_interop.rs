@@ -1,15 +1,16 @@
 //! What this project saves, opened by Python: plain libraries, and Transformers with the exported module.
 //!
 //! The tests make a virtual environment of their own from PyPI (`python/make_environment.py`), under the target
-//! directory, once for each version of its requirements. Where that cannot be done they say so on standard error and
-//! pass; with `OTTER_REQUIRE_PYTHON=1` they fail. `OTTER_PYTHON` names an interpreter that has the packages.
+//! directory, once for each version of its requirements. Where that cannot be done they are skipped, or fail if the part
+//! `python` is required (see `tests/skip.rs`). `OTTER_PYTHON` names an interpreter that has the packages.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -66,17 +67,13 @@ fn make_environment() -> Result<PathBuf, String> {
 }
 
 /// The interpreter; `None`, with a line that says so, where the test is to be skipped.
-#[expect(
-    clippy::explicit_write,
-    reason = "the test runner keeps back what `eprintln!` prints in tests that pass"
-)]
-fn python(test: &str) -> Option<&'static Path> {
+#[track_caller]
+fn python() -> Option<&'static Path> {
     static ENVIRONMENT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match ENVIRONMENT.get_or_init(make_environment) {
         Ok(python) => Some(python),
         Err(reason) => {
-            assert!(std::env::var_os("OTTER_REQUIRE_PYTHON").is_none(), "no Python for {test}: {reason}");
-            writeln!(std::io::stderr(), "SKIPPED {test}: no Python environment: {reason}").unwrap();
+            skip::skipped("python", reason);
             None
         }
     }
@@ -109,7 +106,7 @@ fn save(case: &str, target: &Path, dtype: SaveDtype, max_shard_bytes: u64) {
 
 #[test]
 fn plain_libraries_open_what_is_saved() {
-    let Some(python) = python("plain_libraries_open_what_is_saved") else { return };
+    let Some(python) = python() else { return };
     for case in ["llama", "flamingo", "mpt1b-style"] {
         let place = tempfile::tempdir().unwrap();
         let mut arguments = vec![golden(case)];
@@ -203,7 +200,7 @@ fn score(model: &Path, prompt: &Prompt, answer: &str) -> Value {
 }
 
 fn transformers_gives_what_the_binary_gives(case: &str) {
-    let Some(python) = python(case) else { return };
+    let Some(python) = python() else { return };
     let place = tempfile::tempdir().unwrap();
     let (model, resaved) = (place.path().join("exported"), place.path().join("resaved"));
     save(case, &model, SaveDtype::F32, 300_000);
@@ -268,7 +265,7 @@ const READ_BACK: [&str; 10] = [
 
 #[test]
 fn language_models_of_the_module() {
-    let Some(python) = python("language_models_of_the_module") else { return };
+    let Some(python) = python() else { return };
     let place = tempfile::tempdir().unwrap();
     let image = golden("images/wide.png");
     let arguments = [

@@ -4,6 +4,8 @@
 #![cfg(unix)]
 
 mod common;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -417,13 +419,11 @@ fn a_full_disk_while_saving_leaves_the_checkpoint_before() {
     let ended: Ended = match run {
         Ok(output) if output.status.code() != Some(CANNOT_MOUNT) => output.into(),
         _ => {
-            println!("skipped: a small file system can only be mounted by root on Linux");
-            return;
+            return skip::skipped("mount", "a small file system can only be mounted by root on Linux");
         }
     };
     if ended.stderr.starts_with("unshare:") {
-        println!("skipped: {}", ended.stderr);
-        return;
+        return skip::skipped("mount", ended.stderr.trim());
     }
     ended.error(&["step-000004", ".safetensors", "No space left on device"]);
     for moment in ["before", "after"] {

@@ -49,6 +49,9 @@ mod python_random;
 mod record;
 mod sample;
 mod sample_builder;
+#[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod staging;
 mod stats;
 mod tar_archive;

@@ -28,6 +28,9 @@ pub mod layers;
 mod parameters;
 pub mod quantised;
 mod real;
+#[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod tensor;
 mod weight;
 

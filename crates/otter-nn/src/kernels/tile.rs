@@ -178,6 +178,8 @@ mod tests {
             if instruction_set() != InstructionSet::Baseline {
                 // SAFETY: the processor was just asked for these instructions.
                 kernels.push(("avx2", |out, x, w, inner| unsafe { x86::avx2(out, x, w, inner) }));
+            } else {
+                crate::skip::skipped("avx2", "the plain version alone is tested");
             }
         }
         for (rows, inner, outer) in

@@ -73,18 +73,6 @@ impl Instructions {
         }
         Self::Plain
     }
-
-    /// All that this processor can run.
-    #[cfg(test)]
-    fn available() -> Vec<Self> {
-        match Self::best() {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => vec![Self::Avx512, Self::Avx2, Self::Plain],
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => vec![Self::Avx2, Self::Plain],
-            Self::Plain => vec![Self::Plain],
-        }
-    }
 }
 
 thread_local! {

@@ -2,6 +2,27 @@ use super::*;
 use crate::quantised::QuantisedMatrix;
 use crate::{Device, Tensor};
 
+/// The instruction sets that this processor has.
+#[track_caller]
+fn available() -> Vec<Instructions> {
+    let mut found = vec![Instructions::Plain];
+    #[cfg(target_arch = "x86_64")]
+    {
+        let best = Instructions::best();
+        for (part, with, has) in [
+            ("avx2", Instructions::Avx2, best != Instructions::Plain),
+            ("avx512", Instructions::Avx512, best == Instructions::Avx512),
+        ] {
+            if has {
+                found.push(with);
+            } else {
+                crate::skip::skipped(part, "products with blocks are tested without it");
+            }
+        }
+    }
+    found
+}
+
 /// Numbers of an ordinary weight matrix or row of activations.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -56,6 +77,7 @@ fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 /// Every instruction set against the plain one: integers are exact, so only the last sums round differently.
 #[test]
 fn every_instruction_set_gives_the_plain_numbers() {
+    let available = available();
     for format in QuantisedFormat::ALL {
         let unit = format.block_len();
         for (outer, blocks) in [(1, 1), (3, 3), (32, 1), (37, 2), (70, 9), (257, 3)] {
@@ -65,7 +87,7 @@ fn every_instruction_set_gives_the_plain_numbers() {
                     let x = numbers(rows * inner, 5);
                     for accumulate in [false, true] {
                         let plain = product_with(&w, &x, accumulate, Instructions::Plain);
-                        for with in Instructions::available() {
+                        for &with in &available {
                             let found = product_with(&w, &x, accumulate, with);
                             let what = format!("{with:?} {} {rows} x {inner} x {outer}", format.name());
                             assert_close(&found, &plain, 2e-6, &what);
@@ -80,6 +102,7 @@ fn every_instruction_set_gives_the_plain_numbers() {
 /// Extremes of codes and activations: no sum may wrap.
 #[test]
 fn no_sum_overflows() {
+    let available = available();
     for format in QuantisedFormat::ALL {
         let (outer, inner) = (33, 512);
         let mut bytes = vec![0xffu8; outer * format.row_bytes(inner)];
@@ -98,7 +121,7 @@ fn no_sum_overflows() {
             for rows in [1, 8] {
                 let x = vec![sign * 2.0; rows * inner];
                 let expected: f32 = widened.iter().map(|w| sign * 2.0 * w).sum();
-                for with in Instructions::available() {
+                for &with in &available {
                     let found = product_with(&w, &x, false, with);
                     assert_close(
                         &found,
@@ -174,13 +197,14 @@ fn the_input_gradient_is_that_of_the_widened_matrix() {
 
 #[test]
 fn numbers_that_are_not_finite_stay_visible() {
+    let available = available();
     for format in QuantisedFormat::ALL {
         let w = matrix(format, 40, 512, 1);
         for rows in [1, 9] {
             for value in [f32::NAN, f32::INFINITY] {
                 let mut x = numbers(rows * 512, 2);
                 x[300] = value;
-                for with in Instructions::available() {
+                for &with in &available {
                     let y = product_with(&w, &x, false, with);
                     assert!(y[..40].iter().all(|y| y.is_nan()), "{with:?}");
                     assert!(y[40..].iter().all(|y| y.is_finite()), "{with:?}");
@@ -188,7 +212,7 @@ fn numbers_that_are_not_finite_stay_visible() {
             }
             for value in [0.0, 1e-42, 1e30] {
                 let x = vec![value; rows * 512];
-                for with in Instructions::available() {
+                for &with in &available {
                     assert!(product_with(&w, &x, false, with).iter().all(|y| y.is_finite()), "{with:?}");
                 }
             }
