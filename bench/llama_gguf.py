@@ -77,23 +77,23 @@ class Random:
         return pool[starts[:, None] + numpy.arange(of_row)].reshape(rows, of_row * pool.shape[1])
 
 
-def in_six(name):
+def in_six(name, layers):
     """Whether Q4_K_M keeps a matrix in Q6_K."""
     if name == "output":
         return True
     parts = name.split(".")
     if parts[-1] not in ("attn_v", "ffn_down"):
         return False
-    layer, eighth = int(parts[1]), LAYERS // 8
+    layer, eighth = int(parts[1]), layers // 8
     return layer < eighth or layer >= 7 * eighth or (layer - eighth) % 3 == 2
 
 
-def write(path, seed, mixture):
+def write(path, seed, mixture, layers):
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("random weights of LLaMA-7B's shape")
     writer.add_context_length(2048)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_feed_forward_length(INNER)
     writer.add_head_count(HEADS)
     writer.add_rope_dimension_count(WIDTH // HEADS)
@@ -111,12 +111,12 @@ def write(path, seed, mixture):
     writer.add_eos_token_id(2)
     random = Random(seed)
     sizes = {"token_embd": (VOCABULARY, WIDTH), "output": (VOCABULARY, WIDTH)}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         own = {"attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH, WIDTH), "attn_v": (WIDTH, WIDTH), "attn_output": (WIDTH, WIDTH)}
         own |= {"ffn_gate": (INNER, WIDTH), "ffn_up": (INNER, WIDTH), "ffn_down": (WIDTH, INNER)}
         sizes |= {f"blk.{layer}.{name}": size for name, size in own.items()}
-    norms = [f"blk.{layer}.{name}" for layer in range(LAYERS) for name in ("attn_norm", "ffn_norm")] + ["output_norm"]
-    kinds = {name: SIX if mixture and in_six(name) else FOUR for name in sizes}
+    norms = [f"blk.{layer}.{name}" for layer in range(layers) for name in ("attn_norm", "ffn_norm")] + ["output_norm"]
+    kinds = {name: SIX if mixture and in_six(name, layers) else FOUR for name in sizes}
     for name, (rows, width) in sizes.items():
         of_row = width // BLOCK * random.pools[kinds[name]].shape[1]
         writer.add_tensor_info(f"{name}.weight", (rows, of_row), numpy.dtype(numpy.uint8), rows * of_row, kinds[name])
@@ -137,9 +137,10 @@ def main():
     parser.add_argument("path", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mixture", action="store_true", help="as Q4_K_M")
+    parser.add_argument("--layers", type=int, default=LAYERS)
     arguments = parser.parse_args()
     unfinished = arguments.path.with_name(arguments.path.name + ".tmp")
-    write(unfinished, arguments.seed, arguments.mixture)
+    write(unfinished, arguments.seed, arguments.mixture, arguments.layers)
     unfinished.replace(arguments.path)
 
 
