@@ -6,6 +6,7 @@ use crate::config_file::CheckpointConfig;
 use crate::error::Result;
 use crate::gguf::{self, GgufFile};
 use crate::load_report::LoadReport;
+use crate::preprocessor::check_preprocessor;
 use crate::weights::Weights;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,28 @@ impl Checkpoint {
         let mut checkpoint = Self { path: directory.to_path_buf(), config, weights };
         checkpoint.resolve_tie(tie);
         checkpoint.resolve_vocabulary();
+        let pixels = check_preprocessor(directory, checkpoint.config.model.vision.image_size)?;
+        checkpoint.config.warnings.extend(pixels);
         Ok(checkpoint)
+    }
+
+    /// The configuration of a model of the same shape: that of the weights where they can be opened (one table or two is told
+    /// by them), and else what `config.json` declares.
+    ///
+    /// # Errors
+    /// When the configuration is missing, damaged or describes an unsupported model.
+    pub fn config_like(directory: &Path) -> Result<CheckpointConfig> {
+        let file = directory.join("config.json");
+        match Self::open(directory) {
+            Ok(checkpoint) => Ok(checkpoint.config),
+            Err(_) if file.is_file() => {
+                let mut config = CheckpointConfig::read(&file)?;
+                let declared = config.declared_tie.unwrap_or(config.text_ties);
+                config.model.tie_word_embeddings |= declared;
+                Ok(config)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Accounts for every tensor: compares the file with the parameters of a model.

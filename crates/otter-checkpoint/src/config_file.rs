@@ -1,17 +1,23 @@
 //! `config.json` of an Otter or Flamingo checkpoint, read into [`OtterConfig`].
 //!
 //! Known keys that do not change the model are tolerated, keys that would change it in a way that is not
-//! supported are errors, and so is every key that no writer is known to produce.
+//! supported are errors. Others, which the next release of a writer may add, are warned of. In the objects of this project
+//! (`perceiver_config`, `cross_attention_config`) they are errors.
 
-use crate::config_keys::{CROSS_ATTENTION, PERCEIVER, TOP, VISION};
-use crate::config_section::Section;
+use crate::config_foreign;
+use crate::config_keys::{CROSS_ATTENTION, GENERIC, PERCEIVER, TOP, VISION};
+use crate::config_section::{Section, unknown_keys_warning};
 use crate::error::{CheckpointError, Result};
 use crate::input_rules::InputRules;
-use crate::text_config::{TextKind, text_config};
+use crate::text_config::{TextKind, text_config, unknown_text_keys};
 use crate::text_file::{LONGEST_CONFIG, read_object};
 use otter_model::config::{CrossAttentionConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use serde_json::{Map, Value};
 use std::path::Path;
+
+/// What to do about weights that were quantized by another program.
+pub(crate) const UNQUANTIZED: &str =
+    "quantized checkpoints are not supported; use the f32, f16 or bf16 one, or llama.cpp's GGUF file";
 
 /// Class of the original that a checkpoint belongs to. Both compute the same thing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +88,7 @@ impl CheckpointConfig {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// When the file is missing or not JSON, has an unknown key, or describes an unsupported model.
+    /// When the file is missing or not JSON, or describes an unsupported model.
     pub fn read(path: &Path) -> Result<Self> {
         Self::parse(path, read_object(path, LONGEST_CONFIG)?)
     }
@@ -94,15 +100,18 @@ impl CheckpointConfig {
         let family = family(&top)?;
         let text = top.section("text_config")?;
         let kind = TextKind::of(&text)?;
-        top.check_keys(TOP, true)?;
-        for (key, advice) in [
-            ("lora_config", "adapters are not supported; merge them into the weights first"),
-            ("quantization_config", "quantized checkpoints are not supported; use the f32, f16 or bf16 one"),
-        ] {
-            top.must_be_absent(key, advice)?;
-        }
+        let merge = "the adapters stand apart from the weights; merge them: otter convert DIR --merge-lora --out NEW_DIR";
+        top.must_be_absent("lora_config", merge)?;
+        top.must_be_absent("quantization_config", UNQUANTIZED)?;
         let vision = top.section("vision_config")?;
-        vision.check_keys(VISION, true)?;
+        for section in [&top, &vision] {
+            config_foreign::refuse(section, &[])?;
+        }
+        let foreign = config_foreign::names();
+        let mut unknown = top.unknown_keys(&[TOP, GENERIC, &foreign]);
+        unknown.extend(unknown_text_keys(kind, &text)?);
+        unknown.extend(vision.unknown_keys(&[VISION, GENERIC, &foreign]));
+        warnings.extend(unknown_keys_warning(path, &unknown));
         let declared_tie = top.flag("tie_word_embeddings")?;
         let model = OtterConfig {
             vision: vision_config(&vision, &mut warnings)?,
@@ -143,7 +152,11 @@ fn family(top: &Section<'_>) -> Result<ModelFamily> {
     match top.text("model_type")? {
         Some("otter") => Ok(ModelFamily::Otter),
         Some("flamingo") => Ok(ModelFamily::Flamingo),
-        Some(other) => Err(top.wrong("model_type", &other, "supported: otter, flamingo")),
+        Some(other) => {
+            let expected = "supported: otter, flamingo; `otter inspect` says what this is, and which command makes an Otter \
+                            of it";
+            Err(top.wrong("model_type", &other, expected))
+        }
         None => named.ok_or_else(|| top.wrong("model_type", &"missing", "expected otter or flamingo")),
     }
 }
@@ -155,7 +168,7 @@ fn vision_config(vision: &Section<'_>, warnings: &mut Vec<String>) -> Result<Vis
         return Err(vision.wrong("model_type", &kind, "only clip_vision_model is supported"));
     }
     vision.must_equal("hidden_act", "quick_gelu")?;
-    vision.must_be_absent("quantization_config", "quantized checkpoints are not supported")?;
+    vision.must_be_absent("quantization_config", UNQUANTIZED)?;
     for key in ["attention_dropout", "dropout"] {
         vision.warn_dropout(key, warnings)?;
     }
@@ -176,7 +189,7 @@ fn perceiver_config(top: &Section<'_>) -> Result<PerceiverConfig> {
     let mut config =
         PerceiverConfig { max_num_frames: top.size("max_num_frames")?, ..PerceiverConfig::default() };
     if let Some(section) = top.optional_section("perceiver_config")? {
-        section.check_keys(PERCEIVER, false)?;
+        section.check_keys(PERCEIVER)?;
         section.size("depth")?.into_iter().for_each(|value| config.depth = value);
         section.size("heads")?.into_iter().for_each(|value| config.heads = value);
         section.size("dim_head")?.into_iter().for_each(|value| config.dim_head = value);
@@ -192,7 +205,7 @@ fn cross_attention_config(top: &Section<'_>) -> Result<CrossAttentionConfig> {
     let mut config = CrossAttentionConfig::default();
     top.size("cross_attn_every_n_layers")?.into_iter().for_each(|value| config.every_n_layers = value);
     if let Some(section) = top.optional_section("cross_attention_config")? {
-        section.check_keys(CROSS_ATTENTION, false)?;
+        section.check_keys(CROSS_ATTENTION)?;
         section.size("heads")?.into_iter().for_each(|value| config.heads = value);
         section.size("dim_head")?.into_iter().for_each(|value| config.dim_head = value);
         section.size("ff_mult")?.into_iter().for_each(|value| config.ff_mult = value);
@@ -278,20 +291,114 @@ mod tests {
         assert_eq!((model.cross_attention.inner_dim(), model.cross_attention.ff_mult), (32, 4));
     }
 
+    /// Files that others write may have keys of tomorrow: one warning lists them, with what a misspelling may have meant.
     #[test]
-    fn unknown_keys_name_the_nearest() {
-        let text = refusal("/text_config", "hiden_size", json!(1));
+    fn unknown_keys_are_warned_of_in_one_sentence() {
+        let mut config = first_release();
+        config["of_tomorrow"] = json!({ "deep": 1 });
+        config["max_num_frame"] = json!(1);
+        config["text_config"]["num_hidden_layer"] = json!(2);
+        config["text_config"]["rope_thetaa"] = json!(5e5);
+        config["text_config"]["rope_scaling"] =
+            json!({ "rope_type": "linear", "factor": 2.0, "attention_factor": 1.0 });
+        config["vision_config"]["patchsize"] = json!(1);
+        let warnings = parse(config).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        for part in [
+            "`of_tomorrow`,",
+            "`max_num_frame` (did you mean `max_num_frames`?)",
+            "`text_config.num_hidden_layer` (did you mean `text_config.num_hidden_layers`?)",
+            "`text_config.rope_thetaa` (did you mean `text_config.rope_theta`?)",
+            "`rope_scaling.attention_factor`",
+            "`vision_config.patchsize` (did you mean `vision_config.patch_size`?)",
+        ] {
+            assert!(warnings[0].contains(part), "no {part} in {warnings:?}");
+        }
+        // Objects of this project are no others' to extend.
+        let text = refusal("", "perceiver_config", json!({ "num_latent": 1 }));
         assert!(
-            text.contains("`text_config.hiden_size`") && text.contains("`text_config.hidden_size`"),
+            text.starts_with("config.json:") && text.contains("`perceiver_config.num_latents`"),
             "{text}"
         );
-        assert!(text.starts_with("config.json:"));
-        assert!(refusal("", "max_num_frame", json!(1)).contains("`max_num_frames`"));
-        assert!(refusal("/vision_config", "patchsize", json!(1)).contains("`vision_config.patch_size`"));
-        assert!(
-            refusal("", "perceiver_config", json!({ "num_latent": 1 }))
-                .contains("`perceiver_config.num_latents`")
-        );
+    }
+
+    /// A setting that changes the numbers of another model is refused by name where it is on, and known where it is off.
+    #[test]
+    fn settings_that_change_numbers_are_obeyed_or_refused() {
+        let text = "/text_config";
+        for (pointer, key, off, on) in [
+            (text, "attention_multiplier", json!(null), json!(0.0078)),
+            (text, "embedding_multiplier", json!(1.0), json!(12.0)),
+            (text, "residual_multiplier", json!(1), json!(0.22)),
+            (text, "logits_scaling", json!(1.0), json!(8.0)),
+            (text, "logit_scale", json!(1), json!(0.0625)),
+            (text, "final_logit_softcapping", json!(null), json!(30.0)),
+            (text, "attn_logit_softcapping", json!(0), json!(50.0)),
+            (text, "query_pre_attn_scalar", json!(null), json!(256)),
+            (text, "partial_rotary_factor", json!(1.0), json!(0.5)),
+            (text, "qk_layernorm", json!(false), json!(true)),
+            (text, "use_qk_norm", json!(false), json!(true)),
+            (text, "clip_qkv", json!(null), json!(8.0)),
+            (text, "sliding_window", json!(null), json!(1024)),
+            (text, "sliding_window", json!(4096), json!(512)),
+            (text, "layer_types", json!(["full_attention"]), json!(["full_attention", "sliding_attention"])),
+            (text, "no_rope_layers", json!([1, 1]), json!([1, 0])),
+            (text, "num_local_experts", json!(0), json!(8)),
+            (text, "hidden_activation", json!("silu"), json!("gelu_pytorch_tanh")),
+            (text, "is_causal", json!(true), json!(false)),
+            (text, "pruned_heads", json!({}), json!({ "0": [1] })),
+            (
+                text,
+                "rope_parameters",
+                json!({ "partial_rotary_factor": 1.0 }),
+                json!({ "partial_rotary_factor": 0.25 }),
+            ),
+            (
+                text,
+                "rope_parameters",
+                json!({ "rope_type": "default", "rope_theta": 1e4 }),
+                json!({ "full_attention": { "rope_type": "default" } }),
+            ),
+            (
+                text,
+                "rope_scaling",
+                json!({ "type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 2048 }),
+                json!({ "type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 512 }),
+            ),
+            ("/vision_config", "qkv_bias", json!(false), json!(true)),
+            ("", "is_encoder_decoder", json!(false), json!(true)),
+        ] {
+            let mut config = first_release();
+            config["text_config"]["max_position_embeddings"] = json!(2048);
+            config.pointer_mut(pointer).unwrap()[key] = off.clone();
+            let parsed = parse(config.clone()).unwrap_or_else(|error| panic!("{key} {off}: {error}"));
+            assert!(parsed.warnings.is_empty(), "{key} {off}: {:?}", parsed.warnings);
+            config.pointer_mut(pointer).unwrap()[key] = on;
+            let message = parse(config).unwrap_err().to_string();
+            assert!(message.contains(key) && message.starts_with("config.json: "), "{message}");
+        }
+        for (key, value) in [
+            ("attn_config", json!({ "rope": true })),
+            ("attn_config", json!({ "qk_gn": true })),
+            ("attn_config", json!({ "sliding_window_size": 512 })),
+            ("attn_config", json!({ "alibi": false, "fused_qkv": false })),
+            ("ffn_config", json!({ "ffn_type": "mptglu" })),
+            ("ffn_config", json!({ "ffn_act_fn": { "name": "silu" } })),
+            ("norm_eps", json!(1e-6)),
+            ("learned_pos_emb", json!(false)),
+            ("block_overrides", json!({ "order": [] })),
+        ] {
+            let mut config = first_release();
+            let inner = value.as_object().and_then(|map| map.keys().last().cloned()).unwrap_or_default();
+            config["text_config"] = json!({ "model_type": "mpt", key: value });
+            let message = parse(config).unwrap_err().to_string();
+            assert!(message.contains(key) && message.contains(&inner), "{key}: {message}");
+        }
+        // Two objects that disagree.
+        let mut config = first_release();
+        config["text_config"]["rope_parameters"] = json!({ "rope_type": "default" });
+        config["text_config"]["rope_scaling"] = json!({ "rope_type": "linear", "factor": 2.0 });
+        assert!(parse(config).unwrap_err().to_string().contains("rope_parameters says otherwise"));
     }
 
     #[test]
@@ -307,12 +414,6 @@ mod tests {
                 "text_config",
                 json!({ "model_type": "mpt", "attn_config": { "prefix_lm": true } }),
                 "causal",
-            ),
-            (
-                "",
-                "text_config",
-                json!({ "model_type": "mpt", "attn_config": { "alibbi": true } }),
-                "`attn_config.alibi`",
             ),
             (
                 "",

@@ -1,4 +1,7 @@
 //! The keys that writers of `config.json` are known to produce, and the nearest one to a misspelling.
+//!
+//! Keys that change numbers here are read where the model is; those that change them in other models are in
+//! `config_foreign.rs`. The next release of a writer may add others, which are warned of.
 
 use crate::spelling::edit_distance;
 
@@ -89,6 +92,7 @@ pub(crate) const TOP: &[&str] = &[
     "train_full_model",
     "train_lang_encoder",
     "train_vision_encoder",
+    "training",
     "use_media_placement_augmentation",
     "vision_config",
 ];
@@ -123,8 +127,11 @@ pub(crate) const MPT: &[&str] = &[
     "emb_pdrop",
     "embedding_fraction",
     "expansion_ratio",
+    "fc_type",
+    "ffn_config",
     "hidden_size",
     "init_config",
+    "init_config_defaults",
     "init_device",
     "layer_norm_epsilon",
     "learned_pos_emb",
@@ -133,10 +140,12 @@ pub(crate) const MPT: &[&str] = &[
     "n_heads",
     "n_layers",
     "no_bias",
+    "norm_eps",
     "norm_type",
     "quantization_config",
     "resid_pdrop",
     "tokenizer_name",
+    "use_pad_tok_in_ffn",
     "verbose",
     "vocab_size",
 ];
@@ -150,9 +159,15 @@ pub(crate) const MPT_ATTENTION: &[&str] = &[
     "attn_type",
     "attn_uses_sequence_id",
     "clip_qkv",
+    "fused_qkv",
     "kv_n_heads",
     "prefix_lm",
     "qk_ln",
+    "rope_dail_config",
+    "rope_hf_config",
+    "rope_impl",
+    "rope_theta",
+    "sliding_window_size",
     "softmax_scale",
 ];
 

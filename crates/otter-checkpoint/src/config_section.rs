@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::config_keys::{GENERIC, nearest};
+use crate::config_keys::nearest;
 use crate::error::{CheckpointError, Result};
+use crate::spelling::edit_distance;
 
 /// One object of the file, with its place for messages.
 pub(crate) struct Section<'a> {
@@ -32,19 +33,47 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Every key must be one of `own` or, with `generic`, one of those that every object may carry.
-    pub(crate) fn check_keys(&self, own: &'static [&'static str], generic: bool) -> Result<()> {
-        let known = || own.iter().chain(if generic { GENERIC } else { &[] }).copied();
-        for key in self.map.keys() {
-            if !known().any(|name| name == key) {
-                return Err(CheckpointError::UnknownKey {
-                    path: self.path.to_path_buf(),
-                    key: self.full_key(key),
-                    nearest: self.full_key(nearest(key, known())),
-                });
-            }
+    /// Every key must be one of `own`: for objects of this project, which no other program adds keys to.
+    pub(crate) fn check_keys(&self, own: &[&str]) -> Result<()> {
+        match self.map.keys().find(|key| !own.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) => Err(CheckpointError::UnknownKey {
+                path: self.path.to_path_buf(),
+                key: self.full_key(key),
+                nearest: self.full_key(nearest(key, own.iter().copied())),
+            }),
         }
-        Ok(())
+    }
+
+    /// Keys that are in none of the lists, each with the known key that it may be a misspelling of.
+    pub(crate) fn unknown_keys(&self, known: &[&[&str]]) -> Vec<String> {
+        let all = || known.iter().flat_map(|list| list.iter().copied());
+        let unknown = self.map.keys().filter(|key| !all().any(|name| name == key.as_str()));
+        let described = |key: &String| {
+            let near = nearest(key, all());
+            let full = self.full_key(key);
+            match is_misspelling(key, near) {
+                true => format!("`{full}` (did you mean `{}`?)", self.full_key(near)),
+                false => format!("`{full}`"),
+            }
+        };
+        unknown.map(described).collect()
+    }
+
+    /// A setting that would change numbers in a way that is not computed here must be off: null, false, 0 or empty.
+    pub(crate) fn must_be_inactive(&self, key: &str, advice: &str) -> Result<()> {
+        let inactive = |value: &Value| match value {
+            Value::Null => true,
+            Value::Bool(on) => !on,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+        };
+        match self.map.get(key) {
+            Some(value) if !inactive(value) => Err(self.wrong(key, value, advice)),
+            _ => Ok(()),
+        }
     }
 
     /// The value, with null the same as absent.
@@ -132,4 +161,26 @@ impl<'a> Section<'a> {
         }
         Ok(())
     }
+}
+
+/// Unknown keys listed in one warning.
+const MOST_LISTED: usize = 20;
+
+/// One warning that lists the keys that nothing here knows; `None` where there are none.
+pub(crate) fn unknown_keys_warning(path: &Path, unknown: &[String]) -> Option<String> {
+    let (first, rest) = unknown.split_at(unknown.len().min(MOST_LISTED));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    let list = first.join(", ");
+    (!first.is_empty()).then(|| {
+        format!(
+            "{}: not known here and passed over, check that they change no numbers: {list}{more}",
+            path.display()
+        )
+    })
+}
+
+/// Whether a key is so near to a known one that it was probably meant.
+fn is_misspelling(key: &str, known: &str) -> bool {
+    let key: String = key.chars().take(64).collect();
+    edit_distance(&key, known) <= (known.len() / 5).clamp(1, 3)
 }

@@ -37,6 +37,10 @@ impl CheckpointConfig {
         }
         if let Some(Value::Object(text)) = top.get_mut("text_config") {
             write_text_config(text, &model.text, self.use_cache);
+            // Both places say the same, so that no reader makes two tables of one or one of two.
+            if self.text_ties != model.tie_word_embeddings {
+                set(text, "tie_word_embeddings", json!(model.tie_word_embeddings));
+            }
         }
         Value::Object(top)
     }

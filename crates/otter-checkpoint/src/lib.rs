@@ -27,6 +27,7 @@
 pub mod atomic;
 mod checkpoint;
 mod config_file;
+mod config_foreign;
 mod config_keys;
 mod config_section;
 mod config_write;
@@ -63,6 +64,7 @@ mod torch_write;
 mod trained_part;
 mod transformers_module;
 mod weights;
+mod wrappers;
 mod zip_archive;
 mod zip_write;
 
@@ -70,14 +72,14 @@ pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
 pub use gguf::{
-    BlockFormat, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, StoredTensor, save_gguf,
-    write_gguf,
+    BlockFormat, GgufElements, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements,
+    StoredTensor, save_gguf, write_gguf,
 };
 pub use initialise::{Initialised, initialise_checkpoint};
 pub use input_rules::InputRules;
 pub use inspect::{
-    Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, Part, PartSummary, TensorSummary,
-    TiedTables, TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
+    Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, OtherTower, Part, PartSummary,
+    TensorSummary, TiedTables, TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
 };
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
 pub use model::{

@@ -63,6 +63,7 @@ impl LoadReport {
             }
         }
         report.warnings.extend(weights.notes().iter().cloned());
+        report.warnings.extend(weights.unwrapped().map(str::to_owned));
         report
     }
 

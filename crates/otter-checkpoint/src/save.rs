@@ -29,6 +29,9 @@ pub(crate) const TOKENIZER_FILES: &[&str] = &[
     "merges.txt",
 ];
 
+/// Key of `config.json` that says that a model was tuned, and how long.
+pub(crate) const TRAINING: &str = "training";
+
 /// Elements converted at a time.
 const CHUNK: usize = 1 << 16;
 
@@ -210,6 +213,9 @@ fn write_all(
     };
     let mut top = config.to_json();
     top["torch_dtype"] = json!(options.dtype.torch_name());
+    if let Some(training) = options.card.as_ref().and_then(|card| card.training.as_ref()) {
+        top[TRAINING] = json!({ "steps": training.steps, "samples": training.samples });
+    }
     write_json("config.json", &top)?;
     write_json("generation_config.json", &config.generation_json())?;
     write_json(PREPROCESSOR_CONFIG, &preprocessor_json(config.model.vision.image_size))?;

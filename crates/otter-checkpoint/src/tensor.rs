@@ -334,6 +334,20 @@ impl TensorEntry {
         Ok(())
     }
 
+    /// Passes the bytes of a matrix in blocks to `each`, in the order of its rows. Call on a tensor of blocks.
+    ///
+    /// # Errors
+    /// Those of `each`.
+    pub(crate) fn for_each_blocks(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let bytes = &self.location.map[self.location.bytes.clone()];
+        let rows = self.shape.first().copied().unwrap_or(0);
+        if self.rows == RowOrder::Stored || rows == 0 {
+            return bytes.chunks(PIECE).try_for_each(each);
+        }
+        let length = bytes.len() / rows;
+        (0..rows).try_for_each(|row| each(&bytes[self.rows.place(row) * length..][..length]))
+    }
+
     /// One row of a matrix as 32-bit floats; `None` where there is no such row, or the elements are no floats.
     pub(crate) fn row_f32(&self, row: usize) -> Option<Vec<f32>> {
         let mut values = Vec::new();

@@ -8,8 +8,10 @@ mod rope;
 use otter_model::config::{HiddenActivation, LlamaConfig, MptConfig, MptStyle, NormKind, TextConfig};
 use serde_json::{Map, Value, json};
 
-use self::rope::{rope, write_rope};
-use crate::config_keys::{FALCON, GPT_NEOX, LLAMA, MOSAIC_GPT, MPT, MPT_ATTENTION, OPT};
+use self::rope::{must_turn_whole_heads, rope, write_rope};
+use crate::config_file::UNQUANTIZED;
+use crate::config_foreign;
+use crate::config_keys::{FALCON, GENERIC, GPT_NEOX, LLAMA, MOSAIC_GPT, MPT, MPT_ATTENTION, OPT, ROPE};
 use crate::config_section::Section;
 use crate::config_write::set;
 use crate::error::Result;
@@ -36,6 +38,8 @@ pub(crate) enum TextKind {
 /// Class, its `model_type`, kind.
 const KINDS: &[(&str, &str, TextKind)] = &[
     ("LlamaForCausalLM", "llama", TextKind::Llama),
+    // As Transformers' first files spelled it.
+    ("LLaMAForCausalLM", "llama", TextKind::Llama),
     ("MPTForCausalLM", "mpt", TextKind::Mpt),
     ("MptForCausalLM", "mpt", TextKind::TransformersMpt),
     ("MosaicGPT", "mosaic_gpt", TextKind::MosaicGpt),
@@ -91,21 +95,43 @@ impl TextKind {
     }
 }
 
-/// Reads the sizes of a language model; every key is checked.
+impl TextKind {
+    /// The keys that describe such a model.
+    fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Llama => LLAMA,
+            Self::Mpt | Self::TransformersMpt => MPT,
+            Self::MosaicGpt => MOSAIC_GPT,
+            Self::GptNeox => GPT_NEOX,
+            Self::Opt => OPT,
+            Self::Falcon => FALCON,
+        }
+    }
+}
+
+/// Keys of the section and of those inside it that nothing here knows.
+pub(crate) fn unknown_text_keys(kind: TextKind, text: &Section<'_>) -> Result<Vec<String>> {
+    let foreign = config_foreign::names();
+    let mut unknown = text.unknown_keys(&[kind.keys(), GENERIC, &foreign]);
+    if let Some(attention) = text.optional_section("attn_config")? {
+        unknown.extend(attention.unknown_keys(&[MPT_ATTENTION, &foreign]));
+    }
+    for name in ["rope_scaling", "rope_parameters"] {
+        if let Some(rope) = text.optional_section(name)? {
+            unknown.extend(rope.unknown_keys(&[ROPE]));
+        }
+    }
+    Ok(unknown)
+}
+
+/// Reads the sizes of a language model. What would change numbers in a way that is not computed is an error.
 pub(crate) fn text_config(
     kind: TextKind,
     text: &Section<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<TextConfig> {
-    match kind {
-        TextKind::Llama => text.check_keys(LLAMA, true)?,
-        TextKind::Mpt | TextKind::TransformersMpt => text.check_keys(MPT, true)?,
-        TextKind::MosaicGpt => text.check_keys(MOSAIC_GPT, true)?,
-        TextKind::GptNeox => text.check_keys(GPT_NEOX, true)?,
-        TextKind::Opt => text.check_keys(OPT, true)?,
-        TextKind::Falcon => text.check_keys(FALCON, true)?,
-    }
-    text.must_be_absent("quantization_config", "quantized checkpoints are not supported")?;
+    config_foreign::refuse(text, kind.keys())?;
+    text.must_be_absent("quantization_config", UNQUANTIZED)?;
     Ok(match kind {
         TextKind::Llama => llama(text, warnings)?.into(),
         TextKind::Mpt | TextKind::TransformersMpt => mpt(text, kind, warnings)?.into(),
@@ -118,6 +144,7 @@ pub(crate) fn text_config(
 
 fn llama(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> {
     text.must_equal("hidden_act", "silu")?;
+    must_turn_whole_heads(text)?;
     text.warn_dropout("attention_dropout", warnings)?;
     let default = LlamaConfig::llama_7b(32000);
     let num_attention_heads = text.size("num_attention_heads")?.unwrap_or(default.num_attention_heads);
@@ -200,17 +227,31 @@ fn mpt(text: &Section<'_>, kind: TextKind, warnings: &mut Vec<String>) -> Result
             return Err(text.wrong("norm_type", &other, expected));
         }
     };
-    if let Some(epsilon) = text.real("layer_norm_epsilon")?
-        && epsilon != 1e-5
-    {
-        return Err(text.wrong("layer_norm_epsilon", &epsilon, "only 1e-5 is supported"));
+    for key in ["layer_norm_epsilon", "norm_eps"] {
+        if let Some(epsilon) = text.real(key)?
+            && epsilon != 1e-5
+        {
+            return Err(text.wrong(key, &epsilon, "only 1e-5 is supported"));
+        }
     }
     let empty = Map::new();
     let attention = text.optional_section("attn_config")?;
     let attention =
         attention.unwrap_or(Section { path: text.path, name: "text_config.attn_config", map: &empty });
-    attention.check_keys(MPT_ATTENTION, true)?;
+    config_foreign::refuse(&attention, MPT_ATTENTION)?;
     refuse_other_masks(&attention, warnings)?;
+    if attention.flag("fused_qkv")? == Some(false) {
+        return Err(attention.wrong(
+            "fused_qkv",
+            &false,
+            "only query, key and value in one matrix (true) are supported",
+        ));
+    }
+    if let Some(window) = attention.value("sliding_window_size")
+        && window.as_i64() != Some(-1)
+    {
+        return Err(attention.wrong("sliding_window_size", window, "only the whole text (-1) is supported"));
+    }
     let config = MptConfig {
         style: MptStyle::Mpt,
         expansion_ratio: text.size("expansion_ratio")?.unwrap_or(4),
@@ -237,7 +278,38 @@ fn mpt(text: &Section<'_>, kind: TextKind, warnings: &mut Vec<String>) -> Result
             return Err(attention.wrong("attn_type", &other, expected));
         }
     };
+    let alone = !config.alibi && text.flag("learned_pos_emb")? == Some(false);
+    if alone {
+        let expected = "without alibi only learned positions (true) are supported";
+        return Err(text.wrong("learned_pos_emb", &false, expected));
+    }
+    refuse_other_feed_forward(text, &config)?;
     Ok(MptConfig { key_heads, ..config })
+}
+
+/// `ffn_config` of later releases of MosaicML's class, whose defaults are those of the earlier ones.
+fn refuse_other_feed_forward(text: &Section<'_>, config: &MptConfig) -> Result<()> {
+    let Some(inner) = text.optional_section("ffn_config")? else { return Ok(()) };
+    if let Some(kind) = inner.text("ffn_type")?
+        && kind != "mptmlp"
+    {
+        return Err(inner.wrong("ffn_type", &kind, "only mptmlp is supported"));
+    }
+    if let Some(size) = inner.size("ffn_hidden_size")?
+        && size != config.expansion_ratio * config.d_model
+    {
+        let expected =
+            format!("expected expansion_ratio * d_model = {}", config.expansion_ratio * config.d_model);
+        return Err(inner.wrong("ffn_hidden_size", &size, &expected));
+    }
+    match inner.value("ffn_act_fn") {
+        Some(function)
+            if function["name"] != "gelu" || function.get("approximate").is_some_and(|a| a != "none") =>
+        {
+            Err(inner.wrong("ffn_act_fn", function, "only gelu is supported"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mosaic_gpt(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<MptConfig> {

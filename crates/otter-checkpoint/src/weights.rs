@@ -5,7 +5,7 @@ use crate::error::{CheckpointError, Result};
 use crate::tensor::{TensorEntry, map_file};
 use crate::text_file::{LONGEST_INDEX, read_json};
 use crate::torch_file::Content;
-use crate::{gguf, safetensors_file, torch_file};
+use crate::{gguf, safetensors_file, torch_file, wrappers};
 use memmap2::Mmap;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -102,6 +102,7 @@ pub struct Weights {
     names: Vec<String>,
     entries: HashMap<String, TensorEntry>,
     notes: Vec<String>,
+    unwrapped: Option<String>,
 }
 
 impl Weights {
@@ -145,12 +146,14 @@ impl Weights {
         };
         let mut weights = Self::empty(path, form);
         weights.add_file(path, &map)?;
+        weights.unwrap_names()?;
         Ok(weights)
     }
 
     fn empty(path: &Path, form: WeightForm) -> Self {
         let (files, names, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { path: path.to_path_buf(), form, files, names, entries: HashMap::new(), notes }
+        let (entries, unwrapped) = (HashMap::new(), None);
+        Self { path: path.to_path_buf(), form, files, names, entries, notes, unwrapped }
     }
 
     fn open_shards(directory: &Path, index_name: &str, form: WeightForm) -> Result<Self> {
@@ -198,7 +201,27 @@ impl Weights {
                 .notes
                 .push(format!("tensors in the shards that the index does not list:{}", list(&unlisted)));
         }
+        weights.unwrap_names()?;
         Ok(weights)
+    }
+
+    /// Gives every tensor the name that it has without the wrappers of training.
+    fn unwrap_names(&mut self) -> Result<()> {
+        let clean = wrappers::unwrapped(&self.path, &self.names)?;
+        if clean.removed.is_empty() {
+            return Ok(());
+        }
+        let mut entries = std::mem::take(&mut self.entries);
+        for (raw, name) in self.names.iter().zip(&clean.names) {
+            if let Some(entry) = entries.remove(raw) {
+                self.entries.insert(name.clone(), entry);
+            }
+        }
+        self.names = clean.names;
+        let removed: Vec<String> = clean.removed.iter().map(|prefix| format!("`{prefix}`")).collect();
+        let removed = removed.join(", ");
+        self.unwrapped = Some(format!("names are read without the wrappers of training in them: {removed}"));
+        Ok(())
     }
 
     fn add_file(&mut self, path: &Path, map: &Arc<Mmap>) -> Result<()> {
@@ -235,6 +258,11 @@ impl Weights {
     /// Remarks about content that is not weights.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// A remark where names of the files have wrappers that are not in [`Weights::names`].
+    pub fn unwrapped(&self) -> Option<&str> {
+        self.unwrapped.as_deref()
     }
 
     /// Names in file order.

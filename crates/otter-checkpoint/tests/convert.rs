@@ -9,7 +9,11 @@ use common::golden;
 use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, KeepF32, OutputFormat, convert,
 };
-use otter_checkpoint::{Dtype, GgufQuantization, SaveDtype, TokenOrder, Weights, load_tokenizer};
+use otter_checkpoint::{
+    Dtype, GgufQuantization, Kind, SaveDtype, TokenOrder, TorchTensor, Weights, inspect, load_model,
+    load_tokenizer, write_torch,
+};
+use otter_nn::Device;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -47,7 +51,12 @@ fn open_flamingo_v1_becomes_what_the_original_made() {
     assert_eq!(report.token_order.as_deref(), Some("flamingo"));
     let created: Vec<&str> = report.created.iter().map(|created| created.how.as_str()).collect();
     assert_eq!(created.len(), 2);
-    assert!(created[0].contains("row 387 (<answer>): N(0, 0.02), seed 0"), "{created:?}");
+    assert!(
+        created[0].contains(
+            "row 387 (<answer>): the mean of 384 rows of the base, and 1e-9 of their covariance, seed 0"
+        ),
+        "{created:?}"
+    );
     assert!(created[1].contains("rows 384 to 387"), "{created:?}");
     let tokenizer = load_tokenizer(&out).unwrap();
     let special = tokenizer.special();
@@ -156,7 +165,7 @@ fn open_flamingo_and_back_changes_no_bit() {
                 let target = ConvertTarget::OpenFlamingo;
                 run(&ConvertOptions { target, module_prefix, ..ConvertOptions::new(&first, &trained) });
                 let names: BTreeSet<String> = content(&trained).into_keys().collect();
-                assert!(names.iter().all(|name| name.starts_with("module.") == module_prefix));
+                assert_eq!(Weights::open(&trained).unwrap().unwrapped().is_some(), module_prefix);
                 assert!(
                     !names
                         .iter()
@@ -334,6 +343,31 @@ fn lora_is_merged_under_old_and_new_names() {
                 assert!((f64::from(found) - expected).abs() < 1e-6, "{found} {expected}");
             }
         }
+        // Settings of PEFT that change the scale, and a module that was trained as a whole.
+        let mut strong = config.clone();
+        strong["lora_config"]["use_rslora"] = json!(true);
+        strong["lora_config"]["alpha_pattern"] = json!({ "v_proj": 12.0 });
+        strong["lora_config"]["of_tomorrow"] = json!(1);
+        let norm = "lang_encoder.base_model.model.model.norm";
+        let mut more = tensors.clone();
+        for (name, ..) in &mut more {
+            *name = name.replace(&format!("{norm}.weight"), &format!("{norm}.original_module.weight"));
+        }
+        more.push((format!("{norm}.modules_to_save.default.weight"), vec![64], vec![0.5; 64]));
+        save(&source, &more, &strong);
+        let report = run(&ConvertOptions { merge_lora: true, ..ConvertOptions::new(&source, &out) });
+        assert!(
+            report.warnings.iter().any(|warning| warning.contains("of_tomorrow")),
+            "{:?}",
+            report.warnings
+        );
+        let scale = (12.0 / (rank as f64).sqrt()) as f32;
+        assert!(report.created[0].how.contains(&format!("W + {scale} * B A")), "{:?}", report.created);
+        assert_eq!(
+            Weights::open(&out).unwrap().read_f32("lang_encoder.model.norm.weight").unwrap(),
+            [0.5; 64]
+        );
+        error(&ConvertOptions::new(&source, place.path().join("kept")), &["--merge-lora"]);
         // Half an adapter, a wrong rank and a missing matrix are errors.
         let refused = |edit: &dyn Fn(&mut Tensors, &mut Value), part: &str| {
             let (mut tensors, mut config) = (tensors.clone(), config.clone());
@@ -344,6 +378,21 @@ fn lora_is_merged_under_old_and_new_names() {
         };
         refused(&|tensors, _| drop(tensors.pop()), "only one of lora_A and lora_B");
         refused(&|_, config| config["lora_config"]["r"] = json!(4), "do not fit the matrix");
+        refused(&|_, config| config["lora_config"]["use_dora"] = json!(true), "lora_config.use_dora");
+        refused(
+            &|tensors, _| {
+                let second = tensors[tensors.len() - 1]
+                    .0
+                    .replace(".lora_B.", ".lora_B.second.")
+                    .replace("second.default", "second");
+                tensors.push((second, vec![64, rank], b.clone()));
+            },
+            "several adapters",
+        );
+        refused(
+            &|tensors, _| tensors.push((format!("{module}.lora_B.default.bias"), vec![64], vec![0.0; 64])),
+            "lora_B.default.bias",
+        );
         refused(&|_, config| config["lora_config"] = Value::Null, "no `lora_config`");
         refused(
             &|tensors, _| {
@@ -595,7 +644,7 @@ fn every_tensor_is_accounted_for() {
         &["lang_encoder.gated_cross_attn_layers.1.ff_gate", "differs"],
     );
     attempt(
-        &|tensors| tensors.push(("perceiver.latents".to_owned(), vec![64, 4], vec![0.0; 256])),
+        &|tensors| tensors.push(("_orig_mod.perceiver.latents".to_owned(), vec![64, 4], vec![0.0; 256])),
         &["perceiver.latents", "wrapper prefixes"],
     );
 }
@@ -625,6 +674,175 @@ fn wrapped_names_are_the_same_model() {
     assert_eq!(content(&out), content(&plain));
 }
 
+/// A checkpoint whose names have wrappers in front or inside loads as it is, and a conversion of it is the model.
+#[test]
+fn wrapped_checkpoints_load_in_every_form() {
+    let place = tempfile::tempdir().unwrap();
+    let source = golden("llama/checkpoint");
+    let original = content(&source);
+    let tensors = floats(&source);
+    for (at, wrap) in [
+        (|name: &str| format!("_orig_mod.{name}")) as fn(&str) -> String,
+        |name| format!("module.{name}"),
+        |name| format!("_forward_module.model.{name}"),
+        |name| format!("student.{name}"),
+        |name| name.replace("lang_encoder.", "lang_encoder._fsdp_wrapped_module."),
+        |name| name.replace("decoder_layer.", "decoder_layer._checkpoint_wrapped_module."),
+        |name| name.replace("lang_encoder.", "lang_encoder.base_model.model."),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let wrapped: Tensors =
+            tensors.iter().map(|(name, shape, values)| (wrap(name), shape.clone(), values.clone())).collect();
+        let directory = place.path().join(format!("wrapped{at}"));
+        save(&directory, &wrapped, &json(&source.join("config.json")));
+        for file in
+            ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+        {
+            if source.join(file).is_file() {
+                fs::copy(source.join(file), directory.join(file)).unwrap();
+            }
+        }
+        let check = |directory: &Path| {
+            let model = load_model(directory, Device::Cpu).unwrap();
+            let notes = model.report.warnings.iter().filter(|w| w.contains("without the wrappers")).count();
+            assert_eq!(notes, 1, "{:?}", model.report.warnings);
+            assert_eq!(content(directory), original);
+            assert_eq!(inspect(directory).unwrap().kind, Kind::Model);
+        };
+        check(&directory);
+        let out = place.path().join(format!("out{at}"));
+        run(&ConvertOptions::new(&directory, &out));
+        assert_eq!(content(&out), original);
+        // As a PyTorch file, and as shards.
+        fs::remove_file(directory.join("model.safetensors")).unwrap();
+        let entries: Vec<TorchTensor<'_>> =
+            wrapped.iter().map(|(name, shape, _)| TorchTensor { name, dtype: Dtype::F32, shape }).collect();
+        write_torch(&directory.join("pytorch_model.bin"), &entries, None, &mut |at, out| {
+            wrapped[at].2.iter().for_each(|value| out.write_all(&value.to_le_bytes()).unwrap());
+            Ok(())
+        })
+        .unwrap();
+        check(&directory);
+        fs::remove_file(directory.join("pytorch_model.bin")).unwrap();
+        let mut map = serde_json::Map::new();
+        for (part, tensors) in wrapped.chunks(wrapped.len() / 2 + 1).enumerate() {
+            let shard = format!("model-0000{}-of-00002.safetensors", part + 1);
+            let borrowed: Vec<(&str, Vec<usize>, Vec<f32>)> = tensors
+                .iter()
+                .map(|(name, shape, values)| (name.as_str(), shape.clone(), values.clone()))
+                .collect();
+            write(&directory.join(&shard), &borrowed);
+            tensors.iter().for_each(|(name, ..)| drop(map.insert(name.clone(), json!(shard))));
+        }
+        let index = json!({ "metadata": {}, "weight_map": map }).to_string();
+        fs::write(directory.join("model.safetensors.index.json"), index).unwrap();
+        check(&directory);
+    }
+    // Both of one name.
+    let mut both = tensors.clone();
+    both.push((format!("module.{}", tensors[0].0), tensors[0].1.clone(), tensors[0].2.clone()));
+    let directory = place.path().join("both");
+    save(&directory, &both, &json(&source.join("config.json")));
+    let text = load_model(&directory, Device::Cpu).err().unwrap().to_string();
+    assert!(text.contains(&tensors[0].0) && text.contains("module."), "{text}");
+}
+
+/// Success is said only of what loads: a result that would not is an error, and nothing is left behind.
+#[test]
+fn success_means_that_the_result_loads() {
+    let place = tempfile::tempdir().unwrap();
+    let source = golden("llama/checkpoint");
+    let (directory, out) = (place.path().join("source"), place.path().join("out"));
+    let attempt = |edit: &dyn Fn(&Path), parts: &[&str]| {
+        let _ = fs::remove_dir_all(&directory);
+        run(&ConvertOptions::new(&source, &directory));
+        edit(&directory);
+        for format in [OutputFormat::Safetensors, OutputFormat::Torch] {
+            error(&ConvertOptions { format, ..ConvertOptions::new(&directory, &out) }, parts);
+        }
+    };
+    let config = |directory: &Path, change: &dyn Fn(&mut Value)| {
+        let mut value = json(&directory.join("config.json"));
+        change(&mut value);
+        fs::write(directory.join("config.json"), value.to_string()).unwrap();
+    };
+    attempt(
+        &|directory| {
+            config(directory, &|value| {
+                value["text_config"]["rope_scaling"] = json!({ "rope_type": "yarn", "factor": 4.0 });
+            });
+        },
+        &["does not load", "rope_type", "yarn"],
+    );
+    attempt(
+        &|directory| config(directory, &|value| value["text_config"]["intermediate_size"] = json!(7)),
+        &["does not load", "gate_proj"],
+    );
+    attempt(
+        &|directory| fs::write(directory.join("tokenizer.json"), "{}").unwrap(),
+        &["does not load", "tokenizer.json"],
+    );
+    attempt(
+        &|directory| {
+            fs::write(directory.join("preprocessor_config.json"), r#"{"image_mean": [0.5, 0.5, 0.5]}"#)
+                .unwrap();
+        },
+        &["does not load", "image_mean"],
+    );
+    // What is nothing that this program knows is no success either; adapters need their option.
+    save(&directory, &[("a.weight".to_owned(), vec![2], vec![1.0, 2.0])], &json!({ "model_type": "bert" }));
+    error(&ConvertOptions::new(&directory, &out), &["no known kind", "otter inspect"]);
+    // A whole model without a tokenizer is one that somebody must complete.
+    let _ = fs::remove_dir_all(&directory);
+    run(&ConvertOptions::new(&source, &directory));
+    for file in fs::read_dir(&directory).unwrap() {
+        let path = file.unwrap().path();
+        if path.to_string_lossy().contains("token") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let report = run(&ConvertOptions::new(&directory, &out));
+    assert!(report.warnings.iter().any(|warning| warning.contains("--tokenizer")), "{:?}", report.warnings);
+}
+
+/// Blocks that are in the wanted type already are copied bit by bit, and by default all are.
+#[test]
+fn blocks_of_a_gguf_file_are_copied() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    let raw = |path: &Path| -> BTreeMap<String, (Dtype, Vec<u8>)> {
+        let weights = Weights::open(path).unwrap();
+        let names: Vec<&str> = weights.names().collect();
+        let bytes = |name: &str| {
+            let entry = weights.get(name).unwrap();
+            (entry.dtype, entry.location.map[entry.location.bytes.clone()].to_vec())
+        };
+        names.into_iter().map(|name| (name.to_owned(), bytes(name))).collect()
+    };
+    for quantization in [GgufQuantization::Q4_0, GgufQuantization::Q8_0] {
+        let first = path("first.gguf");
+        let options = ConvertOptions::new(golden("llama/checkpoint"), &first);
+        run(&ConvertOptions { quantization: Some(quantization), ..options });
+        let blocks = raw(&first).values().filter(|(dtype, _)| matches!(dtype, Dtype::Block(_))).count();
+        assert!(blocks > 10, "{blocks}");
+        for again in [None, Some(quantization)] {
+            let second = path("second.gguf");
+            let report = run(&ConvertOptions { quantization: again, ..ConvertOptions::new(&first, &second) });
+            assert!(raw(&second) == raw(&first), "{quantization:?} {again:?}");
+            assert!(report.quantised.is_empty());
+        }
+    }
+    // Fewer bits are made where they are asked for, and floats too.
+    let wide = path("wide.gguf");
+    let options = ConvertOptions::new(path("first.gguf"), &wide);
+    let report = run(&ConvertOptions { quantization: Some(GgufQuantization::Q4_0), ..options.clone() });
+    assert!(!report.quantised.is_empty());
+    convert(&ConvertOptions { quantization: Some(GgufQuantization::F32), ..options }, &mut |_| {}).unwrap();
+    assert!(raw(&wide).values().all(|(dtype, _)| *dtype == Dtype::F32));
+}
+
 /// Optimiser state goes, weights stay; the wrapper prefix too.
 #[test]
 fn optimiser_state_is_pruned() {
@@ -650,7 +868,7 @@ fn gguf_and_back() {
             let gguf = OutputFormat::Gguf;
             let options = ConvertOptions::new(&source, path(out));
             let report =
-                run(&ConvertOptions { format: gguf, quantization: GgufQuantization::F32, ..options });
+                run(&ConvertOptions { format: gguf, quantization: Some(GgufQuantization::F32), ..options });
             assert_eq!(report.weight_files, ["model.gguf"]);
             assert_eq!(path(out).is_dir(), out == "directory");
             run(&ConvertOptions::new(path(out), path("back")));
@@ -664,7 +882,7 @@ fn gguf_and_back() {
             assert_eq!(json(&path("back/config.json")), config);
         }
         run(&ConvertOptions {
-            quantization: GgufQuantization::Q8_0,
+            quantization: Some(GgufQuantization::Q8_0),
             ..ConvertOptions::new(&source, path("small.gguf"))
         });
         run(&ConvertOptions::new(path("small.gguf"), path("wide")));

@@ -79,7 +79,12 @@ fn tensors_are_checked() {
     assert!(shaped(&[1, 1, 1, 1, 2], 0, 8).contains("5 axes"));
     assert!(shaped(&[2, 40], 8, 85).contains("whole blocks of 32"));
     assert!(shaped(&[], 8, 34).contains("whole blocks"));
-    assert!(shaped(&[32], 16, 34).contains("GGML type 16"));
+    for (number, name) in
+        [(16, "IQ2_XXS"), (20, "IQ4_NL"), (23, "IQ4_XS"), (35, "TQ2_0"), (39, "MXFP4"), (99, "type 99")]
+    {
+        let text = shaped(&[32], number, 34);
+        assert!(text.contains(name) && text.contains("llama-quantize"), "{text}");
+    }
     let at = |offset: u64| {
         let mut second = vector("b", &[3.0]);
         second.claimed_offset = Some(offset);

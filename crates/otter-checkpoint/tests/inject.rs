@@ -6,8 +6,9 @@ mod common;
 use common::convert::{Tensors, V1, V2, content, error, floats, json, open_flamingo, run, save};
 use common::gguf::{Meta, Tensor, gguf_bytes, moved, scores, vocabulary};
 use common::golden;
-use otter_checkpoint::convert::ConvertOptions;
+use otter_checkpoint::convert::{ConvertOptions, NewRows};
 use otter_checkpoint::{CheckpointConfig, load_model, load_tokenizer};
+use otter_model::TextInput;
 use otter_nn::Device;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -130,8 +131,128 @@ fn every_language_model_is_a_base() {
     }
 }
 
+/// Transformers 5 writes a tower without `vision_model.` in front of its names.
+#[test]
+fn a_tower_of_transformers_5_is_the_same_tower() {
+    let place = tempfile::tempdir().unwrap();
+    let tower = golden(&format!("{V1}/base_clip"));
+    let newer = place.path().join("clip");
+    let tensors: Tensors = floats(&tower)
+        .into_iter()
+        .map(|(name, shape, values)| (name.replacen("vision_model.", "", 1), shape, values))
+        .collect();
+    assert!(tensors.iter().any(|(name, ..)| name == "embeddings.class_embedding"));
+    save(&newer, &tensors, &json(&tower.join("config.json")));
+    let inject = |tower: &Path, name: &str| {
+        let options = ConvertOptions {
+            inject: true,
+            base_vision: Some(tower.to_path_buf()),
+            cross_attn_every: Some(1),
+            ..ConvertOptions::new(golden(&format!("{V1}/base_lm")), place.path().join(name))
+        };
+        run(&options);
+        content(&options.out)
+    };
+    assert_eq!(inject(&newer, "new"), inject(&tower, "old"));
+}
+
+/// The trained language model of the toy world without Otter's tokens, and a text in its words.
+fn toy_language_model(place: &Path) -> (PathBuf, Vec<u32>) {
+    let base = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/toybox-base"));
+    let tokenizer = load_tokenizer(&base).unwrap();
+    let text = "user: what is this? gpt: it is a red circle. user: how many objects are there? gpt: two";
+    let ids = tokenizer.encode(text).unwrap();
+    let first = tokenizer.special().endofchunk as usize;
+    let tensors: Tensors = floats(&base)
+        .into_iter()
+        .filter(|(name, ..)| !name.contains("gated_cross_attn_layer"))
+        .filter_map(|(name, mut shape, mut values)| {
+            let name = name.strip_prefix("lang_encoder.")?.replace(".decoder_layer.", ".");
+            if name.contains("embed_tokens") || name.contains("lm_head") {
+                shape[0] = first;
+                values.truncate(first * shape[1]);
+            }
+            Some((name, shape, values))
+        })
+        .collect();
+    let mut config = json(&base.join("config.json"))["text_config"].take();
+    config["vocab_size"] = first.into();
+    let directory = place.join("toy-lm");
+    save(&directory, &tensors, &config);
+    let mut tokenizer = json(&base.join("tokenizer.json"));
+    tokenizer["added_tokens"].as_array_mut().unwrap().truncate(3);
+    fs::write(directory.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(directory.join("tokenizer_config.json"), r#"{"bos_token": "<s>", "eos_token": "</s>"}"#)
+        .unwrap();
+    (directory, ids)
+}
+
+/// Mean of the negative logarithms of what the softmax over the first `rows` logits gives the next token.
+fn loss(logits: &[Vec<f32>], rows: usize, ids: &[u32]) -> f64 {
+    let positions = logits.iter().zip(&ids[1..]);
+    let losses = positions.map(|(logits, &next)| {
+        let sum: f64 = logits[..rows].iter().map(|&logit| f64::from(logit).exp()).sum();
+        sum.ln() - f64::from(logits[next as usize])
+    });
+    losses.sum::<f64>() / (ids.len() - 1) as f64
+}
+
+/// New rows at the mean of the old ones take no more than their share of the softmax; the original's rule is an option.
+#[test]
+fn new_rows_do_not_raise_the_first_loss() {
+    let place = tempfile::tempdir().unwrap();
+    let (language, ids) = toy_language_model(place.path());
+    let rows = json(&language.join("config.json"))["vocab_size"].as_u64().unwrap() as usize;
+    let rise = |new_rows: NewRows, seed: u64| {
+        let options = ConvertOptions {
+            inject: true,
+            base_vision: Some(golden(&format!("{V1}/base_clip"))),
+            cross_attn_every: Some(1),
+            new_rows,
+            seed,
+            ..ConvertOptions::new(&language, place.path().join(format!("{new_rows:?}{seed}")))
+        };
+        let report = run(&options);
+        assert_eq!(report.created.iter().filter(|created| created.how.starts_with("rows")).count(), 2);
+        let model = load_model(&options.out, Device::Cpu).unwrap();
+        let input = TextInput {
+            ids: ids.clone(),
+            attention_mask: vec![true; ids.len()],
+            batch: 1,
+            length: ids.len(),
+            segments: None,
+            media_token_id: model.tokenizer.special().image,
+        };
+        let hidden = model.otter.forward(&model.parameters, None, &input, &mut |_, _| {}).unwrap();
+        let table = model.parameters.by_name("lang_encoder.lm_head.weight").unwrap().tensor.values();
+        let width = hidden.shape()[1];
+        let dot = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let logits: Vec<Vec<f32>> = hidden
+            .data()
+            .chunks(width)
+            .map(|hidden| table.chunks(width).map(|row| dot((row, hidden))).collect())
+            .collect();
+        let (before, after) = (loss(&logits, rows, &ids), loss(&logits, rows + 4, &ids));
+        println!("{new_rows:?}: {before:.4} nats before, {after:.4} after");
+        (before, after - before, content(&options.out))
+    };
+    let (before, raised, first) = rise(NewRows::default(), 0);
+    let bound = (1.0 + 4.0 / rows as f64).ln();
+    assert!(before < 20.0 && raised > 0.0 && raised < bound, "{before} {raised} {bound}");
+    let (_, normal, _) = rise(NewRows::Normal, 0);
+    assert!(normal > raised, "{normal} {raised}");
+    // The rows are told apart, and by the seed.
+    let (.., other) = rise(NewRows::Mean, 1);
+    assert_ne!(other, first);
+    for table in ["lang_encoder.model.embed_tokens.weight", "lang_encoder.lm_head.weight"] {
+        let (_, shape, bytes) = &first[table];
+        let new: Vec<&[u8]> = bytes.chunks(bytes.len() / shape[0]).skip(rows).collect();
+        assert!(new.len() == 4 && new.windows(2).all(|pair| pair[0] != pair[1]), "{table}");
+    }
+}
+
 /// A LLaMA as a file of llama.cpp, with its names, its order of rows and its form of the tokenizer.
-fn llama_cpp(base: &Path, file: &Path) {
+fn llama_cpp(base: &Path, file: &Path, more: Vec<(&str, Meta<'_>)>) {
     let config = json(&base.join("config.json"));
     let heads = config["num_attention_heads"].as_u64().unwrap();
     let tensors: Vec<Tensor> = floats(base)
@@ -164,7 +285,7 @@ fn llama_cpp(base: &Path, file: &Path) {
     let (tokens, kinds, merges) = vocabulary(&json(&base.join("tokenizer.json")));
     let scores = scores(&tokens, &merges);
     let number = |key: &str| Meta::U32(config[key].as_u64().unwrap() as u32);
-    let metadata = [
+    let mut metadata = vec![
         ("general.architecture", Meta::Text("llama")),
         ("llama.context_length", number("max_position_embeddings")),
         ("llama.embedding_length", number("hidden_size")),
@@ -180,6 +301,7 @@ fn llama_cpp(base: &Path, file: &Path) {
         ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
         ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
     ];
+    metadata.extend(more);
     fs::write(file, gguf_bytes(3, &metadata, &tensors)).unwrap();
 }
 
@@ -189,7 +311,7 @@ fn a_file_of_llama_cpp_is_a_base() {
     let place = tempfile::tempdir().unwrap();
     let base = golden(&format!("{V1}/base_lm"));
     let file = place.path().join("llama.gguf");
-    llama_cpp(&base, &file);
+    llama_cpp(&base, &file, Vec::new());
     let inject = |source: &Path, name: &str| {
         let options = ConvertOptions {
             inject: true,
@@ -251,4 +373,37 @@ fn the_beginning_is_decided_when_the_otter_is_made() {
         assert_eq!(tokenizer.sample_prefix(), tokenizer.prompt_prefix());
         assert_eq!(tokenizer.begins(), Some(expected), "{case} {says:?}");
     }
+}
+
+/// Metadata that changes numbers is refused by its key, and what nothing here knows is said.
+#[test]
+fn settings_of_a_file_of_llama_cpp_are_obeyed_or_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let (base, file) = (golden(&format!("{V1}/base_lm")), place.path().join("llama.gguf"));
+    let options = ConvertOptions {
+        inject: true,
+        base_vision: Some(golden(&format!("{V1}/base_clip"))),
+        cross_attn_every: Some(1),
+        ..ConvertOptions::new(&file, place.path().join("out"))
+    };
+    for (key, value) in [
+        ("llama.attention.scale", Meta::F32(0.5)),
+        ("llama.logit_scale", Meta::F32(0.0625)),
+        ("llama.embedding_scale", Meta::F32(12.0)),
+        ("llama.residual_scale", Meta::F32(0.2)),
+        ("llama.attention.sliding_window", Meta::U32(512)),
+        ("llama.final_logit_softcapping", Meta::F32(30.0)),
+        ("llama.rope.scale_linear", Meta::F32(4.0)),
+        ("llama.rope.dimension_count", Meta::U32(2)),
+        ("llama.expert_count", Meta::U32(8)),
+        ("llama.attention.causal", Meta::Bool(false)),
+    ] {
+        llama_cpp(&base, &file, vec![(key, value)]);
+        error(&options, &[key, "llama.gguf"]);
+    }
+    let harmless = vec![("llama.logit_scale", Meta::F32(1.0)), ("llama.of_tomorrow", Meta::U32(1))];
+    llama_cpp(&base, &file, harmless);
+    let report = run(&options);
+    let said = report.dropped.iter().filter(|dropped| dropped.reason.contains("`llama.of_tomorrow`")).count();
+    assert_eq!(said, 1, "{:?}", report.dropped);
 }

@@ -4,9 +4,10 @@
 mod common;
 
 use common::golden;
+use otter_checkpoint::convert::{ConvertOptions, convert};
 use otter_checkpoint::{
-    CheckpointConfig, Inspection, Kind, Language, ModelCard, NamedTensor, Part, SaveDtype, SaveOptions,
-    TokenOrder, TrainingFacts, Weights, inspect, save_checkpoint, scan, warnings_before_chat,
+    Checkpoint, CheckpointConfig, Inspection, Kind, Language, ModelCard, NamedTensor, Part, SaveDtype,
+    SaveOptions, TokenOrder, TrainingFacts, Weights, inspect, save_checkpoint, scan, warnings_before_chat,
 };
 use otter_model::Otter;
 use otter_model::config::OtterConfig;
@@ -145,7 +146,10 @@ fn token_orders_are_compared_with_the_class() {
         assert_eq!((check.special.answer, check.special.pad), (answer, pad));
         assert_eq!((check.order, check.matches_class()), (Some(order), Some(true)), "{case}");
         assert!(
-            check.notes[0].contains(&format!("would use <answer> {pad} and <PAD> {answer}")),
+            check
+                .notes
+                .iter()
+                .any(|note| note.contains(&format!("would use <answer> {pad} and <PAD> {answer}"))),
             "{:?}",
             check.notes
         );
@@ -538,4 +542,115 @@ fn saved_checkpoints_carry_a_card_and_a_preprocessor() {
     assert_eq!(fs::read_to_string(target.join("README.md")).unwrap(), "mine");
     save(&without);
     assert_eq!(fs::read_to_string(target.join("README.md")).unwrap(), "mine");
+}
+
+/// Towers that no Otter has are called by their name, never a language model, and nothing pretends that they can be used.
+#[test]
+fn other_towers_are_no_language_models() {
+    let place = tempfile::tempdir().unwrap();
+    let tensor = |name: &str| (name.to_owned(), vec![2], vec![1.0, 2.0]);
+    for (name, config, tensors) in [
+        (
+            "SigLIP",
+            json!({ "model_type": "siglip_vision_model", "hidden_size": 2 }),
+            vec!["vision_model.embeddings.patch_embedding.bias", "vision_model.head.probe"],
+        ),
+        (
+            "SigLIP",
+            json!({ "model_type": "siglip", "text_config": { "model_type": "siglip_text_model" }, "vision_config": {} }),
+            vec![
+                "vision_model.embeddings.patch_embedding.bias",
+                "text_model.embeddings.token_embedding.weight",
+            ],
+        ),
+        ("SigLIP", json!({}), vec!["embeddings.patch_embedding.bias", "encoder.layers.0.mlp.fc1.bias"]),
+        (
+            "ViT",
+            json!({ "model_type": "vit" }),
+            vec!["vit.embeddings.cls_token", "vit.encoder.layer.0.output.dense.bias"],
+        ),
+        ("ViT", json!({}), vec!["embeddings.cls_token", "encoder.layer.0.output.dense.bias"]),
+        (
+            "DINOv2",
+            json!({ "model_type": "dinov2" }),
+            vec!["embeddings.cls_token", "encoder.layer.0.layer_scale1.lambda1"],
+        ),
+        ("DINOv2", json!({}), vec!["embeddings.cls_token", "embeddings.mask_token"]),
+    ] {
+        write_safetensors(
+            &place.path().join("model.safetensors"),
+            &tensors.iter().map(|n| tensor(n)).collect(),
+        );
+        fs::write(place.path().join("config.json"), config.to_string()).unwrap();
+        let found = inspect(place.path()).unwrap();
+        assert!(matches!(found.kind, Kind::OtherTower(_)), "{name} {config}: {:?}", found.kind);
+        assert!(found.kind.to_string().starts_with(name), "{}", found.kind);
+        assert_eq!(found.facts.language, None, "{name} {config}");
+        let step = found.next_step().unwrap();
+        assert!(step.contains("no command") && step.contains(name) && step.contains("CLIP"), "{step}");
+        let options = ConvertOptions {
+            inject: true,
+            base_vision: Some(place.path().to_owned()),
+            ..ConvertOptions::new(golden("openflamingo/v1-llama/base_lm"), place.path().join("out"))
+        };
+        let refused = convert(&options, &mut |_| {}).unwrap_err().to_string();
+        assert!(refused.contains(name), "{refused}");
+    }
+}
+
+/// What is no whole model names the command that makes one of it, or says that none does.
+#[test]
+fn every_kind_has_a_next_step() {
+    for (path, part) in [
+        ("openflamingo/v1-llama/final_weights.pt", "--base-lm LM_DIR"),
+        ("openflamingo/v1-llama/base_lm", "otter convert --inject"),
+        ("openflamingo/v1-llama/base_clip", "--base-vision"),
+    ] {
+        let step = inspect(&golden(path)).unwrap().next_step().unwrap();
+        assert!(step.contains(part), "{step}");
+    }
+    assert_eq!(inspect(&golden("llama/checkpoint")).unwrap().next_step(), None);
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("model.safetensors");
+    for (config, names, part) in [
+        (
+            json!({ "model_type": "mistral" }),
+            vec!["model.layers.0.mlp.up_proj.weight"],
+            "supported language models are LLaMA",
+        ),
+        (
+            json!({ "model_type": "bert" }),
+            vec!["encoder.layer.0.output.dense.bias", "embeddings.word_embeddings.weight"],
+            "no command",
+        ),
+        (json!({}), vec!["base_model.model.model.layers.0.q_proj.lora_A.weight"], "merge_and_unload"),
+    ] {
+        write_safetensors(
+            &file,
+            &names.iter().map(|name| ((*name).to_owned(), vec![1], vec![1.0])).collect(),
+        );
+        fs::write(place.path().join("config.json"), config.to_string()).unwrap();
+        let step = inspect(place.path()).unwrap().next_step().unwrap();
+        assert!(step.contains(part) && step.contains("no command"), "{config}: {step}");
+    }
+    fs::remove_file(file).unwrap();
+    let step = inspect(place.path()).unwrap().next_step().unwrap();
+    assert!(step.contains("otter init --like"), "{step}");
+}
+
+/// After tuning with this program the hint about the row of `<answer>` is silent; a row that cannot have been touched is not.
+#[test]
+fn a_tuned_model_is_not_called_untouched() {
+    let tuned = |change: fn(&mut Tensors)| {
+        let place = copy("llama/checkpoint", change);
+        edit(&place, "config.json", |config| config["training"] = json!({ "steps": 20, "samples": 80 }));
+        let checkpoint = Checkpoint::open(place.path()).unwrap();
+        assert!(checkpoint.config.warnings.is_empty(), "{:?}", checkpoint.config.warnings);
+        inspect(place.path()).unwrap().signs.answer_row
+    };
+    let short = |tensors: &mut Tensors| row(tensors, 386).iter_mut().for_each(|value| *value *= 1e-3);
+    let untouched = copy("llama/checkpoint", short);
+    assert!(inspect(untouched.path()).unwrap().signs.answer_row.is_some());
+    assert_eq!(tuned(short), None);
+    assert_eq!(tuned(|tensors| row(tensors, 386).fill(0.0)).as_deref(), Some("all zero"));
 }

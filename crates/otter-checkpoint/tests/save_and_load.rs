@@ -3,11 +3,15 @@
 
 mod common;
 
+use common::convert;
 use otter_checkpoint::{
     Checkpoint, CheckpointConfig, Dtype, NamedTensor, SaveDtype, SaveOptions, WeightForm, Weights,
-    save_checkpoint,
+    initialise_checkpoint, save_checkpoint,
 };
+use otter_model::Otter;
 use otter_model::config::OtterConfig;
+use otter_nn::{Device, Parameters};
+use serde_json::json;
 use std::fs;
 use std::path::Path;
 
@@ -256,4 +260,58 @@ fn weights_under_other_names_are_read_or_named() {
     let weights = Weights::open(&many).unwrap();
     assert_eq!((weights.len(), weights.form()), (4, WeightForm::ShardedSafetensors));
     assert_eq!(bits(&weights.read_f32("d").unwrap()), bits(&values(40, 3)));
+}
+
+/// A LLaMA with one table, as a directory.
+fn tied(place: &Path) -> CheckpointConfig {
+    let source = common::golden("llama/checkpoint");
+    let mut tensors = convert::floats(&source);
+    tensors.retain(|(name, ..)| name != "lang_encoder.lm_head.weight");
+    let mut config = convert::json(&source.join("config.json"));
+    config["tie_word_embeddings"] = json!(true);
+    config["text_config"]["tie_word_embeddings"] = json!(true);
+    convert::save(place, &tensors, &config);
+    Checkpoint::config_like(place).unwrap()
+}
+
+/// A copy of a shape has as many tables, with weights to tell and without, and its file says so in both places.
+#[test]
+fn a_copy_of_a_tied_model_is_tied() {
+    let place = tempfile::tempdir().unwrap();
+    let (one, copy) = (place.path().join("one"), place.path().join("copy"));
+    let config = tied(&one);
+    assert!(config.model.tie_word_embeddings);
+    let options = SaveOptions::default();
+    let made = initialise_checkpoint(&copy, &config, 1, &options, &mut |_, _| {}).unwrap();
+    let count = |directory: &Path| {
+        let weights = Weights::open(directory).unwrap();
+        weights.names().map(|name| weights.get(name).unwrap().elements() as u64).sum::<u64>()
+    };
+    assert_eq!((made.parameters, count(&copy)), (count(&one), count(&one)));
+    let written = convert::json(&copy.join("config.json"));
+    assert_eq!(
+        (&written["tie_word_embeddings"], &written["text_config"]["tie_word_embeddings"]),
+        (&json!(true), &json!(true))
+    );
+    fs::remove_file(one.join("model.safetensors")).unwrap();
+    assert!(Checkpoint::config_like(&one).unwrap().model.tie_word_embeddings);
+    let untied = Checkpoint::config_like(&common::golden("llama/checkpoint")).unwrap();
+    assert!(!untied.model.tie_word_embeddings);
+}
+
+/// The same specification, seed and name begin with the same values in a file and in memory.
+#[test]
+fn initial_values_are_the_same_in_a_file_and_in_memory() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("random");
+    let config = Checkpoint::config_like(&common::golden("llama/checkpoint")).unwrap();
+    initialise_checkpoint(&directory, &config, 7, &SaveOptions::default(), &mut |_, _| {}).unwrap();
+    let (_, specs) = Otter::new(&config.model).unwrap();
+    let parameters = Parameters::<f32>::initialise(&specs, 7, Device::Cpu);
+    let weights = Weights::open(&directory).unwrap();
+    assert_eq!(weights.len(), specs.len());
+    for parameter in parameters.iter() {
+        let stored = weights.read_f32(&parameter.name).unwrap();
+        assert!(stored == *parameter.tensor.values(), "{}", parameter.name);
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
+use rayon::prelude::*;
 
 use crate::{Device, DeviceError, Real, Tensor, Weight, WeightView};
 
@@ -59,7 +60,34 @@ impl ParameterSpec {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The values that the elements from number `start` on begin with. They depend on seed, name, distribution and position
+    /// only, so that any part can be made alone, in memory or on the way to a file.
+    pub fn initial_values<T: Real>(&self, seed: u64, start: usize, out: &mut [T]) {
+        // Words of the stream that an element takes.
+        let words = match self.init {
+            Init::Zeros => return out.fill(T::ZERO),
+            Init::Ones => return out.fill(T::ONE),
+            Init::Normal(_) => 4,
+            Init::FanInUniform => 2,
+        };
+        let fan_in: usize = self.shape.iter().skip(1).product();
+        let bound = (1.0 / fan_in.max(1) as f64).sqrt();
+        out.par_chunks_mut(PART).enumerate().for_each(|(part, values)| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
+            rng.set_word_pos(words * (start + part * PART) as u128);
+            values.iter_mut().for_each(|value| {
+                *value = T::from_f64(match self.init {
+                    Init::Normal(std) => std * standard_normal(&mut rng),
+                    _ => bound * (2.0 * unit(&mut rng) - 1.0),
+                });
+            });
+        });
+    }
 }
+
+/// Elements that a thread draws at a time.
+const PART: usize = 1 << 14;
 
 /// The parameters of a model as a list, in the order of their ids. Costs no tensor memory.
 #[derive(Clone, Debug, Default)]
@@ -360,20 +388,7 @@ impl std::fmt::Display for WeightMemory {
 
 fn initial_value<T: Real>(spec: &ParameterSpec, seed: u64, device: Device) -> Tensor<T> {
     let mut data = vec![T::ZERO; spec.len()];
-    match spec.init {
-        Init::Zeros => {}
-        Init::Ones => data.fill(T::ONE),
-        Init::Normal(std) => {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&spec.name));
-            data.iter_mut().for_each(|v| *v = T::from_f64(std * standard_normal(&mut rng)));
-        }
-        Init::FanInUniform => {
-            let fan_in: usize = spec.shape.iter().skip(1).product();
-            let bound = (1.0 / fan_in.max(1) as f64).sqrt();
-            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&spec.name));
-            data.iter_mut().for_each(|v| *v = T::from_f64(bound * (2.0 * unit(&mut rng) - 1.0)));
-        }
-    }
+    spec.initial_values(seed, 0, &mut data);
     Tensor::from_vec(data, &spec.shape, device)
 }
 
@@ -390,4 +405,33 @@ fn unit(rng: &mut ChaCha8Rng) -> f64 {
 fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
     let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
     radius * (std::f64::consts::TAU * unit(rng)).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of the first release of this project, which shipped weights were made from.
+    #[test]
+    fn parts_are_those_of_the_whole_and_the_streams_are_the_old_ones() {
+        for init in [Init::Normal(0.5), Init::FanInUniform] {
+            let spec =
+                ParameterSpec { name: "some.weight".to_owned(), shape: vec![300, 200], init, narrow: true };
+            let mut whole = vec![0f64; spec.len()];
+            spec.initial_values(7, 0, &mut whole);
+            let mut rng = ChaCha8Rng::seed_from_u64(7 ^ fnv1a("some.weight"));
+            let bound = (1.0f64 / 200.0).sqrt();
+            let one_by_one: Vec<f64> = (0..spec.len())
+                .map(|_| match init {
+                    Init::Normal(std) => std * standard_normal(&mut rng),
+                    _ => bound * (2.0 * unit(&mut rng) - 1.0),
+                })
+                .collect();
+            assert!(whole == one_by_one, "{init:?}");
+            let start = PART + 77;
+            let mut part = vec![0f64; 2 * PART];
+            spec.initial_values(7, start, &mut part);
+            assert!(part == whole[start..start + part.len()], "{init:?}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use super::bridge::{Bridge, incomplete};
 use super::elements::{rows, same_bytes};
 use super::language::{Language, WrappedTensor};
-use super::plan::{Part, PlannedTensor, widest};
+use super::plan::{Part, PlannedTensor, SHARE_OF_COVARIANCE, widest};
 use super::report::{Created, Dropped};
 use super::tokens::{RowSource, added_ids, table_rows};
 use super::vision::Vision;
@@ -20,11 +20,12 @@ use serde_json::{Map, Value, json};
 /// How rows that no source holds begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NewRows {
-    /// Normal with the configuration's `initializer_range` (0.02 where it says nothing), as the original.
+    /// The mean of the rows of the base, and a little of their covariance: the loss of the first step is that of the base.
     #[default]
-    Normal,
-    /// The mean of the rows of the base.
     Mean,
+    /// Normal with the configuration's `initializer_range` (0.02 where it says nothing), as the original. Beside rows of
+    /// another length such tokens take most of the softmax.
+    Normal,
 }
 
 /// Choices that the parts do not make.
@@ -263,21 +264,27 @@ impl Assembly {
                     stored(base, range)?;
                 }
                 (RowSource::New(range), _) => {
-                    let (name, entry) = (base.stored_name.clone(), base.entry.clone());
+                    let stream = format!("{}.rows.{}", base.name, range.start);
                     let how = match options.new_rows {
                         NewRows::Normal => {
-                            let stream = format!("{}.rows.{}", base.name, range.start);
                             let init = Init::Normal(std);
                             parts.push(Part::drawn_rows(&stream, range.len(), width, init, options.seed));
                             format!("N(0, {std}), seed {}", options.seed)
                         }
                         NewRows::Mean => {
-                            parts.push(Part::MeanRow { name, entry, rows: range.len() });
-                            "the mean of the base's rows".to_owned()
+                            let (name, seed) = (base.stored_name.clone(), options.seed);
+                            let entry = rows(&base.entry, &name, 0..old_rows(base, tokens))?;
+                            let how = format!(
+                                "the mean of {} rows of the base, and {SHARE_OF_COVARIANCE:e} of their covariance, seed {seed}",
+                                entry.shape[0]
+                            );
+                            parts.push(Part::MeanRows { name, entry, rows: range.len(), stream, seed });
+                            how
                         }
                     };
-                    let rows = describe_rows(&range, tokens);
-                    self.created.push(Created { name: base.name.clone(), how: format!("{rows}: {how}") });
+                    let described = describe_rows(&range, tokens);
+                    self.created
+                        .push(Created { name: base.name.clone(), how: format!("{described}: {how}") });
                 }
             }
         }
@@ -297,6 +304,15 @@ impl Assembly {
         let rows = describe_rows(&(first.1 as usize..last.1 as usize + 1), tokens);
         let how = format!("{rows}: padding rows of the base language model, kept as they are, untrained");
         self.created.push(Created { name: base.name.clone(), how });
+    }
+}
+
+/// Rows of the base that belong to tokens of its own: not the padding rows behind them.
+fn old_rows(base: &WrappedTensor, tokens: &AddedSpecialTokens) -> usize {
+    let height = base.entry.shape[0];
+    match added_ids(tokens).first() {
+        Some(&(_, first)) if first > 0 => height.min(first as usize),
+        _ => height,
     }
 }
 

@@ -219,12 +219,13 @@ fn give_back(location: &Location, bytes: Range<usize>) {
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::gguf::BlockFormat;
     use crate::tensor::map_file;
     use std::sync::Arc;
 
-    fn entry(values: &[f32], shape: &[usize], strides: &[usize]) -> TensorEntry {
+    pub(in crate::convert) fn entry(values: &[f32], shape: &[usize], strides: &[usize]) -> TensorEntry {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("bytes");
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -301,6 +302,29 @@ mod tests {
         assert!(same_bytes(&view, &plain) && same_bytes(&plain, &plain));
         let other = entry(&values, &[width, height], &[height, 1]);
         assert!(!same_bytes(&view, &other) && !same_bytes(&plain, &other));
+    }
+
+    /// Blocks of moved rows, copied, are those of the rows in order.
+    #[test]
+    fn blocks_are_copied_in_the_order_of_rows() {
+        let (rows, width) = (12, 32);
+        // 12 rows of a block of Q8_0 each, of 34 bytes.
+        let bytes: Vec<f32> =
+            (0..rows * 34 / 4).map(|i| f32::from_bits(0x3c01_0203u32.wrapping_mul(i as u32 + 1))).collect();
+        let mut moved = entry(&bytes, &[rows, width], &[width, 1]);
+        moved.dtype = Dtype::Block(BlockFormat::Q8_0);
+        moved.rows = RowOrder::Interleaved { head: 6 };
+        let mut copied = Vec::new();
+        moved
+            .for_each_blocks(&mut |bytes| {
+                copied.extend_from_slice(bytes);
+                Ok(())
+            })
+            .unwrap();
+        let mut values = vec![0.0; rows * width];
+        BlockFormat::Q8_0.widen(&copied, &mut values);
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&values), bits(&moved.read_f32("x").unwrap()));
     }
 
     #[test]

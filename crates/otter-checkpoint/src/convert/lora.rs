@@ -1,14 +1,16 @@
-//! Merging LoRA adapters: `W + (alpha / r) * B A`, in 32-bit floats, under the names of either age of PEFT.
+//! Merging LoRA adapters: `W + scale * B A`, in 32-bit floats, under the names of either age of PEFT. The scale of each is
+//! that of [`LoraConfig`].
 
+use super::lora_config::LoraConfig;
 use super::plan::{Part, PlannedTensor};
-use super::report::Created;
+use super::report::{Created, Dropped};
 use super::source::{Source, require_unique};
 use super::tables::{PEFT, PEFT_BASE_LAYER};
 use crate::error::{CheckpointError, Result};
 use crate::tensor::TensorEntry;
 use crate::weights::list;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The planned tensors and the configuration without `lora_config`.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(super) struct Merged {
     pub tensors: Vec<PlannedTensor>,
     pub config: Map<String, Value>,
     pub created: Vec<Created>,
+    pub dropped: Vec<Dropped>,
+    pub warnings: Vec<String>,
 }
 
 /// The two matrices of one module, by its PEFT path.
@@ -31,51 +35,73 @@ struct Adapter<'s> {
 /// When `lora_config` is missing, an adapter is not complete or does not fit its matrix, or a name is not known.
 pub(super) fn merge(source: &Source) -> Result<Merged> {
     let mut config = source.config.clone().unwrap_or_default();
-    let (rank, scale) = scale(source, config.shift_remove("lora_config"))?;
+    let lora = LoraConfig::read(source, config.shift_remove("lora_config"))?;
     let mut adapters: BTreeMap<&str, Adapter<'_>> = BTreeMap::new();
+    let mut adapter_names = BTreeSet::new();
     let mut rest = Vec::new();
     let mut unsupported = Vec::new();
     for (name, entry) in &source.tensors {
-        // `…q_proj.lora_A.default.weight`; adapters saved alone leave the adapter's name out.
-        if let Some((module, _)) = name.split_once(".lora_A.") {
-            adapters.entry(module).or_default().a = Some((name, entry));
-        } else if let Some((module, _)) = name.split_once(".lora_B.") {
-            adapters.entry(module).or_default().b = Some((name, entry));
-        } else if name.contains(".lora_") {
-            unsupported.push(name.as_str());
-        } else {
-            rest.push((name.as_str(), entry));
+        match adapter_part(name) {
+            None if name.contains(".lora_") => unsupported.push(name.as_str()),
+            None => rest.push((name.as_str(), entry)),
+            Some((module, part, adapter)) => {
+                adapter_names.insert(adapter);
+                let own = adapters.entry(module).or_default();
+                *(if part == "lora_A" { &mut own.a } else { &mut own.b }) = Some((name, entry));
+            }
         }
     }
     if !unsupported.is_empty() {
         let problem = format!(
-            "adapters of a kind that cannot be merged (only lora_A and lora_B can):{}",
+            "adapters of a kind that cannot be merged (only matrices lora_A and lora_B can):{}",
             list(&unsupported)
         );
         return Err(CheckpointError::format(&source.path, problem));
     }
+    if adapter_names.len() > 1 {
+        let names: Vec<&str> = adapter_names.into_iter().collect();
+        let problem = format!(
+            "several adapters ({}), of which only one can be merged; save the model with one of them alone",
+            names.join(", ")
+        );
+        return Err(CheckpointError::format(&source.path, problem));
+    }
+    let saved: BTreeSet<String> = rest.iter().filter_map(|(name, _)| saved_module(name)).collect();
+    let mut dropped = Vec::new();
+    let mut scales: BTreeMap<String, usize> = BTreeMap::new();
     let mut tensors = Vec::with_capacity(rest.len());
-    let merged = adapters.len();
-    for (name, entry) in rest {
+    for (stored, entry) in rest {
+        if stored.contains(".original_module.")
+            && saved.contains(&stored.replacen(".original_module.", ".", 1))
+        {
+            let reason = "replaced by the copy that was trained (modules_to_save)";
+            dropped.push(Dropped::new(&source.path, stored, reason));
+            continue;
+        }
+        let trained = saved_module(stored);
+        let name = trained.as_deref().unwrap_or(stored);
         // Names of PEFT 0.6 become those of earlier releases first; only adapted modules have a base layer.
         let older = PEFT_BASE_LAYER.forward(name);
         let older = older.as_deref().unwrap_or(name);
         let Some(renamed) = PEFT.forward(older) else {
             let problem =
-                format!("tensor `{}` has no place in an Otter wrapped by PEFT", name.escape_debug());
+                format!("tensor `{}` has no place in an Otter wrapped by PEFT", stored.escape_debug());
             return Err(CheckpointError::format(&source.path, problem));
         };
         let module = older.strip_suffix(".weight").and_then(|module| adapters.remove_entry(module));
         match module {
-            None => tensors.push(PlannedTensor::copy(renamed, name, entry)),
+            None => tensors.push(PlannedTensor::copy(renamed, stored, entry)),
             Some((module, adapter)) => {
                 let (Some((_, a)), Some((_, b))) = (adapter.a, adapter.b) else {
                     let problem = "only one of lora_A and lora_B is there".to_owned();
                     return Err(wrong(source, module, problem));
                 };
+                let inside = module.split_once("base_model.model.").map_or(module, |(_, inside)| inside);
+                let (rank, scale) = lora.strength(inside)?;
                 check(source, module, entry, a, b, rank)?;
+                *scales.entry(format!("W + {scale} * B A, rank {rank}")).or_default() += 1;
                 let (base, a, b) = (entry.clone(), a.clone(), b.clone());
-                let parts = vec![Part::LowRank { name: name.to_owned(), base, a, b, scale }];
+                let parts = vec![Part::LowRank { name: stored.to_owned(), base, a, b, scale }];
                 let (dtype, shape) = (entry.dtype, entry.shape.clone());
                 tensors.push(PlannedTensor { name: renamed, dtype, shape, parts });
             }
@@ -85,31 +111,34 @@ pub(super) fn merge(source: &Source) -> Result<Merged> {
         return Err(wrong(source, module, "the matrix that this adapter belongs to is missing".to_owned()));
     }
     require_unique(&source.path, tensors.iter().map(|tensor| tensor.name.clone()))?;
-    let how = format!(
-        "{merged} matrices: W + {scale} * B A, rank {rank}, in 32-bit floats, stored in the type of W"
-    );
-    let created = vec![Created { name: "lang_encoder.*".to_owned(), how }];
-    Ok(Merged { tensors, config, created })
+    let created = |(how, matrices): (String, usize)| Created {
+        name: "lang_encoder.*".to_owned(),
+        how: format!("{matrices} matrices: {how}, in 32-bit floats, stored in the type of W"),
+    };
+    let mut warnings = lora.unused_patterns();
+    warnings.extend(lora.warnings);
+    Ok(Merged { tensors, config, created: scales.into_iter().map(created).collect(), dropped, warnings })
 }
 
-fn scale(source: &Source, lora: Option<Value>) -> Result<(usize, f32)> {
-    let path = source.path.join("config.json");
-    let lora = lora.filter(|value| !value.is_null()).ok_or_else(|| {
-        let problem =
-            "no `lora_config`; expected {\"r\": …, \"lora_alpha\": …}, which say how strong the adapters are";
-        CheckpointError::format(&path, problem)
-    })?;
-    let positive = |key: &'static str| {
-        let value = lora.get(key);
-        value.and_then(Value::as_f64).filter(|number| *number > 0.0).ok_or_else(|| CheckpointError::Key {
-            path: path.clone(),
-            key: format!("lora_config.{key}"),
-            found: value.map_or("missing".to_owned(), Value::to_string),
-            expected: "expected a number above 0".to_owned(),
-        })
+/// Module, `lora_A` or `lora_B`, and the adapter's name in `…q_proj.lora_A.default.weight`; adapters saved alone leave their
+/// name out.
+fn adapter_part(name: &str) -> Option<(&str, &str, &str)> {
+    let (module, rest) = name.split_once(".lora_")?;
+    let part = rest.split_once('.')?;
+    let adapter = part.1.strip_suffix("weight")?.trim_end_matches('.');
+    let which = match part.0 {
+        "A" => "lora_A",
+        "B" => "lora_B",
+        _ => return None,
     };
-    let (rank, alpha) = (positive("r")?, positive("lora_alpha")?);
-    Ok((rank as usize, (alpha / rank) as f32))
+    (!adapter.contains('.')).then_some((module, which, adapter))
+}
+
+/// The name of the parameter that a copy in `….modules_to_save.default.…` stands for.
+fn saved_module(name: &str) -> Option<String> {
+    let (module, rest) = name.split_once(".modules_to_save.")?;
+    let (_, parameter) = rest.split_once('.')?;
+    Some(format!("{module}.{parameter}"))
 }
 
 fn check(

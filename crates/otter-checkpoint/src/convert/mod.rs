@@ -21,6 +21,7 @@ mod elements;
 mod gguf_tokenizer;
 mod language;
 mod lora;
+mod lora_config;
 mod output;
 mod overlay;
 mod plan;
@@ -40,6 +41,7 @@ pub use output::OutputFormat;
 pub use plan::{Part, PlannedTensor};
 pub use report::{ConvertReport, Created, Dropped};
 pub use source::{Source, SourceKind};
+pub(crate) use verify::verify_directory;
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
@@ -107,8 +109,8 @@ pub struct ConvertOptions {
     pub keep_f32: Vec<KeepF32>,
     /// How weights are stored in a directory; a file's name says it itself.
     pub format: OutputFormat,
-    /// Type of the large matrices of a GGUF file.
-    pub quantization: GgufQuantization,
+    /// Type of the large matrices of a GGUF file; `None`: blocks stay as they are, others become 16-bit floats.
+    pub quantization: Option<GgufQuantization>,
     /// Largest shard.
     pub max_shard_bytes: u64,
     /// Add the Python module with which Transformers opens the directory.
@@ -142,7 +144,7 @@ impl ConvertOptions {
             dtype: None,
             keep_f32: Vec::new(),
             format: OutputFormat::default(),
-            quantization: GgufQuantization::default(),
+            quantization: None,
             max_shard_bytes: DEFAULT_SHARD_BYTES,
             transformers: false,
             module_prefix: false,
@@ -183,6 +185,7 @@ fn to_file(
     let mut plan = planning::plan(options, None)?;
     dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
     write_file(&options.out, &plan.tensors, format, progress)?;
+    verify::verify_tensors(&options.out, &options.out, &plan.tensors)?;
     let name = language::folder_name(&options.out);
     Ok(report(options, plan, vec![name], Vec::new()))
 }
@@ -192,7 +195,8 @@ fn to_gguf(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> 
     let temporary = atomic::temporary_dir(&options.out)?;
     let inner = ConvertOptions { format: OutputFormat::Gguf, ..options.clone() };
     let written = fill(&temporary, &inner, progress).and_then(|mut report| {
-        verify::verify(&temporary.join(gguf::FILE_NAME), &options.out)?;
+        // As the file alone, without the directory around it.
+        verify_directory(&temporary.join(gguf::FILE_NAME), &options.out)?;
         fs::rename(temporary.join(gguf::FILE_NAME), &options.out)
             .map_err(CheckpointError::write(&temporary, &options.out))?;
         report.weight_files = vec![language::folder_name(&options.out)];
@@ -236,10 +240,13 @@ fn fill(
         write_transformers_module(temporary)?;
         other.push("the Transformers module".to_owned());
     }
-    if plan.verify {
-        let remarks = verify::verify(temporary, target)?;
-        plan.warnings.extend(remarks);
-    }
+    verify::verify_tensors(temporary, target, &plan.tensors)?;
+    let remarks = match (&plan.config, plan.plain_language_model) {
+        _ if plan.verify => verify_directory(temporary, target)?,
+        (Some(config), true) => verify::verify_language_model(config, target)?,
+        _ => Vec::new(),
+    };
+    plan.warnings.extend(remarks);
     let mut report = report(options, plan, weights, other);
     report.stored_as(stored);
     write_json(&temporary.join("conversion.json"), target, &report.record())?;

@@ -4,7 +4,7 @@ use super::Progress;
 use super::plan::PlannedTensor;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
-use crate::gguf::{self, GgufOptions, GgufQuantization, GgufTensor, StoredTensor, write_gguf};
+use crate::gguf::{self, GgufElements, GgufOptions, GgufQuantization, GgufTensor, StoredTensor, write_gguf};
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::save::TOKENIZER_FILES;
 use crate::shards;
@@ -97,7 +97,8 @@ pub(super) fn write_shards(
     Ok(files)
 }
 
-/// Writes a whole Otter as `model.gguf` into `directory`, which holds its `config.json` and, if any, its tokenizer.
+/// Writes a whole Otter as `model.gguf`; without `quantization` what is in blocks stays so, and other large matrices become
+/// 16-bit floats. The file goes into `directory`, which holds its `config.json` and, if any, its tokenizer.
 ///
 /// # Errors
 /// When the configuration describes no model that this program knows; as [`write_shards`].
@@ -105,7 +106,7 @@ pub(super) fn write_gguf_file(
     directory: &Path,
     target: &Path,
     tensors: &[PlannedTensor],
-    quantization: GgufQuantization,
+    quantization: Option<GgufQuantization>,
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<StoredTensor>> {
     check_names(target, tensors)?;
@@ -116,14 +117,23 @@ pub(super) fn write_gguf_file(
     let json = json.map_err(|error| CheckpointError::tokenizer(target, error.to_string()))?;
     let special = tokenizer.as_ref().map(|tokenizer| *tokenizer.special());
     config.input.begin_token = tokenizer.as_ref().and_then(TextTokenizer::begins);
-    let entries: Vec<GgufTensor<'_>> =
-        tensors.iter().map(|tensor| GgufTensor { name: &tensor.name, shape: &tensor.shape }).collect();
+    let entries: Vec<GgufTensor<'_>> = tensors
+        .iter()
+        .map(|tensor| GgufTensor {
+            name: &tensor.name,
+            shape: &tensor.shape,
+            blocks: tensor.kept_blocks(quantization),
+        })
+        .collect();
     let total = tensors.iter().map(PlannedTensor::bytes).sum();
     let mut meter = Meter { done: 0, total, report };
-    let options = GgufOptions { quantization, special, name: None };
+    let options = GgufOptions { quantization: quantization.unwrap_or_default(), special, name: None };
     let path = directory.join(gguf::FILE_NAME);
     write_gguf(&path, &config, json.as_deref(), &entries, &options, &mut |at, put| {
-        tensors[at].floats(put)?;
+        match entries[at].blocks {
+            Some(_) => tensors[at].blocks(&mut |bytes| put(GgufElements::Blocks(bytes)))?,
+            None => tensors[at].floats(&mut |values| put(GgufElements::Floats(values)))?,
+        }
         meter.finished(&tensors[at]);
         Ok(())
     })

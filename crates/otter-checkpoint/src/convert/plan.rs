@@ -3,9 +3,10 @@
 
 use super::elements::{self, PIECE};
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{BlockFormat, GgufQuantization, kept_blocks};
 use crate::narrow::{NarrowError, narrow};
 use crate::tensor::{Dtype, TensorEntry};
-use otter_nn::{Device, Init, ParameterSpec, ParameterSpecs, Parameters};
+use otter_nn::{Init, ParameterSpec};
 use std::io::Write;
 use std::path::Path;
 
@@ -26,14 +27,18 @@ pub enum Part {
         /// Seed.
         seed: u64,
     },
-    /// The mean of all rows of a table, several times.
-    MeanRow {
+    /// Rows about the mean of the rows of a table, see [`mean_rows`].
+    MeanRows {
         /// Its name in the file.
         name: String,
         /// The table.
         entry: TensorEntry,
         /// How many rows.
         rows: usize,
+        /// Name that selects the random stream.
+        stream: String,
+        /// Seed.
+        seed: u64,
     },
     /// The sum of two tensors of one shape.
     Sum {
@@ -77,7 +82,7 @@ impl Part {
         match self {
             Self::Stored { entry, .. } => entry.elements(),
             Self::Drawn { spec, .. } => spec.len(),
-            Self::MeanRow { entry, rows, .. } => entry.shape.get(1).copied().unwrap_or(0) * rows,
+            Self::MeanRows { entry, rows, .. } => entry.shape.get(1).copied().unwrap_or(0) * rows,
             Self::Sum { left, .. } => left.elements(),
             Self::LowRank { base, .. } => base.elements(),
         }
@@ -155,6 +160,27 @@ impl PlannedTensor {
         self.parts.iter().try_for_each(|part| floats(part, put))
     }
 
+    /// The format of the blocks that a GGUF file takes over as they are, where large matrices are to be of a type.
+    pub(super) fn kept_blocks(&self, wanted: Option<GgufQuantization>) -> Option<BlockFormat> {
+        let format = |part: &Part| match part {
+            Part::Stored { entry, .. } => kept_blocks(&self.name, &self.shape, entry.dtype, wanted),
+            _ => None,
+        };
+        let first = format(self.parts.first()?)?;
+        self.parts.iter().all(|part| format(part) == Some(first)).then_some(first)
+    }
+
+    /// Passes the bytes of the blocks of [`PlannedTensor::kept_blocks`] to `put`.
+    ///
+    /// # Errors
+    /// Those of `put`.
+    pub(super) fn blocks(&self, put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        self.parts.iter().try_for_each(|part| match part {
+            Part::Stored { entry, .. } => entry.for_each_blocks(put),
+            _ => Ok(()),
+        })
+    }
+
     fn error(&self, target: &Path, problem: String) -> CheckpointError {
         CheckpointError::Tensor { path: target.to_path_buf(), name: self.name.clone(), problem }
     }
@@ -163,10 +189,9 @@ impl PlannedTensor {
 fn floats(part: &Part, put: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
     match part {
         Part::Stored { name, entry } => elements::for_each_f32(entry, name, put),
-        Part::Drawn { spec, seed } => drawn(spec, *seed).chunks(PIECE).try_for_each(put),
-        Part::MeanRow { name, entry, rows } => {
-            let mean = mean_row(entry, name)?;
-            (0..*rows).try_for_each(|_| put(&mean))
+        Part::Drawn { spec, seed } => drawn(spec, *seed, put),
+        Part::MeanRows { name, entry, rows, stream, seed } => {
+            mean_rows(entry, name, *rows, stream, *seed)?.chunks(PIECE).try_for_each(put)
         }
         Part::Sum { name, left, right } => sum(name, left, right, put),
         Part::LowRank { name, base, a, b, scale } => low_rank(name, (base, a, b), *scale, put),
@@ -199,26 +224,58 @@ impl Sink<'_> {
 }
 
 /// The values every parameter of this name, shape and seed starts with.
-fn drawn(spec: &ParameterSpec, seed: u64) -> Vec<f32> {
-    let mut specs = ParameterSpecs::default();
-    let id = specs.add(spec.name.clone(), &spec.shape, spec.init);
-    Parameters::<f32>::initialise(&specs, seed, Device::Cpu).data(id).to_vec()
+fn drawn(spec: &ParameterSpec, seed: u64, put: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    let mut values = vec![0f32; PIECE.min(spec.len())];
+    (0..spec.len()).step_by(PIECE).try_for_each(|start| {
+        let values = &mut values[..PIECE.min(spec.len() - start)];
+        spec.initial_values(seed, start, values);
+        put(values)
+    })
 }
 
-/// Mean over the first axis, summed in 64 bits.
-fn mean_row(entry: &TensorEntry, name: &str) -> Result<Vec<f32>> {
-    let width = entry.shape.get(1).copied().unwrap_or(0);
-    let mut sums = vec![0f64; width];
-    let mut column = 0;
-    elements::for_each_f32(entry, name, &mut |values| {
-        for &value in values {
-            sums[column] += f64::from(value);
-            column = if column + 1 == width { 0 } else { column + 1 };
+/// Share of the covariance of the old rows that new rows have about their mean: enough to tell them apart.
+pub(super) const SHARE_OF_COVARIANCE: f64 = 1e-9;
+
+/// `count` draws from a normal distribution with the mean of the table's rows and [`SHARE_OF_COVARIANCE`] of their covariance, as
+/// Transformers resizes a table. A token whose row of the output table is the mean has the mean of all logits, so that its
+/// share of the softmax is at most the average one, and the loss rises by at most the logarithm of 1 + new rows / old rows.
+///
+/// The covariance is never made: a sum of the centred rows, each times a draw from N(0, 1) over the root of their number, has
+/// it.
+fn mean_rows(entry: &TensorEntry, name: &str, count: usize, stream: &str, seed: u64) -> Result<Vec<f32>> {
+    let (height, width) = (entry.shape[0], entry.shape.get(1).copied().unwrap_or(0));
+    let shape = vec![count, height];
+    let noise =
+        ParameterSpec { name: format!("{stream}.noise"), shape, init: Init::Normal(1.0), narrow: false };
+    let mut mean = vec![0f64; width];
+    let mut mixed = vec![0f64; count * width];
+    let mut weights = vec![0f64; count];
+    in_row_blocks(entry, name, &mut |rows| {
+        let values = collect(&elements::rows(entry, name, rows.clone())?, name)?;
+        let mut drawn = vec![0f64; rows.len()];
+        let add = |sums: &mut [f64], factors: Option<&[f64]>| {
+            for (at, row) in values.chunks_exact(width).enumerate() {
+                let factor = factors.map_or(1.0, |factors| factors[at]);
+                sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += factor * f64::from(value));
+            }
+        };
+        add(&mut mean, None);
+        for (new, sums) in mixed.chunks_exact_mut(width).enumerate() {
+            noise.initial_values(seed, new * height + rows.start, &mut drawn);
+            weights[new] += drawn.iter().sum::<f64>();
+            add(sums, Some(&drawn));
         }
         Ok(())
     })?;
-    let rows = entry.shape.first().copied().unwrap_or(0).max(1) as f64;
-    Ok(sums.into_iter().map(|sum| (sum / rows) as f32).collect())
+    let old = height.max(1) as f64;
+    mean.iter_mut().for_each(|sum| *sum /= old);
+    let scale = (SHARE_OF_COVARIANCE / old).sqrt();
+    let rows = mixed.chunks_exact(width).zip(&weights);
+    let row = |(sums, weight): (&[f64], &f64)| -> Vec<f32> {
+        let centred = sums.iter().zip(&mean).map(|(sum, mean)| mean + scale * (sum - weight * mean));
+        centred.map(|value| value as f32).collect()
+    };
+    Ok(rows.flat_map(row).collect())
 }
 
 /// The sum piece by piece. Both tensors are cut alike, because pieces have a fixed number of elements.
@@ -295,4 +352,41 @@ pub(super) fn widest(types: impl IntoIterator<Item = Dtype>) -> Dtype {
         _ => Dtype::F32,
     };
     types.into_iter().map(plain).reduce(join).unwrap_or(Dtype::F32)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::convert::elements::tests::entry;
+
+    #[test]
+    fn new_rows_have_the_mean_and_a_share_of_the_covariance() {
+        let (height, width, count) = (50, 3, 4000);
+        let value = |at: usize| ((at * 7919 + 13) % 101) as f32 / 20.0 - (at % width) as f32;
+        let values: Vec<f32> = (0..height * width).map(value).collect();
+        let table = entry(&values, &[height, width], &[width, 1]);
+        let rows = mean_rows(&table, "x", count, "x.rows.50", 3).unwrap();
+        assert_eq!(rows, mean_rows(&table, "x", count, "x.rows.50", 3).unwrap());
+        assert_ne!(rows, mean_rows(&table, "x", count, "x.rows.50", 4).unwrap());
+        let column = |values: &[f32], at: usize| -> Vec<f64> {
+            values.chunks(width).map(|row| f64::from(row[at])).collect()
+        };
+        let mean = |column: &[f64]| column.iter().sum::<f64>() / column.len() as f64;
+        let covariance = |values: &[f32], i: usize, j: usize| {
+            let (a, b) = (column(values, i), column(values, j));
+            let (center_a, center_b) = (mean(&a), mean(&b));
+            a.iter().zip(&b).map(|(x, y)| (x - center_a) * (y - center_b)).sum::<f64>() / a.len() as f64
+        };
+        for i in 0..width {
+            assert!((mean(&column(&rows, i)) - mean(&column(&values, i))).abs() < 1e-6);
+            for j in 0..width {
+                let wanted = SHARE_OF_COVARIANCE * covariance(&values, i, j);
+                let scale =
+                    SHARE_OF_COVARIANCE * (covariance(&values, i, i) * covariance(&values, j, j)).sqrt();
+                let found = covariance(&rows, i, j);
+                assert!((found - wanted).abs() < 0.1 * scale, "{i} {j}: {found} {wanted}");
+            }
+        }
+    }
 }

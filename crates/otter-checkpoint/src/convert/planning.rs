@@ -16,6 +16,7 @@ use crate::config_section::Section;
 use crate::error::Result;
 use crate::input_rules::InputRules;
 use crate::load_report::reason_to_ignore;
+use crate::save::TRAINING;
 use crate::tokenizer_write::{TokenOrder, add_special_tokens};
 use crate::trained_part::TrainedPart;
 use serde_json::{Map, Value, json};
@@ -47,6 +48,8 @@ pub(super) struct Plan {
     pub base_name: String,
     /// Whether the result must load as an Otter.
     pub verify: bool,
+    /// Whether the result is a plain language model.
+    pub plain_language_model: bool,
     pub token_order: Option<TokenOrder>,
     pub special_tokens: Vec<(String, u32)>,
     pub dropped: Vec<Dropped>,
@@ -71,6 +74,7 @@ impl Plan {
             card_from: None,
             base_name: folder_name(&source.path),
             verify: false,
+            plain_language_model: matches!(source.kind, SourceKind::LanguageModel(_)),
             token_order: None,
             special_tokens: Vec::new(),
             dropped: source.dropped.clone(),
@@ -207,6 +211,21 @@ fn copies(source: &Source) -> Vec<PlannedTensor> {
 
 /// The same tensors in another type, form or number of shards.
 fn re_encode(source: &Source, directory: Option<&Path>) -> Result<Plan> {
+    let given = source.path.display();
+    let refusal = match source.kind {
+        SourceKind::Adapted => Some(format!(
+            "this is an Otter with LoRA adapters, which runs only when they are merged: otter convert {given} --merge-lora \
+             --out DIR"
+        )),
+        SourceKind::Unknown if directory.is_some() => Some(format!(
+            "{}, so that nothing would come out that loads; `otter inspect {given}` says what it holds",
+            source.unknown_kind()
+        )),
+        _ => None,
+    };
+    if let Some(problem) = refusal {
+        return Err(option_error(&source.path, problem));
+    }
     let mut plan = Plan::of(source, "the same tensors, written anew", copies(source), source.config.clone());
     plan.verify = source.kind == SourceKind::Otter;
     plan.card_from = Some(source.path.clone());
@@ -215,11 +234,8 @@ fn re_encode(source: &Source, directory: Option<&Path>) -> Result<Plan> {
     {
         plan.tokenizer = Tokenizer::Written;
     }
-    if source.kind == SourceKind::Adapted {
-        plan.warnings.push(
-            "the LoRA adapters are kept as they are; merge them with --merge-lora to run the model"
-                .to_owned(),
-        );
+    if source.kind == SourceKind::Unknown {
+        plan.warnings.push(format!("{}; its tensors are written as they are", source.unknown_kind()));
     }
     Ok(plan)
 }
@@ -228,6 +244,8 @@ fn merged(source: &Source) -> Result<Plan> {
     let merged = lora::merge(source)?;
     let mut plan = Plan::of(source, "LoRA adapters merged", merged.tensors, Some(merged.config));
     plan.created = merged.created;
+    plan.dropped.extend(merged.dropped);
+    plan.warnings = merged.warnings;
     plan.verify = true;
     Ok(plan)
 }
@@ -285,6 +303,9 @@ fn over(base: &Source, part: &Source) -> Result<Plan> {
     let mut plan =
         Plan::of(base, "a partial checkpoint over a whole one", result.tensors, Some(result.config));
     plan.dropped.extend(dropped);
+    if let Some(config) = &mut plan.config {
+        config.entry(TRAINING).or_insert(json!({ "part": folder_name(&part.path) }));
+    }
     plan.verify = true;
     Ok(plan)
 }

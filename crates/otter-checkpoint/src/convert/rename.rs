@@ -66,16 +66,6 @@ fn fill(pattern: &str, captured: &[&str]) -> String {
     name
 }
 
-/// Components that parallel wrappers put into names; they carry no meaning.
-const WRAPPERS: [&str; 3] = ["module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
-
-/// The name without what data-parallel, FSDP and activation-checkpointing wrappers added. Whole components only, so
-/// that a name that merely contains the word stays.
-pub fn without_wrappers(name: &str) -> String {
-    let kept: Vec<&str> = name.split('.').filter(|component| !WRAPPERS.contains(component)).collect();
-    kept.join(".")
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -92,16 +82,6 @@ mod tests {
         {
             assert_eq!(captures(pattern, name), None, "{pattern} {name}");
         }
-    }
-
-    #[test]
-    fn wrappers_are_whole_components() {
-        assert_eq!(without_wrappers("module.perceiver.latents"), "perceiver.latents");
-        assert_eq!(
-            without_wrappers("lang_encoder._fsdp_wrapped_module.a.0._checkpoint_wrapped_module.b"),
-            "lang_encoder.a.0.b"
-        );
-        assert_eq!(without_wrappers("my_module.submodule.weight"), "my_module.submodule.weight");
     }
 
     proptest! {

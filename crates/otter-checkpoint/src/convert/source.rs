@@ -1,11 +1,12 @@
 //! A source of tensors: a directory or a file, its names without wrappers, and what kind of thing it is.
 
 use super::elements::same_bytes;
-use super::rename::{captures, without_wrappers};
+use super::rename::captures;
 use super::report::Dropped;
 use super::tables::{LANGUAGE_MODELS, LanguageModel};
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
+use crate::inspect::OtherTower;
 use crate::tensor::TensorEntry;
 use crate::text_file::{LONGEST_CONFIG, read_object};
 use crate::weights::{Weights, list};
@@ -73,7 +74,7 @@ impl Source {
     /// Opens a directory or file.
     ///
     /// # Errors
-    /// When there are no weights, a file is damaged, or two names differ only by wrappers.
+    /// When there are no weights, or a file is damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let weights = open_weights(path)?;
         // A file by itself may lie beside any configuration; only in a directory the two belong together.
@@ -89,15 +90,10 @@ impl Source {
             weights.notes().iter().map(|note| Dropped::new(path, "", note.clone())).collect();
         let mut tensors = Vec::with_capacity(weights.len());
         let mut by_name = HashMap::with_capacity(weights.len());
-        for raw in weights.names() {
-            let Some(entry) = weights.get(raw) else { continue };
-            let name = without_wrappers(raw);
-            if by_name.insert(name.clone(), tensors.len()).is_some() {
-                let problem =
-                    format!("two tensors are named `{}` once wrapper prefixes are gone", name.escape_debug());
-                return Err(CheckpointError::format(path, problem));
-            }
-            tensors.push((name, entry.clone()));
+        for name in weights.names() {
+            let Some(entry) = weights.get(name) else { continue };
+            by_name.insert(name.to_owned(), tensors.len());
+            tensors.push((name.to_owned(), entry.clone()));
         }
         let mut source = Self {
             path: path.to_path_buf(),
@@ -143,6 +139,22 @@ impl Source {
         })
     }
 
+    /// What can be said of a source of no known kind.
+    pub(super) fn unknown_kind(&self) -> String {
+        let names: Vec<&str> = self.names().collect();
+        match OtherTower::of(self.config.as_ref(), &names) {
+            Some(tower) => format!("this is {tower}, a tower that no Otter has"),
+            None => "this is no known kind of checkpoint".to_owned(),
+        }
+    }
+
+    /// What stands in front of the names of a CLIP tower, where this holds one: Transformers 5 leaves `vision_model.` out.
+    pub(super) fn clip_prefix(&self) -> Option<&'static str> {
+        ["vision_model.", ""]
+            .into_iter()
+            .find(|prefix| self.get(&format!("{prefix}embeddings.class_embedding")).is_some())
+    }
+
     fn detect(&self) -> SourceKind {
         let any = |test: &dyn Fn(&str) -> bool| self.names().any(test);
         let part = |name: &str| name.starts_with("perceiver.") || name.starts_with("lang_encoder.");
@@ -165,7 +177,7 @@ impl Source {
         if self.get("visual.conv1.weight").is_some() {
             return SourceKind::OpenClip;
         }
-        if any(&|name| name.starts_with("vision_model.")) {
+        if self.clip_prefix().is_some() {
             return SourceKind::Clip;
         }
         self.language_model().map_or(SourceKind::Unknown, SourceKind::LanguageModel)

@@ -83,6 +83,8 @@ pub const PEFT: RenameTable = RenameTable {
     right: "Otter",
     pairs: &[
         ("lang_encoder.base_model.model.*", "lang_encoder.*"),
+        // Where PEFT was put around the whole model, its prefix is gone already.
+        ("lang_encoder.*", "lang_encoder.*"),
         ("perceiver.*", "perceiver.*"),
         ("vision_encoder.*", "vision_encoder.*"),
     ],

@@ -1,43 +1,94 @@
-//! The result read back: a directory that becomes visible is one that loads.
+//! The result opened before success is said of it: configuration, tokenizer, and the name and shape of every tensor.
 
+use super::plan::PlannedTensor;
 use crate::checkpoint::Checkpoint;
+use crate::config_section::Section;
 use crate::error::{CheckpointError, Result};
+use crate::gguf::{self, GgufFile};
+use crate::load_report::LoadReport;
+use crate::save::TOKENIZER_FILES;
+use crate::text_config::{TextKind, text_config};
+use crate::tokenizer::read_tokenizer;
+use crate::weights::Weights;
+use crate::wrappers;
 use otter_model::Otter;
+use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Opens the written directory as any command would and accounts for every tensor. Returns a warning where this program
-/// cannot run such a model, and the remarks of the loader.
+/// Opens a written Otter as any command would and accounts for every tensor. `target` is what it will be. Returns the remarks
+/// of the loader.
 ///
 /// # Errors
-/// When a parameter is missing, a tensor is unexpected, or a shape differs.
-pub(super) fn verify(written: &Path, target: &Path) -> Result<Vec<String>> {
-    let unsupported =
-        |reason: String| vec![format!("written, but this program cannot run the result: {reason}")];
-    let checkpoint = match Checkpoint::open(written) {
-        Ok(checkpoint) => checkpoint,
-        Err(
-            error @ (CheckpointError::Key { .. }
-            | CheckpointError::UnknownKey { .. }
-            | CheckpointError::Sizes { .. }),
-        ) => {
-            return Ok(unsupported(rename(&error.to_string(), written, target)));
-        }
-        Err(error) => return Err(error),
+/// When the configuration describes no supported model, a parameter is missing, a tensor is unexpected, a shape differs, or
+/// the tokenizer cannot be read.
+pub(crate) fn verify_directory(written: &Path, target: &Path) -> Result<Vec<String>> {
+    let opened = || -> Result<Vec<String>> {
+        let checkpoint = Checkpoint::open(written)?;
+        let (_, specs) = Otter::new(&checkpoint.config.model)
+            .map_err(|error| CheckpointError::format(&written.join("config.json"), error.to_string()))?;
+        let report =
+            checkpoint.account(specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())))?;
+        let mut warnings = report.warnings;
+        warnings.extend(check_tokenizer(written, checkpoint.config.model.text.vocab_size())?);
+        Ok(warnings)
     };
-    let specs = match Otter::new(&checkpoint.config.model) {
-        Ok((_, specs)) => specs,
-        Err(error) => return Ok(unsupported(error.to_string())),
-    };
-    match checkpoint.account(specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice()))) {
-        Ok(report) => Ok(report.warnings),
-        Err(CheckpointError::Mismatch { details, .. }) => {
-            Err(CheckpointError::Mismatch { path: target.to_path_buf(), details })
-        }
-        Err(error) => Err(error),
+    let own = |text: String| text.replace(&written.display().to_string(), &target.display().to_string());
+    match opened() {
+        Ok(warnings) => Ok(warnings.into_iter().map(own).collect()),
+        Err(error) => Err(does_not_load(target, &own(error.to_string()))),
     }
 }
 
-/// The temporary directory is gone when the message is read.
-fn rename(message: &str, written: &Path, target: &Path) -> String {
-    message.replace(&written.display().to_string(), &target.display().to_string())
+/// An error about a result, of which nothing was put in place.
+fn does_not_load(target: &Path, reason: &str) -> CheckpointError {
+    CheckpointError::format(target, format!("the result does not load, so that it is no success: {reason}"))
+}
+
+/// A directory without a tokenizer is whole but for it: releases come so.
+fn check_tokenizer(directory: &Path, rows: usize) -> Result<Option<String>> {
+    let held = match gguf::file_of(directory) {
+        Some(file) => GgufFile::open(&file)?.otter_tokenizer_json()?.is_some(),
+        None => TOKENIZER_FILES.iter().any(|name| directory.join(name).is_file()),
+    };
+    if !held {
+        return Ok(Some(
+            "there is no tokenizer, so no prompt can be read; give the directory of one with --tokenizer, or copy its files \
+             there"
+                .to_owned(),
+        ));
+    }
+    let tokens = read_tokenizer(directory)?.tokenizer.vocab_size();
+    Ok((tokens > rows).then(|| {
+        format!("the tokenizer has {tokens} tokens, but the tables only {rows} rows; tokens from {rows} on cannot be used")
+    }))
+}
+
+/// Opens what was written, whatever it is, and compares its tensors with the plan.
+///
+/// # Errors
+/// When a tensor is missing, unexpected, or of another shape.
+pub(super) fn verify_tensors(written: &Path, target: &Path, planned: &[PlannedTensor]) -> Result<()> {
+    let weights = Weights::open(written)?;
+    // A prefix that was asked for is not seen by a reader.
+    let names: Vec<String> = planned.iter().map(|tensor| tensor.name.clone()).collect();
+    let names = wrappers::unwrapped(target, &names)?.names;
+    let expected = names.iter().zip(planned).map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()));
+    // Names that a model would ignore are planned too.
+    let report = LoadReport::compare(&weights, expected);
+    match report.strict() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(does_not_load(target, &error.to_string())),
+    }
+}
+
+/// Reads the configuration of a plain language model as putting it into an Otter will.
+///
+/// # Errors
+/// When it describes no supported model.
+pub(super) fn verify_language_model(config: &Map<String, Value>, target: &Path) -> Result<Vec<String>> {
+    let path = target.join("config.json");
+    let section = Section { path: &path, name: "", map: config };
+    let mut warnings = Vec::new();
+    let read = TextKind::of(&section).and_then(|kind| text_config(kind, &section, &mut warnings));
+    read.map(|_| warnings).map_err(|error| does_not_load(target, &error.to_string()))
 }

@@ -60,7 +60,12 @@ impl Vision {
             }
             SourceKind::Otter => (inside_otter(&source, dropped), hugging_face_config(&source)?),
             other => {
-                let problem = format!("this is {other}; expected a CLIP model (--base-vision)");
+                let found = if other == SourceKind::Unknown {
+                    source.unknown_kind()
+                } else {
+                    format!("this is {other}")
+                };
+                let problem = format!("{found}; expected a CLIP model (--base-vision)");
                 return Err(CheckpointError::format(path, problem));
             }
         };
@@ -79,10 +84,12 @@ impl Vision {
 fn hugging_face(source: &Source, dropped: &mut Vec<Dropped>) -> Result<Vec<PlannedTensor>> {
     let mut tensors = Vec::new();
     let mut unknown = Vec::new();
+    // The names that other releases write begin with `vision_model.`.
+    let lacking = if source.clip_prefix() == Some("") { "vision_model." } else { "" };
     for (name, entry) in &source.tensors {
         if let Some(reason) = reason_to_ignore(name).or_else(|| text_side(name)) {
             dropped.push(Dropped::new(&source.path, name, reason));
-        } else if let Some(renamed) = CLIP.forward(name) {
+        } else if let Some(renamed) = CLIP.forward(&format!("{lacking}{name}")) {
             tensors.push(PlannedTensor::copy(renamed, name, entry));
         } else {
             unknown.push(name.as_str());

@@ -33,8 +33,8 @@ mod write;
 
 pub use blocks::BlockFormat;
 pub use quantize::GgufQuantization;
-pub(crate) use write::stored_type;
-pub use write::{GgufOptions, GgufTensor, PutElements, StoredTensor, save_gguf, write_gguf};
+pub use write::{GgufElements, GgufOptions, GgufTensor, PutElements, StoredTensor, save_gguf, write_gguf};
+pub(crate) use write::{kept_blocks, stored_type};
 
 pub(crate) use blocks::LARGEST_BLOCK;
 pub(crate) use parse::MAGIC;
@@ -299,6 +299,7 @@ pub(crate) fn read(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
     }
     let architecture = file.language_model(&header)?;
     let sizes = Sizes { header: &header, architecture };
+    notes.extend(sizes.unknown_keys());
     for claim in &header.tensors {
         match architecture.fate(claim.name) {
             Some(Fate::Parameter(name, moved)) => {

@@ -42,6 +42,33 @@ const TYPES: [(u32, Dtype); 18] = [
     (30, Dtype::Bf16),
 ];
 
+/// Names of the types that are not read here.
+const OTHER_TYPES: [(u32, &str); 23] = [
+    (4, "Q4_2"),
+    (5, "Q4_3"),
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (29, "IQ1_M"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (36, "IQ4_NL_4_4"),
+    (37, "IQ4_NL_4_8"),
+    (38, "IQ4_NL_8_8"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+];
+
 /// GGML's number of a type that is stored in GGUF files.
 pub(super) fn type_number(dtype: Dtype) -> Option<u32> {
     TYPES.iter().find(|(_, known)| *known == dtype).map(|(number, _)| *number)
@@ -255,8 +282,13 @@ impl<'a> Reader<'a> {
         shape.reverse();
         let number = self.u32()?;
         let Some((_, dtype)) = TYPES.iter().find(|(known, _)| *known == number) else {
+            let other = OTHER_TYPES.iter().find(|(known, _)| *known == number);
+            let found = other
+                .map_or_else(|| format!("the unknown type {number}"), |(_, name)| format!("the type {name}"));
             return Err(format!(
-                "`{}` has GGML type {number}; supported are F32, F16, BF16, Q4_0 to Q8_0 and Q2_K to Q6_K",
+                "`{}` has {found} of GGML; supported are F32, F16, BF16, Q4_0 to Q8_0 and Q2_K to Q6_K. No command here \
+                 changes it: take the same model in one of these types, e.g. Q4_K_M or Q8_0, or make it with llama.cpp's \
+                 llama-quantize",
                 printable(name)
             ));
         };

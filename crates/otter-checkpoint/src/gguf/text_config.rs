@@ -2,11 +2,54 @@
 
 use super::names::Architecture;
 use super::parse::{Header, Meta};
+use crate::pickle::printable;
 use crate::tensor::Dtype;
 use serde_json::{Map, Value, json};
 
 /// Rotary settings of published LLaMA-3 models: factor, and context before the scaling.
 const LLAMA3_SCALINGS: [(f64, f64); 2] = [(8.0, 8192.0), (32.0, 8192.0)];
+
+/// Settings of other models, each with the value at which it changes no number.
+const FOREIGN: [(&str, f64); 12] = [
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("attention.scale", 0.0),
+    ("attention.sliding_window", 0.0),
+    ("attn_logit_softcapping", 0.0),
+    ("embedding_scale", 1.0),
+    ("expert_count", 0.0),
+    ("final_logit_softcapping", 0.0),
+    ("logit_scale", 1.0),
+    ("residual_scale", 1.0),
+    ("rope.scale_linear", 1.0),
+    ("rope.scaling.attn_factor", 1.0),
+];
+
+/// Keys that an architecture's configuration is read from, or that change no number.
+const KNOWN: [&str; 22] = [
+    "attention.causal",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "expert_used_count",
+    "feed_forward_length",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+    "tensor_data_layout",
+    "tie_word_embeddings",
+    "use_parallel_residual",
+    "vocab_size",
+];
 
 /// Numbers of one architecture.
 pub(super) struct Sizes<'h, 'a> {
@@ -76,9 +119,7 @@ impl Sizes<'_, '_> {
     /// # Errors
     /// When a size is missing or the model has a part that this project does not know.
     pub(super) fn text_config(&self) -> Result<Value, String> {
-        if self.optional_size("expert_count")?.is_some_and(|count| count > 0) {
-            return Err("a mixture of experts, which is not supported".to_owned());
-        }
+        self.refuse_foreign()?;
         let mut map = Map::new();
         map.insert("architectures".to_owned(), json!([self.architecture.class]));
         map.insert("model_type".to_owned(), json!(self.architecture.model_type));
@@ -99,6 +140,65 @@ impl Sizes<'_, '_> {
         let Value::Object(own) = own else { return Err("no configuration".to_owned()) };
         map.extend(own.into_iter().filter(|(_, value)| !value.is_null()));
         Ok(Value::Object(map))
+    }
+
+    /// What changes numbers in a way that is not computed is refused by its key.
+    fn refuse_foreign(&self) -> Result<(), String> {
+        // MPT computes both.
+        let own: &[&str] = match self.architecture.name {
+            "mpt" => &["attention.clamp_kqv", "attention.max_alibi_bias"],
+            _ => &[],
+        };
+        for (name, neutral) in FOREIGN.iter().filter(|(name, _)| !own.contains(name)) {
+            if let Some(value) = self.real(name)?
+                && value != *neutral
+            {
+                let key = self.key(name);
+                return Err(format!(
+                    "`{key}` is {value}; it changes numbers and is not computed here, only {neutral} is supported"
+                ));
+            }
+        }
+        if self.header.get(&self.key("attention.causal")) == Some(Meta::Bool(false)) {
+            return Err(format!(
+                "`{}` is false; only causal attention is supported",
+                self.key("attention.causal")
+            ));
+        }
+        let (width, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
+        let head = self.optional_size("attention.key_length")?.unwrap_or(width / heads);
+        let mut whole = vec!["attention.value_length"];
+        // GPT-NeoX turns a part of each head, MPT nothing.
+        if !matches!(self.architecture.name, "gptneox" | "mpt") {
+            whole.push("rope.dimension_count");
+        }
+        for name in whole {
+            if let Some(length) = self.optional_size(name)?.filter(|&length| length != head) {
+                return Err(format!(
+                    "`{}` is {length}; only the {head} of a head are supported",
+                    self.key(name)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// One remark that lists the keys of the architecture that nothing here knows.
+    pub(super) fn unknown_keys(&self) -> Option<String> {
+        let prefix = format!("{}.", self.architecture.name);
+        let own = self.header.metadata.iter().filter_map(|(key, _)| key.strip_prefix(&prefix));
+        let known = |name: &&str| KNOWN.contains(name) || FOREIGN.iter().any(|(known, _)| known == name);
+        let unknown: Vec<String> = own
+            .filter(|name| !known(name))
+            .take(20)
+            .map(|name| format!("`{}`", printable(&self.key(name))))
+            .collect();
+        (!unknown.is_empty()).then(|| {
+            format!(
+                "metadata that is not known here and passed over, check that it changes no numbers: {}",
+                unknown.join(", ")
+            )
+        })
     }
 
     fn llama(&self) -> Result<Value, String> {

@@ -46,6 +46,17 @@ pub struct GgufTensor<'a> {
     pub name: &'a str,
     /// Length of each axis, rows last.
     pub shape: &'a [usize],
+    /// The format that its elements have already: their blocks are copied bit by bit. `None`: floats are given.
+    pub blocks: Option<BlockFormat>,
+}
+
+/// Some of a tensor's elements.
+#[derive(Debug, Clone, Copy)]
+pub enum GgufElements<'e> {
+    /// Floats, in any number.
+    Floats(&'e [f32]),
+    /// Bytes of blocks of the format that [`GgufTensor::blocks`] names.
+    Blocks(&'e [u8]),
 }
 
 /// What became of a tensor.
@@ -57,12 +68,12 @@ pub struct StoredTensor {
     pub dtype: String,
     /// Bytes of the elements in the file.
     pub bytes: u64,
-    /// Root mean square of what quantising changed over that of the elements; of tensors in blocks.
+    /// Root mean square of what quantising changed over that of the elements; of tensors whose blocks were made here.
     pub relative_error: Option<f64>,
 }
 
 /// Receives some of a tensor's elements.
-pub type PutElements<'p> = dyn FnMut(&[f32]) -> Result<()> + 'p;
+pub type PutElements<'p> = dyn FnMut(GgufElements<'_>) -> Result<()> + 'p;
 
 /// Writes a whole Otter to `path`, replacing what stands there only when it is complete. Memory does not grow with the
 /// model.
@@ -83,7 +94,7 @@ pub fn write_gguf(
     elements: &mut dyn FnMut(usize, &mut PutElements<'_>) -> Result<()>,
 ) -> Result<Vec<StoredTensor>> {
     let plan = plan(path, tensors, options.quantization)?;
-    let metadata = metadata(path, config, tokenizer, options)?;
+    let metadata = metadata(path, config, tokenizer, options, file_type(&plan))?;
     let header = header(&metadata, &plan);
     let mut stored = Vec::with_capacity(plan.len());
     atomic::write_file_with(path, |file: &mut File| {
@@ -98,7 +109,7 @@ pub fn write_gguf(
                 written: 0,
                 error: Error::default(),
             };
-            elements(index, &mut |values| body.put(values))?;
+            elements(index, &mut |elements| body.take(elements))?;
             stored.push(body.finish()?);
         }
         out.file.flush().map_err(CheckpointError::io(path, "write"))
@@ -127,15 +138,31 @@ pub fn save_gguf(
         .filter(|name| reason_to_ignore(name).is_none() && tied.as_deref() != Some(*name))
         .collect();
     let entries: Vec<_> = names.iter().filter_map(|name| checkpoint.weights.get(name)).collect();
-    let tensors: Vec<GgufTensor<'_>> =
-        names.iter().zip(&entries).map(|(&name, entry)| GgufTensor { name, shape: &entry.shape }).collect();
+    let tensors: Vec<GgufTensor<'_>> = names
+        .iter()
+        .zip(&entries)
+        .map(|(&name, entry)| {
+            let blocks = kept_blocks(name, &entry.shape, entry.dtype, Some(options.quantization));
+            GgufTensor { name, shape: &entry.shape, blocks }
+        })
+        .collect();
     let options = GgufOptions { special: Some(*tokenizer.special()), ..*options };
     // The class of a tokenizer, which may add a token, is not in the file.
     let mut config = checkpoint.config.clone();
     config.input.begin_token = tokenizer.begins();
-    write_gguf(path, &config, Some(&json), &tensors, &options, &mut |index, put| {
-        entries[index].for_each_f32(names[index], put)
-    })
+    write_gguf(
+        path,
+        &config,
+        Some(&json),
+        &tensors,
+        &options,
+        &mut |index, put| match tensors[index].blocks {
+            Some(_) => entries[index].for_each_blocks(&mut |bytes| put(GgufElements::Blocks(bytes))),
+            None => {
+                entries[index].for_each_f32(names[index], &mut |values| put(GgufElements::Floats(values)))
+            }
+        },
+    )
 }
 
 struct Planned<'a> {
@@ -143,6 +170,8 @@ struct Planned<'a> {
     shape: &'a [usize],
     dtype: Dtype,
     size: usize,
+    /// Whether its blocks are copied.
+    blocks: bool,
 }
 
 fn refusal(path: &Path, name: &str, problem: String) -> CheckpointError {
@@ -157,7 +186,7 @@ fn plan<'a>(
     let mut seen = HashSet::new();
     tensors
         .iter()
-        .map(|&GgufTensor { name, shape }| {
+        .map(|&GgufTensor { name, shape, blocks }| {
             let bad = |problem: String| refusal(path, name, problem);
             if !seen.insert(name) {
                 return Err(bad("this name was already used; each tensor needs its own".to_owned()));
@@ -165,10 +194,32 @@ fn plan<'a>(
             if shape.len() > MOST_AXES {
                 return Err(bad(format!("{} axes; GGUF has at most {MOST_AXES}", shape.len())));
             }
-            let dtype = stored_type(name, shape, quantization);
-            Ok(Planned { name, shape, dtype, size: size(dtype, shape).map_err(bad)? })
+            let dtype = blocks.map_or_else(|| stored_type(name, shape, quantization), Dtype::Block);
+            let size = size(dtype, shape).map_err(bad)?;
+            Ok(Planned { name, shape, dtype, size, blocks: blocks.is_some() })
         })
         .collect()
+}
+
+/// The format whose blocks are kept as they are. Making fewer bits of them loses what was asked for, making more or as many
+/// loses for nothing; floats are what somebody asks for who wants no blocks. `None` asks for nothing.
+pub(crate) fn kept_blocks(
+    name: &str,
+    shape: &[usize],
+    stored: Dtype,
+    wanted: Option<GgufQuantization>,
+) -> Option<BlockFormat> {
+    let Dtype::Block(format) = stored else { return None };
+    let bits = |format: BlockFormat| {
+        let (elements, bytes) = format.shape();
+        8.0 * bytes as f64 / elements as f64
+    };
+    let keeps = match wanted.map(|wanted| stored_type(name, shape, wanted)) {
+        None => true,
+        Some(Dtype::Block(wanted)) => bits(format) <= bits(wanted),
+        Some(_) => false,
+    };
+    (keeps && shape.len() == 2).then_some(format)
 }
 
 /// How a tensor is stored when large matrices are to be of a type. Tables of tokens, the vision tower and the resampler
@@ -192,6 +243,7 @@ fn metadata(
     config: &CheckpointConfig,
     tokenizer: Option<&str>,
     options: &GgufOptions<'_>,
+    file_type: u32,
 ) -> Result<Metadata> {
     let mut metadata = Metadata::default();
     metadata.text(key::ARCHITECTURE, OTTER);
@@ -199,7 +251,7 @@ fn metadata(
         metadata.text("general.name", name);
     }
     metadata.number("general.alignment", DEFAULT_ALIGNMENT as u32);
-    metadata.number("general.file_type", file_type(options.quantization));
+    metadata.number("general.file_type", file_type);
     metadata.number("general.quantization_version", 2);
     metadata.number(key::VERSION, FORMAT_VERSION as u32);
     metadata.text(key::CONFIG, &config.to_json().to_string());
@@ -226,16 +278,29 @@ fn metadata(
     Ok(metadata)
 }
 
-/// `general.file_type`, as llama.cpp counts.
-fn file_type(quantization: GgufQuantization) -> u32 {
-    match quantization {
-        GgufQuantization::F32 => 0,
-        GgufQuantization::F16 => 1,
-        GgufQuantization::Q4_0 => 2,
-        GgufQuantization::Q8_0 => 7,
-        GgufQuantization::Q4K => 14,
-        GgufQuantization::Bf16 => 32,
-    }
+/// `general.file_type` as llama.cpp counts: the type of most elements of matrices.
+fn file_type(plan: &[Planned<'_>]) -> u32 {
+    const NUMBERS: [(Dtype, u32); 13] = [
+        (Dtype::F32, 0),
+        (Dtype::F16, 1),
+        (Dtype::Block(BlockFormat::Q4_0), 2),
+        (Dtype::Block(BlockFormat::Q4_1), 3),
+        (Dtype::Block(BlockFormat::Q8_0), 7),
+        (Dtype::Block(BlockFormat::Q5_0), 8),
+        (Dtype::Block(BlockFormat::Q5_1), 9),
+        (Dtype::Block(BlockFormat::Q2K), 10),
+        (Dtype::Block(BlockFormat::Q3K), 12),
+        (Dtype::Block(BlockFormat::Q4K), 14),
+        (Dtype::Block(BlockFormat::Q5K), 16),
+        (Dtype::Block(BlockFormat::Q6K), 18),
+        (Dtype::Bf16, 32),
+    ];
+    let elements = |dtype: Dtype| -> usize {
+        let own = plan.iter().filter(|planned| planned.dtype == dtype && planned.shape.len() == 2);
+        own.map(|planned| planned.shape.iter().product::<usize>()).sum()
+    };
+    let most = NUMBERS.iter().rev().max_by_key(|(dtype, _)| elements(*dtype));
+    most.map_or(0, |(_, number)| *number)
 }
 
 #[derive(Default)]
@@ -337,6 +402,20 @@ impl Error {
 }
 
 impl Body<'_, '_> {
+    fn take(&mut self, elements: GgufElements<'_>) -> Result<()> {
+        match (elements, self.planned.blocks) {
+            (GgufElements::Floats(values), false) => self.put(values),
+            (GgufElements::Blocks(bytes), true) => {
+                self.written += bytes.len();
+                self.out.put(bytes)
+            }
+            _ => {
+                let problem = "floats were given for blocks, or blocks for floats".to_owned();
+                Err(refusal(self.out.path, self.planned.name, problem))
+            }
+        }
+    }
+
     fn put(&mut self, mut values: &[f32]) -> Result<()> {
         while !values.is_empty() {
             let taken = values.len().min(PIECE - self.waiting.len());
@@ -373,10 +452,10 @@ impl Body<'_, '_> {
             _ => 1,
         };
         let whole = self.waiting.len().is_multiple_of(block);
-        if whole {
+        if whole && !self.planned.blocks {
             self.write()?;
         }
-        let Planned { name, shape, dtype, size } = self.planned;
+        let Planned { name, shape, dtype, size, blocks } = self.planned;
         if !whole || self.written != *size {
             let problem = format!(
                 "{} bytes were given for shape {shape:?} of {dtype}, which takes {size}",
@@ -390,7 +469,7 @@ impl Body<'_, '_> {
             name: (*name).to_owned(),
             dtype: dtype.name().to_owned(),
             bytes: *size as u64,
-            relative_error: matches!(dtype, Dtype::Block(_)).then(|| self.error.relative()),
+            relative_error: (matches!(dtype, Dtype::Block(_)) && !blocks).then(|| self.error.relative()),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Sizes of a model as names, shapes and configuration show them, for any language model, loadable or not.
 
-use super::part::{is_input_table, is_output_table, language_name, layer_of, plain_name};
+use super::part::{is_input_table, is_output_table, language_name, layer_of};
+use super::tower::OtherTower;
 use crate::load_report::reason_to_ignore;
 use crate::tensor::TensorEntry;
 use serde_json::{Map, Value};
@@ -105,8 +106,7 @@ impl Facts {
         }
         let (mut blocks, mut paths, mut deepest) = (BTreeSet::new(), BTreeSet::new(), None);
         for (name, entry) in tensors {
-            let name = plain_name(name);
-            if reason_to_ignore(&name).is_some() {
+            if reason_to_ignore(name).is_some() {
                 continue;
             }
             let first = entry.shape.first().copied();
@@ -114,13 +114,13 @@ impl Facts {
             match name.as_str() {
                 "perceiver.latents" => (facts.latents, facts.vision_width) = (first, last),
                 "perceiver.frame_embs" => facts.frames = first,
-                _ if is_input_table(&name) => {
+                _ if is_input_table(name) => {
                     (facts.rows, facts.width) = (first, last);
                 }
-                _ if is_output_table(&name) => facts.width = facts.width.or(last),
+                _ if is_output_table(name) => facts.width = facts.width.or(last),
                 _ => {}
             }
-            let inner = language_name(&name).unwrap_or_default();
+            let inner = language_name(name).unwrap_or_default();
             if let Some((path, layer)) = layer_of(inner) {
                 paths.insert(path.to_owned());
                 deepest = deepest.max(Some(layer));
@@ -150,8 +150,8 @@ impl Facts {
         };
         let kind = text["model_type"].as_str().or(class);
         let of_class = class.map(Language::of_type).filter(|language| *language != Language::Other);
-        let clip = kind.is_some_and(|kind| kind.starts_with("clip"));
-        if !clip {
+        let tower = kind.is_some_and(|kind| kind.starts_with("clip") || OtherTower::of_type(kind).is_some());
+        if !tower {
             self.model_type = kind.map(str::to_owned);
             self.language = of_class.or(kind.map(Language::of_type));
             self.width = number(text, &["hidden_size", "d_model"]);
@@ -168,7 +168,7 @@ impl Facts {
         }
         self.every = number(&top, &["cross_attn_every_n_layers"]);
         self.frames = number(&top, &["max_num_frames"]);
-        if clip || top["vision_config"].is_object() {
+        if tower || top["vision_config"].is_object() {
             self.vision_width = number(vision, &["hidden_size"]);
             let sizes = ["image_size", "patch_size", "num_hidden_layers"].map(|key| number(vision, &[key]));
             if let [Some(image), Some(patch), Some(layers)] = sizes {

@@ -2,7 +2,9 @@
 //! frozen models that an Otter is made from.
 
 use super::facts::Language;
-use super::part::{Part, language_name, plain_name};
+use super::part::{Part, language_name};
+use super::tower::OtherTower;
+use crate::convert::tables::LANGUAGE_MODELS;
 use crate::trained_part::{TRAINED_FILE, TrainedPart};
 use std::fmt;
 use std::path::Path;
@@ -20,8 +22,10 @@ pub enum Kind {
     Adapters,
     /// A language model alone.
     LanguageModel,
-    /// An image tower alone.
+    /// A CLIP tower alone.
     VisionTower,
+    /// A tower of a kind that no Otter has.
+    OtherTower(OtherTower),
     /// A configuration without weights.
     Configuration,
     /// None of these.
@@ -29,8 +33,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of<'n>(names: impl Iterator<Item = &'n str>, language: Option<&Language>) -> Self {
-        let names: Vec<String> = names.map(plain_name).collect();
+    pub(super) fn of(names: &[&str], language: Option<&Language>, tower: Option<OtherTower>) -> Self {
         let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|name| test(name));
         let lora = |name: &str| name.contains(".lora_A.") || name.contains(".lora_B.");
         let foreign = |name: &str| {
@@ -50,7 +53,9 @@ impl Kind {
             Self::Model
         } else if bridge {
             Self::TrainedPart
-        } else if part(Part::Vision) {
+        } else if let Some(tower) = tower {
+            Self::OtherTower(tower)
+        } else if any(&|name| name.ends_with("class_embedding")) {
             Self::VisionTower
         } else if any(&|name| language_name(name).is_some()) {
             Self::LanguageModel
@@ -59,7 +64,7 @@ impl Kind {
         }
     }
 
-    /// The command that makes a whole model of it, when it is not one. `path` is what was inspected.
+    /// The command that makes a whole model of it, when it is a part of one. `path` is what was inspected.
     pub(super) fn completing_command(self, path: &str) -> Option<String> {
         Some(match self {
             Self::OpenFlamingo(_) => {
@@ -78,7 +83,33 @@ impl Kind {
             Self::VisionTower => {
                 format!("otter convert --inject LM_DIR --base-vision {path} --out DIR")
             }
-            Self::Model | Self::Adapters | Self::Configuration | Self::Unknown => return None,
+            Self::Configuration => {
+                format!("otter init --like {path} --out DIR (random values), or fetch its weights")
+            }
+            Self::Model | Self::Adapters | Self::OtherTower(_) | Self::Unknown => return None,
+        })
+    }
+
+    /// Why no command makes a model of it, where none does.
+    pub(super) fn dead_end(self, language: Option<Language>) -> Option<String> {
+        const MERGE: &str = "no command of otter makes a model of adapters alone; merge them into their model with PEFT \
+                             (merge_and_unload) and convert that";
+        Some(match self {
+            Self::Adapters => MERGE.to_owned(),
+            Self::OtherTower(tower) => format!(
+                "no command makes an Otter of it: a tower is a CLIP vision transformer with quick_gelu \
+                 (openai/clip-vit-large-patch14), and {tower} computes something else"
+            ),
+            Self::LanguageModel if language == Some(Language::Other) => format!(
+                "no command makes an Otter of it: supported language models are {}",
+                LANGUAGE_MODELS.iter().map(|model| model.name).collect::<Vec<_>>().join(", ")
+            ),
+            Self::Unknown => {
+                "no command makes a model of it: its names are those of no Otter, OpenFlamingo, supported \
+                              language model or CLIP tower"
+                    .to_owned()
+            }
+            _ => return None,
         })
     }
 }
@@ -93,6 +124,9 @@ impl fmt::Display for Kind {
             Self::Adapters => "LoRA adapters without their model",
             Self::LanguageModel => "language model alone",
             Self::VisionTower => "image tower alone",
+            Self::OtherTower(tower) => {
+                return write!(formatter, "{tower}, an image tower that is not supported");
+            }
             Self::Configuration => "configuration without weights",
             Self::Unknown => "weights of an unknown kind",
         })

@@ -9,6 +9,7 @@ mod part;
 mod scan;
 mod source;
 mod tokens;
+mod tower;
 mod untrained;
 
 use crate::checkpoint::Checkpoint;
@@ -17,11 +18,12 @@ use crate::error::Result;
 use crate::gguf;
 use crate::load_report::{LoadReport, reason_to_ignore};
 use crate::releases::{Candidate, ReleaseMatch, matching};
+use crate::save::TRAINING;
 use crate::tensor::{Dtype, TensorEntry};
 use crate::weights::WeightForm;
 use otter_model::config::OtterConfig;
 use otter_model::{FreezeRule, Otter};
-use part::{is_input_table, is_output_table, plain_name};
+use part::{is_input_table, is_output_table};
 use serde_json::{Map, Value};
 use source::Source;
 use std::collections::BTreeMap;
@@ -33,6 +35,7 @@ pub use part::Part;
 pub use scan::{NonFinite, scan};
 pub use source::FileSummary;
 pub use tokens::TokenCheck;
+pub use tower::OtherTower;
 pub use untrained::TrainingSigns;
 
 /// One tensor.
@@ -164,6 +167,12 @@ impl Inspection {
         Some(format!("{have}{of} parameters; the rest from {base}{tower}: {command}"))
     }
 
+    /// Of what is no whole model: the command that makes one of it, or why none does.
+    pub fn next_step(&self) -> Option<String> {
+        let dead_end = self.kind.dead_end(self.facts.language);
+        dead_end.or_else(|| self.kind.completing_command(&self.path.display().to_string()))
+    }
+
     /// What somebody should know before asking the model anything.
     pub fn warnings_before_chat(&self) -> Vec<String> {
         let mut warnings = self.signs.warnings();
@@ -203,7 +212,9 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
 
 fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
     let facts = Facts::of(source.config.as_ref(), &source.tensors);
-    let kind = Kind::of(source.tensors.iter().map(|(name, _)| name.as_str()), facts.language.as_ref());
+    let names: Vec<&str> = source.tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let tower = OtherTower::of(source.config.as_ref(), &names);
+    let kind = Kind::of(&names, facts.language.as_ref(), tower);
     let family = source.config.as_ref().and_then(family);
     let gguf = gguf::file_of(path).is_some();
     let directory = if path.is_dir() || gguf { path } else { path.parent().unwrap_or(path) };
@@ -265,6 +276,7 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
     let signs = TrainingSigns::of(
         source.tensors.iter().map(|(name, entry)| (name.as_str(), entry)),
         special.as_ref(),
+        source.config.as_ref().is_some_and(|config| config.contains_key(TRAINING)),
     );
     if let Ok(check) = &special_tokens {
         warnings.extend(check.warnings.iter().cloned());
@@ -282,10 +294,9 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
     });
     let trains_output = facts.language == Some(Language::Llama);
     let stored_trainable = tensors.iter().filter(|tensor| tensor.ignored.is_none()).filter(|tensor| {
-        let name = plain_name(&tensor.name);
         matches!(tensor.part, Part::Perceiver | Part::CrossAttention)
-            || is_input_table(&name)
-            || trains_output && is_output_table(&name)
+            || is_input_table(&tensor.name)
+            || trains_output && is_output_table(&tensor.name)
     });
     let mut inspection = Inspection {
         path: path.to_path_buf(),
@@ -348,11 +359,10 @@ fn classes_differ(config: &Map<String, Value>) -> Option<String> {
 }
 
 fn summaries(tensors: &[(String, TensorEntry)], tied: bool) -> Vec<TensorSummary> {
-    let stored_input = tensors.iter().any(|(name, _)| is_input_table(&plain_name(name)));
+    let stored_input = tensors.iter().any(|(name, _)| is_input_table(name));
     let summary = |(name, entry): &(String, TensorEntry)| {
-        let plain = plain_name(name);
-        let alias = tied && stored_input && is_output_table(&plain);
-        let reason = if alias { Some("tied to the input table") } else { reason_to_ignore(&plain) };
+        let alias = tied && stored_input && is_output_table(name);
+        let reason = if alias { Some("tied to the input table") } else { reason_to_ignore(name) };
         TensorSummary {
             name: name.clone(),
             part: Part::of(name),
@@ -389,9 +399,8 @@ fn tied_tables(
     otter: bool,
 ) -> TiedTables {
     let declared = config.and_then(|config| config.get("tie_word_embeddings")).and_then(Value::as_bool);
-    let table = |test: &dyn Fn(&str) -> bool| {
-        tensors.iter().find(|(name, _)| test(&plain_name(name))).map(|(_, entry)| entry)
-    };
+    let table =
+        |test: &dyn Fn(&str) -> bool| tensors.iter().find(|(name, _)| test(name)).map(|(_, entry)| entry);
     let both = table(&|name| is_input_table(name)).zip(table(&|name| is_output_table(name)));
     // Tables that are read apart in any case need no comparison, which can take seconds.
     let matters = otter && declared != Some(false);

@@ -2,8 +2,22 @@
 
 use std::fmt;
 
-/// What wrappers of parallel and of recomputing training put into names.
-const WRAPPERS: [&str; 4] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "module."];
+/// First components of the names of an image tower; Transformers 5 writes those of CLIP and SigLIP without `vision_model.`.
+const TOWERS: [&str; 13] = [
+    "vision_encoder.",
+    "visual.",
+    "vision_model.",
+    "embeddings.class_embedding",
+    "embeddings.cls_token",
+    "embeddings.mask_token",
+    "embeddings.patch_embedding",
+    "embeddings.position_embedding.",
+    "encoder.layers.",
+    "pre_layrnorm.",
+    "post_layernorm.",
+    "vit.",
+    "dinov2.",
+];
 /// Last components of input tables.
 const INPUT_TABLES: [&str; 4] =
     ["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"];
@@ -40,16 +54,15 @@ impl Part {
 
     /// The part that a tensor of this name belongs to.
     pub fn of(name: &str) -> Self {
-        let name = plain_name(name);
-        if ["vision_encoder.", "visual.", "vision_model."].iter().any(|start| name.starts_with(start)) {
+        if TOWERS.iter().any(|start| name.starts_with(start)) {
             Self::Vision
         } else if name.starts_with("perceiver.") {
             Self::Perceiver
         } else if name.contains(".gated_cross_attn_layer.") {
             Self::CrossAttention
-        } else if is_input_table(&name) || is_output_table(&name) {
+        } else if is_input_table(name) || is_output_table(name) {
             Self::Embeddings
-        } else if language_name(&name).is_some() {
+        } else if language_name(name).is_some() {
             Self::LanguageModel
         } else {
             Self::Other
@@ -70,17 +83,12 @@ impl fmt::Display for Part {
     }
 }
 
-/// The name without what wrappers put into it.
-pub(crate) fn plain_name(name: &str) -> String {
-    WRAPPERS.iter().fold(name.to_owned(), |name, wrapper| name.replace(wrapper, ""))
-}
-
-/// Whether the (plain) name is that of the input table of a language model.
+/// Whether the name is that of the input table of a language model.
 pub(crate) fn is_input_table(name: &str) -> bool {
     language_name(name).is_some() && has_end(name, &INPUT_TABLES)
 }
 
-/// Whether the (plain) name is that of the output table.
+/// Whether the name is that of the output table.
 pub(crate) fn is_output_table(name: &str) -> bool {
     language_name(name).is_some() && has_end(name, &OUTPUT_TABLES)
 }
@@ -114,7 +122,9 @@ mod tests {
         for (name, part) in [
             ("vision_encoder.vision_model.pre_layrnorm.weight", Part::Vision),
             ("visual.conv1.weight", Part::Vision),
-            ("module.perceiver.latents", Part::Perceiver),
+            ("embeddings.class_embedding", Part::Vision),
+            ("encoder.layers.0.self_attn.q_proj.weight", Part::Vision),
+            ("perceiver.latents", Part::Perceiver),
             ("lang_encoder.transformer.blocks.3.gated_cross_attn_layer.ff.1.weight", Part::CrossAttention),
             ("lang_encoder.model.embed_tokens.weight", Part::Embeddings),
             ("lang_encoder.transformer.wte.weight", Part::Embeddings),
@@ -123,10 +133,6 @@ mod tests {
             ("lang_encoder.lm_head.weight", Part::Embeddings),
             ("model.decoder.embed_positions.weight", Part::LanguageModel),
             ("lang_encoder.transformer.h.0.decoder_layer.mlp.dense_h_to_4h.weight", Part::LanguageModel),
-            (
-                "_fsdp_wrapped_module.lang_encoder._checkpoint_wrapped_module.model.norm.weight",
-                Part::LanguageModel,
-            ),
             ("optimizer.step", Part::Other),
         ] {
             assert_eq!(Part::of(name), part, "{name}");

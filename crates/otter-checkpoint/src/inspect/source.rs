@@ -97,6 +97,7 @@ impl Source {
         }
         self.form.get_or_insert(weights.form());
         self.notes.extend(weights.notes().iter().cloned());
+        self.notes.extend(weights.unwrapped().map(str::to_owned));
     }
 
     /// A directory with a trainer's file and nothing else. Of several the one with the highest number counts.

@@ -1,10 +1,11 @@
 //! Whether a checkpoint was tuned at all. `…-Init` releases are meant to be tuned; what they answer means nothing.
 //!
-//! Two signs are certain: all gates of the cross-attention exactly zero (images then have no influence), and the row of
+//! Three signs are certain: this program says in `config.json` that it tuned the model (then only rows that cannot have been
+//! touched are spoken of), all gates of the cross-attention exactly zero (images then have no influence), and the row of
 //! `<answer>` all zero or bit for bit equal to another row. One is a strong hint: a row whose length is far outside the
 //! range of the table's rows, as the mean of the table (short) or a fresh row of unit normals (long) is.
 
-use super::part::{is_input_table, plain_name};
+use super::part::is_input_table;
 use crate::load_report::reason_to_ignore;
 use crate::tensor::TensorEntry;
 use otter_data::SpecialTokens;
@@ -54,23 +55,23 @@ impl TrainingSigns {
     pub(super) fn of<'t>(
         tensors: impl Iterator<Item = (&'t str, &'t TensorEntry)>,
         special: Option<&SpecialTokens>,
+        tuned: bool,
     ) -> Self {
         let mut signs = Self::default();
         for (name, entry) in tensors {
-            let name = plain_name(name);
-            if reason_to_ignore(&name).is_some() {
+            if reason_to_ignore(name).is_some() {
                 continue;
             }
             if name.ends_with(".gated_cross_attn_layer.attn_gate")
                 || name.ends_with(".gated_cross_attn_layer.ff_gate")
             {
                 // A gate is one number.
-                for value in entry.read_f32(&name).unwrap_or_default() {
+                for value in entry.read_f32(name).unwrap_or_default() {
                     signs.gates += 1;
                     signs.zero_gates += usize::from(value == 0.0);
                 }
-            } else if let Some(special) = special.filter(|_| is_input_table(&name)) {
-                signs.answer_row = answer_row(entry, special);
+            } else if let Some(special) = special.filter(|_| is_input_table(name)) {
+                signs.answer_row = answer_row(entry, special, tuned);
             }
         }
         signs
@@ -78,7 +79,7 @@ impl TrainingSigns {
 }
 
 /// Why the row of `<answer>` looks untouched.
-fn answer_row(table: &TensorEntry, special: &SpecialTokens) -> Option<String> {
+fn answer_row(table: &TensorEntry, special: &SpecialTokens, tuned: bool) -> Option<String> {
     let own_id = special.answer as usize;
     let own = table.row_f32(own_id)?;
     if own.iter().all(|&value| value == 0.0) {
@@ -101,6 +102,9 @@ fn answer_row(table: &TensorEntry, special: &SpecialTokens) -> Option<String> {
     });
     if let Some(id) = equal {
         return Some(format!("equal to row {id}"));
+    }
+    if tuned {
+        return None;
     }
     // The usual length, from rows spread over the base's vocabulary.
     let step = first_added.div_ceil(MOST_SAMPLED).max(1);

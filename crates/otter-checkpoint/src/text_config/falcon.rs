@@ -3,7 +3,7 @@
 use otter_model::config::{FalconBlock, FalconConfig};
 use serde_json::{Map, Value, json};
 
-use super::rope::{rope, write_rope};
+use super::rope::{must_turn_whole_heads, rope, write_rope};
 use super::{activation, pad_token, write_activation};
 use crate::config_section::Section;
 use crate::config_write::set;
@@ -14,6 +14,7 @@ pub(super) fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<Fal
     for key in ["attention_dropout", "hidden_dropout"] {
         text.warn_dropout(key, warnings)?;
     }
+    must_turn_whole_heads(text)?;
     if text.flag("apply_residual_connection_post_layernorm")? == Some(true) {
         let expected = "only residual connections around the norms (false) are supported";
         return Err(text.wrong("apply_residual_connection_post_layernorm", &true, expected));

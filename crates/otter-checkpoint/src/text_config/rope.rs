@@ -3,7 +3,6 @@
 use otter_model::config::{RopeConfig, RopeScaling};
 use serde_json::{Map, Value, json};
 
-use crate::config_keys::ROPE;
 use crate::config_section::Section;
 use crate::config_write::set;
 use crate::error::Result;
@@ -13,6 +12,9 @@ const PARAMETERS: &str = "rope_parameters";
 /// Share of each head that is turned, inside that object.
 const PARTIAL: &str = "partial_rotary_factor";
 
+/// Context before the scaling, inside that object.
+const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
+
 /// Base and scaling; `base` is the key of the base outside of `rope_parameters`.
 pub(super) fn rope(text: &Section<'_>, base: &str) -> Result<RopeConfig> {
     let plain = RopeConfig::plain();
@@ -20,7 +22,10 @@ pub(super) fn rope(text: &Section<'_>, base: &str) -> Result<RopeConfig> {
     let Some(rope) = section(text)? else {
         return Ok(RopeConfig { theta: outer.unwrap_or(plain.theta), ..plain });
     };
-    rope.check_keys(ROPE, false)?;
+    if let Some((key, value)) = rope.map.iter().find(|(_, value)| value.is_object()) {
+        return Err(rope.wrong(key, value, "only the same rotary positions in every layer are supported"));
+    }
+    rope.must_be_inactive("mrope_section", "only one position a token is supported")?;
     let theta = rope.real("rope_theta")?.or(outer).unwrap_or(plain.theta);
     let required = |key: &str| {
         rope.real(key)?.ok_or_else(|| rope.wrong(key, &"missing", "this kind of scaling needs it"))
@@ -29,14 +34,24 @@ pub(super) fn rope(text: &Section<'_>, base: &str) -> Result<RopeConfig> {
     let scaling = match kind {
         "default" => RopeScaling::None,
         "linear" => RopeScaling::Linear { factor: required("factor")? },
-        "dynamic" => RopeScaling::Dynamic { factor: required("factor")? },
+        "dynamic" => {
+            // Transformers scales from the context of the model, whatever this key says.
+            let context = text.size("max_position_embeddings")?;
+            if let Some(original) = rope.size(ORIGINAL_CONTEXT)?
+                && context.is_some_and(|context| context != original)
+            {
+                let expected = "expected max_position_embeddings, or no such key";
+                return Err(rope.wrong(ORIGINAL_CONTEXT, &original, expected));
+            }
+            RopeScaling::Dynamic { factor: required("factor")? }
+        }
         "llama3" => RopeScaling::Llama3 {
             factor: required("factor")?,
             low_freq_factor: required("low_freq_factor")?,
             high_freq_factor: required("high_freq_factor")?,
-            original_max_position_embeddings: rope.size("original_max_position_embeddings")?.ok_or_else(
-                || rope.wrong("original_max_position_embeddings", &"missing", "llama3 needs it"),
-            )?,
+            original_max_position_embeddings: rope
+                .size(ORIGINAL_CONTEXT)?
+                .ok_or_else(|| rope.wrong(ORIGINAL_CONTEXT, &"missing", "llama3 needs it"))?,
         },
         other => {
             return Err(rope.wrong("rope_type", &other, "supported: default, linear, dynamic, llama3"));
@@ -51,8 +66,32 @@ pub(super) fn rotated_share(text: &Section<'_>, outer: &str) -> Result<Option<f6
     Ok(inner.or(text.real(outer)?).or(text.real(PARTIAL)?))
 }
 
+/// For models that turn all features of a head.
+pub(super) fn must_turn_whole_heads(text: &Section<'_>) -> Result<()> {
+    for section in [section(text)?, Some(Section { ..*text })].into_iter().flatten() {
+        if let Some(share) = section.real(PARTIAL)?
+            && share != 1.0
+        {
+            return Err(section.wrong(PARTIAL, &share, "only whole heads are turned in this model (1)"));
+        }
+    }
+    Ok(())
+}
+
+/// Of two objects that do not say the same, neither can be trusted.
 fn section<'a>(text: &Section<'a>) -> Result<Option<Section<'a>>> {
-    Ok(text.optional_section("rope_scaling")?.or(text.optional_section(PARAMETERS)?))
+    let (older, newer) = (text.optional_section("rope_scaling")?, text.optional_section(PARAMETERS)?);
+    match (older, newer) {
+        (Some(older), Some(newer)) if older.map != newer.map => {
+            let found = Value::Object(older.map.clone());
+            Err(text.wrong(
+                "rope_scaling",
+                &found,
+                &format!("{PARAMETERS} says otherwise; remove one of the two"),
+            ))
+        }
+        (older, newer) => Ok(older.or(newer)),
+    }
 }
 
 /// Sets the keys of [`rope`] in the form that the file has, by default the older one; `share` is the key and value of

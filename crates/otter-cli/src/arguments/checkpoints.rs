@@ -95,13 +95,12 @@ pub enum FormatChoice {
 }
 
 /// Type of the large matrices of a GGUF file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum QuantizeChoice {
     /// 32-bit floats: exact.
     F32,
     /// 16-bit floats.
-    #[default]
     F16,
     /// Brain floats.
     Bf16,
@@ -128,11 +127,12 @@ pub enum TokenOrderChoice {
 /// How new rows of the tables begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum NewRowsChoice {
-    /// Normal, with the configuration's initializer_range (0.02 where it says nothing).
+    /// The mean of the rows of the base and a little of their covariance, as Transformers does: the first loss is that of
+    /// the base.
     #[default]
-    Normal,
-    /// The mean of the rows of the base.
     Mean,
+    /// Normal, with the configuration's initializer_range (0.02 where it says nothing), as the original did.
+    Normal,
 }
 
 /// Tensors that stay 32-bit floats.
@@ -205,9 +205,10 @@ pub struct Convert {
     /// How the weights of a directory are stored.
     #[arg(long, value_enum, default_value_t)]
     pub format: FormatChoice,
-    /// Type of the large matrices of a GGUF file; norms, gates and small tensors stay 32-bit floats.
-    #[arg(long, alias = "quantise", value_enum, default_value_t)]
-    pub quantize: QuantizeChoice,
+    /// Type of the large matrices of a GGUF file; norms, gates and small tensors stay 32-bit floats. Blocks of the source that
+    /// take no more bits are copied bit by bit (default: all blocks are, and other matrices become f16).
+    #[arg(long, alias = "quantise", value_enum)]
+    pub quantize: Option<QuantizeChoice>,
     /// Add the Python module with which Transformers opens the directory (trust_remote_code=True).
     #[arg(long)]
     pub transformers: bool,

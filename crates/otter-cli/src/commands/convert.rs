@@ -34,6 +34,7 @@ pub fn run(arguments: &Convert) -> Result<()> {
     });
     bar.finish_and_clear();
     let report = report?;
+    report.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if arguments.json {
         return output::json(&serde_json::to_value(&report)?);
     }
@@ -87,14 +88,14 @@ fn options(arguments: &Convert) -> Result<ConvertOptions> {
             FormatChoice::Bin => OutputFormat::Torch,
             FormatChoice::Gguf => OutputFormat::Gguf,
         },
-        quantization: match arguments.quantize {
+        quantization: arguments.quantize.map(|choice| match choice {
             QuantizeChoice::F32 => GgufQuantization::F32,
             QuantizeChoice::F16 => GgufQuantization::F16,
             QuantizeChoice::Bf16 => GgufQuantization::Bf16,
             QuantizeChoice::Q8_0 => GgufQuantization::Q8_0,
             QuantizeChoice::Q4_0 => GgufQuantization::Q4_0,
             QuantizeChoice::Q4K => GgufQuantization::Q4K,
-        },
+        }),
         transformers: arguments.transformers,
         max_shard_bytes: arguments.shard_size,
         module_prefix: arguments.module_prefix,
@@ -151,7 +152,7 @@ fn print(report: &ConvertReport) -> Result<()> {
             format!("{} {dtype}, error {:.2} % of a matrix{worst}", errors.len(), 100.0 * mean),
         )?;
     }
-    report.warnings.iter().try_for_each(|warning| line("note", warning.clone()))
+    Ok(())
 }
 
 /// Names and relative errors of the tensors of each type.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::{
-    CheckpointConfig, NAMED_MODELS, NamedModel, SaveDtype, SaveOptions, initialise_checkpoint, load_tokenizer,
+    Checkpoint, CheckpointConfig, NAMED_MODELS, NamedModel, SaveDtype, SaveOptions, initialise_checkpoint,
+    load_tokenizer,
 };
 use serde_json::json;
 
@@ -49,13 +50,8 @@ pub fn run(arguments: &Init) -> Result<()> {
     });
     bar.finish_and_clear();
     let made = made?;
+    made.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let seconds = started.elapsed().as_secs_f64();
-    if arguments.tokenizer.is_none() {
-        eprintln!(
-            "note: {} has no tokenizer, so no prompt can be read; give one with --tokenizer DIR, or copy its files there",
-            out.display()
-        );
-    }
     if arguments.json {
         return output::json(&json!({
             "directory": out,
@@ -77,9 +73,9 @@ fn config_of(like: &str) -> Result<CheckpointConfig> {
     if let Some(model) = NamedModel::find(like) {
         return Ok(model.config());
     }
-    let file = resolve_model(Path::new(like))?.join("config.json");
-    if file.is_file() {
-        return Ok(CheckpointConfig::read(&file)?);
+    let place = resolve_model(Path::new(like))?;
+    if place.exists() {
+        return Ok(Checkpoint::config_like(&place)?);
     }
     let names: Vec<&str> = NAMED_MODELS.iter().map(|model| model.name).collect();
     bail!("`{like}` is neither a directory with a config.json nor one of {}", names.join(", "))

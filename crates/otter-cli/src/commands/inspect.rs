@@ -85,6 +85,8 @@ fn print(
     } else if let Some(whole) = inspection.counts.filter(|_| !inspection.missing_files().is_empty()) {
         let (have, whole) = (output::count(inspection.total_parameters as u64), output::count(whole.total));
         line("partial", format!("{have} of {whole} parameters"))?;
+    } else if let Some(step) = inspection.next_step() {
+        line("to use it", step)?;
     }
     print_files(inspection)?;
     print_sizes(inspection)?;
@@ -158,7 +160,11 @@ fn print_sizes(inspection: &Inspection) -> Result<()> {
     }
     if let Some((image, patch, layers)) = facts.image {
         let width = facts.vision_width.map_or(String::new(), |width| format!(" of {width}"));
-        line("vision tower", format!("CLIP, {layers} layers{width}, {image} px in patches of {patch}"))?;
+        let name = match inspection.kind {
+            Kind::OtherTower(tower) => tower.to_string(),
+            _ => "CLIP".to_owned(),
+        };
+        line("vision tower", format!("{name}, {layers} layers{width}, {image} px in patches of {patch}"))?;
     }
     if let Some(latents) = facts.latents {
         let frames = facts.frames.map_or(String::new(), |frames| format!(", up to {frames} frames"));
@@ -190,7 +196,11 @@ fn print_tokens(inspection: &Inspection) -> Result<()> {
             )
         }
         // Only an Otter must have them.
-        Err(_) if matches!(inspection.kind, Kind::LanguageModel | Kind::VisionTower) => Ok(()),
+        Err(_)
+            if matches!(inspection.kind, Kind::LanguageModel | Kind::VisionTower | Kind::OtherTower(_)) =>
+        {
+            Ok(())
+        }
         Err(reason) => line("special tokens", format!("unknown: {reason}")),
     }
 }
@@ -258,6 +268,7 @@ fn to_json(
         "architecture": inspection.family.map(|family| family.architecture()),
         "release": release,
         "partial": inspection.completion(),
+        "next_step": inspection.next_step(),
         "weights": inspection.form.map(|form| form.to_string()),
         "files": inspection.files.iter().map(|file| &file.path).collect::<Vec<_>>(),
         "file_sizes": files,
