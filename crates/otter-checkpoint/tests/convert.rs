@@ -879,7 +879,10 @@ fn gguf_and_back() {
             if out == "model.gguf" {
                 config["tie_word_embeddings"] = json!(case == "mpt7b-style");
             }
-            assert_eq!(json(&path("back/config.json")), config);
+            let mut back = json(&path("back/config.json"));
+            // How sequences begin is written down where the class of the tokenizer is not.
+            back.as_object_mut().unwrap().shift_remove("otter_input");
+            assert_eq!(back, config);
         }
         run(&ConvertOptions {
             quantization: Some(GgufQuantization::Q8_0),

@@ -4,7 +4,7 @@
 use super::elements::{self, PIECE};
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{BlockFormat, GgufQuantization, kept_blocks};
-use crate::narrow::{NarrowError, narrow};
+use crate::narrow::{NarrowError, check_finite, narrow};
 use crate::tensor::{Dtype, TensorEntry};
 use otter_nn::{Init, ParameterSpec};
 use std::io::Write;
@@ -173,11 +173,16 @@ impl PlannedTensor {
     /// Passes the bytes of the blocks of [`PlannedTensor::kept_blocks`] to `put`.
     ///
     /// # Errors
-    /// Those of `put`.
+    /// When the scale of a block makes its elements no finite numbers; those of `put`.
     pub(super) fn blocks(&self, put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        self.parts.iter().try_for_each(|part| match part {
-            Part::Stored { entry, .. } => entry.for_each_blocks(put),
-            _ => Ok(()),
+        self.parts.iter().try_for_each(|part| {
+            let Part::Stored { name, entry } = part else { return Ok(()) };
+            entry.for_each_f32(name, &mut |values| {
+                check_finite(values).map_err(|value| {
+                    self.error(&entry.location.path, NarrowError::NotFinite(value).problem())
+                })
+            })?;
+            entry.for_each_blocks(put)
         })
     }
 
@@ -244,6 +249,9 @@ pub(super) const SHARE_OF_COVARIANCE: f64 = 1e-9;
 /// it.
 fn mean_rows(entry: &TensorEntry, name: &str, count: usize, stream: &str, seed: u64) -> Result<Vec<f32>> {
     let (height, width) = (entry.shape[0], entry.shape.get(1).copied().unwrap_or(0));
+    if width == 0 {
+        return Ok(Vec::new());
+    }
     let shape = vec![count, height];
     let noise =
         ParameterSpec { name: format!("{stream}.noise"), shape, init: Init::Normal(1.0), narrow: false };
