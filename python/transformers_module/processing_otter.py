@@ -18,13 +18,20 @@ class OtterProcessor(ProcessorMixin):
     """Tokenizer and picture preprocessing of an Otter.
 
     `prompt_prefix` are the ids in front of every prompt, as the checkpoint was tuned with; None leaves them to the
-    tokenizer.
+    tokenizer. `alpha` says what is shown where a picture is transparent: "drop" the colours hidden there, or "white" or
+    "black". `gray16` says what becomes of gray of 16 bits: "clip" makes values above 255 white, "scale" keeps the tones.
     """
 
-    def __init__(self, tokenizer, image_size=224, prompt_prefix=None):
+    def __init__(self, tokenizer, image_size=224, prompt_prefix=None, alpha="drop", gray16="clip"):
         super().__init__(tokenizer)
+        if alpha not in ("drop", "white", "black"):
+            raise ValueError(f"alpha is {alpha!r}; it must be 'drop', 'white' or 'black'")
+        if gray16 not in ("clip", "scale"):
+            raise ValueError(f"gray16 is {gray16!r}; it must be 'clip' or 'scale'")
         self.image_size = image_size
         self.prompt_prefix = prompt_prefix
+        self.alpha = alpha
+        self.gray16 = gray16
 
     def encode(self, texts, padding_side, **kwargs):
         """Ids and attention mask (B, L) of texts, padded to the longest."""
@@ -32,6 +39,18 @@ class OtterProcessor(ProcessorMixin):
         rows = self.tokenizer(texts, add_special_tokens=own, **kwargs)["input_ids"]
         rows = {"input_ids": [[*(self.prompt_prefix or []), *row] for row in rows]}
         return self.tokenizer.pad(rows, padding=True, padding_side=padding_side, return_tensors="pt")
+
+    def rgb(self, picture):
+        """A picture in 8-bit RGB, as the model was trained to see it."""
+        if self.gray16 == "scale" and (picture.mode == "I" or picture.mode.startswith("I;16")):
+            levels = np.asarray(picture).astype(np.int64) >> 8
+            picture = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+        if self.alpha != "drop" and (picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info):
+            picture = picture.convert("RGBA")
+            ground = Image.new("RGB", picture.size, self.alpha)
+            ground.paste(picture, mask=picture.getchannel("A"))
+            return ground
+        return picture.convert("RGB")
 
     def pixels(self, picture):
         """One picture (path, PIL image or uint8 array) as (3, S, S): short side to S, centre crop, CLIP's scale."""
@@ -42,7 +61,7 @@ class OtterProcessor(ProcessorMixin):
         side, (width, height) = self.image_size, picture.size
         short = min(width, height)
         size = (side * width // short, side * height // short)
-        picture = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        picture = self.rgb(picture).resize(size, Image.Resampling.BICUBIC)
         left, top = (size[0] - side) // 2, (size[1] - side) // 2
         picture = np.asarray(picture.crop((left, top, left + side, top + side)), dtype=np.float32)
         picture = (picture * np.float32(1 / 255) - CLIP_MEAN) / CLIP_STD

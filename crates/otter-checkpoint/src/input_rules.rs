@@ -2,13 +2,14 @@
 //! use of the model see the same. It stands under one top-level key of `config.json`:
 //!
 //! ```json
-//! "otter_input": { "begin_token": true }
+//! "otter_input": { "begin_token": true, "alpha": "white", "gray16": "scale" }
 //! ```
 //!
 //! A rule that is absent is the original's, so its checkpoints, which have no such key, keep their behavior.
 
 use std::path::Path;
 
+use otter_data::{AlphaRule, Gray16Rule};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -21,7 +22,7 @@ use crate::trained_part::TrainedPart;
 /// The top-level key of `config.json`.
 pub(crate) const INPUT_RULES: &str = "otter_input";
 /// The rules by their keys.
-const KEYS: &[&str] = &["begin_token"];
+const KEYS: &[&str] = &["begin_token", "alpha", "gray16"];
 
 /// What a checkpoint records about its inputs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,12 @@ pub struct InputRules {
     /// files say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begin_token: Option<bool>,
+    /// What is shown where an image is transparent. `None` is the original's way, `drop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<AlphaRule>,
+    /// What becomes of gray of 16 bits. `None` is the original's way, `clip`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gray16: Option<Gray16Rule>,
 }
 
 impl InputRules {
@@ -66,7 +73,11 @@ impl InputRules {
     /// These rules, and those of `below` where these say nothing.
     #[must_use]
     pub fn over(self, below: Self) -> Self {
-        Self { begin_token: self.begin_token.or(below.begin_token) }
+        Self {
+            begin_token: self.begin_token.or(below.begin_token),
+            alpha: self.alpha.or(below.alpha),
+            gray16: self.gray16.or(below.gray16),
+        }
     }
 
     /// The rules of a configuration. An unknown one is a warning: it is from a later version of this program.
@@ -80,13 +91,30 @@ impl InputRules {
                 KEYS.join(", ")
             ));
         }
-        Ok(Self { begin_token: section.flag("begin_token")? })
+        let alpha = match section.text("alpha")? {
+            None => None,
+            Some("drop") => Some(AlphaRule::Drop),
+            Some("white") => Some(AlphaRule::White),
+            Some("black") => Some(AlphaRule::Black),
+            Some(other) => return Err(section.wrong("alpha", &other, "expected drop, white or black")),
+        };
+        let gray16 = match section.text("gray16")? {
+            None => None,
+            Some("scale") => Some(Gray16Rule::Scale),
+            Some("clip") => Some(Gray16Rule::Clip),
+            Some(other) => return Err(section.wrong("gray16", &other, "expected scale or clip")),
+        };
+        Ok(Self { begin_token: section.flag("begin_token")?, alpha, gray16 })
     }
 
     /// Sets the rules in the top level of a configuration; what they do not say stays as it is there.
     pub(crate) fn write(&self, top: &mut Map<String, Value>) {
-        let Self { begin_token } = self;
-        let rules = [("begin_token", begin_token.map(|value| json!(value)))];
+        let Self { begin_token, alpha, gray16 } = self;
+        let rules = [
+            ("begin_token", begin_token.map(|value| json!(value))),
+            ("alpha", alpha.map(|rule| json!(rule.name()))),
+            ("gray16", gray16.map(|rule| json!(rule.name()))),
+        ];
         for (key, value) in rules {
             let Some(value) = value else { continue };
             match top.get_mut(INPUT_RULES) {
@@ -117,14 +145,14 @@ mod tests {
     #[test]
     fn rules_read_back_and_others_stay() {
         for begin_token in [None, Some(true), Some(false)] {
-            let rules = InputRules { begin_token };
+            let rules = InputRules { begin_token, ..InputRules::default() };
             let mut top = Map::new();
             rules.write(&mut top);
             assert_eq!(top.is_empty(), begin_token.is_none());
             assert_eq!(read(&Value::Object(top)).unwrap(), (rules, vec![]));
         }
         let mut top = json!({ "otter_input": { "begin_token": true, "later": 1 } });
-        InputRules { begin_token: Some(false) }.write(top.as_object_mut().unwrap());
+        InputRules { begin_token: Some(false), ..InputRules::default() }.write(top.as_object_mut().unwrap());
         assert_eq!(top, json!({ "otter_input": { "begin_token": false, "later": 1 } }));
     }
 
@@ -138,7 +166,7 @@ mod tests {
         let (base, silent, tuned) = (folder("base"), folder("silent"), folder("tuned"));
         std::fs::write(base.join("config.json"), r#"{"otter_input": {"begin_token": false}}"#).unwrap();
         TrainedPart::new(&base, None).write(&silent).unwrap();
-        let rules = InputRules { begin_token: Some(true) };
+        let rules = InputRules { begin_token: Some(true), ..InputRules::default() };
         TrainedPart::new(&silent, None).with_input(rules).write(&tuned).unwrap();
         for (path, expected) in [(&base, false), (&silent, false), (&tuned, true)] {
             assert_eq!(InputRules::of(path).unwrap().begin_token, Some(expected));
@@ -158,5 +186,23 @@ mod tests {
         let refused = read(&json!({ "otter_input": { "begin_token": "yes" } })).unwrap_err().to_string();
         assert!(refused.contains("`otter_input.begin_token` is \"yes\""), "{refused}");
         assert!(read(&json!({ "otter_input": [] })).is_err());
+        let refused = read(&json!({ "otter_input": { "alpha": "red" } })).unwrap_err().to_string();
+        assert!(refused.contains("`otter_input.alpha` is red") && refused.contains("black"), "{refused}");
+    }
+
+    #[test]
+    fn how_images_are_shown_reads_back() {
+        let rules = InputRules {
+            alpha: Some(AlphaRule::Black),
+            gray16: Some(Gray16Rule::Scale),
+            ..InputRules::default()
+        };
+        let mut top = Map::new();
+        rules.write(&mut top);
+        assert_eq!(top["otter_input"], json!({ "alpha": "black", "gray16": "scale" }));
+        assert_eq!(read(&Value::Object(top)).unwrap(), (rules, vec![]));
+        let above = InputRules { alpha: Some(AlphaRule::Drop), ..InputRules::default() };
+        let expected = InputRules { alpha: Some(AlphaRule::Drop), ..rules };
+        assert_eq!(above.over(rules), expected);
     }
 }

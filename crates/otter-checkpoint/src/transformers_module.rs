@@ -7,6 +7,7 @@ use crate::config_file::ModelFamily;
 use crate::error::{CheckpointError, Result};
 use crate::text_file::{LONGEST_CONFIG, read_object};
 use crate::tokenizer::load_tokenizer;
+use otter_data::{AlphaRule, Gray16Rule};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -52,6 +53,14 @@ pub fn write_transformers_module(directory: &Path) -> Result<()> {
     processor.insert("auto_map".to_owned(), processor_class);
     processor.insert("image_size".to_owned(), json!(checkpoint.config.model.vision.image_size));
     processor.insert("prompt_prefix".to_owned(), json!(own_tokenizer.prompt_prefix()));
+    for (key, rule) in [
+        ("alpha", checkpoint.config.input.alpha.map(AlphaRule::name)),
+        ("gray16", checkpoint.config.input.gray16.map(Gray16Rule::name)),
+    ] {
+        if let Some(rule) = rule {
+            processor.insert(key.to_owned(), json!(rule));
+        }
+    }
     processor.insert("processor_class".to_owned(), json!("OtterProcessor"));
     write_object(&directory.join("processor_config.json"), processor)?;
 

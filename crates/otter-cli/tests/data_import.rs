@@ -268,3 +268,46 @@ fn a_killed_import_of_videos_goes_on_to_the_same_result() {
     otter(&arguments("stopped")).success();
     assert_eq!(files(&place.path().join("stopped")), expected);
 }
+
+/// What is written anew has no transparency: it is shown as asked, never dropped unsaid.
+#[test]
+fn transparent_pictures_are_shown_as_asked() {
+    let place = tempfile::tempdir().unwrap();
+    let photos = place.path().join("photos");
+    fs::create_dir(&photos).unwrap();
+    let glass = image::RgbaImage::from_pixel(12, 12, image::Rgba([200, 10, 10, 0]));
+    glass.save(photos.join("glass.png")).unwrap();
+    glass.save(photos.join("glass2.webp")).unwrap();
+    picture(&photos.join("plain.png"), 40);
+    let table = place.path().join("table.csv");
+    fs::write(
+        &table,
+        "image,instruction,answer\nglass.png,What?,A.\nglass2.webp,What?,B.\nplain.png,What?,C.\n",
+    )
+    .unwrap();
+    let (table, photos) = (table.to_str().unwrap().to_owned(), photos.to_str().unwrap().to_owned());
+    for (options, kept, expected, note) in [
+        (&[][..], [200, 10, 10, 0], [255, 255, 255], "alpha_blended"),
+        (&["--alpha", "black", "--max-side", "8"], [0, 0, 0, 255], [0, 0, 0], "alpha_blended"),
+        (&["--alpha", "drop", "--image-size", "8"], [200, 10, 10, 255], [200, 10, 10], "alpha_dropped"),
+    ] {
+        let mut arguments =
+            vec!["--annotations", &table, "--images", &photos, "--to", "folder", "--overwrite"];
+        arguments.extend(options);
+        let run = import("own", place.path(), &arguments).success();
+        assert_eq!(
+            run.stderr.matches("warning: 2 images are transparent in part").count(),
+            1,
+            "{}",
+            run.stderr
+        );
+        let report: Value = serde_json::from_str(&run.stdout).unwrap();
+        assert_eq!(report["image_notes"][note]["count"], 2, "{report}");
+        let written = files(&place.path().join("out"));
+        let pixel = |name: &str| {
+            let (_, bytes) = written.iter().find(|(file, _)| file.to_str().unwrap().contains(name)).unwrap();
+            image::load_from_memory(bytes).unwrap().to_rgba8().get_pixel(3, 3).0
+        };
+        assert_eq!((pixel("glass."), pixel("glass2")), (kept, [expected[0], expected[1], expected[2], 255]));
+    }
+}

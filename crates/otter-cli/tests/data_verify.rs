@@ -96,13 +96,14 @@ fn every_fault_is_counted_by_its_name() {
         ("undecodable_image", 1),
         ("duplicate_image", 1),
         ("odd_image_size", 2),
+        ("transparent_image", 2),
     ];
     assert_eq!(counts(&report), expected.map(|(name, count)| (name.to_owned(), count)));
     assert_eq!((&report["usable_samples"], &report["samples"]), (&json!(1), &json!(3)));
     let text = data.verify(&["--max-examples", "1"]);
     assert_eq!(text.code, Some(1));
     for part in
-        ["missing_context", "lost", "1 of 3 samples can be used.", "5 errors, 3 warnings", "no tokenizer"]
+        ["missing_context", "lost", "1 of 3 samples can be used.", "5 errors, 5 warnings", "no tokenizer"]
     {
         assert!(text.stdout.contains(part), "no '{part}' in {}", text.stdout);
     }
@@ -116,7 +117,8 @@ fn strict_stops_at_the_first_error() {
     let run = data.verify(&["--strict", "--json"]);
     assert_eq!(run.code, Some(1));
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
-    assert_eq!(counts(&report), [("undecodable_image".to_owned(), 1), ("odd_image_size".to_owned(), 2)]);
+    let expected = [("undecodable_image", 1), ("odd_image_size", 2), ("transparent_image", 2)];
+    assert_eq!(counts(&report), expected.map(|(name, count)| (name.to_owned(), count)));
     assert_eq!(report["stopped_early"], true);
     let run = data.verify(&["--strict", "--ids-only"]);
     assert!(run.stdout.contains("missing_image") && run.stdout.contains("SD_INS_5"), "{}", run.stdout);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use common::{golden, otter};
 use image::codecs::gif::GifEncoder;
 use image::codecs::jpeg::JpegEncoder;
-use image::{DynamicImage, Frame, ImageBuffer, ImageFormat, Luma, Rgb, RgbImage, Rgba};
+use image::{DynamicImage, Frame, ImageBuffer, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 
@@ -254,4 +254,115 @@ fn the_damaged_one_of_several_is_named() {
     ];
     let message = otter(&arguments).error(&["second.png"]);
     assert!(!message.contains("wide.png"));
+}
+
+/// A moon whose shape is in its transparency alone.
+fn moon() -> RgbaImage {
+    RgbaImage::from_fn(40, 40, |x, y| {
+        let inside = |cx: i64| (i64::from(x) - cx).pow(2) + (i64::from(y) - 20).pow(2) < 225;
+        Rgba([200, 180, 40, if inside(20) && !inside(28) { 255 } else { 0 }])
+    })
+}
+
+#[test]
+fn what_is_transparent_is_shown_as_asked_and_told() {
+    let place = Place::new();
+    let moon_file = place.save("moon.png", moon());
+    let model = golden("llama/checkpoint");
+    let scored = |image: &Path, options: &[&str]| {
+        let mut arguments = arguments![
+            "score", "--json", "--model", &model, "--image", image, "--prompt", PROMPT, "--answer",
+            "the boat"
+        ]
+        .to_vec();
+        arguments.extend(options.iter().map(std::ffi::OsString::from));
+        let run = otter(&arguments).success();
+        let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+        (json["sum"].as_f64().unwrap(), json["image_notes"].clone(), run.stderr)
+    };
+    let over = |ground: [u8; 3]| {
+        let flat = RgbImage::from_fn(40, 40, |x, y| {
+            let Rgba([r, g, b, a]) = *moon().get_pixel(x, y);
+            Rgb(if a == 255 { [r, g, b] } else { ground })
+        });
+        place.save("flat.png", flat)
+    };
+    for (options, ground, note) in [
+        (&[][..], [200, 180, 40], "alpha_dropped"),
+        (&["--alpha", "drop"], [200, 180, 40], "alpha_dropped"),
+        (&["--alpha", "white"], [255; 3], "alpha_blended"),
+        (&["--alpha", "black"], [0; 3], "alpha_blended"),
+    ] {
+        let (sum, notes, stderr) = scored(&moon_file, options);
+        let (expected, nothing, quiet) = scored(&over(ground), &[]);
+        assert_eq!(sum, expected, "{options:?}");
+        assert_eq!(notes[note]["count"], 1, "{notes}");
+        assert!(notes[note]["first"].as_str().unwrap().ends_with("moon.png"), "{notes}");
+        assert_eq!(stderr.matches("warning: ").count(), 1, "{stderr}");
+        assert!(stderr.contains("moon.png") && stderr.contains("transparent"), "{stderr}");
+        assert!(nothing.is_null() && !quiet.contains("transparent"), "{quiet}");
+    }
+    // What the checkpoint records counts, unless an option is given.
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&model).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let config = copy.path().join("config.json");
+    let mut recorded: serde_json::Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    recorded["otter_input"] = serde_json::json!({"alpha": "white"});
+    std::fs::write(&config, recorded.to_string()).unwrap();
+    let arguments = arguments![
+        "score",
+        "--json",
+        "--model",
+        copy.path(),
+        "--image",
+        &moon_file,
+        "--prompt",
+        PROMPT,
+        "--answer",
+        "the boat"
+    ];
+    let own = otter(&arguments).json();
+    assert_eq!(own["sum"].as_f64().unwrap(), scored(&moon_file, &["--alpha", "white"]).0);
+    assert_eq!(own["image_notes"]["alpha_blended"]["count"], 1);
+    let wide: ImageBuffer<Luma<u16>, Vec<u16>> =
+        ImageBuffer::from_fn(30, 30, |x, y| Luma([(x * 2000 + y * 100) as u16]));
+    let narrow = ImageBuffer::from_fn(30, 30, |x, y| Luma([((x * 2000 + y * 100) >> 8) as u8]));
+    let wide = place.save("wide.png", wide);
+    let (clipped, notes, _) = scored(&wide, &[]);
+    assert_eq!(notes["gray16_clipped"]["count"], 1);
+    let (scaled, notes, _) = scored(&wide, &["--gray16", "scale"]);
+    assert!(notes.is_null());
+    assert_eq!(scaled, score(&place.save("narrow.png", narrow)));
+    assert_ne!(clipped, scaled);
+    // Generation tells the same, once for all prompts and once with each answer.
+    let batch = place.write(
+        "batch.jsonl",
+        format!(
+            "{}\n{}\n",
+            serde_json::json!({"prompt": PROMPT, "images": [&moon_file]}),
+            serde_json::json!({"prompt": "User: Hi GPT:<answer>"})
+        )
+        .as_bytes(),
+    );
+    let run = otter(&arguments![
+        "generate",
+        "--json",
+        "--model",
+        &model,
+        "--batch",
+        &batch,
+        "--max-new-tokens",
+        "2"
+    ])
+    .success();
+    assert_eq!(run.stderr.matches("transparent in part").count(), 1, "{}", run.stderr);
+    let answers = run.json_lines();
+    assert_eq!(answers[0]["image_notes"]["alpha_dropped"]["count"], 1);
+    assert!(answers[1]["image_notes"].is_null());
+    let said =
+        common::otter_with_input(&arguments!["chat", "--model", &model, "--image", &moon_file], b"/quit\n");
+    assert_eq!(said.success().stderr.matches("transparent in part").count(), 1);
 }

@@ -148,5 +148,7 @@ fn from_raw_files_to_a_run() {
 }
 
 fn image_width(name: &str) -> u64 {
-    otter_data::load_image_file(&golden("images").join(name)).unwrap().width() as u64
+    otter_data::load_image_file(&golden("images").join(name), otter_data::ImageRules::default())
+        .unwrap()
+        .width() as u64
 }

@@ -20,6 +20,30 @@ static VALUES: [u8; 256] = {
 
 /// Decodes base64 text; the error says what is wrong with it.
 pub fn decode_base64(text: &[u8]) -> Result<Vec<u8>, &'static str> {
+    match decode(text) {
+        Decoded::Whole(bytes) => Ok(bytes),
+        Decoded::Unpadded(_) => Err("base64 text lacks its padding; it is damaged or cut"),
+        Decoded::LeftOver => Err("base64 text ends with a single left-over character; it is damaged or cut"),
+    }
+}
+
+/// The bytes of a text that lacks nothing but its padding.
+pub(crate) fn decode_unpadded(text: &[u8]) -> Option<Vec<u8>> {
+    match decode(text) {
+        Decoded::Unpadded(bytes) => Some(bytes),
+        Decoded::Whole(_) | Decoded::LeftOver => None,
+    }
+}
+
+enum Decoded {
+    Whole(Vec<u8>),
+    /// Two or three characters stand in the last group, which stands for one byte or two.
+    Unpadded(Vec<u8>),
+    /// A single character stands in the last group.
+    LeftOver,
+}
+
+fn decode(text: &[u8]) -> Decoded {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 3);
     let mut group = 0_u32;
     let mut in_group = 0;
@@ -34,7 +58,7 @@ pub fn decode_base64(text: &[u8]) -> Result<Vec<u8>, &'static str> {
                         // The padding is complete; whatever follows is not part of the data.
                         let triple = (group << (6 * pads)).to_be_bytes();
                         bytes.extend_from_slice(&triple[1..4 - pads as usize]);
-                        return Ok(bytes);
+                        return Decoded::Whole(bytes);
                     }
                 }
             }
@@ -51,9 +75,14 @@ pub fn decode_base64(text: &[u8]) -> Result<Vec<u8>, &'static str> {
         }
     }
     match in_group {
-        0 => Ok(bytes),
-        1 => Err("base64 text ends with a single left-over character; it is damaged or cut"),
-        _ => Err("base64 text lacks its padding; it is damaged or cut"),
+        0 => Decoded::Whole(bytes),
+        1 => Decoded::LeftOver,
+        _ => {
+            let missing = 4 - in_group;
+            let triple = (group << (6 * missing)).to_be_bytes();
+            bytes.extend_from_slice(&triple[1..4 - missing as usize]);
+            Decoded::Unpadded(bytes)
+        }
     }
 }
 

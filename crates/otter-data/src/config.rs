@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
-use crate::image_open::Orientation;
 use crate::image_preprocess::ImageTransform;
+use crate::image_rules::{AlphaRule, Gray16Rule, ImageRules, Orientation};
 use crate::labels::LabelRule;
 use crate::layout::{Manifest, layout_directory};
 use crate::mixture_yaml;
@@ -261,8 +261,8 @@ pub struct Switches {
     pub special_tokens_in_text: SpecialTokensInText,
     /// Resize and normalisation (D14).
     pub image_transform: ImageTransform,
-    /// Whether the orientation stored in EXIF is applied.
-    pub orientation: Orientation,
+    /// Stored orientation, transparency and gray of 16 bits.
+    pub image_rules: ImageRules,
     /// See [`Sampling`].
     pub sampling: Sampling,
     /// See [`ItemSeed`].
@@ -284,7 +284,7 @@ impl Switches {
                 truncation: Truncation::WholeTurns,
                 special_tokens_in_text: SpecialTokensInText::Plain,
                 image_transform: ImageTransform::Train,
-                orientation: Orientation::Apply,
+                image_rules: ImageRules::default(),
                 sampling: Sampling::WithoutReplacement,
                 item_seed: ItemSeed::PerSample,
                 records_without_images: RecordsWithoutImages::Error,
@@ -298,7 +298,7 @@ impl Switches {
                 truncation: Truncation::Reference,
                 special_tokens_in_text: SpecialTokensInText::Special,
                 image_transform: ImageTransform::Train,
-                orientation: Orientation::Ignore,
+                image_rules: ImageRules::REFERENCE,
                 sampling: Sampling::WithReplacement,
                 item_seed: ItemSeed::Constant,
                 records_without_images: RecordsWithoutImages::Empty,
@@ -369,9 +369,15 @@ pub struct DataConfig {
     /// Overrides [`Switches::image_transform`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_transform: Option<ImageTransform>,
-    /// Overrides [`Switches::orientation`].
+    /// Overrides [`ImageRules::orientation`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orientation: Option<Orientation>,
+    /// Overrides [`ImageRules::alpha`]. Default: `white`; `drop` with `preset = "reference"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<AlphaRule>,
+    /// Overrides [`ImageRules::gray16`]. Default: `scale`; `clip` with `preset = "reference"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gray16: Option<Gray16Rule>,
     /// Overrides [`Switches::sampling`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
@@ -443,6 +449,8 @@ impl Default for DataConfig {
             special_tokens_in_text: None,
             image_transform: None,
             orientation: None,
+            alpha: None,
+            gray16: None,
             sampling: None,
             item_seed: None,
             records_without_images: None,
@@ -484,7 +492,11 @@ impl DataConfig {
             truncation: self.truncation.unwrap_or(base.truncation),
             special_tokens_in_text: self.special_tokens_in_text.unwrap_or(base.special_tokens_in_text),
             image_transform: self.image_transform.unwrap_or(base.image_transform),
-            orientation: self.orientation.unwrap_or(base.orientation),
+            image_rules: ImageRules {
+                orientation: self.orientation.unwrap_or(base.image_rules.orientation),
+                alpha: self.alpha.unwrap_or(base.image_rules.alpha),
+                gray16: self.gray16.unwrap_or(base.image_rules.gray16),
+            },
             sampling: self.sampling.unwrap_or(base.sampling),
             item_seed: self.item_seed.unwrap_or(base.item_seed),
             records_without_images: self.records_without_images.unwrap_or(base.records_without_images),

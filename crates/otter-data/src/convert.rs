@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::SetConfig;
 use crate::error::{DataError, Result, SkipReason};
+use crate::image_file::is_cut;
+use crate::image_notes::{ImageCounts, ImageNote, ImageNotes};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::writer::{OutputForm, WriterOptions, WrittenSet, create_writer};
@@ -43,6 +45,9 @@ pub struct Converted {
     pub written: WrittenSet,
     /// Images that no record names, left out on demand.
     pub unreferenced_images: u64,
+    /// Images whose files are cut. Nothing is decoded, so nothing else of images is known.
+    #[serde(skip_serializing_if = "ImageCounts::is_empty")]
+    pub image_notes: ImageCounts,
     /// Entries that could not be read, by reason.
     pub skipped: BTreeMap<&'static str, u64>,
     /// The first few of them.
@@ -122,6 +127,9 @@ pub fn convert_set(
             } else {
                 let image = images.id(entry).and_then(|id| Ok((id, images.encoded_entry(entry)?)));
                 if let Some((id, encoded)) = run.usable(image, SkipReason::BadImage)? {
+                    let notes = ImageNotes::from_iter(is_cut(&encoded).then_some(ImageNote::Cut));
+                    let place = || format!("{id} of {}", images.path().display());
+                    run.converted.image_notes.add(notes, place);
                     writer.image(&id, &encoded)?;
                 }
             }

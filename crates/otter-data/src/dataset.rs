@@ -20,7 +20,7 @@ use crate::pretraining::{Stream, StreamContext};
 use crate::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN, InstructionFormat};
 use crate::python_random::resample_positions;
 use crate::record::Record;
-use crate::sample::Sample;
+use crate::sample::{Frame, Sample};
 use crate::sample_builder::{BuildError, SampleBuilder, Turn, roles};
 use crate::tokenizer::TextTokenizer;
 
@@ -292,6 +292,14 @@ impl Dataset {
                 message,
             },
         })
+    }
+
+    /// Id of a frame's image and where it is, for messages.
+    pub fn frame_name(&self, frame: &Frame) -> String {
+        match self.tables.get(frame.table) {
+            Some(table) => format!("{} of {}", frame.image_id, table.path().display()),
+            None => frame.image_id.clone(),
+        }
     }
 
     /// Bytes of the decoded images that are kept for later samples, at most `frame_cache_mib`.

@@ -126,6 +126,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_notes::ImageNotes;
 
     fn frame(table: usize, id: &str, pixels: usize) -> Frame {
         Frame {
@@ -133,6 +134,7 @@ mod tests {
             table,
             pixels: vec![table as f32; pixels].into(),
             original_size: (1, 1),
+            notes: ImageNotes::default(),
         }
     }
 

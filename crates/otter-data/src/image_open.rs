@@ -1,19 +1,21 @@
-//! Encoded image bytes to 8-bit RGB, as Pillow's `Image.open(..).convert("RGB")` gives it.
+//! Encoded image bytes to 8-bit RGB, as Pillow's `Image.open(..).convert("RGB")` gives it with [`ImageRules::REFERENCE`].
 //!
-//! Grey is repeated, palettes are looked up, alpha is dropped (not blended), animations give their
-//! first frame. Of 16-bit colour samples the high byte is kept, but 16-bit grey is cut at 255, so
-//! that all but its darkest values are white: that is what Pillow 13 does and a model was trained
-//! on. Convert such images to 8 bits beforehand to keep their tones.
+//! Gray is repeated, palettes are looked up, animations give one frame; of 16-bit color samples the high byte is kept.
+//! Transparency, gray of 16 bits and stored orientation follow [`ImageRules`]. Color profiles and gamma are not applied,
+//! as in Pillow. What an image held that its pixels do not show is told in [`RgbImage::notes`].
 
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::metadata::Orientation as StoredOrientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
-use serde::{Deserialize, Serialize};
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageReader, Limits};
 
 use crate::error::{DataError, Result};
+use crate::image_decoded::DecodedImage;
+use crate::image_file::{has_several_frames, is_cmyk, is_cut};
+use crate::image_notes::{ImageNote, ImageNotes};
+use crate::image_rules::{ImageRules, Orientation};
 use crate::jpeg;
 
 /// Largest number of pixels that is decoded; a small file can claim far more.
@@ -25,29 +27,26 @@ pub const MAX_SIDE: u32 = 65_535;
 /// Largest encoded file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 28;
 
-/// What to do with the orientation stored in EXIF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Orientation {
-    /// Turn the image upright.
-    Apply,
-    /// Keep the stored rows, as the original does.
-    Ignore,
-}
-
 /// An image of 8-bit RGB pixels, rows from top to bottom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: usize,
     height: usize,
     pixels: Vec<u8>, // (height, width, 3)
+    notes: ImageNotes,
 }
 
 impl RgbImage {
     /// Wraps pixels (height, width, 3); `None` if their number does not fit or a side is zero.
     pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Option<Self> {
         let expected = width.checked_mul(height)?.checked_mul(3)?;
-        (expected > 0 && pixels.len() == expected).then_some(Self { width, height, pixels })
+        let notes = ImageNotes::default();
+        (expected > 0 && pixels.len() == expected).then_some(Self { width, height, pixels, notes })
+    }
+
+    pub(crate) fn with_notes(mut self, notes: ImageNotes) -> Self {
+        self.notes = notes;
+        self
     }
 
     /// Width in pixels.
@@ -64,10 +63,15 @@ impl RgbImage {
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
+
+    /// What the file held that the pixels do not show; nothing where they come from no file.
+    pub fn notes(&self) -> ImageNotes {
+        self.notes
+    }
 }
 
-/// Reads and decodes an image file, upright.
-pub fn load_image_file(path: &Path) -> Result<RgbImage> {
+/// Reads and decodes an image file.
+pub fn load_image_file(path: &Path, rules: ImageRules) -> Result<RgbImage> {
     let name = path.display().to_string();
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
@@ -79,13 +83,20 @@ pub fn load_image_file(path: &Path) -> Result<RgbImage> {
             message: format!("more than the limit of {MAX_FILE_BYTES} bytes; no image is that large"),
         });
     }
-    open_image(&bytes, Orientation::Apply, &name)
+    open_image(&bytes, rules, &name)
 }
 
 /// Decodes PNG, JPEG, WebP or GIF bytes; `name` is used in messages.
-pub fn open_image(bytes: &[u8], orientation: Orientation, name: &str) -> Result<RgbImage> {
-    if let Some(image) = open_baseline_jpeg(bytes, orientation) {
-        return Ok(image);
+pub fn open_image(bytes: &[u8], rules: ImageRules, name: &str) -> Result<RgbImage> {
+    let decoded = decode_image(bytes, rules.orientation, name)?;
+    let failed = |message: &str| DataError::Image { name: name.to_owned(), message: message.to_owned() };
+    decoded.into_rgb(rules).map_err(failed)
+}
+
+/// As [`open_image`], before samples become 8-bit RGB.
+pub(crate) fn decode_image(bytes: &[u8], orientation: Orientation, name: &str) -> Result<DecodedImage> {
+    if let Some(decoded) = decode_baseline_jpeg(bytes, orientation) {
+        return Ok(decoded);
     }
     let failed = |message: String| DataError::Image { name: name.to_owned(), message };
     let decoding_failed = |error: image::ImageError| {
@@ -105,41 +116,32 @@ pub fn open_image(bytes: &[u8], orientation: Orientation, name: &str) -> Result<
     if width == 0 || height == 0 {
         return Err(failed(format!("it is empty ({width} x {height} pixels)")));
     }
-    let turn = match orientation {
-        // A damaged EXIF block says nothing about the pixels.
-        Orientation::Apply => decoder.orientation().ok(),
-        Orientation::Ignore => None,
-    };
-    let mut image = DynamicImage::from_decoder(decoder).map_err(decoding_failed)?;
-    if let Some(turn) = turn {
-        image.apply_orientation(turn);
+    // A damaged EXIF block says nothing about the pixels.
+    let turn = decoder.orientation().ok();
+    // A PNG's single transparent gray value becomes an alpha channel in decoding.
+    let gray16 = decoder.original_color_type() == ExtendedColorType::L16;
+    let pixels = DynamicImage::from_decoder(decoder).map_err(decoding_failed)?;
+    let mut decoded = DecodedImage::new(pixels, gray16);
+    decoded.turn(turn, orientation);
+    for (holds, note) in [
+        (is_cut(bytes), ImageNote::Cut),
+        (has_several_frames(bytes), ImageNote::OneFrame),
+        (is_cmyk(bytes), ImageNote::Cmyk),
+    ] {
+        if holds {
+            decoded.notes.insert(note);
+        }
     }
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let pixels = to_rgb(image).map_err(|message| failed(message.to_owned()))?;
-    RgbImage::new(width, height, pixels)
-        .ok_or_else(|| failed("the decoder returned a wrong number of pixels".into()))
+    Ok(decoded)
 }
 
 /// The usual photograph, exact and fast; `None` for everything that the general decoder has to look at.
-fn open_baseline_jpeg(bytes: &[u8], orientation: Orientation) -> Option<RgbImage> {
+fn decode_baseline_jpeg(bytes: &[u8], orientation: Orientation) -> Option<DecodedImage> {
     let decoded = jpeg::decode(bytes, MAX_PIXELS, MAX_SIDE as usize)?;
-    let turn = match orientation {
-        Orientation::Apply => decoded.exif.and_then(StoredOrientation::from_exif_chunk),
-        Orientation::Ignore => None,
-    };
-    match turn {
-        None | Some(StoredOrientation::NoTransforms) => {
-            RgbImage::new(decoded.width, decoded.height, decoded.pixels)
-        }
-        Some(turn) => {
-            let (width, height) = (decoded.width as u32, decoded.height as u32);
-            let buffer = image::RgbImage::from_raw(width, height, decoded.pixels)?;
-            let mut image = DynamicImage::ImageRgb8(buffer);
-            image.apply_orientation(turn);
-            let (width, height) = (image.width() as usize, image.height() as usize);
-            RgbImage::new(width, height, image.into_rgb8().into_raw())
-        }
-    }
+    let buffer = image::RgbImage::from_raw(decoded.width as u32, decoded.height as u32, decoded.pixels)?;
+    let mut image = DecodedImage::new(DynamicImage::ImageRgb8(buffer), false);
+    image.turn(decoded.exif.and_then(StoredOrientation::from_exif_chunk), orientation);
+    Some(image)
 }
 
 fn limits() -> Limits {
@@ -147,33 +149,4 @@ fn limits() -> Limits {
     // The widest sample kept while decoding is 16-bit RGBA.
     limits.max_alloc = Some(MAX_PIXELS * 8);
     limits
-}
-
-fn to_rgb(image: DynamicImage) -> Result<Vec<u8>, &'static str> {
-    Ok(match image {
-        DynamicImage::ImageRgb8(image) => image.into_raw(),
-        DynamicImage::ImageRgba8(image) => colour::<4, _>(image.as_raw(), |v| v),
-        DynamicImage::ImageLuma8(image) => grey::<1, _>(image.as_raw(), |v| v),
-        DynamicImage::ImageLumaA8(image) => grey::<2, _>(image.as_raw(), |v| v),
-        DynamicImage::ImageRgb16(image) => colour::<3, _>(image.as_raw(), high_byte),
-        DynamicImage::ImageRgba16(image) => colour::<4, _>(image.as_raw(), high_byte),
-        DynamicImage::ImageLuma16(image) => grey::<1, _>(image.as_raw(), |value: u16| value.min(255) as u8),
-        DynamicImage::ImageLumaA16(image) => grey::<2, _>(image.as_raw(), high_byte),
-        _ => return Err("floating-point pixels are not supported; convert it to 8 bits"),
-    })
-}
-
-fn high_byte(value: u16) -> u8 {
-    (value >> 8) as u8
-}
-
-fn colour<const CHANNELS: usize, T: Copy>(samples: &[T], to_u8: impl Fn(T) -> u8) -> Vec<u8> {
-    samples
-        .chunks_exact(CHANNELS)
-        .flat_map(|pixel| [to_u8(pixel[0]), to_u8(pixel[1]), to_u8(pixel[2])])
-        .collect()
-}
-
-fn grey<const CHANNELS: usize, T: Copy>(samples: &[T], to_u8: impl Fn(T) -> u8) -> Vec<u8> {
-    samples.chunks_exact(CHANNELS).flat_map(|pixel| [to_u8(pixel[0]); 3]).collect()
 }

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::base64_text::decode_base64;
+use crate::base64_image::{decode_base64_image, image_of_file};
 use crate::error::{DataError, Result};
 use crate::image_files::ImageFolder;
 use crate::image_parquet::ParquetImages;
@@ -160,16 +160,16 @@ impl ImageTable {
                     None => Ok(Cow::Borrowed(&value[1..value.len() - 1])),
                 };
                 match text {
-                    Ok(text) => decode_base64(&text),
+                    Ok(text) => decode_base64_image(&text),
                     Err(message) => return bad(&message),
                 }
             }
-            Self::Parquet(images) => decode_base64(&images.base64(entry)?),
+            Self::Parquet(images) => decode_base64_image(&images.base64(entry)?),
             Self::Layout(images) => return images.encoded(entry).map(|bytes| bytes.to_vec()),
-            Self::Tar(images) => return images.encoded(entry),
-            Self::Folder(folder) => return folder.encoded(entry),
+            Self::Tar(images) => return images.encoded(entry).map(image_of_file),
+            Self::Folder(folder) => return folder.encoded(entry).map(image_of_file),
         };
-        text.or_else(bad)
+        text.or_else(|message| bad(&message))
     }
 }
 

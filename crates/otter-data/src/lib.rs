@@ -9,6 +9,7 @@
 //! Defaults repair the defects of the original; `preset = "reference"` gives its exact samples.
 //! See [`DataConfig`] for the switches.
 
+mod base64_image;
 mod base64_text;
 mod batch;
 mod config;
@@ -18,13 +19,17 @@ mod epoch_order;
 mod error;
 mod frame_cache;
 mod hash_index;
+mod image_decoded;
+mod image_file;
 mod image_files;
+mod image_notes;
 mod image_open;
 mod image_parquet;
 mod image_parquet_writer;
 mod image_preprocess;
 mod image_resize;
 mod image_resize_passes;
+mod image_rules;
 mod image_table;
 mod image_tar;
 mod instruction_table;
@@ -75,10 +80,12 @@ pub use epoch_order::{Mixture, Rank, epoch_order};
 pub use error::{DataError, Result, SkipReason};
 pub use frame_cache::FrameCounts;
 pub use image_files::ImageFolder;
-pub use image_open::{MAX_PIXELS, MAX_SIDE, Orientation, RgbImage, load_image_file, open_image};
+pub use image_notes::{ImageCounts, ImageNote, ImageNotes, NoteCount};
+pub use image_open::{MAX_PIXELS, MAX_SIDE, RgbImage, load_image_file, open_image};
 pub use image_parquet::ParquetImages;
 pub use image_preprocess::{ImageTransform, preprocess};
 pub use image_resize::{resize_bicubic, resize_bicubic_window, resize_lanczos};
+pub use image_rules::{AlphaRule, Gray16Rule, ImageRules, Orientation};
 pub use image_table::ImageTable;
 pub use image_tar::TarImages;
 pub use instruction_table::{ContextTable, InstructionTable};

@@ -4,7 +4,8 @@
 //! worker's own bounded channel, so the order does not depend on the number of workers or on
 //! their speed, and the memory of finished samples is bounded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use crate::dataset::Dataset;
 use crate::epoch_order::Rank;
 use crate::error::{DataError, Result, SkipReason};
 use crate::frame_cache::FrameCounts;
+use crate::image_notes::ImageCounts;
 use crate::packing::Packing;
 use crate::sample::Sample;
 
@@ -82,6 +84,9 @@ pub struct DataReport {
     /// Frames decoded and found in the data set's cache, those of samples made in advance included.
     #[serde(default)]
     pub frames: FrameCounts,
+    /// Images of the used samples that hold more than their pixels show, each counted once.
+    #[serde(default, skip_serializing_if = "ImageCounts::is_empty")]
+    pub image_notes: ImageCounts,
 }
 
 /// Reason under which samples of an incomplete last batch are counted.
@@ -96,6 +101,7 @@ impl DataReport {
     pub(crate) fn merge(&mut self, other: Self) {
         self.used += other.used;
         self.frames.add(other.frames);
+        self.image_notes.merge(other.image_notes);
         for (reason, count) in other.skipped {
             *self.skipped.entry(reason).or_default() += count;
         }
@@ -135,6 +141,8 @@ pub struct Loader {
     options: LoaderOptions,
     state: LoaderState,
     report: DataReport,
+    /// Hashes of the images in `report.image_notes`: an image comes again in every epoch.
+    noted: HashSet<u64>,
     /// Counts of the data set when this loader was made.
     frames_before: FrameCounts,
     workers: Option<Workers>,
@@ -168,7 +176,15 @@ impl Loader {
             )));
         }
         let frames_before = dataset.frame_counts();
-        Ok(Self { dataset, options, state, report: DataReport::default(), frames_before, workers: None })
+        Ok(Self {
+            dataset,
+            options,
+            state,
+            report: DataReport::default(),
+            noted: HashSet::new(),
+            frames_before,
+            workers: None,
+        })
     }
 
     /// The next batch; `None` once at the end of each epoch, after which the next epoch begins.
@@ -203,7 +219,10 @@ impl Loader {
             })?;
             workers.next += 1;
             match result {
-                Ok(sample) => samples.push(sample),
+                Ok(sample) => {
+                    self.note_images(&sample);
+                    samples.push(sample);
+                }
                 Err(error) => match error.skip_reason().filter(|reason| self.dataset.passes_over(*reason)) {
                     Some(reason) => report.skip(reason, &error),
                     None => return Err(error),
@@ -247,6 +266,17 @@ impl Loader {
             Packing::Off => Batch::collate(samples, pad, image_size),
             Packing::Batch => Batch::collate_packed(samples, self.options.pack_length, pad, image_size),
         }))
+    }
+
+    fn note_images(&mut self, sample: &Sample) {
+        let frames = sample.media.iter().flat_map(|item| &item.frames);
+        for frame in frames.filter(|frame| !frame.notes.is_empty()) {
+            let mut hasher = DefaultHasher::new();
+            (frame.table, &frame.image_id).hash(&mut hasher);
+            if self.noted.insert(hasher.finish()) {
+                self.report.image_notes.add(frame.notes, || self.dataset.frame_name(frame));
+            }
+        }
     }
 
     fn start_workers(&self) -> Result<Workers> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Group;
 use crate::error::Result;
+use crate::image_notes::ImageNotes;
 use crate::labels::IGNORE_INDEX;
 use crate::tokenizer::TextTokenizer;
 
@@ -18,6 +19,8 @@ pub struct Frame {
     pub pixels: Arc<[f32]>,
     /// Width and height before resizing; zeros if the sample was built without pixels.
     pub original_size: (usize, usize),
+    /// What the file held that the pixels do not show.
+    pub notes: ImageNotes,
 }
 
 /// What one image placeholder refers to: one picture, or the frames of one video.

@@ -11,6 +11,7 @@ use crate::config::{
 use crate::dataset::Set;
 use crate::error::{DataError, SkipReason};
 use crate::frame_cache::FrameCache;
+use crate::image_notes::ImageNotes;
 use crate::image_open::open_image;
 use crate::image_preprocess::preprocess_shared;
 use crate::image_table::ImageTable;
@@ -336,6 +337,7 @@ impl SampleBuilder<'_> {
                 table,
                 pixels: Arc::from([]),
                 original_size: (0, 0),
+                notes: ImageNotes::default(),
             });
         }
         for &table in &self.table_order {
@@ -345,11 +347,12 @@ impl SampleBuilder<'_> {
             let source = &self.tables[table];
             let Some(bytes) = source.encoded(id).map_err(bad_image)? else { continue };
             let name = format!("{id} of {}", source.path().display());
-            let image = open_image(&bytes, self.switches.orientation, &name).map_err(bad_image)?;
+            let image = open_image(&bytes, self.switches.image_rules, &name).map_err(bad_image)?;
             let frame = Frame {
                 image_id: id.to_owned(),
                 table,
                 original_size: (image.width(), image.height()),
+                notes: image.notes(),
                 pixels: preprocess_shared(&image, self.config.image_size, self.switches.image_transform),
             };
             self.frames.insert(&frame);

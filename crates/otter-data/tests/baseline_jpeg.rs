@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use otter_data::{Orientation, open_image};
+use otter_data::{ImageRules, open_image};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ fn every_kind_equals_pillow() {
     let cases = cases();
     assert_eq!(cases.len(), 22);
     for (name, case) in cases {
-        let image = open_image(&hex(&case["jpeg"]), Orientation::Ignore, &name).unwrap();
+        let image = open_image(&hex(&case["jpeg"]), ImageRules::REFERENCE, &name).unwrap();
         let size = (case["width"].as_u64().unwrap(), case["height"].as_u64().unwrap());
         assert_eq!((image.width() as u64, image.height() as u64), size, "{name}");
         assert_eq!(image.pixels(), hex(&case["rgb"]), "{name}");
@@ -40,7 +40,7 @@ fn a_short_file_cannot_claim_a_large_image() {
     bytes[frame + 5..frame + 9].copy_from_slice(&[0x27, 0x10, 0x27, 0x10]);
     let start = std::time::Instant::now();
     // 10000 x 10000 pixels are below the limit of pixels; the missing ones are the general decoder's to judge.
-    let _ = open_image(&bytes, Orientation::Ignore, &name);
+    let _ = open_image(&bytes, ImageRules::REFERENCE, &name);
     assert!(start.elapsed().as_secs() < 30);
 }
 
@@ -68,6 +68,6 @@ proptest! {
             let length = length.index(bytes.len());
             bytes.truncate(length);
         }
-        let _ = open_image(&bytes, Orientation::Apply, &name);
+        let _ = open_image(&bytes, ImageRules::default(), &name);
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use base64::Engine;
 use common::{golden, tokenizer};
 use otter_data::{
-    Batch, DataConfig, DataError, Dataset, Group, ImageTable, ImagesOfRecord, InContextImages, Loader,
-    LoaderOptions, OnBadSample, Packing, Rank, Sample, SetConfig, SkipReason,
+    Batch, DataConfig, DataError, Dataset, Group, ImageNote, ImageTable, ImagesOfRecord, InContextImages,
+    Loader, LoaderOptions, OnBadSample, Packing, Preset, Rank, Sample, SetConfig, SkipReason,
 };
 
 fn set(group: Group, instructions: &str, images: Option<&str>, train: Option<&str>) -> SetConfig {
@@ -362,6 +362,54 @@ fn frames_of_the_cache_are_the_decoded_ones() {
         assert_eq!((frames.decoded, frames.cached), if mib == 0 { (24, 0) } else { (3, 21) });
     }
     assert_eq!(batches[0], batches[1]);
+}
+
+#[test]
+fn images_that_hold_more_than_is_shown_are_counted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = |image: &str| serde_json::json!({"instruction": "i", "answer": "a", "image_ids": [image]});
+    let set = write_set(
+        folder.path(),
+        serde_json::json!({"a": record("glass"), "b": record("P1"), "c": record("glass"), "d": record("wide")}),
+    );
+    let png = |image: image::DynamicImage| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        base64::engine::general_purpose::STANDARD.encode(bytes.into_inner())
+    };
+    let pixel = png(image::RgbImage::from_pixel(3, 3, image::Rgb([9, 9, 9])).into());
+    let images = serde_json::json!({
+        "P1": pixel,
+        "glass": png(image::RgbaImage::from_pixel(3, 3, image::Rgba([9, 9, 9, 0])).into()),
+        "wide": png(image::ImageBuffer::from_pixel(3, 3, image::Luma([0x8000_u16])).into()),
+    });
+    std::fs::write(folder.path().join("made.json"), images.to_string()).unwrap();
+    for (preset, notes, shown) in [
+        (Preset::Repaired, &[(ImageNote::AlphaBlended, "glass")][..], [255_u8, 0x80]),
+        (
+            Preset::Reference,
+            &[(ImageNote::AlphaDropped, "glass"), (ImageNote::Gray16Clipped, "wide")],
+            [9, 255],
+        ),
+    ] {
+        let mut config = small_config(vec![set.clone()]);
+        config.preset = preset;
+        config.sampling = Some(otter_data::Sampling::Sequential);
+        let dataset = open(&config);
+        let mut loader = Loader::new(dataset.clone(), LoaderOptions::default(), None).unwrap();
+        drain(&mut loader, 2);
+        let counts = &loader.report().image_notes;
+        assert_eq!(counts.warnings().len(), notes.len(), "{counts:?}");
+        for (line, (note, id)) in counts.warnings().iter().zip(notes) {
+            assert_eq!(counts.count(*note), 1);
+            assert!(line.contains(&format!("(first: {id} of ")) && line.contains("made.json"), "{line}");
+        }
+        for (id, level) in ["a", "d"].iter().zip(shown) {
+            let pixels = find(&dataset, id).media[0].frames[0].pixels.clone();
+            let expected = ((f64::from(level) / 255.0) as f32 - 0.481) / 0.269;
+            assert_eq!(pixels[0], expected, "{preset:?} {id}");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::golden;
-use otter_data::{ImageTransform, Orientation, open_image, preprocess};
+use otter_data::{ImageRules, ImageTransform, open_image, preprocess};
 use safetensors::SafeTensors;
 
 #[test]
@@ -15,7 +15,7 @@ fn every_file_matches() {
     for (key, tensor) in expected.tensors() {
         let (kind, file) = key.split_once('.').unwrap();
         let encoded = std::fs::read(golden("images").join(file)).unwrap();
-        let image = open_image(&encoded, Orientation::Ignore, file).unwrap();
+        let image = open_image(&encoded, ImageRules::REFERENCE, file).unwrap();
         if kind == "rgb_u8" {
             assert_eq!(tensor.shape(), [image.height(), image.width(), 3], "{file}");
             let levels = image.pixels().iter().zip(tensor.data()).map(|(a, b)| a.abs_diff(*b));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use otter_data::{
-    DataError, ImageTransform, Orientation, RgbImage, load_image_file, open_image, preprocess, resize_bicubic,
+    DataError, ImageRules, ImageTransform, RgbImage, load_image_file, open_image, preprocess, resize_bicubic,
 };
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ fn every_mode_decodes_as_in_pillow() {
     let mut worst_of = Vec::new();
     for (file, case) in expected["images"].as_object().unwrap() {
         let bytes = std::fs::read(fixture(file)).unwrap();
-        let image = open_image(&bytes, Orientation::Ignore, file).unwrap();
+        let image = open_image(&bytes, ImageRules::REFERENCE, file).unwrap();
         assert_eq!((image.width(), image.height()), size(case), "{file}");
         let pixels = hex(&case["rgb"]);
         let levels: Vec<u8> = image.pixels().iter().zip(&pixels).map(|(a, b)| a.abs_diff(*b)).collect();
@@ -63,9 +63,9 @@ fn resizing_equals_pillow_in_both_pass_orders() {
 
 #[test]
 fn the_stored_orientation_is_applied_on_request() {
-    let upright = load_image_file(&fixture("turned.jpg")).unwrap();
+    let upright = load_image_file(&fixture("turned.jpg"), ImageRules::default()).unwrap();
     let bytes = std::fs::read(fixture("turned.jpg")).unwrap();
-    let stored = open_image(&bytes, Orientation::Ignore, "turned.jpg").unwrap();
+    let stored = open_image(&bytes, ImageRules::REFERENCE, "turned.jpg").unwrap();
     assert_eq!((stored.width(), stored.height()), (32, 20));
     assert_eq!((upright.width(), upright.height()), (20, 32));
     // Orientation 6: the first stored row is the right edge.
@@ -77,7 +77,7 @@ fn cut_files_are_errors_that_name_the_image() {
     for file in ["grey16.png", "turned.jpg", "animated.gif", "lossless.webp"] {
         let bytes = std::fs::read(fixture(file)).unwrap();
         for length in [0, 4, 20, bytes.len() / 2] {
-            match open_image(&bytes[..length], Orientation::Apply, "IMG_7 of a.json") {
+            match open_image(&bytes[..length], ImageRules::default(), "IMG_7 of a.json") {
                 Err(DataError::Image { name, .. }) => assert_eq!(name, "IMG_7 of a.json"),
                 other => panic!("{file} cut to {length} bytes: {other:?}"),
             }
@@ -93,7 +93,7 @@ fn claimed_sizes_are_checked_before_decoding() {
     bytes[20..24].copy_from_slice(&60_000_u32.to_be_bytes());
     let crc = crc32(&bytes[12..29]);
     bytes[29..33].copy_from_slice(&crc.to_be_bytes());
-    let message = open_image(&bytes, Orientation::Ignore, "bomb.png").unwrap_err().to_string();
+    let message = open_image(&bytes, ImageRules::REFERENCE, "bomb.png").unwrap_err().to_string();
     assert!(message.contains("bomb.png") && message.contains("60000 x 60000"), "{message}");
 }
 

@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{golden, tar, tokenizer};
 use otter_data::{
-    Batch, CaptionFormat, DataConfig, Dataset, Group, IGNORE_INDEX, ImageRule, ImageTransform, Loader,
-    LoaderOptions, OnBadSample, Orientation, Preset, Rank, Sample, SetConfig, SkipReason, StreamConfig,
+    Batch, CaptionFormat, DataConfig, Dataset, Group, IGNORE_INDEX, ImageRule, ImageRules, ImageTransform,
+    Loader, LoaderOptions, OnBadSample, Preset, Rank, Sample, SetConfig, SkipReason, StreamConfig,
     open_image, preprocess,
 };
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ fn trained(sample: &Sample) -> Vec<String> {
 }
 
 fn pixels(encoded: &[u8]) -> Vec<f32> {
-    preprocess(&open_image(encoded, Orientation::Apply, "test").unwrap(), 28, ImageTransform::Clip)
+    preprocess(&open_image(encoded, ImageRules::default(), "test").unwrap(), 28, ImageTransform::Clip)
 }
 
 #[test]

@@ -11,7 +11,7 @@ use common::{golden, tokenizer};
 use otter_data::verify::{
     FixOptions, FixReport, Reason, VerifyOptions, VerifyReport, verify, verify_and_fix,
 };
-use otter_data::{DataConfig, Dataset, OutputForm};
+use otter_data::{AlphaRule, DataConfig, Dataset, OutputForm};
 use serde_json::{Value, json};
 
 fn png(level: u8) -> Vec<u8> {
@@ -192,4 +192,59 @@ fn a_file_that_cannot_be_read_is_not_repaired_away() {
     assert!(fix(&out).contains("text_instructions.json"));
     assert!(!out.exists());
     assert!(fix(folder.path()).contains("not empty"));
+}
+
+/// A digit-like picture in black on a transparent black ground: one bar at a place of its own.
+fn bar(place: u32) -> Vec<u8> {
+    let mut image = image::RgbaImage::new(20, 20);
+    (0..20).for_each(|y| image.put_pixel(place, y, image::Rgba([0, 0, 0, 255])));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn images_that_differ_only_in_transparency_are_not_merged() {
+    let place = tempfile::tempdir().unwrap();
+    let mut images: Vec<(String, Value)> =
+        (0..10).map(|number| (number.to_string(), json!(STANDARD.encode(bar(number))))).collect();
+    images.push(("again".to_owned(), json!(STANDARD.encode(bar(3)))));
+    let records: serde_json::Map<String, Value> =
+        images.iter().map(|(id, _)| (format!("R{id}"), record(&format!("read {id}"), &[id], &[]))).collect();
+    let write =
+        |name: &str, value: Value| std::fs::write(place.path().join(name), value.to_string()).unwrap();
+    write("images.json", Value::Object(images.into_iter().collect()));
+    write("records.json", json!({"data": records}));
+    std::fs::write(
+        place.path().join("list.yaml"),
+        "IMAGE_TEXT:\n  bars: {mimicit_path: records.json, images_path: images.json}\n",
+    )
+    .unwrap();
+    let config = |alpha| DataConfig {
+        mimicit_yaml: Some(place.path().join("list.yaml")),
+        image_size: 8,
+        alpha: Some(alpha),
+        ..DataConfig::default()
+    };
+    let found = |report: &VerifyReport, reason: Reason| {
+        report
+            .findings
+            .iter()
+            .find(|finding| finding.reason == reason.name())
+            .map_or(0, |finding| finding.count)
+    };
+    let dropped = config(AlphaRule::Drop);
+    let fix = FixOptions { form: OutputForm::Layout, dedupe: true };
+    let out = place.path().join("copy");
+    let (report, fixed) =
+        verify_and_fix(&dropped, None, &VerifyOptions::default(), &fix, &out, &mut |_| {}).unwrap();
+    assert_eq!((fixed.images, fixed.images_merged, fixed.records), (10, 1, 11));
+    // With the hidden colors all are black squares, and that is said; over white they are what a person sees.
+    assert_eq!(found(&report, Reason::TransparentImage), 11);
+    let example = report.findings.iter().find(|finding| finding.reason == "transparent_image").unwrap();
+    assert!(example.examples[0].message.contains("nothing of it is seen"), "{:?}", example.examples[0]);
+    let white = verify(&config(AlphaRule::White), None, &VerifyOptions::default(), &mut |_| {}).unwrap();
+    assert_eq!((found(&white, Reason::TransparentImage), found(&white, Reason::DuplicateImage)), (11, 1));
+    let example = white.findings.iter().find(|finding| finding.reason == "transparent_image").unwrap();
+    assert!(example.examples[0].message.contains("levels on average"), "{:?}", example.examples[0]);
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use otter_data::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN};
-use otter_data::{Dataset, Sample, TextTokenizer, clean_answer};
+use otter_data::{Dataset, ImageCounts, Sample, TextTokenizer, clean_answer};
 use otter_model::Otter;
 use otter_nn::Parameters;
 use rayon::prelude::*;
@@ -93,6 +93,9 @@ pub struct Evaluation {
     pub seconds: f64,
     /// Media items that were encoded.
     pub media_encoded: usize,
+    /// Images that hold more than their pixels show.
+    #[serde(default)]
+    pub image_notes: ImageCounts,
 }
 
 /// A query ready to be batched.
@@ -147,7 +150,12 @@ pub fn evaluate(
     }
     records.sort_by_key(|(order, _)| *order);
     let records = records.into_iter().map(|(_, record)| record).collect();
-    Ok(Evaluation { records, seconds: start.elapsed().as_secs_f64(), media_encoded: media.encoded })
+    Ok(Evaluation {
+        records,
+        seconds: start.elapsed().as_secs_f64(),
+        media_encoded: media.encoded,
+        image_notes: media.image_notes,
+    })
 }
 
 fn evaluate_batch(

@@ -3,11 +3,11 @@
 //! The vision side does not know the text around an item, so its latents can be kept between batches. A Perceiver with
 //! places for media (`max_num_media`) is the exception: there the latents depend on the item's place in its sequence.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use otter_data::{Dataset, Group, Sample};
+use otter_data::{Dataset, Group, ImageCounts, ImageRules, MediaItem, Sample};
 use otter_model::{Otter, VisionInput};
 use otter_nn::{Device, Parameters, Tensor};
 use rayon::prelude::*;
@@ -42,6 +42,9 @@ pub(crate) struct MediaLatents<'a> {
     known: HashMap<Key, Vec<f32>>,
     /// Items encoded so far.
     pub(crate) encoded: usize,
+    /// Images that hold more than their pixels show, each counted once.
+    pub(crate) image_notes: ImageCounts,
+    noted: HashSet<String>,
 }
 
 impl<'a> MediaLatents<'a> {
@@ -50,19 +53,30 @@ impl<'a> MediaLatents<'a> {
         parameters: &'a Parameters<f32>,
         datasets: &'a [(usize, &'a Dataset)],
     ) -> Result<Self, EvaluationError> {
-        // Equal lists of image files in equal groups find the same picture for an id, so such data sets share latents.
-        let mut lists: Vec<Vec<(Group, Option<PathBuf>)>> = Vec::new();
+        // Equal lists of image files in equal groups find the same picture for an id, so such data sets share latents
+        // where they show it alike.
+        let mut lists: Vec<(ImageRules, Vec<(Group, Option<PathBuf>)>)> = Vec::new();
         let mut files = Vec::with_capacity(datasets.len());
         for (_, dataset) in datasets {
             let sets = dataset.config().resolved_sets()?;
             let list: Vec<_> = sets.into_iter().map(|set| (set.group, set.images)).collect();
+            let list = (dataset.switches().image_rules, list);
             let number = lists.iter().position(|known| *known == list).unwrap_or(lists.len());
             if number == lists.len() {
                 lists.push(list);
             }
             files.push(number);
         }
-        Ok(Self { otter, parameters, datasets, files, known: HashMap::new(), encoded: 0 })
+        Ok(Self {
+            otter,
+            parameters,
+            datasets,
+            files,
+            known: HashMap::new(),
+            encoded: 0,
+            image_notes: ImageCounts::default(),
+            noted: HashSet::new(),
+        })
     }
 
     /// Latents of the media of a batch. `samples` come without pixels, each with the number of its data set and its
@@ -94,7 +108,7 @@ impl<'a> MediaLatents<'a> {
     ) -> Result<Media, EvaluationError> {
         let read: Vec<&(usize, usize, &Sample)> = missing.iter().map(|&row| &samples[row]).collect();
         let with_pixels = self.with_pixels(&read)?;
-        let mut pending: Vec<(Key, &otter_data::MediaItem)> = Vec::new();
+        let mut pending: Vec<(Key, &MediaItem)> = Vec::new();
         let mut frames = 0;
         for (&row, sample) in missing.iter().zip(&with_pixels) {
             for (key, item) in keys[row].iter().zip(&sample.media) {
@@ -104,6 +118,7 @@ impl<'a> MediaLatents<'a> {
                 // Reserves the place, so that another row with the same item does not encode it again.
                 self.known.insert(key.clone(), Vec::new());
                 frames += item.frames.len();
+                self.note(samples[row].0, item);
                 pending.push((key.clone(), item));
                 if frames >= FRAMES_AT_ONCE {
                     self.encode(&mut pending, size)?;
@@ -140,7 +155,8 @@ impl<'a> MediaLatents<'a> {
         let with_pixels = self.with_pixels(&samples.iter().collect::<Vec<_>>())?;
         let mut items = Vec::new();
         let mut slots = Vec::with_capacity(samples.len());
-        for sample in &with_pixels {
+        for (sample, (dataset, ..)) in with_pixels.iter().zip(samples) {
+            sample.media.iter().for_each(|item| self.note(*dataset, item));
             slots.push((items.len()..items.len() + sample.media.len()).collect::<Vec<_>>());
             items.extend(&sample.media);
         }
@@ -153,15 +169,20 @@ impl<'a> MediaLatents<'a> {
         Ok(Media { latents: Some(latents), slots })
     }
 
-    fn encode(
-        &mut self,
-        pending: &mut Vec<(Key, &otter_data::MediaItem)>,
-        size: usize,
-    ) -> Result<(), EvaluationError> {
+    fn note(&mut self, dataset: usize, item: &MediaItem) {
+        for frame in item.frames.iter().filter(|frame| !frame.notes.is_empty()) {
+            let name = self.datasets[dataset].1.frame_name(frame);
+            if self.noted.insert(name.clone()) {
+                self.image_notes.add(frame.notes, || name.clone());
+            }
+        }
+    }
+
+    fn encode(&mut self, pending: &mut Vec<(Key, &MediaItem)>, size: usize) -> Result<(), EvaluationError> {
         if pending.is_empty() {
             return Ok(());
         }
-        let items: Vec<&otter_data::MediaItem> = pending.iter().map(|(_, item)| *item).collect();
+        let items: Vec<&MediaItem> = pending.iter().map(|(_, item)| *item).collect();
         let input = self.vision_input(&items, Vec::new());
         let latents = self.otter.encode_media(self.parameters, &input, &mut |_, _| {})?.to_host();
         self.encoded += pending.len();
@@ -171,7 +192,7 @@ impl<'a> MediaLatents<'a> {
         Ok(())
     }
 
-    fn vision_input(&self, items: &[&otter_data::MediaItem], slots: Vec<Vec<usize>>) -> VisionInput {
+    fn vision_input(&self, items: &[&MediaItem], slots: Vec<Vec<usize>>) -> VisionInput {
         let side = self.otter.config().vision.image_size;
         let mut media_frames: Vec<Range<usize>> = Vec::with_capacity(items.len());
         let mut pixels = Vec::new();
@@ -191,7 +212,7 @@ impl<'a> MediaLatents<'a> {
     }
 
     fn keys(&self, dataset: usize, sample: &Sample) -> Vec<Key> {
-        let key = |item: &otter_data::MediaItem| Key {
+        let key = |item: &MediaItem| Key {
             files: self.files[dataset],
             table: item.frames.first().map_or(0, |frame| frame.table),
             group: sample.group,

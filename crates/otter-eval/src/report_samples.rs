@@ -76,6 +76,7 @@ mod tests {
                     table: 0,
                     pixels: std::sync::Arc::from([]),
                     original_size: (0, 0),
+                    notes: otter_data::ImageNotes::default(),
                 })
                 .collect(),
         };

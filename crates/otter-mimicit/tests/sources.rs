@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use image::{Delay, Frame, Rgb, RgbImage, Rgba, RgbaImage};
 use otter_data::video::{FrameSampling, VideoOptions};
-use otter_data::{DatasetWriter, Orientation, Record, Result, WrittenSet, open_image};
+use otter_data::{DatasetWriter, ImageRules, Record, Result, WrittenSet, open_image};
 use otter_mimicit::sources::{
     ImportError, ImportOptions, ImportReport, Imported, Inputs, PictureOptions, Progress, SourceKind, import,
     journal_folder, open_source,
@@ -237,7 +237,7 @@ fn spot_the_difference() {
     // The original's form: squashed PNG.
     place.options.pictures.image_size = Some(224);
     let (collected, _) = place.finished();
-    let image = open_image(&collected.images[1].1, Orientation::Ignore, "x").unwrap();
+    let image = open_image(&collected.images[1].1, ImageRules::REFERENCE, "x").unwrap();
     assert_eq!((image.width(), image.height()), (224, 224));
     assert!(collected.images[1].1.starts_with(b"\x89PNG"));
 }
@@ -368,7 +368,7 @@ fn dense_captions_at_one_frame_a_second() {
         .iter()
         .map(|(_, bytes)| {
             assert!(bytes.starts_with(&[0xff, 0xd8]));
-            open_image(bytes, Orientation::Ignore, "x").unwrap().pixels()[0]
+            open_image(bytes, ImageRules::REFERENCE, "x").unwrap().pixels()[0]
         })
         .collect();
     assert!(

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Result, TrainError};
+use crate::image_rules;
 
 /// Keys that may differ between a checkpoint and the run that resumes it: length, logging and speed, and what is
 /// only measured. Everything under `eval.` too.
@@ -36,7 +37,15 @@ const CHOSEN: &[&str] = &["train.moments", "model.quantise"];
 /// # Errors
 /// When one is not TOML.
 pub fn differences(saved: &str, present: &str) -> Result<Vec<String>> {
-    let (old, new) = (flat(saved)?, flat(present)?);
+    let (mut old, new) = (flat(saved)?, flat(present)?);
+    for (key, value) in image_rules::KEYS {
+        let key = format!("data.{key}");
+        match new.get(&key) {
+            Some(_) => drop(old.entry(key).or_insert_with(|| value.to_owned())),
+            // Filled in from the saved run.
+            None => drop(old.remove(&key)),
+        }
+    }
     let chooses = new.contains_key("train.memory");
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let shown = |map: &BTreeMap<String, String>, key: &String| {
@@ -52,7 +61,7 @@ pub fn differences(saved: &str, present: &str) -> Result<Vec<String>> {
 }
 
 /// Values by dotted key.
-fn flat(text: &str) -> Result<BTreeMap<String, String>> {
+pub(crate) fn flat(text: &str) -> Result<BTreeMap<String, String>> {
     let table: toml::Table = toml::from_str(text)
         .map_err(|error| TrainError::config("saved configuration", error.to_string().trim()))?;
     let mut out = BTreeMap::new();

@@ -31,6 +31,7 @@ mod embedding_rows;
 mod error;
 pub mod feature_cache;
 pub mod guard;
+mod image_rules;
 pub mod memory_choice;
 mod memory_forecast;
 pub mod memory_plan;

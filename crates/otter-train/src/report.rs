@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use otter_data::Batch;
+use otter_data::{Batch, ImageCounts};
 
 use crate::memory_plan::MemoryPlan;
 
@@ -130,6 +130,8 @@ pub struct TrainSummary {
     pub samples_seen: u64,
     /// Samples left out, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// Images of the steps of this process that hold more than their pixels show.
+    pub image_notes: ImageCounts,
     /// Tokens of the steps of this process, with and without padding.
     pub tokens: TokenCounts,
     /// Bytes of the memory plan for the largest batch met.

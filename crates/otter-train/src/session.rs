@@ -11,6 +11,7 @@ use crate::config::{EmbeddingRows, EvalSection, SaveWeights, TrainConfig};
 use crate::device;
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
+use crate::image_rules;
 use crate::memory_choice::{Choice, Fitted};
 use crate::memory_forecast::{Base, Expected, picture_cache_limit};
 use crate::memory_plan::{self, show_bytes};
@@ -104,8 +105,13 @@ fn train_here(
     }
     // Opened first: a changed configuration is refused before anything large is read.
     let (run, found) = RunDirectory::open(config, resume)?;
+    let mut filled = config.clone();
+    let saved = found.as_ref().map(|found| found.state.config.as_str());
+    if let Some(said) = image_rules::fill_in(&mut filled, saved)? {
+        observer.message(&said);
+    }
     let Opened { base, embedding_rows, dataset, held_out, options, mut config } =
-        Opened::new(config, observer)?;
+        Opened::new(&filled, observer)?;
     let begins = begins(&base.tokenizer, &config.data, observer);
     if let Some(found) = &found {
         check_beginning(found, &config, &base.tokenizer, begins)?;
@@ -167,6 +173,7 @@ fn train_here(
     let cache = feature_cache(&config, &otter, &parameters, observer)?;
     // So that prompts begin as the samples of this run did.
     file.input.begin_token = Some(begins);
+    (file.input.alpha, file.input.gray16) = (config.data.alpha, config.data.gray16);
     let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image)?
         .with_quantised_base(quantise);
     if let Some(cache) = cache {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use otter_data::{Batch, LoaderState};
+use otter_data::{Batch, ImageCounts, LoaderState};
 use otter_nn::{Device, Gradients, Parameters};
 
 use crate::clip::{clip_factor, gradient_norm};
@@ -104,6 +104,8 @@ struct Trainer<'a, M> {
     schedule: Schedule,
     mask: Option<EmbeddingRowMask>,
     coverage: GradientCoverage,
+    /// Notes of images that were told when they first occurred.
+    told: ImageCounts,
     metrics: MetricsFile,
     events: EventFile,
     log: File,
@@ -171,6 +173,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             skipped_before: position.skipped.clone(),
             checkpoint: setup.resume.map(|found| (found.state.step, found.path.clone())),
             coverage: GradientCoverage::new(),
+            told: ImageCounts::default(),
             weights: WeightPlan::of(setup.parameters),
             largest_plan: 0,
             tokens: TokenCounts::default(),
@@ -211,6 +214,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             report.remaining_seconds = per_step * (total - report.step) as f64;
             drop(step);
             self.record(&report)?;
+            self.tell_new_notes();
         }
         Ok(Outcome::Completed)
     }
@@ -462,6 +466,10 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         if self.tokens.real > 0 {
             self.tell(&self.tokens.to_string());
         }
+        let image_notes = self.setup.source.report().image_notes;
+        for line in image_notes.warnings() {
+            self.tell(&format!("warning: {line}"));
+        }
         let pending = self.coverage.pending();
         if let Some(first) = pending.first() {
             let message = format!(
@@ -479,11 +487,21 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             samples_seen: self.position.samples_seen,
             skipped: self.position.skipped.clone(),
             planned_bytes: planned,
+            image_notes,
             tokens: self.tokens,
             peak_bytes: peak,
         };
         self.observer.finished(&summary);
         Ok(summary)
+    }
+
+    /// Says once what images of a kind hold that their pixels do not show.
+    fn tell_new_notes(&mut self) {
+        let notes = self.setup.source.report().image_notes;
+        for line in notes.warnings_since(&self.told) {
+            self.tell(&format!("warning: so far {line}"));
+        }
+        self.told = notes;
     }
 
     /// Samples left out since the first step of the run.

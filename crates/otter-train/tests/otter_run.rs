@@ -389,3 +389,73 @@ fn a_quantised_base_is_trained() {
     let error = train(&full, false, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
     assert!(error.contains("train.save") && error.contains("trainable"), "{error}");
 }
+
+/// Transparent images: told, counted, shown as the run began, also where it began before that could be chosen.
+#[test]
+fn a_run_goes_on_with_the_images_it_began_with() {
+    let place = tempfile::tempdir().unwrap();
+    let images = place.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    for number in 0..4_u8 {
+        let mut image = image::RgbaImage::from_pixel(28, 28, image::Rgba([number * 60, 9, 9, 0]));
+        image.put_pixel(3, 3, image::Rgba([1, 2, 3, 255]));
+        image.save(images.join(format!("I{number}.png"))).unwrap();
+    }
+    let records: serde_json::Map<String, serde_json::Value> = (0..4)
+        .map(|number| {
+            let record = serde_json::json!({
+                "instruction": "What is it?", "answer": format!("Number {number}."), "image_ids": [format!("I{number}")]
+            });
+            (format!("R{number}"), record)
+        })
+        .collect();
+    let file = place.path().join("records.json");
+    std::fs::write(&file, serde_json::json!({"data": records}).to_string()).unwrap();
+    let run_dir = place.path().join("run");
+    let config = |overrides: &[&str]| {
+        let text = format!(
+            "[model]\ninit_from = {:?}\n[train]\nsteps = 4\nbatch_size = 2\nrun_dir = {run_dir:?}\n[data]\nimage_size = 28\n\
+             [[data.sets]]\ngroup = \"IMAGE_TEXT\"\ninstructions = {file:?}\nimages = {images:?}\n",
+            golden("llama/checkpoint"),
+        );
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        TrainConfig::parse(&text, "test", Path::new("/"), &overrides).unwrap()
+    };
+    let (first, seen) = go(&config(&["train.stop_after=2"]), false);
+    assert_eq!(first.image_notes.count(otter_data::ImageNote::AlphaBlended), 4);
+    let told = |seen: &Watch, part: &str| seen.messages.iter().filter(|text| text.contains(part)).count();
+    assert_eq!(told(&seen, "warning: so far 2 images are transparent in part"), 1, "{:?}", seen.messages);
+    assert_eq!(told(&seen, "warning: 4 images are transparent in part"), 1, "{:?}", seen.messages);
+    let saved = |name: &str| std::fs::read_to_string(run_dir.join(name)).unwrap();
+    assert!(
+        saved("config.toml").contains("alpha = \"white\"")
+            && saved("config.toml").contains("gray16 = \"scale\"")
+    );
+
+    let recorded = |summary: &TrainSummary| {
+        let rules =
+            otter_checkpoint::InputRules::of(&summary.checkpoint.clone().unwrap().join("model")).unwrap();
+        (rules.alpha.unwrap().name(), rules.gray16.unwrap().name())
+    };
+    assert_eq!(recorded(&first), ("white", "scale"));
+
+    // Another choice is refused; without one, the run's own is kept.
+    let refused = train(&config(&["data.alpha=drop"]), true, &AtomicBool::new(false), &mut ()).unwrap_err();
+    assert!(refused.to_string().contains("data.alpha: \"white\" -> \"drop\""), "{refused}");
+    let state = "checkpoints/step-000002/trainer.json";
+    let newer = saved(state);
+    // As a version wrote it that did not know the keys.
+    let older = newer.replace("alpha = \\\"white\\\"\\n", "").replace("gray16 = \\\"scale\\\"\\n", "");
+    assert!(older.len() < newer.len() && !older.contains("alpha"), "{older}");
+    std::fs::write(run_dir.join(state), older).unwrap();
+    let refused = train(&config(&["data.alpha=white"]), true, &AtomicBool::new(false), &mut ()).unwrap_err();
+    assert!(refused.to_string().contains("data.alpha: \"drop\" -> \"white\""), "{refused}");
+    let (rest, seen) = go(&config(&[]), true);
+    assert_eq!(told(&seen, "it goes on as it began, with transparency dropped"), 1, "{:?}", seen.messages);
+    assert_eq!(rest.image_notes.count(otter_data::ImageNote::AlphaDropped), 4);
+    assert_eq!(recorded(&rest), ("drop", "clip"));
+    assert!(
+        saved("config.toml").contains("alpha = \"drop\"")
+            && saved("config.toml").contains("gray16 = \"clip\"")
+    );
+}

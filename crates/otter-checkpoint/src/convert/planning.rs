@@ -416,7 +416,7 @@ fn whole(
         assemble(trained.as_ref(), language, vision, &tokens, &choices, &mut dropped)?;
     if let SourceKind::LanguageModel(_) = source.kind {
         // No Otter was trained on it, or the part that was says how.
-        let own = InputRules { begin_token: Some(tokens.begins) };
+        let own = InputRules { begin_token: Some(tokens.begins), ..InputRules::default() };
         let trained = bridge.map(|(part, _)| input_rules(part)).transpose()?;
         trained.unwrap_or_default().over(own).write(&mut config);
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use otter_data::{Group, OutputForm};
 
+use super::ImageRuleArguments;
 use super::data_import::{DataImport, IMPORT_EXAMPLES};
 
 /// Commands about data.
@@ -95,6 +96,8 @@ pub struct DataVerify {
     /// Longest sample in tokens (default: the configuration's, or 2048).
     #[arg(long, value_name = "TOKENS")]
     pub max_seq_len: Option<usize>,
+    #[command(flatten)]
+    pub rules: ImageRuleArguments,
     /// Only the ids: no text and no image is looked at.
     #[arg(long)]
     pub ids_only: bool,
@@ -107,7 +110,7 @@ pub struct DataVerify {
     /// New folder of the repaired copy; its list is data.yaml.
     #[arg(long, value_name = "DIR", requires = "fix")]
     pub out: Option<PathBuf>,
-    /// Merge images of equal pixels and records of equal content in the repaired copy.
+    /// Merge images that look the same (equal pixels and transparency) and records of equal content in the repaired copy.
     #[arg(long, requires = "fix", conflicts_with = "ids_only")]
     pub dedupe: bool,
     /// Form of the repaired copy: layout, json, parquet, folder or tar.

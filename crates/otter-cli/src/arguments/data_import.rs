@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use otter_data::OutputForm;
 
+use super::ImageRuleArguments;
 use super::data::parse_form;
 
 pub(super) const IMPORT_EXAMPLES: &str = "Your own images and videos (columns: instruction, answer, image or images or video, id, context, language):
@@ -16,7 +17,7 @@ The sources of MIMIC-IT (docs/data-sources.md has their schemas):
   otter data import dc --annotations train.json --videos videos --fps 1 --out data/DC
   otter data import tvc --annotations tvc_train.jsonl --images frames --out data/TVC --to json
   otter data import e4d --annotations narrations.json --videos v2 --pairs replies.json --out data/E4D
-As the original's converters wrote it: --to json --image-size 224
+As the original's converters wrote it: --to json --image-size 224 --alpha drop --gray16 clip
 Stopped with Ctrl-C or killed, the same command goes on where it was.";
 
 /// The sources.
@@ -118,6 +119,8 @@ pub struct DataImport {
     /// Scale larger pictures down to this longest side.
     #[arg(long, value_name = "SIDE", conflicts_with = "image_size", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub max_side: Option<u32>,
+    #[command(flatten)]
+    pub rules: ImageRuleArguments,
     /// How frames of videos and GIFs are stored.
     #[arg(long, value_enum, default_value_t)]
     pub frame_format: FrameFile,

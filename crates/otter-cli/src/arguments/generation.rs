@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::ImageRuleArguments;
+
 /// How generated tokens see the media.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub enum DecodingChoice {
@@ -148,6 +150,8 @@ pub enum QuantiseChoice {
 pub struct Chat {
     #[command(flatten)]
     pub model: ModelArguments,
+    #[command(flatten)]
+    pub rules: ImageRuleArguments,
     /// Image for the first question; may be given several times.
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
@@ -161,6 +165,8 @@ pub struct Chat {
 pub struct Generate {
     #[command(flatten)]
     pub model: ModelArguments,
+    #[command(flatten)]
+    pub rules: ImageRuleArguments,
     /// Image of the first, second, … <image>; for a video checkpoint and one <image>, the frames of the video.
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,
@@ -186,7 +192,7 @@ pub struct Generate {
     #[command(flatten)]
     pub beams: BeamArguments,
     /// Print JSON, one object an answer: token_ids, text, finish_reason (stop, stop_string or length); with beams score;
-    /// with several answers sequence, and with --batch prompt (both from 0).
+    /// with several answers sequence, and with --batch prompt (both from 0); image_notes where images hold more than is shown.
     #[arg(long)]
     pub json: bool,
 }
@@ -196,6 +202,8 @@ pub struct Generate {
 pub struct Score {
     #[command(flatten)]
     pub model: ModelArguments,
+    #[command(flatten)]
+    pub rules: ImageRuleArguments,
     /// Image of the first, second, … <image>.
     #[arg(long = "image", value_name = "FILE")]
     pub images: Vec<PathBuf>,

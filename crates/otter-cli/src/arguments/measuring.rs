@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{DeviceArguments, ModelArguments, QuantiseChoice};
+use super::{DeviceArguments, ImageRuleArguments, ModelArguments, QuantiseChoice};
 
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
     #[command(flatten)]
     pub model: ModelArguments,
+    #[command(flatten)]
+    pub rules: ImageRuleArguments,
     /// Toybox data directory.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,

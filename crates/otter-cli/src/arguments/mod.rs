@@ -5,6 +5,7 @@ mod checkpoints;
 mod data;
 mod data_import;
 mod generation;
+mod image_rules;
 mod making;
 mod measuring;
 
@@ -14,6 +15,7 @@ pub use checkpoints::*;
 pub use data::*;
 pub use data_import::*;
 pub use generation::*;
+pub use image_rules::*;
 pub use making::*;
 pub use measuring::*;
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use image::codecs::jpeg::JpegEncoder;
 use otter_data::{
-    DataConfig, Dataset, Group, ImageTransform, Loader, LoaderOptions, Orientation, RgbImage, SetConfig,
+    DataConfig, Dataset, Group, ImageRules, ImageTransform, Loader, LoaderOptions, RgbImage, SetConfig,
     TextTokenizer, open_image, preprocess, resize_bicubic,
 };
 use serde_json::{Map, Value, json};
@@ -177,7 +177,7 @@ fn time_stages(arguments: &BenchLoader, files: &[PathBuf], results: &mut Map<Str
             .collect::<Result<Vec<_>>>()
     };
     let encoded = read()?;
-    let decode = |bytes: &Vec<u8>| open_image(bytes, Orientation::Apply, "benchmark image");
+    let decode = |bytes: &Vec<u8>| open_image(bytes, ImageRules::default(), "benchmark image");
     let resize = |image: &RgbImage| resize_bicubic(image, arguments.size, arguments.size);
     // Some images at a time, so that no folder has to fit into memory decoded.
     let sample: Vec<Vec<u8>> = encoded.iter().take(64).cloned().collect();
@@ -292,7 +292,7 @@ mod tests {
         for file in image_files(&folder)? {
             let bytes = fs::read(&file)?;
             assert!((60_000..=120_000).contains(&bytes.len()), "{} bytes", bytes.len());
-            let image = open_image(&bytes, Orientation::Apply, "made")?;
+            let image = open_image(&bytes, ImageRules::default(), "made")?;
             assert_eq!((image.width(), image.height()), (WIDTH, HEIGHT));
         }
         Ok(())

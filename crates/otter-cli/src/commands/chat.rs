@@ -10,6 +10,7 @@ use otter_model::ModelError;
 use otter_model::generate::PromptBatch;
 
 use super::model;
+use super::pictures::{self, Pictures};
 use crate::arguments::{Chat, SamplingArguments};
 
 /// What was said, as the model sees it.
@@ -25,9 +26,10 @@ pub fn run(arguments: &Chat) -> Result<()> {
     let model = model::load(&arguments.model)?;
     model::warn_before_chat(&arguments.model.path)?;
     let interactive = std::io::stdin().is_terminal();
+    let mut pictures = Pictures::new(&model, arguments.rules);
     let mut conversation = Conversation::default();
     for image in &arguments.images {
-        add_image(&mut conversation, image.clone());
+        add_image(&mut conversation, &mut pictures, image.clone());
     }
     if interactive {
         eprintln!("/image FILE shows an image with the next question, /reset forgets, /quit ends.");
@@ -50,12 +52,13 @@ pub fn run(arguments: &Chat) -> Result<()> {
             ("/quit" | "/exit", _) => return Ok(()),
             ("/reset", _) => conversation = Conversation::default(),
             ("/image", "") => eprintln!("/image needs a file name"),
-            ("/image", file) => add_image(&mut conversation, PathBuf::from(file.trim())),
+            ("/image", file) => add_image(&mut conversation, &mut pictures, PathBuf::from(file.trim())),
             (command, _) if command.starts_with('/') => {
                 eprintln!("unknown command {command}; there are /image FILE, /reset and /quit");
             }
             _ => {
-                if let Err(error) = answer(&model, &mut conversation, text, &arguments.sampling) {
+                let sampling = &arguments.sampling;
+                if let Err(error) = answer(&model, &mut conversation, &mut pictures, text, sampling) {
                     // Of such a model there will be no better answer.
                     if let Some(ModelError::NotFinite { .. }) = error.downcast_ref() {
                         return Err(error);
@@ -68,9 +71,10 @@ pub fn run(arguments: &Chat) -> Result<()> {
 }
 
 /// Checks that the image opens, so that a wrong name is reported at once.
-fn add_image(conversation: &mut Conversation, file: PathBuf) {
-    match otter_data::load_image_file(&file) {
+fn add_image(conversation: &mut Conversation, pictures: &mut Pictures, file: PathBuf) {
+    match pictures.load(&file) {
         Ok(image) => {
+            pictures::warn(&pictures.take_counts());
             eprintln!("({} x {} pixels, shown with the next question)", image.width(), image.height());
             conversation.pending.push(file);
         }
@@ -82,6 +86,7 @@ fn add_image(conversation: &mut Conversation, file: PathBuf) {
 fn answer(
     model: &LoadedModel,
     conversation: &mut Conversation,
+    pictures: &mut Pictures,
     question: &str,
     sampling: &SamplingArguments,
 ) -> Result<()> {
@@ -91,7 +96,7 @@ fn answer(
     let turn = model::chat_prompt(&question, conversation.pending.len());
     let prompt = format!("{}{turn}", conversation.text);
     let ids = model::prompt_ids(model, &prompt)?;
-    let vision = model::vision_input(model, &images, &ids)?;
+    let vision = model::vision_input(model, &images, pictures, &ids)?;
     let batch = PromptBatch::new(&[ids], 0, model.tokenizer.special().image)?;
     let options = model::generation_options(model, sampling, batch.text().length)?;
     let mut decoder = model.tokenizer.stream_decoder(true);

@@ -12,6 +12,7 @@ use otter_data::{
 };
 use serde_json::{Value, json};
 
+use super::pictures;
 use crate::arguments::DataConvert;
 use crate::output;
 
@@ -213,8 +214,9 @@ fn report(
         "images": converted.written.images, "records": converted.written.records,
         "contexts": converted.written.contexts, "bytes": converted.written.bytes,
         "unreferenced_images": converted.unreferenced_images,
-        "skipped": converted.skipped, "examples": converted.examples,
+        "skipped": converted.skipped, "examples": converted.examples, "image_notes": converted.image_notes,
     }));
+    bar.suspend(|| pictures::warn(&converted.image_notes));
     if arguments.json {
         return Ok(());
     }

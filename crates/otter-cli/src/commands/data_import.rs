@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_data::video::{FrameSampling, VideoOptions};
-use otter_data::{Group, WriterOptions, create_writer, output_paths};
+use otter_data::{Group, ImageRules, WriterOptions, create_writer, output_paths};
 use otter_mimicit::sources::{
     FrameFormat, ImportOptions, ImportReport, Imported, Inputs, LlavaKind, PictureOptions, Progress,
     SourceKind, import, journal_folder, open_source,
 };
 use serde_json::json;
 
-use super::interrupt;
+use super::{interrupt, pictures};
 use crate::arguments::{DataImport, FrameFile, ImportSource, LlavaFile};
 use crate::output;
 
@@ -64,6 +64,7 @@ pub fn run(arguments: &DataImport) -> Result<ExitCode> {
     shown.bar.finish_and_clear();
     match imported? {
         Imported::Finished(report) => {
+            pictures::warn(&report.image_notes);
             if arguments.json {
                 let mut value = serde_json::to_value(&report)?;
                 value["outcome"] = json!("completed");
@@ -102,6 +103,7 @@ fn options(arguments: &DataImport) -> Result<ImportOptions> {
     if jobs > 256 {
         bail!("--jobs is {jobs}; the most is 256");
     }
+    let rules = arguments.rules.or(ImageRules::default());
     Ok(ImportOptions {
         kind: kind(arguments.source),
         inputs: Inputs {
@@ -128,6 +130,8 @@ fn options(arguments: &DataImport) -> Result<ImportOptions> {
                 FrameFile::Jpeg => FrameFormat::Jpeg(QUALITY),
                 FrameFile::Png => FrameFormat::Png,
             },
+            alpha: rules.alpha,
+            gray16: rules.gray16,
         },
         video: VideoOptions {
             sampling,
@@ -139,6 +143,7 @@ fn options(arguments: &DataImport) -> Result<ImportOptions> {
             timeout: Duration::from_secs_f64(arguments.timeout),
             // Several videos at once share the cores.
             threads: Some((cores / jobs).max(1)),
+            rules,
         },
         restart: arguments.restart,
     })

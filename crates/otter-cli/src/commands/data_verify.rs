@@ -37,6 +37,8 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
     if let Some(tokens) = arguments.max_seq_len {
         config.max_seq_len = tokens;
     }
+    let rules = arguments.rules.or(config.switches().image_rules);
+    (config.alpha, config.gray16) = (Some(rules.alpha), Some(rules.gray16));
     let tokenizer = if arguments.ids_only {
         None
     } else {

@@ -7,7 +7,7 @@ use otter_data::{DataConfig, Dataset};
 use otter_eval::{Detail, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
 use serde_json::json;
 
-use super::model;
+use super::{model, pictures};
 use crate::arguments::Eval;
 use crate::output;
 
@@ -21,11 +21,14 @@ pub fn run(arguments: &Eval) -> Result<()> {
     let model = model::load(&arguments.model)?;
     let truth = Truth::read_folder(&arguments.data.join("eval"))?;
     let tokenizer = Arc::new(model.tokenizer.clone());
+    let rules = pictures::rules(&model, arguments.rules);
     let mut datasets = Vec::new();
     for (shots, list) in lists {
         let config = DataConfig {
             mimicit_yaml: Some(list),
             image_size: model.otter.config().vision.image_size,
+            alpha: Some(rules.alpha),
+            gray16: Some(rules.gray16),
             max_seq_len: model.otter.config().text.max_positions(),
             ..DataConfig::default()
         };
@@ -39,12 +42,14 @@ pub fn run(arguments: &Eval) -> Result<()> {
         bar.set_position(progress.done as u64);
     })?;
     bar.finish_and_clear();
+    pictures::warn(&evaluation.image_notes);
     let table = ShotTable::new(&evaluation.records, Detail::Kinds);
     if arguments.json {
         return output::json(&json!({
             "table": table.to_json(),
             "records": evaluation.records,
             "seconds": evaluation.seconds,
+            "image_notes": evaluation.image_notes,
         }));
     }
     output::text("right candidate chosen, 95 % interval, by number of in-context examples")?;

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::LoadedModel;
-use otter_data::without_byte_order_mark;
+use otter_data::{ImageCounts, without_byte_order_mark};
 use otter_model::VisionInput;
 use otter_model::generate::{FinishReason, Generated, PromptBatch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::model;
+use super::pictures::{self, Pictures};
 use crate::arguments::Generate;
 use crate::output;
 
@@ -51,6 +52,8 @@ fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> 
     let (chat, sampling) = (arguments.chat, &arguments.sampling);
     let mut prompts = Vec::new();
     let mut vision: Option<VisionInput> = None;
+    let mut pictures = Pictures::new(model, arguments.rules);
+    let mut notes = Vec::with_capacity(lines.len());
     for (row, line) in lines.iter().enumerate() {
         let media = if arguments.video.is_some() { 1 } else { line.images.len() };
         let text = if chat { model::chat_prompt(&line.prompt, media) } else { line.prompt.clone() };
@@ -59,13 +62,17 @@ fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> 
             bail!("prompt {} is empty", row + 1);
         }
         let own = match &arguments.video {
-            Some(video) => model::video_input(model, video, arguments.frames, &ids).map(Some),
-            None => model::vision_input(model, &line.images, &ids),
+            Some(video) => model::video_input(model, video, arguments.frames, &mut pictures, &ids).map(Some),
+            None => model::vision_input(model, &line.images, &mut pictures, &ids),
         };
         let own = if lines.len() == 1 { own? } else { own.with_context(|| format!("prompt {}", row + 1))? };
+        notes.push(pictures.take_counts());
         vision = joined(vision, own, row, lines.len());
         prompts.push(ids);
     }
+    let mut counts = ImageCounts::default();
+    notes.iter().for_each(|own| counts.merge(own.clone()));
+    pictures::warn(&counts);
     let batch = PromptBatch::new(&prompts, padding(model), model.tokenizer.special().image)?;
     let mut options = model::generation_options(model, sampling, batch.text().length)?;
     let beams = model::beam_options(&arguments.beams, &mut options)?;
@@ -88,6 +95,7 @@ fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> 
     let mut answers = Vec::with_capacity(generated.len());
     for (index, generated) in generated.iter().enumerate() {
         let mut answer = to_json(model, generated, &sampling.stop)?;
+        pictures::add_to_json(&mut answer, &notes[index / count])?;
         if count > 1 {
             if arguments.batch.is_some() {
                 answer["prompt"] = json!(index / count);

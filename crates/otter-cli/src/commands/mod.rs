@@ -25,6 +25,7 @@ mod inspect;
 mod interrupt;
 mod model;
 mod parity;
+mod pictures;
 mod pretrain_base;
 mod pull;
 mod quickstart;

@@ -7,12 +7,13 @@ use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
 use otter_cuda::Precision;
 use otter_data::prompt::{self, InstructionFormat};
 use otter_data::video::{FrameSampling, Picture, VideoOptions, open_frames};
-use otter_data::{ImageTransform, Orientation, load_image_file, open_image, preprocess};
+use otter_data::{ImageTransform, open_image, preprocess};
 use otter_model::VisionInput;
 use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 use otter_nn::{Device, QuantisedFormat, Tensor};
 
 use super::hub::resolve_model;
+use super::pictures::Pictures;
 use crate::arguments::{
     BeamArguments, ComputeDtype, DecodingChoice, DeviceArguments, EarlyStoppingChoice, ModelArguments,
     QuantiseChoice, SamplingArguments,
@@ -100,17 +101,22 @@ pub fn media_frames(
 }
 
 /// Pixels (images, 3, S, S) of image files, prepared as for inference.
-pub fn pixels(model: &LoadedModel, files: &[PathBuf]) -> Result<Tensor> {
+pub fn pixels(model: &LoadedModel, files: &[PathBuf], pictures: &mut Pictures) -> Result<Tensor> {
     let side = model.otter.config().vision.image_size;
     let mut pixels = Vec::with_capacity(files.len() * 3 * side * side);
     for file in files {
-        pixels.extend(preprocess(&load_image_file(file)?, side, ImageTransform::Clip));
+        pixels.extend(preprocess(&pictures.load(file)?, side, ImageTransform::Clip));
     }
     Ok(Tensor::from_vec(pixels, &[files.len(), 3, side, side], Device::Cpu))
 }
 
 /// The vision input of one prompt; `None` without images.
-pub fn vision_input(model: &LoadedModel, files: &[PathBuf], ids: &[u32]) -> Result<Option<VisionInput>> {
+pub fn vision_input(
+    model: &LoadedModel,
+    files: &[PathBuf],
+    pictures: &mut Pictures,
+    ids: &[u32],
+) -> Result<Option<VisionInput>> {
     let image = model.tokenizer.special().image;
     let placeholders = ids.iter().filter(|&&id| id == image).count();
     let media_frames = media_frames(model, files.len(), placeholders)?;
@@ -118,7 +124,7 @@ pub fn vision_input(model: &LoadedModel, files: &[PathBuf], ids: &[u32]) -> Resu
         return Ok(None);
     }
     let slots = vec![(0..media_frames.len()).collect()];
-    Ok(Some(VisionInput { pixels: pixels(model, files)?, media_frames, slots }))
+    Ok(Some(VisionInput { pixels: pixels(model, files, pictures)?, media_frames, slots }))
 }
 
 /// Frames taken of a video unless asked otherwise, as in training (`resample_frames`).
@@ -129,6 +135,7 @@ pub fn video_input(
     model: &LoadedModel,
     video: &Path,
     frames: Option<usize>,
+    pictures: &mut Pictures,
     ids: &[u32],
 ) -> Result<VisionInput> {
     let Some(most) = model.otter.config().perceiver.max_num_frames else {
@@ -147,16 +154,21 @@ pub fn video_input(
     if wanted > most {
         bail!("--frames is {wanted}; this checkpoint has frame embeddings for {most}");
     }
-    let options =
-        VideoOptions { sampling: FrameSampling::Uniform(wanted), max_frames: 0, ..VideoOptions::default() };
+    let options = VideoOptions {
+        sampling: FrameSampling::Uniform(wanted),
+        max_frames: 0,
+        rules: pictures.rules(),
+        ..VideoOptions::default()
+    };
     let side = model.otter.config().vision.image_size;
     let mut pixels = Vec::new();
     let mut count = 0;
     for frame in open_frames(video, &options)? {
         let image = match frame?.picture {
             Picture::Pixels(image) => image,
-            Picture::Encoded(bytes) => open_image(&bytes, Orientation::Apply, &video.display().to_string())?,
+            Picture::Encoded(bytes) => open_image(&bytes, pictures.rules(), &video.display().to_string())?,
         };
+        pictures.count(image.notes(), video);
         pixels.extend(preprocess(&image, side, ImageTransform::Clip));
         count += 1;
     }

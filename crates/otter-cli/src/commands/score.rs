@@ -6,6 +6,7 @@ use otter_nn::IGNORE_INDEX;
 use serde_json::json;
 
 use super::model;
+use super::pictures::{self, Pictures};
 use crate::arguments::Score;
 use crate::output;
 
@@ -26,7 +27,10 @@ pub fn run(arguments: &Score) -> Result<()> {
             answer_ids.len()
         );
     }
-    let vision = model::vision_input(&model, &arguments.images, &prompt_ids)?;
+    let mut pictures = Pictures::new(&model, arguments.rules);
+    let vision = model::vision_input(&model, &arguments.images, &mut pictures, &prompt_ids)?;
+    let counts = pictures.take_counts();
+    pictures::warn(&counts);
     let mut labels = vec![IGNORE_INDEX; prompt_ids.len()];
     labels.extend(answer_ids.iter().map(|&id| i64::from(id)));
     let mut ids = prompt_ids;
@@ -36,7 +40,9 @@ pub fn run(arguments: &Score) -> Result<()> {
     let scores: Vec<f64> = scores.into_iter().flatten().collect();
     let sum: f64 = scores.iter().sum();
     if arguments.json {
-        return output::json(&json!({"token_logprobs": scores, "sum": sum, "token_ids": answer_ids}));
+        let mut value = json!({"token_logprobs": scores, "sum": sum, "token_ids": answer_ids});
+        pictures::add_to_json(&mut value, &counts)?;
+        return output::json(&value);
     }
     for (id, score) in answer_ids.iter().zip(&scores) {
         output::text(&format!("{score:10.4}  {}", model.tokenizer.decode(&[*id], false)?))?;

@@ -31,6 +31,7 @@ pub fn run(arguments: &Train) -> Result<()> {
             "checkpoint": summary.checkpoint,
             "samples_seen": summary.samples_seen,
             "skipped": summary.skipped,
+            "image_notes": summary.image_notes,
             "planned_bytes": summary.planned_bytes,
             "peak_bytes": summary.peak_bytes,
         }));

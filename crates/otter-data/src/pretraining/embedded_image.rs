@@ -1,25 +1,16 @@
 //! Encoded images inside samples: real bytes, or base64 text in their place as in LAION's tars.
 
-use crate::base64_text::decode_base64;
-
-/// Whether the bytes begin like PNG, JPEG, GIF or WebP.
-fn is_image(bytes: &[u8]) -> bool {
-    let webp = bytes.len() >= 12 && bytes.starts_with(b"RIFF") && &bytes[8..12] == b"WEBP";
-    webp || [&b"\x89PNG"[..], b"\xff\xd8\xff", b"GIF8"].iter().any(|magic| bytes.starts_with(magic))
-}
+use crate::base64_image::decode_base64_image;
+use crate::image_file::is_image;
 
 /// The bytes of an image, decoded from base64 text where they are such.
 pub(super) fn image_bytes(part: &[u8]) -> Result<Vec<u8>, String> {
-    if is_image(part) {
-        return Ok(part.to_vec());
+    let what = "neither a PNG, JPEG, WebP or GIF image nor base64 text of one";
+    match decode_base64_image(part) {
+        Ok(bytes) if is_image(&bytes) => Ok(bytes),
+        Ok(_) => Err(what.to_owned()),
+        Err(message) => Err(format!("{what}: {message}")),
     }
-    let decoded = decode_base64(part).ok().filter(|bytes| is_image(bytes));
-    decoded.ok_or_else(|| "neither a PNG, JPEG, WebP or GIF image nor base64 text of one".to_owned())
-}
-
-/// Decodes base64 text given as a string of JSON.
-pub(super) fn base64_image(text: &str) -> Result<Vec<u8>, String> {
-    decode_base64(text.as_bytes()).map_err(str::to_owned)
 }
 
 /// Mirrors planes of (size, size) from left to right.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use super::captions::{CaptionJson, caption_pieces};
 use super::config::{CaptionFormat, DocumentRules, Rules, StreamConfig};
 use super::document::{Document, SyntheticDocument, WebDocument, parse_object};
-use super::embedded_image::{base64_image, image_bytes, mirror};
+use super::embedded_image::{image_bytes, mirror};
 use super::interleaved::{document_pieces, order_by_sentence, place_images, synthetic_pieces};
 use super::labels::{caption_label_mask, interleaved_label_mask};
+use crate::base64_image::decode_base64_image;
 use crate::config::{DataConfig, Group, Preset, SpecialTokensInText, Switches};
 use crate::error::{DataError, Result, SkipReason};
+use crate::image_notes::ImageNotes;
 use crate::image_open::open_image;
 use crate::image_preprocess::{ImageTransform, preprocess};
 use crate::image_table::ImageTable;
@@ -291,7 +293,7 @@ impl Stream {
                     format!("its text has {marker}, but image_map has no such image"),
                 );
             };
-            let bytes = base64_image(&image.base64_image)
+            let bytes = decode_base64_image(image.base64_image.as_bytes())
                 .map_err(|message| bad_image(format!("{marker}: {message}")))?;
             images.push(EncodedImage { id: format!("{id}#{marker}"), table: self.own_table(entry), bytes });
         }
@@ -308,8 +310,8 @@ impl Stream {
         name: Option<&str>,
     ) -> Result<Option<EncodedImage>, BuildError> {
         if let Some(text) = base64 {
-            let bytes =
-                base64_image(text).map_err(|message| bad_image(format!("image {number}: {message}")))?;
+            let bytes = decode_base64_image(text.as_bytes())
+                .map_err(|message| bad_image(format!("image {number}: {message}")))?;
             let id = format!("{id}#{number}");
             return Ok(Some(EncodedImage { id, table: self.own_table(entry), bytes }));
         }
@@ -333,8 +335,8 @@ impl Stream {
         context: &StreamContext<'_>,
     ) -> Result<MediaItem, BuildError> {
         let EncodedImage { mut id, table, bytes } = image;
-        let (pixels, original_size) = if context.with_pixels {
-            let opened = open_image(&bytes, context.switches.orientation, &id).map_err(sample_error)?;
+        let (pixels, original_size, notes) = if context.with_pixels {
+            let opened = open_image(&bytes, context.switches.image_rules, &id).map_err(sample_error)?;
             // Pre-training uses the transform of inference unless another one is asked for.
             let transform = context.config.image_transform.unwrap_or(ImageTransform::Clip);
             let size = context.config.image_size;
@@ -342,15 +344,15 @@ impl Stream {
             if mirrored {
                 mirror(&mut pixels, size);
             }
-            (Arc::from(pixels), (opened.width(), opened.height()))
+            (Arc::from(pixels), (opened.width(), opened.height()), opened.notes())
         } else {
-            (Arc::from([]), (0, 0))
+            (Arc::from([]), (0, 0), ImageNotes::default())
         };
         if mirrored {
             // Not the same picture: a batch stores each picture once.
             id.push_str(" (mirrored)");
         }
-        Ok(MediaItem { frames: vec![Frame { image_id: id, table, pixels, original_size }] })
+        Ok(MediaItem { frames: vec![Frame { image_id: id, table, pixels, original_size, notes }] })
     }
 }
 

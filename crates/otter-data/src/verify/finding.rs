@@ -132,7 +132,7 @@ reasons! {
         "Another record has the same instruction, answer and images."
         "Drop one of them (--fix --dedupe).";
     DuplicateImage "duplicate_image" Warning
-        "Another image has exactly the same pixels."
+        "Another image looks exactly the same: equal pixels and transparency."
         "Let both uses share one id (--fix --dedupe). Still frames of a video do this, too.";
     TruncatedImage "truncated_image" Warning
         "The image decodes, but its end is missing; the rest is grey or repeated."
@@ -140,6 +140,21 @@ reasons! {
     OddImageSize "odd_image_size" Warning
         "A side has fewer than 8 pixels, one side is more than 20 times the other, or there are over 50 million pixels."
         "Look at it: often a placeholder, a tracking pixel or a banner.";
+    TransparentImage "transparent_image" Warning
+        "The image is transparent in part, and what is shown there changes it much."
+        "Look at it, then choose data.alpha: `white` or `black` to show it over that color, `drop` for the colors hidden under the transparency.";
+    Gray16Image "gray16_image" Warning
+        "The image is gray of 16 bits, and most of its tones are lost in 8 bits."
+        "Choose data.gray16: `scale` keeps the tones of the whole range, `clip` values up to 255; or stretch the values beforehand.";
+    AnimatedImage "animated_image" Warning
+        "The image is an animation, of which one frame is used."
+        "Give its frames as images of their own, or as a video.";
+    CmykImage "cmyk_image" Warning
+        "The image is CMYK and is converted without its color profile: colors may be off."
+        "Convert it to RGB.";
+    TurnedImage "turned_image" Warning
+        "The image is stored turned (EXIF) and used so."
+        "Set data.orientation to `apply` to turn it upright.";
     UnusedImage "unused_image" Warning
         "No record refers to the image."
         "Nothing to do; --fix leaves it out.";

@@ -1,6 +1,5 @@
 //! The images: does each decode, how large is it, is it there twice?
 
-use std::hash::{DefaultHasher, Hasher};
 use std::io::Cursor;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -9,8 +8,11 @@ use image::{ExtendedColorType, ImageEncoder, ImageReader};
 
 use crate::config::DataConfig;
 use crate::error::{DataError, Result};
-use crate::image_open::{MAX_PIXELS, MAX_SIDE, Orientation, RgbImage, open_image};
+use crate::image_decoded::DecodedImage;
+use crate::image_notes::ImageNote;
+use crate::image_open::{MAX_PIXELS, MAX_SIDE, RgbImage, decode_image, open_image};
 use crate::image_resize::resize_bicubic;
+use crate::image_rules::{AlphaRule, ImageRules};
 
 use super::finding::{Findings, Reason};
 use super::histogram::Histogram;
@@ -52,7 +54,7 @@ pub(super) struct ImagesChecked {
 
 /// Checks the images of one table.
 pub(super) struct ImageCheck<'a> {
-    pub(super) orientation: Orientation,
+    pub(super) rules: ImageRules,
     pub(super) opened: &'a OpenedTable,
     pub(super) max_examples: usize,
     /// Every so many images give a thumbnail; 0 means none.
@@ -110,27 +112,86 @@ impl ImageCheck<'_> {
         // Nothing below waits for other tasks while this is held: a task that waits may be given another image.
         let lock =
             (pixels > LARGE_PIXELS).then(|| self.one_large.lock().unwrap_or_else(PoisonError::into_inner));
-        let image =
-            open_image(&bytes, self.orientation, id).map_err(|error| undecodable(without_name(&error)))?;
+        let decoded = decode_image(&bytes, self.rules.orientation, id)
+            .map_err(|error| undecodable(without_name(&error)))?;
         checked.width.add(u64::from(width));
         checked.height.add(u64::from(height));
         checked.bytes.add(bytes.len() as u64);
-        checked.contents.push((pixel_hash(&image), entry));
+        // Of an animation only one frame is decoded here, but all of it is what a person sees.
+        let whole = decoded.notes.contains(ImageNote::OneFrame).then_some(bytes.as_slice());
+        checked.contents.push((decoded.shown_hash(whole), entry));
+        if let Some(message) = transparency(&decoded, self.rules) {
+            self.add(checked, Reason::TransparentImage, id, message);
+        }
+        let image = decoded.into_rgb(self.rules).map_err(|message| undecodable(message.to_owned()))?;
         if lock.is_none() && self.thumbnail_step > 0 && entry.is_multiple_of(self.thumbnail_step) {
             checked.thumbnails.extend(thumbnail(&image, id));
         }
+        for note in image.notes().iter() {
+            if let Some((reason, message)) = self.noted(note, bytes.len()) {
+                self.add(checked, reason, id, message);
+            }
+        }
         drop(image);
         drop(lock);
-        if is_truncated(&bytes) {
-            let message = format!("its {} bytes stop before the end of the image", bytes.len());
-            self.add(checked, Reason::TruncatedImage, id, message);
-        }
         let (short, long) = (u64::from(width.min(height)), u64::from(width.max(height)));
         if pixels > ODD_PIXELS || short < SMALLEST_SIDE || long > short * LARGEST_RATIO {
             self.add(checked, Reason::OddImageSize, id, format!("{width} x {height} pixels"));
         }
         Ok(())
     }
+
+    fn noted(&self, note: ImageNote, bytes: usize) -> Option<(Reason, String)> {
+        let gray16 = self.rules.gray16.name();
+        Some(match note {
+            ImageNote::AlphaDropped | ImageNote::AlphaBlended | ImageNote::VideoAlpha => return None,
+            ImageNote::Gray16Clipped => {
+                (Reason::Gray16Image, format!("values above 255 are white (gray16 is `{gray16}`)"))
+            }
+            ImageNote::Gray16Dark => {
+                (Reason::Gray16Image, format!("nearly black: its values are small (gray16 is `{gray16}`)"))
+            }
+            ImageNote::Cut => {
+                (Reason::TruncatedImage, format!("its {bytes} bytes stop before the end of the image"))
+            }
+            ImageNote::OneFrame => (Reason::AnimatedImage, "more than one frame".to_owned()),
+            ImageNote::Cmyk => (Reason::CmykImage, "four color components".to_owned()),
+            ImageNote::Turned => {
+                (Reason::TurnedImage, "shown as it is stored (orientation is `ignore`)".to_owned())
+            }
+        })
+    }
+}
+
+/// Mean difference in levels from which it matters what is shown where an image is transparent.
+const TRANSPARENCY_MATTERS: f64 = 8.0;
+
+/// Why the rule for transparency matters for this image, if it does.
+fn transparency(decoded: &DecodedImage, rules: ImageRules) -> Option<String> {
+    if !decoded.is_transparent() {
+        return None;
+    }
+    let shown = |alpha| decoded.clone().into_rgb(ImageRules { alpha, ..rules }).ok();
+    let (dropped, white, own) = (shown(AlphaRule::Drop)?, shown(AlphaRule::White)?, shown(rules.alpha)?);
+    let is_flat = |image: &RgbImage| {
+        let (pixels, _) = image.pixels().as_chunks::<3>();
+        pixels.iter().all(|pixel| *pixel == pixels[0])
+    };
+    if is_flat(&own)
+        && [AlphaRule::White, AlphaRule::Black].iter().any(|&rule| shown(rule).is_some_and(|i| !is_flat(&i)))
+    {
+        return Some(format!(
+            "nothing of it is seen with alpha = `{}`: all pixels are equal",
+            rules.alpha.name()
+        ));
+    }
+    let levels: u64 =
+        dropped.pixels().iter().zip(white.pixels()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    let mean = levels as f64 / white.pixels().len() as f64;
+    (mean > TRANSPARENCY_MATTERS).then(|| {
+        let own = rules.alpha.name();
+        format!("its hidden colors and white differ by {mean:.0} levels on average (alpha is `{own}`)")
+    })
 }
 
 /// The message of an image error; the id stands beside it anyway.
@@ -138,28 +199,6 @@ fn without_name(error: &DataError) -> String {
     match error {
         DataError::Image { message, .. } => message.clone(),
         other => other.to_string(),
-    }
-}
-
-fn pixel_hash(image: &RgbImage) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_usize(image.width());
-    hasher.write_usize(image.height());
-    hasher.write(image.pixels());
-    hasher.finish()
-}
-
-/// Whether a file lacks the mark that ends it. Decoders fill up what is missing.
-fn is_truncated(bytes: &[u8]) -> bool {
-    let last = |mark: &[u8]| memchr::memmem::rfind(bytes, mark);
-    match bytes {
-        // The end mark after the last start of a scan: thumbnails in the head have marks of their own.
-        [0xFF, 0xD8, ..] => last(&[0xFF, 0xD9]) < last(&[0xFF, 0xDA]),
-        [0x89, b'P', b'N', b'G', ..] => last(b"IEND").is_none(),
-        [b'R', b'I', b'F', b'F', a, b, c, d, ..] => {
-            bytes.len() as u64 - 8 < u64::from(u32::from_le_bytes([*a, *b, *c, *d]))
-        }
-        _ => false,
     }
 }
 
@@ -180,7 +219,7 @@ pub(super) fn thumbnail(image: &RgbImage, caption: &str) -> Option<Thumbnail> {
 pub(super) fn thumbnail_of(config: &DataConfig, opened: &OpenedTable, entry: u32) -> Option<Thumbnail> {
     let id = opened.table.id(entry as usize).ok()?;
     let bytes = opened.table.encoded_entry(entry as usize).ok()?;
-    thumbnail(&open_image(&bytes, config.switches().orientation, &id).ok()?, &id)
+    thumbnail(&open_image(&bytes, config.switches().image_rules, &id).ok()?, &id)
 }
 
 #[cfg(test)]
@@ -189,25 +228,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cut_files_are_noticed() {
-        let image = RgbImage::new(40, 30, (0..3600).map(|i| (i * 7 % 251) as u8).collect()).unwrap();
-        let jpeg = thumbnail(&image, "x").unwrap().jpeg;
-        assert!(!is_truncated(&jpeg));
-        assert!(is_truncated(&jpeg[..jpeg.len() - 2]));
-        assert!(is_truncated(&jpeg[..jpeg.len() * 3 / 4]));
-        // Something appended does not make it cut.
-        assert!(!is_truncated(&[jpeg.as_slice(), b"tail"].concat()));
-        assert!(is_truncated(b"RIFF\x40\0\0\0WEBP"));
-        assert!(!is_truncated(b""));
-    }
-
-    #[test]
     fn thumbnails_keep_the_shape_and_small_images_their_size() {
         for ((width, height), expected) in
             [((400, 100), (112, 28)), ((20, 10), (20, 10)), ((1, 3000), (1, 112))]
         {
             let image = RgbImage::new(width, height, vec![9; width * height * 3]).unwrap();
-            let small = open_image(&thumbnail(&image, "").unwrap().jpeg, Orientation::Ignore, "").unwrap();
+            let small = open_image(&thumbnail(&image, "").unwrap().jpeg, ImageRules::REFERENCE, "").unwrap();
             assert_eq!((small.width(), small.height()), expected);
         }
     }

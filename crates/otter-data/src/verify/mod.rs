@@ -227,7 +227,7 @@ impl<'a> Verifier<'a> {
             let mut bad = Vec::new();
             let opened = &self.sources.tables[number];
             let check = ImageCheck {
-                orientation: self.config.switches().orientation,
+                rules: self.config.switches().image_rules,
                 opened,
                 max_examples: self.options.max_examples,
                 thumbnail_step: step as u32,

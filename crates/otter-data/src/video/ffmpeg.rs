@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use super::ffmpeg_process::{Process, find_ffmpeg};
 use super::select::{Selection, plan};
 use super::{FrameSampling, Frames, Picture, VideoError, VideoFrame, VideoOptions, frame_number};
+use crate::image_notes::{ImageNote, ImageNotes};
 use crate::image_open::RgbImage;
+use crate::image_rules::AlphaRule;
 
 /// Parts longer than this are reached by seeking instead of decoding everything between two frames.
 const SEEK_FROM_SECONDS: f64 = 20.0;
@@ -25,6 +27,8 @@ struct Reader {
     options: VideoOptions,
     /// Version 5.1 renamed an option that later versions no longer have under its old name.
     modern: bool,
+    /// The pixels of the file have an alpha channel.
+    alpha: bool,
 }
 
 /// What the head of a file says.
@@ -32,14 +36,17 @@ struct Reader {
 struct Head {
     duration: Option<f64>,
     rate: Option<f64>,
+    alpha: bool,
 }
 
 /// Opens a video file.
 pub fn open(path: &Path, options: &VideoOptions) -> Result<Frames, VideoError> {
     let program = find_ffmpeg(options.ffmpeg.as_deref())?;
     let modern = is_modern(&program)?;
-    let reader = Reader { program, path: path.to_owned(), options: options.clone(), modern };
+    let mut reader =
+        Reader { program, path: path.to_owned(), options: options.clone(), modern, alpha: false };
     let head = reader.head()?;
+    reader.alpha = head.alpha;
     if let Some(frames) = reader.seek_uniform(head)? {
         return Ok(frames);
     }
@@ -117,7 +124,7 @@ impl Reader {
             Err(other) => return Err(other),
         }
         let log = process.log();
-        Ok(Head { duration: log.duration, rate: log.rate })
+        Ok(Head { duration: log.duration, rate: log.rate, alpha: log.alpha })
     }
 
     fn showinfo(&self) -> &'static str {
@@ -176,9 +183,28 @@ impl Reader {
             ),
             None => (String::new(), 2),
         };
-        let chain = format!("{info},{select},{scale}{info}");
+        let (ground, filters) = self.ground();
+        let (chain, last) = (format!("{info},{select},{ground}{scale}{info}"), last + filters);
         let before = self.part().map_or_else(Vec::new, |(from, to)| Self::seek(from, Some(to - from)));
         self.start(&before, &self.output(&chain, selection.most(), true), last)
+    }
+
+    /// Filters that show a transparent picture over the color of the rule, and how many they are.
+    fn ground(&self) -> (&'static str, usize) {
+        match self.options.rules.alpha {
+            AlphaRule::White if self.alpha => ("format=gbrap,negate,premultiply=inplace=1,negate,", 4),
+            AlphaRule::Black if self.alpha => ("format=gbrap,premultiply=inplace=1,", 2),
+            AlphaRule::White | AlphaRule::Black | AlphaRule::Drop => ("", 0),
+        }
+    }
+
+    /// A picture with a note where it may be transparent.
+    fn noted(&self, image: RgbImage) -> Picture {
+        Picture::Pixels(if self.alpha {
+            image.with_notes(ImageNotes::from_iter([ImageNote::VideoAlpha]))
+        } else {
+            image
+        })
     }
 
     /// Times of the frames for which an expression holds, without their pictures.
@@ -283,7 +309,7 @@ impl Iterator for Pictures {
         let timestamp = if timestamp.is_finite() { timestamp.max(0.0) } else { self.place as f64 };
         let number = frame_number(self.reader.options.sampling, timestamp, self.place);
         self.place += 1;
-        Some(Ok(VideoFrame { timestamp, number, picture: Picture::Pixels(image) }))
+        Some(Ok(VideoFrame { timestamp, number, picture: self.reader.noted(image) }))
     }
 }
 
@@ -321,7 +347,7 @@ impl Iterator for Seeking {
                 Ok(Some((timestamp, image))) => {
                     let number = self.delivered;
                     self.delivered += 1;
-                    return Some(Ok(VideoFrame { timestamp, number, picture: Picture::Pixels(image) }));
+                    return Some(Ok(VideoFrame { timestamp, number, picture: self.reader.noted(image) }));
                 }
                 Err(error) => {
                     self.failed = true;

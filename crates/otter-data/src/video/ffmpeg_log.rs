@@ -11,6 +11,8 @@ pub struct Log {
     pub duration: Option<f64>,
     /// Frames a second of the first video stream.
     pub rate: Option<f64>,
+    /// Whether the pixels of the first video stream have an alpha channel.
+    pub alpha: bool,
     /// Number of frames (copied: packets) that the run reports at its end.
     pub frames: Option<usize>,
     /// Time of the first frame that was decoded.
@@ -37,6 +39,7 @@ impl Log {
             heard: Instant::now(),
             duration: None,
             rate: None,
+            alpha: false,
             frames: None,
             first_time: None,
             first_error: None,
@@ -72,6 +75,7 @@ impl Log {
         } else if let Some(count) = message.strip_prefix("frame=") {
             self.frames = count.split_whitespace().next().and_then(|count| count.parse().ok());
         } else if self.rate.is_none() && message.contains(" Video: ") {
+            self.alpha = message.split(", ").any(has_alpha);
             let words = message.split(", ");
             self.rate = words
                 .filter_map(|word| word.strip_suffix(" fps"))
@@ -127,6 +131,15 @@ impl Log {
     }
 }
 
+/// Whether a word such as `yuva420p(tv` names a format of pixels with an alpha channel.
+fn has_alpha(word: &str) -> bool {
+    let name = word.split('(').next().unwrap_or_default().trim();
+    let plain = ["rgba", "bgra", "argb", "abgr", "ya8", "ya16"];
+    plain.iter().any(|format| name.starts_with(format))
+        || name.starts_with("yuva")
+        || name.starts_with("gbrap")
+}
+
 /// The word after a key: `pts:    512` and `pts:512` alike.
 fn field<'a>(message: &'a str, key: &str) -> Option<&'a str> {
     let start = message.find(&format!(" {key}"))? + 1 + key.len();
@@ -159,6 +172,10 @@ mod tests {
             assert_eq!(log.line(line), None);
         }
         assert_eq!((log.duration, log.rate, log.first_time), (Some(3723.5), Some(29.97), Some(0.08)));
+        assert!(!log.alpha);
+        let mut transparent = Log::new(2);
+        transparent.line("[info]   Stream #0:0: Video: qtrle (rle  / 0x20656C72), argb(progressive), 64x48, 10 fps, 10 tbr");
+        assert!(transparent.alpha);
         let kept =
             "[Parsed_showinfo_2 @ 0x7f] [info] n:   0 pts: 158025728 pts_time:12345.8 duration:    512";
         assert_eq!(log.line(kept), Some(Kept(12345.76)));

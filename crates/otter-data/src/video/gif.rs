@@ -5,12 +5,14 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use image::codecs::gif::GifDecoder;
-use image::{AnimationDecoder, ImageDecoder, Limits};
+use image::{AnimationDecoder, DynamicImage, ImageDecoder, Limits};
 
 use super::scene::SceneScore;
 use super::select::{Selection, plan};
 use super::{Frames, Picture, VideoError, VideoFrame, VideoOptions, frame_number};
+use crate::image_decoded::DecodedImage;
 use crate::image_open::{MAX_PIXELS, RgbImage};
+use crate::image_rules::ImageRules;
 
 /// Delays below this are written by programs that mean "as fast as possible"; browsers show them for a tenth of a second.
 const SHORTEST_DELAY: f64 = 0.02;
@@ -21,11 +23,12 @@ struct Decoded {
     path: PathBuf,
     frames: image::Frames<'static>,
     time: f64,
+    rules: ImageRules,
     /// What comes after the damage is not delivered.
     ended: bool,
 }
 
-fn decode(path: &Path) -> Result<Decoded, VideoError> {
+fn decode(path: &Path, rules: ImageRules) -> Result<Decoded, VideoError> {
     let file = File::open(path).map_err(|error| VideoError::io(path, error))?;
     let broken = |error: image::ImageError| VideoError::broken(path, error.to_string());
     let mut decoder = GifDecoder::new(BufReader::new(file)).map_err(broken)?;
@@ -36,7 +39,7 @@ fn decode(path: &Path) -> Result<Decoded, VideoError> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_PIXELS * 16);
     decoder.set_limits(limits).map_err(broken)?;
-    Ok(Decoded { path: path.to_owned(), frames: decoder.into_frames(), time: 0.0, ended: false })
+    Ok(Decoded { path: path.to_owned(), frames: decoder.into_frames(), time: 0.0, rules, ended: false })
 }
 
 impl Iterator for Decoded {
@@ -57,13 +60,11 @@ impl Iterator for Decoded {
         let (numerator, denominator) = frame.delay().numer_denom_ms();
         let delay = f64::from(numerator) / f64::from(denominator.max(1)) / 1000.0;
         self.time += if delay < SHORTEST_DELAY { USUAL_DELAY } else { delay };
-        let buffer = frame.into_buffer();
-        let (width, height) = (buffer.width() as usize, buffer.height() as usize);
-        let pixels = buffer.into_raw().chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
-        match RgbImage::new(width, height, pixels) {
-            Some(image) => Some(Ok((shown, image))),
-            None => Some(Err(VideoError::broken(&self.path, "a frame without pixels"))),
-        }
+        let decoded = DecodedImage::new(DynamicImage::ImageRgba8(frame.into_buffer()), false);
+        Some(match decoded.into_rgb(self.rules) {
+            Ok(image) => Ok((shown, image)),
+            Err(_) => Err(VideoError::broken(&self.path, "a frame without pixels")),
+        })
     }
 }
 
@@ -71,7 +72,7 @@ impl Iterator for Decoded {
 pub fn open(path: &Path, options: &VideoOptions) -> Result<Frames, VideoError> {
     let (from, to) = options.range.unwrap_or((0.0, f64::INFINITY));
     // One pass for the times, because the number of frames stands nowhere in the file.
-    let mut counting = decode(path)?;
+    let mut counting = decode(path, options.rules)?;
     let mut times = Vec::new();
     for frame in counting.by_ref() {
         times.push(frame?.0);
@@ -85,7 +86,7 @@ pub fn open(path: &Path, options: &VideoOptions) -> Result<Frames, VideoError> {
     let scenes = |threshold: f64| -> Result<Vec<usize>, VideoError> {
         let mut score = SceneScore::default();
         let mut scenes = Vec::new();
-        for (index, frame) in decode(path)?.skip(skipped).take(inside.len()).enumerate() {
+        for (index, frame) in decode(path, options.rules)?.skip(skipped).take(inside.len()).enumerate() {
             if score.next(frame?.1) > threshold || index == 0 {
                 scenes.push(index);
             }
@@ -101,8 +102,8 @@ pub fn open(path: &Path, options: &VideoOptions) -> Result<Frames, VideoError> {
     let mut place = 0;
     let mut before = None;
     let sampling = options.sampling;
-    let frames =
-        decode(path)?.skip(skipped).take(inside.len()).enumerate().filter_map(move |(index, frame)| {
+    let frames = decode(path, options.rules)?.skip(skipped).take(inside.len()).enumerate().filter_map(
+        move |(index, frame)| {
             let (timestamp, image) = match frame {
                 Ok(frame) => frame,
                 Err(error) => return Some(Err(error)),
@@ -114,7 +115,8 @@ pub fn open(path: &Path, options: &VideoOptions) -> Result<Frames, VideoError> {
                 place += 1;
                 Ok(VideoFrame { timestamp, number, picture: Picture::Pixels(image) })
             })
-        });
+        },
+    );
     Ok(Frames { frames: Box::new(frames), thinned })
 }
 

@@ -38,6 +38,7 @@ pub use select::spread;
 pub use sequence::{image_files, natural_order};
 
 use crate::image_open::RgbImage;
+use crate::image_rules::ImageRules;
 
 /// Which frames of a video are taken.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -73,6 +74,8 @@ pub struct VideoOptions {
     pub timeout: Duration,
     /// Threads of ffmpeg's decoder; `None`: its own choice.
     pub threads: Option<usize>,
+    /// How GIFs are shown where they are transparent, and what images of folders look like where scenes are sought.
+    pub rules: ImageRules,
 }
 
 impl Default for VideoOptions {
@@ -86,6 +89,7 @@ impl Default for VideoOptions {
             ffmpeg: None,
             timeout: Duration::from_secs(60),
             threads: None,
+            rules: ImageRules::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::scene::SceneScore;
 use super::select::{Selection, plan};
 use super::{Frames, Picture, VideoError, VideoFrame, VideoOptions, frame_number};
 use crate::image_open::load_image_file;
+use crate::image_rules::ImageRules;
 
 const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "gif"];
 
@@ -77,10 +78,10 @@ pub fn open(folder: &Path, options: &VideoOptions) -> Result<Frames, VideoError>
         .collect();
     let (selection, thinned) =
         plan(options, &mut || Ok(files.len() as f64 / rate), &mut || Ok(files.len()), &mut |threshold| {
-            scenes(&files, threshold)
+            scenes(&files, threshold, options.rules)
         })?;
     let selection = match selection {
-        Selection::Scenes(threshold) => Selection::Listed(scenes(&files, threshold)?),
+        Selection::Scenes(threshold) => Selection::Listed(scenes(&files, threshold, options.rules)?),
         other => other,
     };
     let times: Vec<f64> = files.iter().map(|(time, _)| *time).collect();
@@ -101,11 +102,12 @@ pub fn open(folder: &Path, options: &VideoOptions) -> Result<Frames, VideoError>
     Ok(Frames { frames: Box::new(frames), thinned })
 }
 
-fn scenes(files: &[(f64, PathBuf)], threshold: f64) -> Result<Vec<usize>, VideoError> {
+fn scenes(files: &[(f64, PathBuf)], threshold: f64, rules: ImageRules) -> Result<Vec<usize>, VideoError> {
     let mut score = SceneScore::default();
     let mut scenes = Vec::new();
     for (index, (_, file)) in files.iter().enumerate() {
-        let image = load_image_file(file).map_err(|error| VideoError::broken(file, error.to_string()))?;
+        let image =
+            load_image_file(file, rules).map_err(|error| VideoError::broken(file, error.to_string()))?;
         if score.next(image) > threshold || index == 0 {
             scenes.push(index);
         }

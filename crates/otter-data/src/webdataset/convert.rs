@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::pattern::expand_paths;
 use super::shards::{MAX_PART_BYTES, Shards};
 use super::writer::{ShardLimits, ShardWriter};
-use crate::base64_text::decode_base64;
+use crate::base64_image::decode_base64_image;
 use crate::error::{DataError, Result, SkipReason};
 use crate::image_files::file_extension;
 use crate::image_table::ImageTable;
@@ -150,7 +150,7 @@ pub fn shard_captions(
             return Err(DataError::format(texts, message));
         }
         let sample = || {
-            let bytes = decode_base64(&image.1).map_err(|what| (SkipReason::BadImage, what.to_owned()))?;
+            let bytes = decode_base64_image(&image.1).map_err(|what| (SkipReason::BadImage, what))?;
             Ok((bytes, caption(&text.1).map_err(|what| (SkipReason::BadRecord, what))?))
         };
         match sample() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use otter_checkpoint::Checkpoint;
-use otter_data::{ImageTransform, Orientation, open_image, preprocess};
+use otter_data::{ImageRules, ImageTransform, open_image, preprocess};
 use otter_model::clip::ClipVision;
 use otter_nn::{Device, ParameterSpecs, Parameters, Tensor};
 use rayon::prelude::*;
@@ -58,7 +58,7 @@ impl ImageEncoder {
             Ok(Tensor::from_vec(values, &spec.shape, Device::Cpu))
         })?;
         let fingerprint =
-            format!("clip-1 {pooling:?} {} {}", config.image_size, hash::hex(&hasher.finalize()));
+            format!("clip-2 {pooling:?} {} {}", config.image_size, hash::hex(&hasher.finalize()));
         let (side, width) = (config.image_size, config.hidden_size);
         Ok(Self { tower, parameters, side, width, pooling, fingerprint })
     }
@@ -79,7 +79,7 @@ impl ImageEncoder {
         let pixels: Vec<Option<Vec<f32>>> = pictures
             .par_iter()
             .map(|bytes| {
-                let picture = open_image(bytes.as_ref()?, Orientation::Apply, "picture").ok()?;
+                let picture = open_image(bytes.as_ref()?, ImageRules::default(), "picture").ok()?;
                 Some(preprocess(&picture, self.side, ImageTransform::Clip))
             })
             .collect();

@@ -216,6 +216,7 @@ mod tests {
             origin: PathBuf::from("x"),
             bytes,
             kept,
+            notes: otter_data::ImageNotes::default(),
         };
         let entry = Entry {
             name: format!("item {number}"),

@@ -1,7 +1,8 @@
 //! What becomes of a picture on its way into the data set.
 //!
 //! By default files that are JPEG or PNG stay as they are, to the byte; other formats become PNG. `image_size` gives what
-//! the original's converters write: squashed to a square with Lanczos, without looking at EXIF, as PNG.
+//! the original's converters write: squashed to a square with Lanczos, without looking at EXIF, as PNG. What is written
+//! anew has neither transparency nor 16 bits: [`PictureOptions`] says what becomes of them.
 
 use std::path::Path;
 
@@ -9,7 +10,9 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use otter_data::video::Picture;
-use otter_data::{Orientation, RgbImage, open_image, resize_lanczos};
+use otter_data::{
+    AlphaRule, Gray16Rule, ImageNotes, ImageRules, Orientation, RgbImage, open_image, resize_lanczos,
+};
 use serde::Serialize;
 
 use super::item::{Reason, Skip};
@@ -33,19 +36,41 @@ pub struct PictureOptions {
     pub max_side: Option<u32>,
     /// How frames of videos and GIFs are stored.
     pub frame_format: FrameFormat,
+    /// What is shown where a picture that is written anew is transparent.
+    pub alpha: AlphaRule,
+    /// What becomes of gray of 16 bits that is written anew.
+    pub gray16: Gray16Rule,
+}
+
+impl PictureOptions {
+    /// How pictures are decoded.
+    pub fn rules(&self) -> ImageRules {
+        let orientation = if self.image_size.is_some() { Orientation::Ignore } else { Orientation::Apply };
+        ImageRules { orientation, alpha: self.alpha, gray16: self.gray16 }
+    }
 }
 
 impl Default for PictureOptions {
     fn default() -> Self {
-        Self { image_size: None, max_side: None, frame_format: FrameFormat::Jpeg(90) }
+        let ImageRules { alpha, gray16, .. } = ImageRules::default();
+        Self { image_size: None, max_side: None, frame_format: FrameFormat::Jpeg(90), alpha, gray16 }
     }
 }
 
 /// Largest image file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 28;
 
-/// The bytes to store, or `None` to keep those of the file.
-pub fn prepare_file(path: &Path, options: &PictureOptions) -> Result<(u64, Option<Vec<u8>>), Skip> {
+/// A picture as it is stored.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Its bytes, or `None` to keep those that were given.
+    pub bytes: Option<Vec<u8>>,
+    /// What it holds beside the pixels that are shown.
+    pub notes: ImageNotes,
+}
+
+/// What is stored of a file, whose number of bytes comes first.
+pub fn prepare_file(path: &Path, options: &PictureOptions) -> Result<(u64, Prepared), Skip> {
     let broken = |message: String| Skip::new(Reason::BrokenImage, format!("{}: {message}", path.display()));
     let size = std::fs::metadata(path).map_err(|error| broken(error.to_string()))?.len();
     if size > MAX_FILE_BYTES {
@@ -57,30 +82,38 @@ pub fn prepare_file(path: &Path, options: &PictureOptions) -> Result<(u64, Optio
 }
 
 /// As [`prepare_file`] for bytes; the picture is decoded in any case, so that damage is found now.
-pub fn prepare_bytes(bytes: &[u8], options: &PictureOptions, name: &str) -> Result<Option<Vec<u8>>, Skip> {
+pub fn prepare_bytes(bytes: &[u8], options: &PictureOptions, name: &str) -> Result<Prepared, Skip> {
     let broken = |message: String| Skip::new(Reason::BrokenImage, message);
-    let orientation = if options.image_size.is_some() { Orientation::Ignore } else { Orientation::Apply };
-    let image = open_image(bytes, orientation, name).map_err(|error| broken(error.to_string()))?;
+    let image = open_image(bytes, options.rules(), name).map_err(|error| broken(error.to_string()))?;
     let jpeg = bytes.starts_with(&[0xff, 0xd8]);
     let kept = jpeg || bytes.starts_with(b"\x89PNG");
-    match resized(&image, options) {
-        None if kept && options.image_size.is_none() => Ok(None),
+    let bytes = match resized(&image, options) {
+        None if kept && options.image_size.is_none() => None,
         resized => {
             let jpeg = jpeg && options.image_size.is_none();
             let format = if jpeg { FrameFormat::Jpeg(95) } else { FrameFormat::Png };
-            encode(resized.as_ref().unwrap_or(&image), format).map(Some).map_err(broken)
+            Some(encode(resized.as_ref().unwrap_or(&image), format).map_err(broken)?)
         }
-    }
+    };
+    Ok(Prepared { bytes, notes: image.notes() })
 }
 
-/// The bytes of a frame.
-pub fn prepare_frame(picture: Picture, options: &PictureOptions, name: &str) -> Result<Vec<u8>, Skip> {
+/// The bytes of a frame, and what they do not show.
+pub fn prepare_frame(
+    picture: Picture,
+    options: &PictureOptions,
+    name: &str,
+) -> Result<(Vec<u8>, ImageNotes), Skip> {
     match picture {
-        Picture::Encoded(bytes) => Ok(prepare_bytes(&bytes, options, name)?.unwrap_or(bytes)),
+        Picture::Encoded(bytes) => {
+            let prepared = prepare_bytes(&bytes, options, name)?;
+            Ok((prepared.bytes.unwrap_or(bytes), prepared.notes))
+        }
         Picture::Pixels(image) => {
             let format = if options.image_size.is_some() { FrameFormat::Png } else { options.frame_format };
             let resized = resized(&image, options);
             encode(resized.as_ref().unwrap_or(&image), format)
+                .map(|bytes| (bytes, image.notes()))
                 .map_err(|message| Skip::new(Reason::BrokenVideo, format!("{name}: {message}")))
         }
     }
@@ -130,7 +163,7 @@ mod tests {
         let options = PictureOptions::default();
         for format in [FrameFormat::Png, FrameFormat::Jpeg(80)] {
             let bytes = encode(&picture(20, 10), format).unwrap();
-            assert_eq!(prepare_bytes(&bytes, &options, "x").unwrap(), None);
+            assert_eq!(prepare_bytes(&bytes, &options, "x").unwrap().bytes, None);
         }
         let skip = prepare_bytes(b"\x89PNG but no more", &options, "x.png").unwrap_err();
         assert_eq!(skip.reason, Reason::BrokenImage);
@@ -141,8 +174,8 @@ mod tests {
     fn sizes_are_as_asked() {
         let bytes = encode(&picture(20, 10), FrameFormat::Jpeg(80)).unwrap();
         let size = |options: &PictureOptions| {
-            let new = prepare_bytes(&bytes, options, "x").unwrap().unwrap();
-            let image = open_image(&new, Orientation::Ignore, "x").unwrap();
+            let new = prepare_bytes(&bytes, options, "x").unwrap().bytes.unwrap();
+            let image = open_image(&new, ImageRules::REFERENCE, "x").unwrap();
             (image.width(), image.height(), new.starts_with(b"\x89PNG"))
         };
         let limited = PictureOptions { max_side: Some(8), ..PictureOptions::default() };
@@ -150,9 +183,9 @@ mod tests {
         let squashed = PictureOptions { image_size: Some(6), ..PictureOptions::default() };
         assert_eq!(size(&squashed), (6, 6, true));
         let large = PictureOptions { max_side: Some(20), ..PictureOptions::default() };
-        assert_eq!(prepare_bytes(&bytes, &large, "x").unwrap(), None);
+        assert_eq!(prepare_bytes(&bytes, &large, "x").unwrap().bytes, None);
         // As the original: a PNG even where the size is right already.
         let square = encode(&picture(6, 6), FrameFormat::Jpeg(80)).unwrap();
-        assert!(prepare_bytes(&square, &squashed, "x").unwrap().unwrap().starts_with(b"\x89PNG"));
+        assert!(prepare_bytes(&square, &squashed, "x").unwrap().bytes.unwrap().starts_with(b"\x89PNG"));
     }
 }

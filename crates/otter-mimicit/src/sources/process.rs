@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use otter_data::ImageNotes;
 use otter_data::video::{VideoError, VideoOptions, open_frames};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,9 @@ pub struct EntryImage {
     pub bytes: u64,
     /// Whether they are those of the file, and not repeated after the entry.
     pub kept: bool,
+    /// What it holds beside the pixels that are shown.
+    #[serde(default)]
+    pub notes: ImageNotes,
 }
 
 /// An entry with the bytes of its images that are not those of their files.
@@ -110,7 +114,7 @@ fn read_pictures(
         Visual::Images(files) => {
             let mut changed = Vec::new();
             for file in files {
-                let (size, bytes) = match prepare_file(&file.path, pictures) {
+                let (size, prepared) = match prepare_file(&file.path, pictures) {
                     Ok(prepared) => prepared,
                     Err(skip) => {
                         return Ok(Err(Skip::new(skip.reason, format!("{}: {}", entry.name, skip.message))));
@@ -119,10 +123,11 @@ fn read_pictures(
                 entry.images.push(EntryImage {
                     id: file.id.clone(),
                     origin: file.path.clone(),
-                    bytes: bytes.as_ref().map_or(size, |bytes| bytes.len() as u64),
-                    kept: bytes.is_none(),
+                    bytes: prepared.bytes.as_ref().map_or(size, |bytes| bytes.len() as u64),
+                    kept: prepared.bytes.is_none(),
+                    notes: prepared.notes,
                 });
-                changed.extend(bytes);
+                changed.extend(prepared.bytes);
             }
             Ok(Ok(changed))
         }
@@ -156,7 +161,7 @@ fn frames(
             Err(error) => return skip(&entry.name, error),
         };
         let id = format!("{prefix}_{:0digits$}", frame.number);
-        let encoded = match prepare_frame(frame.picture, pictures, &id) {
+        let (encoded, notes) = match prepare_frame(frame.picture, pictures, &id) {
             Ok(encoded) => encoded,
             Err(skip) => {
                 return Ok(Err(Skip::new(skip.reason, format!("{}: {}", entry.name, skip.message))));
@@ -167,6 +172,7 @@ fn frames(
             origin: path.to_owned(),
             bytes: encoded.len() as u64,
             kept: false,
+            notes,
         });
         bytes.push(encoded);
     }

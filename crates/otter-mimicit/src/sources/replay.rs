@@ -168,6 +168,8 @@ impl<'s> Replay<'s> {
                     slot.insert(hash64(&image.origin));
                 }
             }
+            let name = || format!("{} of {}", image.id, image.origin.display());
+            self.report.image_notes.add(image.notes, name);
             match stored {
                 Some(stored) => writer.image(&image.id, &stored)?,
                 None => writer.image(&image.id, &unchanged(&image.origin, image.bytes)?)?,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use otter_data::WrittenSet;
+use otter_data::{ImageCounts, WrittenSet};
 use serde::Serialize;
 
 use super::item::Skip;
@@ -36,6 +36,8 @@ pub struct ImportReport {
     pub languages: BTreeMap<String, u64>,
     /// What was left out, by reason.
     pub skipped: BTreeMap<&'static str, SkipCount>,
+    /// Images that hold more than the pixels that are shown.
+    pub image_notes: ImageCounts,
     /// What was written.
     pub written: WrittenSet,
 }

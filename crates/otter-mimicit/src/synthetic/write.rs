@@ -143,7 +143,7 @@ mod tests {
         }
         for entry in 0..20 {
             let image =
-                open_image(&images.encoded_entry(entry).unwrap(), otter_data::Orientation::Apply, "x")
+                open_image(&images.encoded_entry(entry).unwrap(), otter_data::ImageRules::default(), "x")
                     .unwrap();
             assert!((32..=64).contains(&image.width()) && (32..=64).contains(&image.height()));
         }
