@@ -12,6 +12,8 @@ PROGRAM = re.compile(
 )
 # A pattern of a command, not one to be typed: something is left out, or one of several.
 PATTERN = re.compile(r"…|<COMMAND>|\[--|\w\|\w| SRC$| SOURCE$")
+# A key of a training configuration, and what looks like one.
+KEY = re.compile(r"((?:model|data|optimizer|schedule|train|eval|eval\.data)\.(?!(?:rs|json|yaml|toml|pkl|gguf|safetensors|save_pretrained)\b)[a-z_]+)(?: ?=.*)?")
 # A record of what was done with earlier versions.
 HISTORY = {"docs/log.md"}
 
@@ -22,7 +24,7 @@ class Command:
 
     text: str
     place: str
-    # `shell`, `python`, or `pattern`: only its flags are looked at.
+    # `shell`, `python`, or what is only looked up: `pattern` of a command, `flag`, `key` of a configuration.
     kind: str = "shell"
 
 
@@ -88,6 +90,10 @@ def of_markdown(name, text):
             # In a table, further rows give the flags alone.
             if code.startswith("--only ") and line.startswith("|"):
                 code = f"{script} {code}"
+            elif code.startswith("--"):
+                yield Command(code, f"{name}:{number}", "flag")
+            if key := KEY.fullmatch(code):
+                yield Command(key.group(1), f"{name}:{number}", "key")
             found = PROGRAM.match(code)
             script = found.group() if found else script
             if found and (" " in code[found.end() - 1 :] or "/" in code):

@@ -62,6 +62,13 @@ def unknown_flags(text, pages):
                 yield f"`otter {' '.join(path)}` has no {flag}"
 
 
+def unknown_words(text, known):
+    """Flags in a sentence that neither `--help` nor a script knows."""
+    for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", text):
+        if not re.search(rf"{flag}(?![\w-])", known):
+            yield f"nothing has {flag}"
+
+
 def run_by_ci(text):
     """Whether a line of .ci/run has the words of a command in their order."""
     script = (ROOT / ".ci/run").read_text().replace("\\\n", " ")
@@ -116,7 +123,9 @@ class Sandbox:
                 return f"before it, {command} ended with {status}:\n{printed[-3000:]}"
         command = ["python3", "-c", text] if kind == "python" else ["bash", "-euo", "pipefail", "-c", text]
         printed, status = self.shell(command)
-        wrong = f"ended with {status}" if status else ""
+        # A zero may be no value for it; the key is there.
+        refused = "unknown key" in printed if kind == "key" else status != 0
+        wrong = f"ended with {status}" if refused else ""
         if re.search(r"^Traceback \(most recent|panicked at", printed, re.M):
             wrong = wrong or "printed a traceback"
         missing = [name for name in outputs if not (self.folder / name).exists()]
@@ -139,21 +148,23 @@ def main():
     arguments = parser.parse_args()
     table = Table(HERE / "table.toml")
     pages = pages_of_help(arguments.otter)
+    scripts = [path for folder in ("bench", "cuda") for path in (ROOT / folder).glob("*.*") if path.is_file()]
+    known = "\n".join(["--features --help", *pages.values(), *(path.read_text() for path in scripts)])
     failures, not_run, sandbox = [], [], None
     folder = Path(tempfile.mkdtemp(prefix="otter-documents."))
     for command in commands(ROOT, pages):
         place, text = command.place, command.text
-        wrong = list(unknown_flags(text, pages)) if command.kind != "python" else []
+        wrong = list(unknown_words(text, known) if command.kind == "flag" else unknown_flags(text, pages))
         reasons = list(table.all("not_run", text))
         by_ci, before = list(table.all("ci", text)), [entry["run"] for entry in table.all("before", text)]
-        small = table.replaced(text)
+        small = f"otter train --config recipes/toybox.toml --plan {text}=0" if command.kind == "key" else table.replaced(text)
         if arguments.only and not re.search(arguments.only, f"{place}: {text}"):
             continue
         seconds, state = 0.0, "ran"
         if wrong:
             wrong = "; ".join(wrong)
-        elif command.kind == "pattern":
-            state = "flags"
+        elif command.kind in ("pattern", "flag"):
+            state = "looked up"
         elif reasons:
             state = "not run"
             not_run.append((place, text, reasons[0]["why"]))
@@ -166,7 +177,7 @@ def main():
             wrong = sandbox.run(small, command.kind, before)
             seconds = time.monotonic() - started
         first = text.splitlines()[0]
-        print(f"{'FAILED' if wrong else state:8} {seconds:6.1f} s  {place:28} {first}", flush=True)
+        print(f"{'FAILED' if wrong else state:9} {seconds:6.1f} s  {place:28} {first}", flush=True)
         if wrong:
             failures.append(f"{place}: {text}\n    as {small}\n    {wrong}")
     if not arguments.keep:
