@@ -76,7 +76,7 @@ pub(crate) fn read_object(path: &Path, longest: u64) -> Result<Map<String, Value
         Value::Object(object) => Ok(object),
         other => {
             let found: String = other.to_string().chars().take(100).collect();
-            Err(CheckpointError::format(path, format!("holds {found}; expected a JSON object")))
+            Err(CheckpointError::format(path, format!("holds {found}; expected an object")))
         }
     }
 }

@@ -413,7 +413,10 @@ impl<'de> Deserialize<'de> for WeightMap {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<WeightMap, A::Error> {
                 let mut entries = Vec::new();
                 let mut seen = HashSet::new();
-                while let Some((name, shard)) = map.next_entry::<String, String>()? {
+                while let Some(name) = map.next_key::<String>()? {
+                    let shard = map
+                        .next_value()
+                        .map_err(|error| A::Error::custom(format!("`weight_map.{name}`: {error}")))?;
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format!("the name `{name}` occurs twice")));
                     }

@@ -260,6 +260,11 @@ fn weights_under_other_names_are_read_or_named() {
     let weights = Weights::open(&many).unwrap();
     assert_eq!((weights.len(), weights.form()), (4, WeightForm::ShardedSafetensors));
     assert_eq!(bits(&weights.read_f32("d").unwrap()), bits(&values(40, 3)));
+
+    fs::write(many.join("model.safetensors.index.fp16.json"), r#"{"weight_map": {"a": 7}}"#).unwrap();
+    let error = Weights::open(&many).unwrap_err().to_string();
+    assert!(error.contains("index.fp16.json") && error.contains("`weight_map.a`"), "{error}");
+    assert!(error.contains("line 1 column"), "{error}");
 }
 
 /// A LLaMA with one table, as a directory.

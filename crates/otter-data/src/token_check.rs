@@ -160,9 +160,7 @@ fn probes(marks: &[(&'static str, u32)]) -> Vec<Vec<String>> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::collections::HashMap;
-
-    use tokenizers::models::bpe::BPE;
+    use serde_json::{Map, Value, json};
     use tokenizers::normalizers::{Lowercase, Prepend};
     use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
@@ -178,9 +176,10 @@ mod tests {
         settings: impl Fn(AddedToken) -> AddedToken,
     ) -> TextTokenizer {
         let characters = (' '..='~').chain(['\n', '▁']).map(String::from);
-        let vocabulary: HashMap<String, u32> = characters.zip(0..).collect();
-        let model = BPE::builder().vocab_and_merges(vocabulary, vec![]).build().unwrap();
-        let mut tokenizer = Tokenizer::new(model);
+        let vocabulary: Map<String, Value> = characters.zip((0..).map(|id: u32| json!(id))).collect();
+        let model = json!({ "type": "BPE", "vocab": vocabulary, "merges": [] });
+        let json = json!({ "version": "1.0", "added_tokens": [], "model": model });
+        let mut tokenizer = Tokenizer::from_bytes(json.to_string()).unwrap();
         tokenizer.with_normalizer(normalizer).unwrap();
         tokenizer.add_tokens(more.to_vec()).unwrap();
         tokenizer.add_tokens(MARKS.map(|mark| settings(AddedToken::from(mark, true)))).unwrap();
@@ -225,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_token_in_the_way_is_named() {
-        let longer = [AddedToken::from("GPT:<answer>", false)];
+        let longer = [AddedToken::from("GPT:<answer>", true)];
         let broken = tokenizer(None, &longer, |token| token).broken_tokens().unwrap();
         assert_eq!(broken.len(), 1);
         assert!(broken[0].problem.contains("read as `GPT:<answer>`"), "{}", broken[0].problem);

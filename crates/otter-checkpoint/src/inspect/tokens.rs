@@ -56,7 +56,6 @@ pub(super) fn check(
     });
     let (mut notes, mut warnings) = (Vec::new(), loaded.warnings);
     warnings.extend(loaded.broken.into_iter().map(|broken| format!("tokenizer: {broken}")));
-    notes.push(beginning(&loaded.tokenizer));
     let (answer, pad, image) = (special.answer, special.pad, special.image);
     if let Some(order) = order {
         let (class, other) = names(order);
@@ -90,6 +89,7 @@ pub(super) fn check(
             ));
         }
     }
+    notes.push(beginning(&loaded.tokenizer));
     let rows_without_token = facts.rows.map_or(0, |rows| rows.saturating_sub(vocab_size));
     Ok(TokenCheck { special, vocab_size, order, class_order, rows_without_token, notes, warnings })
 }
