@@ -105,6 +105,133 @@ fn a_csv_and_the_same_as_json_lines() {
     assert!(!out.exists(), "{message}");
 }
 
+/// A table with one picture, and what else is asked for.
+fn table(place: &Path, text: &[u8], more: &[&str]) -> Run {
+    picture(&place.join("photos/a.png"), 10);
+    fs::write(place.join("table.csv"), text).unwrap();
+    let path = |name: &str| place.join(name).to_str().unwrap().to_owned();
+    let (table, images) = (path("table.csv"), path("photos"));
+    let mut arguments = vec!["--annotations", &table, "--images", &images, "--name", "T", "--overwrite"];
+    arguments.extend(more);
+    import("own", place, &arguments)
+}
+
+#[test]
+fn nothing_used_is_no_success_and_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let run = table(place.path(), b"image,instruction,answer\nA.PNG,What?,x\nB.PNG,What?,y\n", &[]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    for part in ["none of the 2 items could be used", "[missing_image]", "line 2", "there is a.png"] {
+        assert!(run.stderr.contains(part), "no '{part}' in {}", run.stderr);
+    }
+    let told: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(
+        (&told["outcome"], &told["skipped"]["missing_image"]["count"]),
+        (&json!("nothing_used"), &json!(2))
+    );
+    assert!(!place.path().join("out/manifest.json").exists());
+    // A part of it used: success, and standard error says what is gone, for --json too.
+    let run = table(place.path(), b"image,instruction,answer,split\na.png,What?,x,1\nB.PNG,What?,y,2\n", &[]);
+    for part in ["warning: left out: 1 items [missing_image]", "B.PNG", "warning: columns not used: split"] {
+        assert!(run.stderr.contains(part), "no '{part}' in {}", run.stderr);
+    }
+    assert_eq!(run.json()["warnings"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn byte_order_marks_are_passed_over_and_utf_16_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let text = "image,instruction,answer\r\na.png,What?,A cup.\r\n";
+    let report = table(place.path(), format!("\u{feff}{text}").as_bytes(), &[]).json();
+    assert_eq!((&report["used"], &report["warnings"]), (&json!(1), &json!([])));
+    let wide: Vec<u8> = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    table(place.path(), &wide, &[]).error(&["table.csv", "UTF-16", "iconv -f UTF-16 -t UTF-8"]);
+}
+
+#[test]
+fn languages_of_a_table_are_kept_told_and_chosen_in_every_form() {
+    let place = tempfile::tempdir().unwrap();
+    let text = "image,instruction,answer,language\na.png,\u{427}\u{442}\u{43e} \u{44d}\u{442}\u{43e}?,OK.,ru\n\
+                a.png,OK?,OK.,de\na.png,OK?,No.,pt\na.png,What is this?,A cup.,\n";
+    table(place.path(), text.as_bytes(), &[]).success();
+    let mut source = place.path().join("out");
+    for form in ["json", "parquet", "folder", "tar", "layout"] {
+        let out = place.path().join(form);
+        otter(&arguments!["data", "convert", source, "--to", form, "--out", out, "--group", "IMAGE_TEXT"])
+            .success();
+        source = if form == "layout" { out } else { out.join("T_instructions.json") };
+        let report = otter(&arguments!["data", "stats", source, "--group", "TEXT_ONLY", "--json"]).json();
+        let rows = report["languages"].as_array().unwrap().iter();
+        let rows: BTreeMap<&str, [u64; 2]> = rows
+            .map(|row| {
+                (
+                    row["name"].as_str().unwrap(),
+                    ["pairs", "language_told"].map(|key| row[key].as_u64().unwrap()),
+                )
+            })
+            .collect();
+        let expected = [("de", [1, 1]), ("en", [1, 0]), ("pt", [1, 1]), ("ru", [1, 1])];
+        assert_eq!(rows, expected.into_iter().collect(), "{form}");
+        assert_eq!(report["languages_from"], "told and guessed");
+    }
+    // A list chooses among them.
+    let list = place.path().join("list.yaml");
+    fs::write(&list, "\u{feff}IMAGE_TEXT:\n  T: {mimicit_path: out, languages: [pt, de]}\n").unwrap();
+    let model = common::golden("data/tokenizer_llama");
+    let show = |index: &str| {
+        otter(&arguments!["data", "show", "--config", list, "--model", model, "--index", index, "--json"])
+    };
+    assert_eq!(show("0").json()["id"], "T_INS_000002");
+    assert_eq!(show("1").json()["id"], "T_INS_000003");
+    show("2").error(&["has 2"]);
+}
+
+#[test]
+fn rows_that_are_only_examples_stay_so_in_every_form() {
+    let place = tempfile::tempdir().unwrap();
+    let text = "image,instruction,answer,id,context\na.png,What?,wug,T_INS_1,\na.png,Which?,dax,T_INS_2,\na.png,And?,wug,T_INS_3,T_INS_1;T_INS_2\n";
+    let report = table(place.path(), text.as_bytes(), &[]).json();
+    assert_eq!((&report["example_only"], &report["written"]["contexts"]), (&json!(2), &json!(1)));
+    let group = "IMAGE_TEXT_IN_CONTEXT";
+    let samples = |report: &Value| {
+        ["samples", "usable_samples", "example_only", "errors"].map(|key| report[key].as_u64().unwrap())
+    };
+    let out = place.path().join("out");
+    let verified = otter(&arguments!["data", "verify", out, "--group", group, "--json"]).json();
+    assert_eq!(samples(&verified), [1, 1, 2, 0]);
+    // Without its train file the marks of the records say the same.
+    let json = place.path().join("json");
+    otter(&arguments!["data", "convert", out, "--to", "json", "--out", json]).success();
+    let (records, images) = (json.join("T_instructions.json"), json.join("T.json"));
+    let verified = otter(&arguments!["data", "verify", records, "--images", images, "--json"]).json();
+    assert_eq!(samples(&verified), [1, 1, 2, 0]);
+    // A repaired copy keeps them; retrieval asks no examples for them.
+    let fixed = place.path().join("fixed");
+    otter(&arguments!["data", "verify", records, "--images", images, "--fix", "--out", fixed]).success();
+    let verified = otter(&arguments!["data", "verify", fixed.join("data.yaml"), "--json"]).json();
+    assert_eq!(samples(&verified), [1, 1, 2, 0]);
+    let train = place.path().join("train.json");
+    let report = otter(&arguments![
+        "data",
+        "retrieve",
+        records,
+        "--by",
+        "random",
+        "--k",
+        "1",
+        "--allow-same-image",
+        "--out",
+        train,
+        "--json"
+    ])
+    .json();
+    assert_eq!((&report["report"]["written"], &report["report"]["example_only"]), (&json!(1), &json!(2)));
+    assert!(json_file(&train)["T_INS_3"].as_array().unwrap().len() == 1);
+    // Every row a sample, when asked for.
+    let report = table(place.path(), text.as_bytes(), &["--all-rows"]).json();
+    assert_eq!((&report["example_only"], &report["written"]["contexts"]), (&json!(0), &json!(3)));
+}
+
 #[test]
 fn wrong_arguments_are_named() {
     let place = tempfile::tempdir().unwrap();

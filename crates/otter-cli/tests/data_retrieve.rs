@@ -123,3 +123,21 @@ fn what_cannot_be_done_is_said() {
     assert!(!out.exists());
     assert!(otter(&["data", "retrieve", "--help"]).success().stdout.contains("LACR_T2T_train.json"));
 }
+
+#[test]
+fn contexts_without_examples_are_no_success() {
+    let place = tempfile::tempdir().unwrap();
+    let (set, out) = (place.path().join("one.json"), place.path().join("train.json"));
+    std::fs::write(
+        &set,
+        r#"{"data": {"a": {"instruction": "q", "answer": "a"}, "b": {"instruction": "", "answer": "c"}}}"#,
+    )
+    .unwrap();
+    let run = otter(&arguments!["data", "retrieve", set, "--by", "text", "--out", out]);
+    let message = run.stderr.clone();
+    assert_eq!(run.code, Some(1), "{message}");
+    for part in ["got an example", "1 [empty_instruction], e.g. b"] {
+        assert!(message.contains(part), "no '{part}' in {message}");
+    }
+    assert!(!out.exists());
+}

@@ -209,3 +209,43 @@ fn wrong_sources_are_named() {
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(counts(&report), [("unreadable_file".to_owned(), 1)]);
 }
+
+#[test]
+fn empty_sets_are_an_error_and_no_command_leaves_one_behind() {
+    let data = Data::new();
+    data.json("empty.json", &json!({"data": {}}));
+    let empty = data.path("empty.json");
+    let run = otter(&arguments!["data", "verify", empty, "--json"]);
+    assert_eq!(run.code, Some(1));
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(counts(&report), [("empty_set".to_owned(), 1)]);
+    otter(&arguments!["data", "stats", empty]).error(&["no record"]);
+    let out = data.path("out");
+    otter(&arguments!["data", "convert", empty, "--to", "json", "--out", out])
+        .error(&["empty.json", "no record"]);
+    data.json("SD_train.json", &json!({}));
+    let report: Value = serde_json::from_str(&data.verify(&["--json"]).stdout).unwrap();
+    assert!(counts(&report).contains(&("empty_set".to_owned(), 1)), "{report}");
+
+    // Nothing can be used: no copy, and the reasons.
+    data.json("damaged.json", &json!({"data": {"a": {"instruction": "q", "answer": 3}, "b": ["q", "a"]}}));
+    let damaged = data.path("damaged.json");
+    let message = otter(&arguments!["data", "verify", damaged, "--fix", "--out", out])
+        .error(&["2 [bad_record]", "`answer`"]);
+    assert!(!out.exists(), "{message}");
+    otter(&arguments!["data", "convert", damaged, "--to", "json", "--skip-bad", "--out", out]).error(&[
+        "none of its 2 records",
+        "2 [bad_record]",
+        "sample a",
+    ]);
+    assert!(!out.join("damaged_instructions.json").exists());
+    // Of two sets one is left: the other has no folder in the copy.
+    std::fs::write(
+        data.path("list.yaml"),
+        "TEXT_ONLY:\n  bad: {mimicit_path: damaged.json}\n  good: {mimicit_path: SD_instructions.json}\n",
+    )
+    .unwrap();
+    otter(&arguments!["data", "verify", data.path("list.yaml"), "--fix", "--out", out]).success();
+    assert!(out.join("good").is_dir() && !out.join("bad").exists());
+    otter(&arguments!["data", "verify", out.join("data.yaml")]).success();
+}

@@ -152,3 +152,40 @@ fn image_width(name: &str) -> u64 {
         .unwrap()
         .width() as u64
 }
+
+#[test]
+fn shards_of_nothing_are_no_success_and_marks_are_passed_over() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name);
+    let mut page = page();
+    page["image_info"][0]["image_base64"] = STANDARD.encode(picture("tall.png")).into();
+    fs::write(path("pages.jsonl"), format!("\u{feff}{page}\n")).unwrap();
+    let run = otter(&arguments![
+        "data",
+        "shards",
+        "--documents",
+        path("pages.jsonl"),
+        "--out",
+        path("a"),
+        "--json"
+    ]);
+    assert!(run.stderr.contains("warning: 2 listed images were not found"), "{}", run.stderr);
+    assert!(run.stderr.contains("image gone.png is named"), "{}", run.stderr);
+    assert_eq!(run.json()["used"], 1);
+    let named = json!({"text_list": ["a"], "image_info": [{"image_name": "x.png"}]});
+    let odd = json!({"text_list": ["a"], "image_info": ["x.png"]});
+    fs::write(path("none.jsonl"), format!("{named}\n{odd}\n")).unwrap();
+    otter(&arguments!["data", "shards", "--documents", path("none.jsonl"), "--out", path("b")]).error(&[
+        "none.jsonl",
+        "1 [no_images]",
+        "none/0",
+        "x.png",
+        "1 [bad_record]",
+        "`image_info[0]`",
+    ]);
+    assert_eq!(fs::read_dir(path("b")).map_or(0, Iterator::count), 0);
+    let wide: Vec<u8> = "{\"a\":1}\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(path("wide.jsonl"), wide).unwrap();
+    otter(&arguments!["data", "shards", "--documents", path("wide.jsonl"), "--out", path("c")])
+        .error(&["UTF-16"]);
+}

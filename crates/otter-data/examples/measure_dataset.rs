@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         num_samples: 0,
         weight: None,
         task_description: Vec::new(),
+        languages: Vec::new(),
     };
     let config = DataConfig { sets: vec![set], ..DataConfig::default() };
     let start = Instant::now();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{DataError, Result};
 use crate::image_preprocess::ImageTransform;
 use crate::image_rules::{AlphaRule, Gray16Rule, ImageRules, Orientation};
+use crate::json_text::one_or_many;
 use crate::labels::LabelRule;
 use crate::layout::{Manifest, layout_directory};
 use crate::mixture_yaml;
@@ -81,8 +82,11 @@ pub struct SetConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
     /// Lines of which one may be put before a sample. A bare string is one description.
-    #[serde(default, deserialize_with = "string_or_list", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub task_description: Vec<String>,
+    /// Only the samples whose records say one of these languages, by their codes such as `de`; empty: all.
+    #[serde(default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub languages: Vec<String>,
 }
 
 fn is_empty_path(path: &Path) -> bool {
@@ -132,22 +136,6 @@ impl SetConfig {
         })?;
         self.fill_from_layout(&directory)
     }
-}
-
-/// Reads `"text"` as `["text"]`.
-pub(crate) fn string_or_list<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match Either::deserialize(deserializer)? {
-        Either::One(text) => vec![text],
-        Either::Many(texts) => texts,
-    })
 }
 
 /// Which set of switches is the starting point.

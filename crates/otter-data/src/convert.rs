@@ -64,6 +64,8 @@ struct Run<'a> {
     options: &'a ConvertOptions,
     progress: &'a mut dyn FnMut(ConvertProgress),
     converted: Converted,
+    /// Images, records and contexts given to the writer.
+    written: [usize; 3],
 }
 
 impl Run<'_> {
@@ -93,8 +95,8 @@ impl Run<'_> {
 /// stay; fields of a record that the format does not know are not kept.
 ///
 /// # Errors
-/// A source that cannot be read, an entry that cannot be read (unless it may be skipped), a destination that cannot be
-/// written. Then nothing is left at the destination.
+/// A source that cannot be read, an entry that cannot be read (unless it may be skipped), a source of whose records, images
+/// or contexts nothing is left, a destination that cannot be written. Then nothing is left at the destination.
 pub fn convert_set(
     set: &SetConfig,
     form: OutputForm,
@@ -111,8 +113,14 @@ pub fn convert_set(
             "the contexts of {name} are empty: no record is a sample, which the other form cannot say; leave them out"
         )));
     }
+    if instructions.is_empty() {
+        return Err(DataError::format(
+            instructions.path(),
+            "it holds no record: there is nothing to convert",
+        ));
+    }
     let mut writer = create_writer(form, directory, name, &options.writer)?;
-    let mut run = Run { options, progress, converted: Converted::default() };
+    let mut run = Run { options, progress, converted: Converted::default(), written: [0; 3] };
 
     if let Some(images) = &images {
         let wanted = if options.only_referenced {
@@ -131,6 +139,7 @@ pub fn convert_set(
                     let place = || format!("{id} of {}", images.path().display());
                     run.converted.image_notes.add(notes, place);
                     writer.image(&id, &encoded)?;
+                    run.written[0] += 1;
                 }
             }
             run.report("images", entry + 1, total);
@@ -144,6 +153,7 @@ pub fn convert_set(
         });
         if let Some((id, record)) = run.usable(record, SkipReason::BadRecord)? {
             writer.record(&id, &record)?;
+            run.written[1] += 1;
         }
         run.report("records", entry + 1, total);
     }
@@ -156,13 +166,40 @@ pub fn convert_set(
             });
             if let Some((id, context)) = run.usable(context, SkipReason::BadRecord)? {
                 writer.context(&id, &context)?;
+                run.written[2] += 1;
             }
             run.report("contexts", entry + 1, total);
+        }
+    }
+    // Before anything has its name: nobody shall train on an empty data set.
+    let sources =
+        [images.as_ref().map_or(0, ImageTable::len), total, contexts.as_ref().map_or(0, ContextTable::len)];
+    for ((what, found), written) in
+        ["images", "records", "contexts"].into_iter().zip(sources).zip(run.written)
+    {
+        if found > 0 && written == 0 {
+            return Err(nothing_of(what, found, &set.instructions, &run.converted));
         }
     }
     let mut converted = run.converted;
     converted.written = writer.finish()?;
     Ok(converted)
+}
+
+fn nothing_of(what: &str, found: usize, path: &Path, converted: &Converted) -> DataError {
+    let mut reasons: Vec<String> =
+        converted.skipped.iter().map(|(reason, count)| format!("{count} [{reason}]")).collect();
+    if converted.unreferenced_images > 0 && what == "images" {
+        reasons.push(format!("{} that no record names", converted.unreferenced_images));
+    }
+    let example = converted.examples.first().map(|example| format!(", e.g. {example}")).unwrap_or_default();
+    DataError::format(
+        path,
+        format!(
+            "none of its {found} {what} could be used, so no data set was written; left out: {}{example}",
+            reasons.join(", ")
+        ),
+    )
 }
 
 fn bad_entry(path: &Path, id: &str, message: String) -> DataError {

@@ -3,6 +3,7 @@
 //! Files stay mapped; what is held per sample is eight bytes and the key index of its file.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,6 +53,28 @@ struct SampleRef {
     entry: u32,
 }
 
+/// Entries of a set that may be samples.
+enum Candidates {
+    All(usize),
+    Chosen(Vec<u32>),
+}
+
+impl Candidates {
+    fn len(&self) -> usize {
+        match self {
+            Self::All(count) => *count,
+            Self::Chosen(entries) => entries.len(),
+        }
+    }
+
+    fn entry(&self, place: usize) -> u32 {
+        match self {
+            Self::All(_) => place as u32,
+            Self::Chosen(entries) => entries[place],
+        }
+    }
+}
+
 /// All sets of a configuration as one list of samples.
 pub struct Dataset {
     config: DataConfig,
@@ -83,6 +106,7 @@ impl Dataset {
             mixture: Mixture::default(),
         };
         let mut shares = Vec::new();
+        let mut picks = Vec::new();
         let mut table_paths: Vec<PathBuf> = Vec::new();
         for set in config.resolved_sets()? {
             let table = match set.images.as_ref().filter(|_| set.group != Group::TextOnly) {
@@ -99,14 +123,6 @@ impl Dataset {
             };
             let instructions = InstructionTable::open(&set.instructions)?;
             let train = set.train.as_deref().map(ContextTable::open).transpose()?;
-            let candidates = train.as_ref().map_or(instructions.len(), ContextTable::len);
-            let number = dataset.sets.len() as u32;
-            let positions = resample_positions(candidates, set.num_samples);
-            let start = dataset.samples.len();
-            dataset
-                .samples
-                .extend(positions.into_iter().map(|entry| SampleRef { set: number, entry: entry as u32 }));
-            shares.push((set.name.clone(), start..dataset.samples.len(), set.weight));
             dataset.sets.push(Set {
                 name: set.name,
                 group: set.group,
@@ -115,6 +131,16 @@ impl Dataset {
                 table,
                 task_descriptions: set.task_description,
             });
+            picks.push((set.num_samples, set.weight, set.languages));
+        }
+        // With all sets open: an entry of a train file may have its record in another one.
+        for (number, (num_samples, weight, languages)) in picks.into_iter().enumerate() {
+            let candidates = dataset.candidates(number, &languages)?;
+            let reference = |entry| SampleRef { set: number as u32, entry };
+            let start = dataset.samples.len();
+            let positions = resample_positions(candidates.len(), num_samples).into_iter();
+            dataset.samples.extend(positions.map(|place| reference(candidates.entry(place))));
+            shares.push((dataset.sets[number].name.clone(), start..dataset.samples.len(), weight));
         }
         dataset.open_streams(&mut shares)?;
         if dataset.samples.is_empty() {
@@ -131,6 +157,44 @@ impl Dataset {
             .map(|(name, range, weight)| (name, range.start as u32..range.end as u32, weight));
         dataset.mixture = Mixture::new(shares.collect(), config.samples_per_epoch)?;
         Ok(dataset)
+    }
+
+    /// The entries of a set that may be samples: all, or those whose records say one of the languages.
+    fn candidates(&self, number: usize, languages: &[String]) -> Result<Candidates> {
+        let set = &self.sets[number];
+        let count = set.train.as_ref().map_or(set.instructions.len(), ContextTable::len);
+        if languages.is_empty() {
+            return Ok(Candidates::All(count));
+        }
+        let language = |entry: usize| -> Result<Option<String>> {
+            let place = match &set.train {
+                None => Some((set, entry)),
+                Some(train) => self.find_record(set, &train.id(entry)?),
+            };
+            // A record that cannot be read says no language; `verify` tells why.
+            Ok(place.and_then(|(set, entry)| set.instructions.record(entry).ok()?.language))
+        };
+        let said = (0..count).into_par_iter().map(language).collect::<Result<Vec<_>>>()?;
+        self.sets.iter().for_each(|set| set.instructions.release_pages());
+        let is_wanted = |code: &str| languages.iter().any(|wanted| wanted.eq_ignore_ascii_case(code));
+        let chosen: Vec<u32> = (0u32..)
+            .zip(&said)
+            .filter(|(_, code)| code.as_deref().is_some_and(is_wanted))
+            .map(|(entry, _)| entry)
+            .collect();
+        if chosen.is_empty() {
+            let known: BTreeSet<&str> = said.iter().flatten().map(String::as_str).collect();
+            let known = match known.len() {
+                0 => "say no language".to_owned(),
+                _ => format!("say {}", known.into_iter().take(40).collect::<Vec<_>>().join(", ")),
+            };
+            return Err(DataError::Config(format!(
+                "set {}: `languages` asks for {}, but its records {known}; choose among those, or leave `languages` out",
+                set.name,
+                languages.join(", ")
+            )));
+        }
+        Ok(Candidates::Chosen(chosen))
     }
 
     /// Opens the streams; each adds its name, its range of samples and its weight to `shares`.
@@ -231,6 +295,10 @@ impl Dataset {
                 .and_then(|(set, entry)| self.parse(set, entry)),
         };
         let query = query.map_err(|(reason, message)| failed(reason, message))?;
+        if set.train.is_none() && query.example_only {
+            let message = "it is marked `example_only`: it serves others as an example and is no sample";
+            return Err(failed(SkipReason::ExampleOnly, message.into()));
+        }
         let context_ids = match &set.train {
             Some(train) => train.context(entry).map_err(|message| failed(SkipReason::BadRecord, message))?,
             None if self.config.populate_rel_ins => query.rel_ins_ids.clone(),

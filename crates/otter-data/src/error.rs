@@ -103,6 +103,8 @@ pub enum SkipReason {
     MissingImage,
     /// Image bytes could not be decoded.
     BadImage,
+    /// The record is marked as an example in the context of others, and no train file lists it.
+    ExampleOnly,
     /// A caption is empty.
     EmptyCaption,
     /// All images of a document are smaller than `min_image_bytes`.
@@ -127,6 +129,7 @@ impl SkipReason {
             Self::NoImages => "no_images",
             Self::MissingImage => "missing_image",
             Self::BadImage => "bad_image",
+            Self::ExampleOnly => "example_only",
             Self::EmptyCaption => "empty_caption",
             Self::ImagesTooSmall => "images_too_small",
             Self::NoMatchingImage => "no_matching_image",
@@ -139,7 +142,7 @@ impl SkipReason {
     /// follow from the limits and rules of the configuration, not from damaged data.
     pub fn always_skipped(self) -> bool {
         match self {
-            Self::TooLong | Self::NoLabelTokens => true,
+            Self::TooLong | Self::NoLabelTokens | Self::ExampleOnly => true,
             Self::EmptyCaption
             | Self::ImagesTooSmall
             | Self::NoMatchingImage

@@ -11,12 +11,11 @@
 use std::io::Write;
 use std::path::Path;
 
-use memmap2::Mmap;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::{DataError, Result};
-use crate::json_index::map_file;
+use crate::mapped_file::MappedFile;
 
 const MAGIC: &[u8; 8] = b"OTTERIDX";
 const VERSION: u32 = 1;
@@ -36,7 +35,7 @@ pub(crate) enum HashIndex {
     /// Sorted pairs.
     Memory(Vec<(u64, u32)>),
     /// The same in a file.
-    Mapped(Mmap),
+    Mapped(MappedFile),
 }
 
 impl HashIndex {
@@ -48,7 +47,8 @@ impl HashIndex {
 
     /// Maps an index file made for files of this digest with this number of rows.
     pub(crate) fn open(path: &Path, rows: u32, digest: &[u8; 32]) -> Result<Self> {
-        let map = map_file(path)?;
+        let file = MappedFile::open(path)?;
+        let map = file.unchecked();
         let expected = HEADER + ENTRY * rows as usize;
         let stale = |what: String| {
             DataError::format(
@@ -78,7 +78,7 @@ impl HashIndex {
         if &map[16..HEADER] != digest {
             return Err(stale("the index was made for other files than those beside it".into()));
         }
-        Ok(Self::Mapped(map))
+        Ok(Self::Mapped(file))
     }
 
     /// Writes the index file.
@@ -99,7 +99,7 @@ impl HashIndex {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Memory(pairs) => pairs.len(),
-            Self::Mapped(map) => (map.len() - HEADER) / ENTRY,
+            Self::Mapped(file) => (file.unchecked().len() - HEADER) / ENTRY,
         }
     }
 
@@ -107,12 +107,20 @@ impl HashIndex {
     pub(crate) fn pair(&self, place: usize) -> (u64, u32) {
         match self {
             Self::Memory(pairs) => pairs[place],
-            Self::Mapped(map) => {
-                let entry = &map[HEADER + place * ENTRY..][..ENTRY];
+            Self::Mapped(file) => {
+                let entry = &file.unchecked()[HEADER + place * ENTRY..][..ENTRY];
                 let hash = [entry[0], entry[1], entry[2], entry[3], entry[4], entry[5], entry[6], entry[7]];
                 let row = [entry[8], entry[9], entry[10], entry[11]];
                 (u64::from_le_bytes(hash), u32::from_le_bytes(row))
             }
+        }
+    }
+
+    /// Whether the file still has its length; see [`MappedFile`].
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::Mapped(file) => file.check(),
         }
     }
 

@@ -150,7 +150,17 @@ impl ImageFolder {
 fn collect(path: &Path, prefix: &str, depth: usize, files: &mut Vec<Box<str>>) -> Result<()> {
     for entry in fs::read_dir(path).map_err(|error| DataError::io(path, error))? {
         let entry = entry.map_err(|error| DataError::io(path, error))?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
+        let name = match entry.file_name().into_string() {
+            Ok(name) => name,
+            Err(name) => {
+                let shown = name.to_string_lossy();
+                if image_stem(&shown).is_some() {
+                    let message = format!("the name of the image {shown:?} is not UTF-8; rename it");
+                    return Err(DataError::format(path, message));
+                }
+                continue;
+            }
+        };
         // The type of the entry itself: linked folders are not followed, so there is no way out.
         let kind = entry.file_type().map_err(|error| DataError::io(entry.path(), error))?;
         if kind.is_dir() {

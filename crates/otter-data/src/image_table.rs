@@ -9,12 +9,14 @@
 //! | folder | its file names | one file read |
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::base64_image::{decode_base64_image, image_of_file};
 use crate::error::{DataError, Result};
-use crate::image_files::ImageFolder;
+use crate::image_files::{ImageFolder, image_stem};
+use crate::image_names::{OtherNames, composed};
 use crate::image_parquet::ParquetImages;
 use crate::image_tar::TarImages;
 use crate::json_index::{JsonIndex, Section, json_string};
@@ -22,7 +24,12 @@ use crate::layout::{LayoutImages, layout_directory};
 use crate::tar_archive::is_tar;
 
 /// Encoded images by id.
-pub enum ImageTable {
+pub struct ImageTable {
+    source: Source,
+    other_names: OtherNames,
+}
+
+enum Source {
     /// `{id: base64}` or `{"base64": {id: base64}}`.
     Json(JsonIndex),
     /// One parquet file, or a folder of parts.
@@ -35,9 +42,8 @@ pub enum ImageTable {
     Folder(ImageFolder),
 }
 
-impl ImageTable {
-    /// Opens a source, recognised by what it is: a folder's content, or a file's.
-    pub fn open(path: &Path, parquet_cache_bytes: usize) -> Result<Self> {
+impl Source {
+    fn open(path: &Path, parquet_cache_bytes: usize) -> Result<Self> {
         if let Some(directory) = layout_directory(path) {
             return Ok(Self::Layout(LayoutImages::open(&directory, parquet_cache_bytes)?));
         }
@@ -70,25 +76,47 @@ impl ImageTable {
         Ok(Self::Json(JsonIndex::open(path, Section::NamedOrRoot("base64"))?))
     }
 
+    /// Whether a name with its extension is found, too.
+    fn is_of_files(&self) -> bool {
+        matches!(self, Self::Tar(_) | Self::Folder(_))
+    }
+
+    fn find(&self, id: &str) -> Result<Option<usize>> {
+        match self {
+            Self::Json(index) => Ok(index.find(id)),
+            Self::Parquet(images) => images.find(id),
+            Self::Layout(images) => images.find(id),
+            Self::Tar(images) => images.find(id),
+            Self::Folder(folder) => folder.find(id),
+        }
+    }
+}
+
+impl ImageTable {
+    /// Opens a source, recognised by what it is: a folder's content, or a file's.
+    pub fn open(path: &Path, parquet_cache_bytes: usize) -> Result<Self> {
+        Ok(Self { source: Source::open(path, parquet_cache_bytes)?, other_names: OtherNames::default() })
+    }
+
     /// The file or folder.
     pub fn path(&self) -> &Path {
-        match self {
-            Self::Json(index) => index.path(),
-            Self::Parquet(images) => images.path(),
-            Self::Layout(images) => images.path(),
-            Self::Tar(images) => images.path(),
-            Self::Folder(folder) => folder.path(),
+        match &self.source {
+            Source::Json(index) => index.path(),
+            Source::Parquet(images) => images.path(),
+            Source::Layout(images) => images.path(),
+            Source::Tar(images) => images.path(),
+            Source::Folder(folder) => folder.path(),
         }
     }
 
     /// Number of images.
     pub fn len(&self) -> usize {
-        match self {
-            Self::Json(index) => index.len(),
-            Self::Parquet(images) => images.len(),
-            Self::Layout(images) => images.len(),
-            Self::Tar(images) => images.len(),
-            Self::Folder(folder) => folder.len(),
+        match &self.source {
+            Source::Json(index) => index.len(),
+            Source::Parquet(images) => images.len(),
+            Source::Layout(images) => images.len(),
+            Source::Tar(images) => images.len(),
+            Source::Folder(folder) => folder.len(),
         }
     }
 
@@ -99,40 +127,74 @@ impl ImageTable {
 
     /// How many entries were left out because a later one has the same id.
     pub fn repeated_ids(&self) -> usize {
-        match self {
-            Self::Json(index) => index.repeated_keys(),
-            Self::Parquet(images) => images.repeated_ids(),
-            Self::Layout(_) | Self::Tar(_) | Self::Folder(_) => 0,
+        match &self.source {
+            Source::Json(index) => index.repeated_keys(),
+            Source::Parquet(images) => images.repeated_ids(),
+            Source::Layout(_) | Source::Tar(_) | Source::Folder(_) => 0,
         }
     }
 
     /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
     pub fn release_pages(&self) {
-        if let Self::Json(index) = self {
+        if let Source::Json(index) = &self.source {
             index.release_pages();
         }
     }
 
     /// Id of an entry, in the order of the files.
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
-        match self {
-            Self::Json(index) => index.key(entry),
-            Self::Parquet(images) => images.id(entry).map(Cow::Owned),
-            Self::Layout(images) => images.id(entry).map(Cow::Owned),
-            Self::Tar(images) => images.id(entry).map(Cow::Owned),
-            Self::Folder(folder) => Ok(Cow::Borrowed(folder.id(entry))),
+        match &self.source {
+            Source::Json(index) => index.key(entry),
+            Source::Parquet(images) => images.id(entry).map(Cow::Owned),
+            Source::Layout(images) => images.id(entry).map(Cow::Owned),
+            Source::Tar(images) => images.id(entry).map(Cow::Owned),
+            Source::Folder(folder) => Ok(Cow::Borrowed(folder.id(entry))),
         }
     }
 
-    /// The entry with this id.
+    /// The entry with this id, as it stands or in another Unicode normal form.
+    ///
+    /// # Errors
+    /// When the table cannot be read, or several entries are meant equally.
     pub fn find(&self, id: &str) -> Result<Option<usize>> {
-        match self {
-            Self::Json(index) => Ok(index.find(id)),
-            Self::Parquet(images) => images.find(id),
-            Self::Layout(images) => images.find(id),
-            Self::Tar(images) => images.find(id),
-            Self::Folder(folder) => folder.find(id),
+        match self.source.find(id)? {
+            None if !id.is_ascii() => self.find_in_other_form(id),
+            found => Ok(found),
         }
+    }
+
+    fn find_in_other_form(&self, id: &str) -> Result<Option<usize>> {
+        let form = composed(id);
+        let mut found: BTreeSet<usize> = self.source.find(&form)?.into_iter().collect();
+        let stem = image_stem(&form).filter(|_| self.source.is_of_files());
+        for name in std::iter::once(form.as_str()).chain(stem) {
+            let names = (0..self.len()).map(|entry| self.id(entry));
+            found.extend(self.other_names.of_composed(name, names)?.iter().map(|&entry| entry as usize));
+        }
+        if found.len() > 1 {
+            return Err(DataError::Image {
+                name: format!("{id} of {}", self.path().display()),
+                message: "several images have this name in different Unicode normal forms (NFC, NFD); rename all but one"
+                    .to_owned(),
+            });
+        }
+        Ok(found.first().copied())
+    }
+
+    /// Whether an image is found by its name without and with its extension.
+    pub(crate) fn has_several_names(&self) -> bool {
+        self.source.is_of_files()
+    }
+
+    /// An id that is equal but for capitals, as a hint where one is not found.
+    pub fn similar_id(&self, id: &str) -> Option<String> {
+        let names = (0..self.len()).map(|entry| self.id(entry));
+        let stem = image_stem(id).filter(|_| self.source.is_of_files());
+        let entry = std::iter::once(id).chain(stem).find_map(|id| {
+            // A hint is not worth an error.
+            self.other_names.but_for_capitals(id, names.clone()).ok().flatten()
+        });
+        self.id(entry? as usize).ok().map(Cow::into_owned)
     }
 
     /// The encoded bytes of an image, or `None` if the table does not have it.
@@ -148,8 +210,8 @@ impl ImageTable {
                 message: message.to_owned(),
             })
         };
-        let text = match self {
-            Self::Json(index) => {
+        let text = match &self.source {
+            Source::Json(index) => {
                 let value = index.value(entry)?;
                 if value.first() != Some(&b'"') {
                     return bad("its value is no string; base64 text of an image is expected");
@@ -164,10 +226,10 @@ impl ImageTable {
                     Err(message) => return bad(&message),
                 }
             }
-            Self::Parquet(images) => decode_base64_image(&images.base64(entry)?),
-            Self::Layout(images) => return images.encoded(entry).map(|bytes| bytes.to_vec()),
-            Self::Tar(images) => return images.encoded(entry).map(image_of_file),
-            Self::Folder(folder) => return folder.encoded(entry).map(image_of_file),
+            Source::Parquet(images) => decode_base64_image(&images.base64(entry)?),
+            Source::Layout(images) => return images.encoded(entry).map(|bytes| bytes.to_vec()),
+            Source::Tar(images) => return images.encoded(entry).map(image_of_file),
+            Source::Folder(folder) => return folder.encoded(entry).map(image_of_file),
         };
         text.or_else(|message| bad(&message))
     }
@@ -215,6 +277,46 @@ mod tests {
         assert_eq!(get("../secret"), None);
         assert_eq!(get("note"), None);
         assert!(table.encoded("b").is_err());
+    }
+
+    #[test]
+    fn names_in_the_other_normal_form_are_found_and_capitals_are_a_hint() {
+        // é composed and decomposed, as editors and macOS write it.
+        let (nfc, nfd) = ("caf\u{e9}", "cafe\u{301}");
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("images");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(format!("{nfd}.png")), "1").unwrap();
+        fs::write(folder.join("apple.PNG"), "2").unwrap();
+        let table = ImageTable::open(&folder, 0).unwrap();
+        for id in [nfc, nfd, &format!("{nfc}.png"), &format!("{nfd}.png")] {
+            assert_eq!(table.encoded(id).unwrap(), Some(b"1".to_vec()), "{id}");
+        }
+        assert_eq!(table.encoded("th\u{e9}").unwrap(), None);
+        assert_eq!(table.similar_id("Apple").as_deref(), Some("apple"));
+        assert_eq!(table.similar_id("pear"), None);
+        let file = place.path().join("images.json");
+        fs::write(&file, format!(r#"{{"{nfc}":"MQ=="}}"#)).unwrap();
+        let table = ImageTable::open(&file, 0).unwrap();
+        assert_eq!(table.encoded(nfd).unwrap(), Some(b"1".to_vec()));
+        // Each as it stands; a third form means both.
+        let (long_nfc, long_nfd, mixed) = (nfc.repeat(2), nfd.repeat(2), format!("{nfc}{nfd}"));
+        fs::write(&file, format!(r#"{{"{long_nfc}":"MQ==","{long_nfd}":"Mg=="}}"#)).unwrap();
+        let table = ImageTable::open(&file, 0).unwrap();
+        assert_eq!(table.encoded(&long_nfd).unwrap(), Some(b"2".to_vec()));
+        assert!(table.encoded(&mixed).unwrap_err().to_string().contains("NFD"));
+    }
+
+    #[test]
+    fn names_with_dots_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.b.c.png", "a.b.png"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let table = ImageTable::open(folder.path(), 0).unwrap();
+        assert_eq!(table.encoded("a.b.c").unwrap(), Some(b"a.b.c.png".to_vec()));
+        assert_eq!(table.encoded("a.b").unwrap(), Some(b"a.b.png".to_vec()));
+        assert_eq!(table.encoded("a").unwrap(), None);
     }
 
     #[test]

@@ -8,15 +8,14 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
-use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
+use std::path::Path;
 
 use crate::error::{DataError, Result};
 use crate::json_scan::{ScanError, Scanner};
+use crate::mapped_file::MappedFile;
+use crate::text_file::foreign_encoding;
 
 /// Which object of the file is indexed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +30,7 @@ pub enum Section {
 
 /// A mapped file and where its entries are.
 pub struct JsonIndex {
-    path: PathBuf,
-    map: Mmap,
+    file: MappedFile,
     /// Byte position of the opening quote of each key, in file order.
     keys: Vec<u64>,
     /// (hash of the key, index into `keys`), sorted.
@@ -44,10 +42,14 @@ pub struct JsonIndex {
 impl JsonIndex {
     /// Maps a file and indexes one of its objects.
     pub fn open(path: &Path, section: Section) -> Result<Self> {
-        let map = map_file(path)?;
+        let file = MappedFile::open(path)?;
+        let map = file.unchecked();
+        if let Some(fault) = foreign_encoding(map) {
+            return Err(DataError::format(path, fault));
+        }
         let mut outer = Vec::new();
         let mut inner = None;
-        let mut scanner = Scanner::new(&map, 0);
+        let mut scanner = Scanner::new(map, 0);
         let name = match section {
             Section::Root => None,
             Section::Named(name) | Section::NamedOrRoot(name) => Some(name),
@@ -56,7 +58,7 @@ impl JsonIndex {
         let mut released = 0;
         let mut release_behind = |position: usize| {
             if position - released >= RELEASE_EVERY_BYTES {
-                release(&map);
+                file.release_pages();
                 released = position;
             }
         };
@@ -78,6 +80,7 @@ impl JsonIndex {
             release_behind(key.start);
             scanner.value().map(drop)
         });
+        file.check()?;
         scanned.map_err(|error| at_offset(path, &error))?;
         if scanner.peek().is_some() {
             let error =
@@ -97,7 +100,7 @@ impl JsonIndex {
         if u32::try_from(keys.len()).is_err() {
             return Err(DataError::format(path, "more than 4294967295 entries; split the file"));
         }
-        let mut index = Self { path: path.to_owned(), map, keys, by_hash: Vec::new(), repeated: 0 };
+        let mut index = Self { file, keys, by_hash: Vec::new(), repeated: 0 };
         index.sort_keys()?;
         Ok(index)
     }
@@ -148,7 +151,7 @@ impl JsonIndex {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Number of entries.
@@ -168,25 +171,29 @@ impl JsonIndex {
 
     /// The key of an entry, in file order.
     pub fn key(&self, entry: usize) -> Result<Cow<'_, str>> {
-        let mut scanner = Scanner::new(&self.map, self.keys[entry] as usize);
-        let quoted = scanner.string().map_err(|error| at_offset(&self.path, &error))?;
+        if entry.is_multiple_of(CHECK_EVERY_KEYS) {
+            self.file.check()?;
+        }
+        let mut scanner = Scanner::new(self.file.unchecked(), self.keys[entry] as usize);
+        let quoted = scanner.string().map_err(|error| at_offset(self.path(), &error))?;
         self.text(quoted)
     }
 
     /// The raw JSON text of an entry's value.
     pub fn value(&self, entry: usize) -> Result<&[u8]> {
-        let mut scanner = Scanner::new(&self.map, self.keys[entry] as usize);
+        let map = self.file.bytes()?;
+        let mut scanner = Scanner::new(map, self.keys[entry] as usize);
         let range = scanner
             .string()
             .and_then(|_| scanner.expect(b':', "`:` is expected after a key"))
             .and_then(|()| scanner.value())
-            .map_err(|error| at_offset(&self.path, &error))?;
-        Ok(&self.map[range])
+            .map_err(|error| at_offset(self.path(), &error))?;
+        Ok(&map[range])
     }
 
     /// Lets go of the pages read so far: after a pass over a large file they would count as memory of the process.
     pub fn release_pages(&self) {
-        release(&self.map);
+        self.file.release_pages();
     }
 
     /// The entry with this key.
@@ -202,8 +209,8 @@ impl JsonIndex {
 
     fn text(&self, quoted: Range<usize>) -> Result<Cow<'_, str>> {
         let offset = quoted.start;
-        json_string(&self.map[quoted])
-            .map_err(|message| DataError::format(&self.path, format!("byte {offset}: {message}")))
+        json_string(&self.file.unchecked()[quoted])
+            .map_err(|message| DataError::format(self.path(), format!("byte {offset}: {message}")))
     }
 }
 
@@ -218,27 +225,12 @@ pub fn json_string(quoted: &[u8]) -> Result<Cow<'_, str>, String> {
     serde_json::from_slice(quoted).map(Cow::Owned).map_err(|error| format!("the string is damaged ({error})"))
 }
 
-/// Maps a file for reading.
-pub fn map_file(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-    let length = file.metadata().map_err(|error| DataError::io(path, error))?.len();
-    if length == 0 {
-        return Err(DataError::format(path, "the file is empty"));
-    }
-    // SAFETY: the map is read-only and private to this process. Data files are not rewritten while
-    // they are being read; if one is, every read is bounds-checked against the mapped length.
-    unsafe { Mmap::map(&file) }.map_err(|error| DataError::io(path, error))
-}
-
 /// Mapped pages are let go of after so many bytes of a scan, or so many keys of a pass.
 const RELEASE_EVERY_BYTES: usize = 64 << 20;
 const RELEASE_EVERY_KEYS: usize = 1 << 16;
 
-fn release(map: &Mmap) {
-    // SAFETY: the map is a read-only view of a file; pages that are let go of are read from it again when needed.
-    #[cfg(unix)]
-    let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-}
+/// The length of the file is looked at for every value, and for one of so many keys: passes over all keys are fast.
+const CHECK_EVERY_KEYS: usize = 64;
 
 fn at_offset(path: &Path, error: &ScanError) -> DataError {
     DataError::format(path, format!("byte {}: {}", error.offset, error.message))
@@ -285,6 +277,33 @@ mod tests {
         assert_eq!(entries, [("a".into(), &b"5"[..]), ("b".into(), b"6"), ("c".into(), b"4")]);
         assert_eq!(index.find("b"), Some(1));
         assert_eq!(index.find("x"), None);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_rewritten_while_it_is_read_is_an_error() {
+        // Larger than a page: what is behind the end of a cut file cannot be touched.
+        let value = "x".repeat(10_000);
+        let text = format!(r#"{{"a":"{value}","b":"{value}"}}"#);
+        for other in [0, 100, text.len() as u64 + 1] {
+            let (file, index) = index(&text, Section::Root).unwrap();
+            assert_eq!(index.value(1).unwrap().len(), value.len() + 2);
+            file.as_file().set_len(other).unwrap();
+            let message = index.value(1).unwrap_err().to_string();
+            let name = file.path().file_name().unwrap().to_str().unwrap();
+            assert!(message.contains(&format!("{other} bytes")) && message.contains(name), "{message}");
+            assert!(index.key(0).is_err());
+        }
+    }
+
+    #[test]
+    fn another_encoding_is_named() {
+        let wide: Vec<u8> = "{\"a\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&wide).unwrap();
+        let message = JsonIndex::open(file.path(), Section::Root).err().unwrap().to_string();
+        assert!(message.contains("UTF-16"), "{message}");
+        let (_file, index) = index("\u{feff}{\"a\":1}", Section::Root).unwrap();
+        assert_eq!((index.find("a"), index.value(0).unwrap()), (Some(0), &b"1"[..]));
     }
 
     proptest::proptest! {

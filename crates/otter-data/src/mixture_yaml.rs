@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::config::{Group, SetConfig, string_or_list};
+use crate::config::{Group, SetConfig};
 use crate::error::{DataError, Result};
+use crate::json_text::one_or_many;
 use crate::layout::layout_directory;
+use crate::text_file::read_text_file;
 
 /// A mapping that keeps the order of the file: it decides the order of the samples.
 struct Ordered<V>(Vec<(String, V)>);
@@ -47,15 +49,17 @@ struct Entry {
     num_samples: i64,
     #[serde(default)]
     weight: Option<f64>,
-    #[serde(default, deserialize_with = "string_or_list")]
+    #[serde(default, deserialize_with = "one_or_many")]
     task_description: Vec<String>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    languages: Vec<String>,
 }
 
 /// Reads a data list; paths in it are relative to the folder of the file.
 pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
-    let text = std::fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
-    let groups: Ordered<Ordered<Entry>> = serde_saphyr::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| DataError::format(path, error.to_string()))?;
+    let text = read_text_file(path)?;
+    let groups: Ordered<Ordered<Entry>> =
+        serde_saphyr::from_str(&text).map_err(|error| DataError::format(path, error.to_string()))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut sets = Vec::new();
     for (group_name, entries) in groups.0 {
@@ -74,6 +78,7 @@ pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
                 num_samples: entry.num_samples,
                 weight: entry.weight,
                 task_description: entry.task_description,
+                languages: entry.languages,
                 group,
                 name,
             };

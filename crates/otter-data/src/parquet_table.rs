@@ -216,6 +216,7 @@ impl ParquetTable {
 
     /// The last row with this id.
     pub(crate) fn find(&self, id: &str) -> Result<Option<u32>> {
+        self.index.check()?;
         for row in self.index.rows(hash_id(id.as_bytes())).rev().filter(|&row| row < self.rows()) {
             let (page, in_file) = self.page(&self.id_columns, row)?;
             if text(&page, page.row(in_file)) == Ok(id) {

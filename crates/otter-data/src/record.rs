@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::json_text::{one_or_many, parse_json, parse_object};
+
 /// Question, answer and images of one instruction id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Record {
@@ -10,42 +12,35 @@ pub struct Record {
     /// Model turn.
     pub answer: String,
     /// Image ids, for a video its frames in temporal order.
-    #[serde(default, deserialize_with = "ids")]
+    #[serde(default, deserialize_with = "one_or_many")]
     pub image_ids: Vec<String>,
     /// Instruction ids that can serve as context.
-    #[serde(default, deserialize_with = "ids")]
+    #[serde(default, deserialize_with = "one_or_many")]
     pub rel_ins_ids: Vec<String>,
+    /// Code of its language, such as `de`, where the source tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// It serves as an example in the context of others, and is no sample of its own where no train file says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub example_only: bool,
 }
 
 impl Record {
     /// Parses the JSON text of a record; fields that are not listed here are ignored.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(json).map_err(|error| {
-            format!("the record is no object with `instruction`, `answer` and `image_ids` ({error})")
+        parse_object(json).map_err(|fault| {
+            format!("the record is no object with `instruction`, `answer` and `image_ids`: {fault}")
         })
     }
 }
 
 /// Parses the context list of a train file.
 pub fn parse_context(json: &[u8]) -> Result<Vec<String>, String> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    ids(&mut deserializer).map_err(|error| format!("its context is no list of instruction ids ({error})"))
-}
-
-/// A list of ids; third-party files also hold a bare string or null.
-fn ids<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Ids {
-        Many(Vec<String>),
-        One(String),
-        None,
-    }
-    Ok(match Ids::deserialize(deserializer)? {
-        Ids::Many(ids) => ids,
-        Ids::One(id) => vec![id],
-        Ids::None => Vec::new(),
-    })
+    struct Ids(#[serde(deserialize_with = "one_or_many")] Vec<String>);
+    parse_json(json)
+        .map(|Ids(ids)| ids)
+        .map_err(|fault| format!("its context is no list of instruction ids: {fault}"))
 }
 
 #[cfg(test)]
@@ -62,7 +57,22 @@ mod tests {
         assert_eq!(images(r#","image_ids":"x""#), Ok(vec!["x".into()]));
         assert_eq!(images(r#","image_ids":null"#), Ok(vec![]));
         assert_eq!(images(""), Ok(vec![]));
-        assert!(images(r#","image_ids":[1]"#).is_err());
-        assert!(Record::parse(br#"{"instruction":"q"}"#).is_err());
+        assert!(images(r#","image_ids":[1]"#).is_err_and(|message| message.contains("`image_ids[0]`")));
+        assert!(Record::parse(br#"{"instruction":"q"}"#).is_err_and(|message| message.contains("`answer`")));
+        // Its elements would be taken for instruction and answer.
+        assert!(Record::parse(br#"["q","a",["x"]]"#).is_err());
+        assert_eq!(parse_context(br#""x""#), Ok(vec!["x".into()]));
+        assert!(parse_context(br#"["x",3]"#).is_err_and(|message| message.contains("[1]")));
+    }
+
+    #[test]
+    fn language_and_use_are_kept_and_written_only_where_they_are_said() {
+        let plain = r#"{"instruction":"q","answer":"a","image_ids":[],"rel_ins_ids":[]}"#;
+        let said = r#"{"instruction":"q","answer":"a","image_ids":[],"rel_ins_ids":[],"language":"de","example_only":true}"#;
+        for text in [plain, said] {
+            let record = Record::parse(text.as_bytes());
+            assert_eq!(record.as_ref().map(|record| record.example_only), Ok(text == said));
+            assert_eq!(serde_json::to_string(&record.unwrap_or_default()).ok().as_deref(), Some(text));
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! How much there is of what, as the table of the MIMIC-IT paper (arXiv 2306.05425, table 2; `spec/data.md` 5) tells it:
 //! pairs, unique instructions, images and clips, by sub-dataset and by language.
 //!
-//! Unique things are counted by 64-bit hashes: 16 bytes each, and among ten million of them one is lost with a
+//! Unique things are counted by 64-bit hashes: 24 bytes each, and among ten million of them one is lost with a
 //! probability of about 3 in a million.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 
@@ -19,11 +20,14 @@ use crate::verify::in_windows;
 /// Records read by one task between two merges.
 const RECORDS_PER_CHUNK: usize = 512;
 
-/// Sub-datasets told apart; the rest is counted as [`OTHER`].
-const MOST_CODES: usize = 48;
+/// Sub-datasets told apart, and languages: the bits of a mask. The rest is counted as [`OTHER`].
+const MOST_ROWS: usize = 64;
 
-/// Row of the sub-datasets beyond [`MOST_CODES`].
+/// Row of the sub-datasets, or languages, beyond [`MOST_ROWS`].
 const OTHER: &str = "other";
+
+/// Longest code that is shown.
+const MOST_CODE_CHARACTERS: usize = 40;
 
 /// Language of texts that nothing tells.
 const UNKNOWN_LANGUAGE: &str = "unknown";
@@ -36,11 +40,11 @@ const CLIP_CODES: [&str; 4] = ["DC", "TVC", "E4D", "FunQA"];
 pub struct StatsReport {
     /// Sub-datasets by the code in the instruction ids, in the order of their first record.
     pub datasets: Vec<StatsRow>,
-    /// Languages, most pairs first.
+    /// Languages, most pairs first: as the records tell them, and guessed where they do not.
     pub languages: Vec<StatsRow>,
     /// Everything together; what several rows share counts once.
     pub total: StatsRow,
-    /// Where the languages come from: always `guessed`, as no file of the format tells them.
+    /// Where the languages come from: `told` by the records, `guessed`, or `told and guessed`.
     pub languages_from: String,
     /// Records that could not be read and are not counted.
     pub unreadable: u64,
@@ -53,6 +57,9 @@ pub struct StatsRow {
     pub name: String,
     /// Instruction-response pairs (the paper's "instances").
     pub pairs: u64,
+    /// Pairs whose records tell their language; that of the others is guessed.
+    #[serde(default)]
+    pub language_told: u64,
     /// Different instructions.
     pub unique_instructions: u64,
     /// Different answers.
@@ -122,7 +129,8 @@ pub fn stats(config: &DataConfig, progress: &mut dyn FnMut(u64, u64)) -> Result<
 /// What is counted of a record.
 struct Pair {
     code: String,
-    language: &'static str,
+    language: Cow<'static, str>,
+    language_told: bool,
     instruction: u64,
     answer: u64,
     images: Vec<u64>,
@@ -137,13 +145,19 @@ fn describe(table: &InstructionTable, entry: usize, group: Group, set: &str) -> 
     let id = table.id(entry)?;
     let Ok(record) = table.record(entry) else { return Ok(None) };
     let code = code_of(&id, set);
-    let language = guess_language(&record.instruction)
-        .or_else(|| guess_language(&record.answer))
-        .unwrap_or(UNKNOWN_LANGUAGE);
+    let told = record.language.as_deref().map(str::trim).filter(|code| !code.is_empty());
+    let language = match told {
+        Some(code) => Cow::Owned(code.chars().take(MOST_CODE_CHARACTERS).collect()),
+        None => {
+            let guess = guess_language(&record.instruction).or_else(|| guess_language(&record.answer));
+            Cow::Borrowed(guess.unwrap_or(UNKNOWN_LANGUAGE))
+        }
+    };
     Ok(Some(Pair {
         clip: is_clip(&code, group, &record).then(|| hash(&record.image_ids)),
         code,
         language,
+        language_told: told.is_some(),
         instruction: hash(&record.instruction),
         answer: hash(&record.answer),
         images: record.image_ids.iter().map(hash).collect(),
@@ -160,7 +174,7 @@ fn code_of(id: &str, set: &str) -> String {
         None if id.starts_with("FunQA") => "FunQA",
         None => set,
     };
-    code.chars().take(40).collect()
+    code.chars().take(MOST_CODE_CHARACTERS).collect()
 }
 
 /// A video's frames: in a video group, in a sub-dataset of clips, or three and more images whose ids differ only in
@@ -226,32 +240,57 @@ impl Hasher for Identity {
     }
 }
 
-/// Different things, each with the rows (bits) in which it was seen.
+/// A row of one of the two tables.
+type RowOf = (Table, usize);
+
+/// The tables of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Table {
+    Datasets,
+    Languages,
+}
+
+/// Different things, each with the rows (bits) of both tables in which it was seen.
 #[derive(Default)]
 struct Unique {
-    seen: HashMap<u64, u64, BuildHasherDefault<Identity>>,
-    by_row: BTreeMap<u32, u64>,
+    seen: HashMap<u64, [u64; 2], BuildHasherDefault<Identity>>,
+    by_row: BTreeMap<RowOf, u64>,
 }
 
 impl Unique {
-    fn add(&mut self, hash: u64, rows: [u32; 2]) {
-        let mask = self.seen.entry(hash).or_default();
-        for row in rows {
+    fn add(&mut self, hash: u64, rows: [RowOf; 2]) {
+        let masks = self.seen.entry(hash).or_default();
+        for (table, row) in rows {
+            let mask = &mut masks[table as usize];
             if *mask >> row & 1 == 0 {
                 *mask |= 1 << row;
-                *self.by_row.entry(row).or_default() += 1;
+                *self.by_row.entry((table, row)).or_default() += 1;
             }
         }
     }
 
-    fn of_row(&self, row: u32) -> u64 {
+    fn of_row(&self, row: RowOf) -> u64 {
         self.by_row.get(&row).copied().unwrap_or(0)
     }
+}
+
+/// The row of a name, which is new or beyond the last one kept.
+fn row_of(names: &mut Vec<String>, name: &str) -> usize {
+    let known = names.iter().position(|known| known == name);
+    known.unwrap_or_else(|| {
+        if names.len() + 1 < MOST_ROWS {
+            names.push(name.to_owned());
+        } else if names.len() < MOST_ROWS {
+            names.push(OTHER.to_owned());
+        }
+        names.len() - 1
+    })
 }
 
 #[derive(Default, Clone)]
 struct Sums {
     pairs: u64,
+    language_told: u64,
     images: u64,
     instruction_words: u64,
     answer_words: u64,
@@ -261,10 +300,10 @@ struct Sums {
 
 #[derive(Default)]
 struct Counter {
-    /// Names of the rows; codes from bit 0, languages from bit [`MOST_CODES`].
+    /// Names of the rows of the two tables.
     codes: Vec<String>,
-    languages: Vec<&'static str>,
-    sums: BTreeMap<u32, Sums>,
+    languages: Vec<String>,
+    sums: BTreeMap<RowOf, Sums>,
     instructions: Unique,
     answers: Unique,
     images: Unique,
@@ -273,34 +312,16 @@ struct Counter {
 }
 
 impl Counter {
-    fn code_row(&mut self, code: &str) -> u32 {
-        let known = self.codes.iter().position(|known| known == code);
-        known.unwrap_or_else(|| {
-            if self.codes.len() + 1 < MOST_CODES {
-                self.codes.push(code.to_owned());
-            } else if self.codes.len() < MOST_CODES {
-                self.codes.push(OTHER.to_owned());
-            }
-            self.codes.len() - 1
-        }) as u32
-    }
-
-    fn language_row(&mut self, language: &'static str) -> u32 {
-        let known = self.languages.iter().position(|known| *known == language);
-        let place = known.unwrap_or_else(|| {
-            self.languages.push(language);
-            self.languages.len() - 1
-        });
-        (MOST_CODES + place) as u32
-    }
-
     /// `related_is_context`: its set has no train file, so its related records are what can serve as context.
     fn add(&mut self, pair: Option<Pair>, related_is_context: bool) {
         let Some(pair) = pair else {
             self.unreadable += 1;
             return;
         };
-        let rows = [self.code_row(&pair.code), self.language_row(pair.language)];
+        let rows = [
+            (Table::Datasets, row_of(&mut self.codes, &pair.code)),
+            (Table::Languages, row_of(&mut self.languages, &pair.language)),
+        ];
         self.instructions.add(pair.instruction, rows);
         self.answers.add(pair.answer, rows);
         pair.images.iter().for_each(|image| self.images.add(*image, rows));
@@ -308,6 +329,7 @@ impl Counter {
         for row in rows {
             let sums = self.sums.entry(row).or_default();
             sums.pairs += 1;
+            sums.language_told += u64::from(pair.language_told);
             sums.images += pair.images.len() as u64;
             sums.instruction_words += pair.instruction_words;
             sums.answer_words += pair.answer_words;
@@ -319,7 +341,7 @@ impl Counter {
     }
 
     fn context(&mut self, code: &str, size: u64) {
-        let row = self.code_row(code);
+        let row = (Table::Datasets, row_of(&mut self.codes, code));
         let sums = self.sums.entry(row).or_default();
         sums.contexts += u64::from(size > 0);
         sums.context_records += size;
@@ -332,6 +354,7 @@ impl Counter {
             StatsRow {
                 name: name.to_owned(),
                 pairs: sums.pairs,
+                language_told: sums.language_told,
                 unique_instructions,
                 unique_answers,
                 images,
@@ -345,20 +368,21 @@ impl Counter {
         };
         let none = Sums::default();
         let kinds = [&self.instructions, &self.answers, &self.images, &self.clips];
-        let rows_of = |names: Vec<&str>, first: usize| -> Vec<StatsRow> {
+        let rows_of = |table: Table, names: &[String]| -> Vec<StatsRow> {
             (names.iter().enumerate())
                 .map(|(place, name)| {
-                    let number = (first + place) as u32;
-                    row(name, self.sums.get(&number).unwrap_or(&none), kinds.map(|kind| kind.of_row(number)))
+                    let place = (table, place);
+                    row(name, self.sums.get(&place).unwrap_or(&none), kinds.map(|kind| kind.of_row(place)))
                 })
                 .collect()
         };
-        let datasets = rows_of(self.codes.iter().map(String::as_str).collect(), 0);
-        let mut languages = rows_of(self.languages.clone(), MOST_CODES);
+        let datasets = rows_of(Table::Datasets, &self.codes);
+        let mut languages = rows_of(Table::Languages, &self.languages);
         languages.sort_by_key(|row| std::cmp::Reverse(row.pairs));
         let mut sum = Sums::default();
-        for (_, part) in self.sums.range(..MOST_CODES as u32) {
+        for (_, part) in self.sums.range(..(Table::Languages, 0)) {
             sum.pairs += part.pairs;
+            sum.language_told += part.language_told;
             sum.images += part.images;
             sum.instruction_words += part.instruction_words;
             sum.answer_words += part.answer_words;
@@ -366,16 +390,21 @@ impl Counter {
             sum.context_records += part.context_records;
         }
         if sum.pairs == 0 {
-            return Err(DataError::Config(format!(
-                "no record could be read ({} are damaged); see `otter data verify`",
-                self.unreadable
-            )));
+            return Err(DataError::Config(match self.unreadable {
+                0 => "the sets hold no record: there is nothing to count".to_owned(),
+                damaged => format!("all {damaged} records are damaged; see `otter data verify`"),
+            }));
         }
         Ok(StatsReport {
             total: row("total", &sum, kinds.map(|kind| kind.seen.len() as u64)),
             datasets,
             languages,
-            languages_from: "guessed".to_owned(),
+            languages_from: match sum.language_told {
+                0 => "guessed",
+                told if told == sum.pairs => "told",
+                _ => "told and guessed",
+            }
+            .to_owned(),
             unreadable: self.unreadable,
         })
     }
@@ -424,10 +453,20 @@ mod tests {
     #[test]
     fn what_rows_share_counts_once_in_the_total() {
         let mut unique = Unique::default();
-        unique.add(7, [0, 50]);
-        unique.add(7, [1, 50]);
-        unique.add(8, [1, 51]);
+        let rows = |dataset, language| [(Table::Datasets, dataset), (Table::Languages, language)];
+        unique.add(7, rows(0, 0));
+        unique.add(7, rows(1, 0));
+        unique.add(8, rows(1, 63));
         assert_eq!(unique.seen.len(), 2);
-        assert_eq!([0, 1, 50, 51, 2].map(|row| unique.of_row(row)), [1, 2, 1, 1, 0]);
+        let of_row = |table| [0, 1, 63, 2].map(|row| unique.of_row((table, row)));
+        assert_eq!((of_row(Table::Datasets), of_row(Table::Languages)), ([1, 2, 0, 0], [1, 0, 1, 0]));
+    }
+
+    #[test]
+    fn eighty_languages_are_sixty_three_and_the_rest() {
+        let mut names = Vec::new();
+        let rows: Vec<usize> = (0..80).map(|number| row_of(&mut names, &format!("l{number}"))).collect();
+        assert_eq!((names.len(), names[63].as_str(), rows[62], rows[79]), (64, OTHER, 62, 63));
+        assert_eq!(row_of(&mut names, "l5"), 5);
     }
 }

@@ -24,6 +24,7 @@ fn set(group: Group, instructions: &str, images: Option<&str>, train: Option<&st
         num_samples: 0,
         weight: None,
         task_description: Vec::new(),
+        languages: Vec::new(),
     }
 }
 
@@ -586,4 +587,60 @@ fn data_lists_name_what_is_wrong() {
         let message = config.resolved_sets().unwrap_err().to_string();
         assert!(message.contains(named) && message.contains("list.yaml"), "{text}: {message}");
     }
+}
+
+#[test]
+fn samples_are_chosen_by_the_language_their_records_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = |language: serde_json::Value| serde_json::json!({"instruction": "q", "answer": "a", "image_ids": ["P0"], "language": language});
+    let records = serde_json::json!({
+        "a": record("de".into()), "b": record("pt".into()), "c": record(serde_json::Value::Null), "d": record("DE".into()),
+    });
+    let mut set = write_set(folder.path(), records);
+    let ids = |set: &SetConfig| {
+        let dataset = open(&small_config(vec![set.clone()]));
+        (0..dataset.len()).map(|index| dataset.sample_id(index).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&set), ["a", "b", "c", "d"]);
+    set.languages = vec!["de".to_owned()];
+    assert_eq!(ids(&set), ["a", "d"]);
+    set.num_samples = 3;
+    assert_eq!(ids(&set).len(), 3);
+    set.num_samples = 0;
+    // A train file is chosen from, too, by the records of its ids.
+    let train = folder.path().join("train.json");
+    std::fs::write(&train, r#"{"d": ["b"], "b": [], "c": []}"#).unwrap();
+    set.train = Some(train);
+    assert_eq!(ids(&set), ["d"]);
+    set.languages = vec!["fr".to_owned()];
+    let error =
+        Dataset::open(&small_config(vec![set]), tokenizer("tokenizer_llama")).err().unwrap().to_string();
+    for part in ["fr", "`languages`", "DE, pt"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn records_marked_as_examples_are_no_samples_unless_a_train_file_lists_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = |mark: bool| serde_json::json!({"instruction": "q", "answer": "a", "image_ids": ["P0"], "example_only": mark});
+    let mut set = write_set(
+        folder.path(),
+        serde_json::json!({"a": record(true), "b": record(false), "c": record(true)}),
+    );
+    let report = |set: &SetConfig| open(&small_config(vec![set.clone()])).check(true).unwrap();
+    let found = report(&set);
+    assert_eq!((found.used, &found.skipped), (1, &[("example_only".to_owned(), 2)].into_iter().collect()));
+    // Left out by rule, not by damage: also where bad samples are errors.
+    let config = small_config(vec![set.clone()]);
+    assert_eq!(config.on_bad_sample, OnBadSample::Error);
+    let verified = otter_data::verify::verify(&config, None, &Default::default(), &mut |_| {}).unwrap();
+    assert_eq!(
+        (verified.errors, verified.samples, verified.usable_samples, verified.example_only),
+        (0, 1, 1, 2)
+    );
+    let train = folder.path().join("train.json");
+    std::fs::write(&train, r#"{"b": ["a", "c"], "c": []}"#).unwrap();
+    set.train = Some(train);
+    assert_eq!((report(&set).used, report(&set).skipped_total()), (2, 0));
 }

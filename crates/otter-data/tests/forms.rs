@@ -93,6 +93,8 @@ fn example(records: usize, images: usize) -> Set {
             answer: if i % 7 == 0 { String::new() } else { format!("Ärger, 猫 and \"quotes\"\n{i}") },
             image_ids: ids(i % images.max(1), i % 4, "SET_IMG"),
             rel_ins_ids: ids(i, i % 3, "SET_INS"),
+            language: (i % 5 == 0).then(|| "pt".to_owned()),
+            example_only: i % 11 == 0,
         };
         set.records.push((format!("SET_INS_{i:06}"), record));
         if i % 3 == 0 {
@@ -331,7 +333,7 @@ fn sets() -> impl Strategy<Value = Set> {
     let id = "[a-zA-Z0-9_.äß -]{1,12}";
     let ids = || proptest::collection::vec(".{0,8}", 0..5);
     let record = (".*", ".*", ids(), ids()).prop_map(|(instruction, answer, image_ids, rel_ins_ids)| {
-        Record { instruction, answer, image_ids, rel_ins_ids }
+        Record { instruction, answer, image_ids, rel_ins_ids, ..Record::default() }
     });
     let records = proptest::collection::btree_map(".{0,10}", record, 1..30);
     let contexts = proptest::collection::btree_map(".{0,10}", ids(), 0..20);

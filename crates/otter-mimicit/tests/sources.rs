@@ -467,18 +467,24 @@ fn a_table_of_ones_own() {
     place.annotations("own.csv", csv);
     let (collected, report) = place.finished();
     let expected = json!({
-        "first": {"instruction": "What?", "answer": "A cup, red.", "image_ids": ["MY_IMG_a"], "rel_ins_ids": ["MY_INS_000002"]},
-        "MY_INS_000002": {"instruction": "Which \"cup\"?", "answer": "The left.", "image_ids": ["MY_IMG_a"], "rel_ins_ids": ["first"]},
-        "MY_INS_000003": {"instruction": "Compare.", "answer": "Two\nlines.", "image_ids": ["MY_IMG_sub_b", "MY_IMG_a"], "rel_ins_ids": []},
-        "MY_INS_000004": {"instruction": "Hello?", "answer": "Text only.", "image_ids": [], "rel_ins_ids": []},
+        "first": {"instruction": "What?", "answer": "A cup, red.", "image_ids": ["MY_IMG_a"], "rel_ins_ids": ["MY_INS_000002"], "language": "en", "example_only": true},
+        "MY_INS_000002": {"instruction": "Which \"cup\"?", "answer": "The left.", "image_ids": ["MY_IMG_a"], "rel_ins_ids": ["first"], "language": "en"},
+        "MY_INS_000003": {"instruction": "Compare.", "answer": "Two\nlines.", "image_ids": ["MY_IMG_sub_b", "MY_IMG_a"], "rel_ins_ids": [], "language": "en"},
+        "MY_INS_000004": {"instruction": "Hello?", "answer": "Text only.", "image_ids": [], "rel_ins_ids": [], "language": "en", "example_only": true},
     });
     assert_eq!(records(&collected), expected);
     let contexts: Vec<(&str, String)> =
         collected.contexts.iter().map(|(id, ids)| (id.as_str(), ids.join(" "))).collect();
-    assert_eq!(contexts[1], ("MY_INS_000002", "first".to_owned()));
-    assert_eq!(contexts[2], ("MY_INS_000003", "first zero".to_owned()));
-    assert_eq!(contexts.len(), 4, "where one row has a context, every pair gets an entry");
-    assert_eq!(report.languages["en"], 4);
+    // Where one row has a context, the others are examples and no samples.
+    assert_eq!(contexts, [("MY_INS_000002", "first".to_owned()), ("MY_INS_000003", "first zero".to_owned())]);
+    assert_eq!((report.languages["en"], report.example_only), (4, 2));
+    for part in [
+        "1 ids that no pair has, e.g. zero in the context of MY_INS_000003",
+        "1 pairs have no context",
+        "1 pairs have no image",
+    ] {
+        assert!(report.warnings.iter().any(|warning| warning.contains(part)), "{:?}", report.warnings);
+    }
     let expected = [
         ("bad_annotation", 1, "items"),
         ("duplicate_id", 1, "pairs"),
@@ -494,9 +500,9 @@ fn a_table_of_ones_own() {
     // The same as one JSON object a line.
     let lines = [
         json!({"id": "first", "image": "a.png", "instruction": "What?", "answer": "A cup, red.", "language": "en"}),
-        json!({"image": "a.png", "instruction": "Which \"cup\"?", "answer": "The left.", "context": "first"}),
-        json!({"images": ["sub/b.jpg", "a.png"], "instruction": "Compare.", "answer": "Two\nlines.", "context": ["first", "zero"]}),
-        json!({"instruction": "Hello?", "answer": "Text only."}),
+        json!({"image": "a.png", "instruction": "Which \"cup\"?", "answer": "The left.", "context": "first", "language": "en"}),
+        json!({"images": ["sub/b.jpg", "a.png"], "instruction": "Compare.", "answer": "Two\nlines.", "context": ["first", "zero"], "language": "en"}),
+        json!({"instruction": "Hello?", "answer": "Text only.", "context": null, "language": "en"}),
         json!({"instruction": "Hello?", "anwser": "Text only."}),
     ];
     let text: Vec<String> = lines.iter().map(Value::to_string).collect();
@@ -511,11 +517,210 @@ fn a_table_of_ones_own() {
 }
 
 #[test]
+fn rows_without_a_context_are_samples_where_no_row_has_one_or_when_asked_for() {
+    let mut place = Place::new(SourceKind::Own);
+    place.image("a.png");
+    // A column that is there but empty says nothing.
+    place.annotations("own.csv", "image,instruction,answer,id,context\na.png,q,a,x,\na.png,r,b,y,\n");
+    let (collected, report) = place.finished();
+    assert_eq!((collected.contexts.len(), report.example_only, collected.records.len()), (0, 0, 2));
+    place.annotations("own.csv", "image,instruction,answer,id,context\na.png,q,a,x,\na.png,r,b,y,x\n");
+    assert_eq!(place.finished().1.example_only, 1);
+    place.options.inputs.all_rows = true;
+    let (collected, report) = place.finished();
+    let all = [("x".to_owned(), vec![]), ("y".to_owned(), vec!["x".to_owned()])];
+    assert_eq!((report.example_only, &collected.contexts[..]), (0, &all[..]));
+    // The only row with a context is left out: nothing is a sample.
+    place.options.inputs.all_rows = false;
+    place.annotations("own.csv", "image,instruction,answer,id,context\na.png,q,a,x,\ngone.png,r,b,y,x\n");
+    let message = place.run().unwrap_err().to_string();
+    assert!(
+        message.contains("no pair of the 1 usable items is a sample") && message.contains("gone.png"),
+        "{message}"
+    );
+}
+
+#[test]
+fn columns_that_nobody_reads_are_named() {
+    let mut place = Place::new(SourceKind::Own);
+    place.image("a.png");
+    // As pandas writes it: the index has no name.
+    for (name, text) in [
+        ("own.csv", ",image,instruction,answer,split,Source\n0,a.png,q,a,train,web\n"),
+        ("own.jsonl", r#"{"image":"a.png","instruction":"q","answer":"a","split":1,"source":[{"a":2}]}"#),
+    ] {
+        place.annotations(name, text);
+        let (collected, report) = place.finished();
+        assert_eq!(collected.records[0].1.image_ids, ["OWN_IMG_a"]);
+        let warning = &report.warnings[0];
+        assert!(warning.starts_with("columns not used: ") && warning.contains("source, split"), "{warning}");
+        assert_eq!(warning.contains("number 1 without a name"), name == "own.csv", "{warning}");
+    }
+}
+
+#[test]
+fn nothing_used_is_an_error_that_says_why() {
+    let mut place = Place::new(SourceKind::Own);
+    place.image("apple.PNG");
+    place.annotations("own.csv", "image,instruction,answer\nAPPLE.png,q,a\npear.png,q,a\n");
+    let message = place.run().unwrap_err().to_string();
+    for part in ["none of the 2 items", "2 items [missing_image]", "own.csv line 2", "there is apple.PNG"] {
+        assert!(message.contains(part), "{message}");
+    }
+    // Nothing of it is kept: with the file there, the same import works.
+    assert!(!journal_folder(&place.path("out")).exists());
+    place.image("pear.png");
+    assert_eq!(place.finished().0.records.len(), 1);
+    place.annotations("own.csv", "image,instruction,answer\n");
+    assert!(place.run().unwrap_err().to_string().contains("no item"));
+}
+
+#[test]
+fn texts_alone_are_a_set_of_texts() {
+    let mut place = Place::new(SourceKind::Own);
+    place.annotations("own.csv", "instruction,answer\nq,a\n");
+    let source = open_source(SourceKind::Own, &place.options.inputs).unwrap();
+    assert_eq!(source.group(), otter_data::Group::TextOnly);
+    assert_eq!(place.finished().1.warnings, [""; 0]);
+}
+
+#[test]
+fn names_of_files_are_found_in_the_other_normal_form() {
+    let (nfc, nfd) = ("caf\u{e9}", "cafe\u{301}");
+    let mut place = Place::new(SourceKind::Own);
+    place.image(&format!("{nfd}/{nfd}.png"));
+    place.annotations("own.csv", &format!("image,instruction,answer\n{nfc}/{nfc}.png,q,a\n"));
+    let (collected, report) = place.finished();
+    assert_eq!(
+        (report.used, collected.records[0].1.image_ids[0].as_str()),
+        (1, &*format!("OWN_IMG_{nfc}_{nfc}"))
+    );
+}
+
+#[test]
+fn conversations_about_several_images() {
+    let mut place = Place::new(SourceKind::Llava);
+    for name in ["a/1.png", "b/1.png", "x.left.png", "x.right.png", "000000000007.jpg"] {
+        place.image(name);
+    }
+    let turns = |questions: &[&str]| -> Value {
+        let turn = |question: &&str| {
+            [json!({"from": "human", "value": question}), json!({"from": "gpt", "value": "Yes."})]
+        };
+        questions.iter().flat_map(turn).collect()
+    };
+    let entries = json!([
+        {"id": "two", "image": ["a/1.png", "b/1.png"], "conversations": turns(&["<image>\nWhat?", "And <image> beside it?"])},
+        {"sample_id": 5, "images": ["x.left.png", "x.right.png"], "conversations": turns(&["<image><image>\nWhat differs?"])},
+        {"id": "one", "image": ["000000000007.jpg"], "conversations": turns(&["Where?"])},
+        {"id": "many", "image": "000000000007.jpg", "conversations": turns(&["<image> <image> Where?"])},
+        {"id": "few", "image": ["a/1.png", "b/1.png"], "conversations": turns(&["<image>\nWhere?"])},
+        {"id": "film", "video": "a.mp4", "conversations": turns(&["<video>\nWhere?"])},
+        {"id": "nested", "image": [["a/1.png"]], "conversations": turns(&["<image>"])},
+        {"id": "text", "image": null, "conversations": turns(&["Where?"])},
+    ]);
+    place.annotations("conversation.json", &entries.to_string());
+    let (collected, report) = place.finished();
+    let shown: Vec<(&str, Vec<&str>)> = collected
+        .records
+        .iter()
+        .map(|(_, record)| {
+            (record.instruction.as_str(), record.image_ids.iter().map(String::as_str).collect())
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("What?", vec!["LA_IMG_a_1"]),
+            ("And image 2 beside it?", vec!["LA_IMG_a_1", "LA_IMG_b_1"]),
+            ("What differs?", vec!["LA_IMG_x.left", "LA_IMG_x.right"]),
+            ("Where?", vec!["LA_IMG_000000000007"]),
+        ]
+    );
+    assert_eq!(collected.images.len(), 5);
+    assert_eq!(skipped(&report), [("bad_annotation", 4, "items"), ("no_image", 1, "items")]);
+    let said = report.skipped["bad_annotation"].examples.join("\n");
+    for part in [
+        "(id many): 2 <image> in the questions, but `image` lists 1 files",
+        "(id few): 1 <image> in the questions, but `image` lists 2 files",
+        "(id film): the key `video`",
+        "(id nested): `image[0]` is a list, a string is expected",
+    ] {
+        assert!(said.contains(part), "no '{part}' in {said}");
+    }
+    // The texts among them are a set of their own.
+    place.options.inputs.text_only = true;
+    let (collected, report) = place.finished();
+    assert_eq!((collected.records.len(), collected.records[0].1.image_ids.len()), (1, 0));
+    assert_eq!(report.skipped["other_kind"].count, 5);
+}
+
+#[test]
+fn wrong_types_are_named_with_file_id_and_key() {
+    let own = |line: &str| (SourceKind::Own, "a.jsonl", line.to_owned());
+    for ((kind, name, text), parts) in [
+        (
+            own(r#"{"instruction":"q","answer":3}"#),
+            &["a.jsonl line 1", "`answer` is the integer `3`, a string"][..],
+        ),
+        (own(r#"{"instruction":null,"answer":"a"}"#), &["`instruction` is null"]),
+        (own(r#"{"instruction":"q","answer":"a","image":[1]}"#), &["`image[0]` is the integer `1`"]),
+        (own(r#"{"instruction":"q","answer":"a","answer":"b"}"#), &["`answer` is there twice"]),
+        (own(r#"["q","a"]"#), &["a list was found, an object"]),
+        (own(r#"{"instruction":"q","answer":NaN}"#), &["no valid JSON", "column"]),
+        (
+            (SourceKind::Sd, "a.json", r#"[{"img_id": 4, "sentences": "x"}]"#.to_owned()),
+            &["a.json line 1 (img_id 4)", "`sentences` is the string \"x\", a list"],
+        ),
+        (
+            (SourceKind::Cgd, "a.json", r#"[{"id": "p", "images": ["1.png"], "sentences": []}]"#.to_owned()),
+            &["(id p)", "`images`"],
+        ),
+        (
+            (SourceKind::Vst, "a.json", r#"{"annotations": [[{"story_id": 1}]]}"#.to_owned()),
+            &["a.json", "the key `annotations[0][0].album_id` is missing"],
+        ),
+        (
+            (SourceKind::Tvc, "a.json", r#"{"vid_name": "c", "descs": [{"text": "x"}]}"#.to_owned()),
+            &["(vid_name c)", "the key `descs[0].desc` is missing"],
+        ),
+        (
+            (SourceKind::Dc, "a.json", r#"{"v": {"timestamps": [["0", 1]], "sentences": ["x"]}}"#.to_owned()),
+            &["(v)", "`timestamps[0][0]` is the string \"0\", a number"],
+        ),
+        (
+            (SourceKind::E4d, "a.json", r#"{"v": {"clips": [{"narrations": [{"text": "x"}]}]}}"#.to_owned()),
+            &["(v)", "the key `clips[0].narrations[0].time` is missing"],
+        ),
+        (
+            (SourceKind::Sn, "a.json", r#"{"s": {"description": ["x"]}}"#.to_owned()),
+            &["(s)", "`description[0]` is the string \"x\""],
+        ),
+        (
+            (
+                SourceKind::Funqa,
+                "a.json",
+                r#"[{"ID": "f", "visual_input": "f.mp4", "output": "x"}]"#.to_owned(),
+            ),
+            &["(ID f)", "the key `instruction` is missing"],
+        ),
+    ] {
+        let mut place = Place::new(kind);
+        fs::create_dir(place.path("images/show_frames")).unwrap();
+        place.annotations(name, &text);
+        let message = place.run().unwrap_err().to_string();
+        for part in parts {
+            assert!(message.contains(part), "no '{part}' in {message}");
+        }
+        assert!(!message.contains("invalid type") && !message.contains("untagged"), "{message}");
+    }
+}
+
+#[test]
 fn heads_of_tables_are_checked() {
     for (name, text, part) in [
         ("a.csv", "question,answer\n", "no column `instruction`"),
         ("a.csv", "instruction,answer,Answer\n", "there twice"),
-        ("a.tsv", "instruction\tanswer\tpicture\n", "`picture` is unknown"),
         ("a.csv", "", "empty"),
         ("a.xlsx", "x", "expected .csv, .tsv or .jsonl"),
         ("a.json", "[{}]", "one JSON object a line"),

@@ -21,7 +21,7 @@ As the original's converters wrote it: --to json --image-size 224 --alpha drop -
 Stopped with Ctrl-C or killed, the same command goes on where it was.";
 
 /// The sources.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum ImportSource {
     /// A table of your own, CSV, TSV or one JSON object a line, with images or videos.
     Own,
@@ -127,6 +127,13 @@ pub struct DataImport {
     /// Write a context table: the pairs of the same item before each pair.
     #[arg(long)]
     pub contexts: bool,
+    /// Of LLaVA's files, the entries without an image, as a set of group TEXT_ONLY; otherwise they are left out.
+    #[arg(long)]
+    pub text_only: bool,
+    /// In a table where some rows have a `context`, make samples of the others, too. By default rows without a context
+    /// serve only as examples (`example_only`).
+    #[arg(long)]
+    pub all_rows: bool,
     /// Items worked on at once (default: all cores).
     #[arg(long, value_name = "N")]
     pub jobs: Option<std::num::NonZeroUsize>,

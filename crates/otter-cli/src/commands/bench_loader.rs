@@ -107,6 +107,7 @@ fn time_loader(
             num_samples: 0,
             weight: None,
             task_description: Vec::new(),
+            languages: Vec::new(),
         }],
         ..DataConfig::default()
     };

@@ -144,6 +144,7 @@ fn read_source(arguments: &DataConvert) -> Result<Source> {
         num_samples: 0,
         weight: None,
         task_description: Vec::new(),
+        languages: Vec::new(),
     };
     let mut has_groups = arguments.group.is_some();
     if let Some(directory) = layout_directory(path) {
@@ -217,6 +218,12 @@ fn report(
         "skipped": converted.skipped, "examples": converted.examples, "image_notes": converted.image_notes,
     }));
     bar.suspend(|| pictures::warn(&converted.image_notes));
+    bar.suspend(|| {
+        for (reason, count) in &converted.skipped {
+            eprintln!("warning: {}: left out: {} [{reason}]", destination.name, output::count(*count));
+        }
+        converted.examples.iter().for_each(|example| eprintln!("    {example}"));
+    });
     if arguments.json {
         return Ok(());
     }
@@ -236,10 +243,7 @@ fn report(
                 output::count(converted.unreferenced_images)
             ))?;
         }
-        for (reason, count) in &converted.skipped {
-            output::text(&format!("  left out: {} [{reason}]", output::count(*count)))?;
-        }
-        converted.examples.iter().try_for_each(|example| output::text(&format!("    {example}")))
+        Ok(())
     })
 }
 
@@ -273,6 +277,9 @@ fn write_list(arguments: &DataConvert, sets: &[SetConfig], destinations: &[Desti
         }
         if !set.task_description.is_empty() {
             text.push_str(&format!("    task_description: {}\n", json!(set.task_description)));
+        }
+        if !set.languages.is_empty() {
+            text.push_str(&format!("    languages: {}\n", json!(set.languages)));
         }
     }
     let path = arguments.out.join(LIST_NAME);

@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use otter_data::video::{FrameSampling, VideoOptions};
 use otter_data::{Group, ImageRules, WriterOptions, create_writer, output_paths};
 use otter_mimicit::sources::{
-    FrameFormat, ImportOptions, ImportReport, Imported, Inputs, LlavaKind, PictureOptions, Progress,
-    SourceKind, import, journal_folder, open_source,
+    FrameFormat, ImportError, ImportOptions, ImportReport, Imported, Inputs, LlavaKind, PictureOptions,
+    Progress, SourceKind, import, journal_folder, open_source,
 };
 use serde_json::json;
 
@@ -62,18 +62,25 @@ pub fn run(arguments: &DataImport) -> Result<ExitCode> {
         &stop,
     );
     shown.bar.finish_and_clear();
+    let to_json = |report: &ImportReport, outcome: &str| -> Result<()> {
+        let mut value = serde_json::to_value(report)?;
+        value["outcome"] = json!(outcome);
+        value["name"] = json!(name);
+        value["folder"] = json!(arguments.out);
+        output::json(&value)
+    };
+    if let (Err(ImportError::NothingUsed(report)), true) = (&imported, arguments.json) {
+        to_json(report, "nothing_used")?;
+    }
     match imported? {
         Imported::Finished(report) => {
             pictures::warn(&report.image_notes);
             if arguments.json {
-                let mut value = serde_json::to_value(&report)?;
-                value["outcome"] = json!("completed");
-                value["name"] = json!(name);
-                value["folder"] = json!(arguments.out);
-                output::json(&value)?;
+                to_json(&report, "completed")?;
             } else {
                 print(&report, &arguments.out, &name)?;
             }
+            warn(&report);
             Ok(ExitCode::SUCCESS)
         }
         Imported::Interrupted { done, total } => {
@@ -90,6 +97,12 @@ pub fn run(arguments: &DataImport) -> Result<ExitCode> {
 }
 
 fn options(arguments: &DataImport) -> Result<ImportOptions> {
+    if arguments.text_only && arguments.source != ImportSource::Llava {
+        bail!("--text-only is for llava; other sources have no entries without images, or keep them");
+    }
+    if arguments.all_rows && arguments.source != ImportSource::Own {
+        bail!("--all-rows is for own: it says what rows without a context are");
+    }
     if !(arguments.timeout.is_finite() && arguments.timeout > 0.0 && arguments.timeout <= 86_400.0) {
         bail!("--timeout is {}; it must be above 0 and at most a day (86400)", arguments.timeout);
     }
@@ -119,6 +132,8 @@ fn options(arguments: &DataImport) -> Result<ImportOptions> {
             }),
             frames: arguments.frames,
             max_frames: arguments.max_frames,
+            text_only: arguments.text_only,
+            all_rows: arguments.all_rows,
         },
         jobs,
         strict: arguments.strict,
@@ -198,6 +213,12 @@ fn print(report: &ImportReport, out: &Path, name: &str) -> Result<()> {
             count(report.thinned)
         ));
     }
+    if report.example_only > 0 {
+        notes.push(format!(
+            "{} pairs have no context and serve only as examples; they are no samples",
+            count(report.example_only)
+        ));
+    }
     if report.languages.len() > 1 {
         let codes: Vec<String> =
             report.languages.iter().map(|(code, n)| format!("{code} {}", count(*n))).collect();
@@ -207,16 +228,23 @@ fn print(report: &ImportReport, out: &Path, name: &str) -> Result<()> {
     for note in notes {
         output::text(&format!("  {note}"))?;
     }
+    Ok(())
+}
+
+/// What was left out and what is odd, on standard error: the data set is not what the source says.
+fn warn(report: &ImportReport) {
     for (reason, skip) in &report.skipped {
-        output::text(&format!("  left out: {} {} [{reason}]", count(skip.count), skip.of))?;
+        eprintln!("warning: left out: {} {} [{reason}]", output::count(skip.count), skip.of);
         for example in &skip.examples {
-            output::text(&format!("    {example}"))?;
+            eprintln!("    {example}");
         }
         if skip.count > skip.examples.len() as u64 {
-            output::text("    …")?;
+            eprintln!("    …");
         }
     }
-    Ok(())
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
 }
 
 /// A bar on a terminal, otherwise a line now and then.

@@ -25,6 +25,9 @@ pub fn run(arguments: &DataRetrieve) -> Result<()> {
     show.bar.finish_and_clear();
     let report = report?;
     let seconds = started.elapsed().as_secs_f64();
+    for line in report.left_out() {
+        eprintln!("warning: left out: {line}");
+    }
     if arguments.json {
         return output::json(&json!({
             "out": arguments.out, "report": report, "plan": show.plan, "seconds_total": seconds,
@@ -152,11 +155,8 @@ fn print(arguments: &DataRetrieve, report: &RetrieveReport, seconds: f64) -> Res
     output::text(&format!("  {:>12} with fewer", count(report.fewer)))?;
     output::text(&format!("  {:>12} with none", count(report.none)))?;
     output::text(&format!("{} records, {} distinct items", count(report.records), count(report.items)))?;
-    for (reason, number) in &report.unusable {
-        output::text(&format!("  {:>12} left out: {reason}", count(*number)))?;
-    }
-    if report.unknown_queries > 0 {
-        output::text(&format!("  {:>12} queries that the set does not have", count(report.unknown_queries)))?;
+    if report.example_only > 0 {
+        output::text(&format!("  {:>12} serve only as examples (example_only)", count(report.example_only)))?;
     }
     let turned = report.turned_away;
     output::text(&format!("  {:>12} candidates turned away: same_image", count(turned.same_image)))?;

@@ -27,21 +27,23 @@ pub fn run(arguments: &DataShards) -> Result<()> {
     bar.finish_and_clear();
     let report = report?;
     if arguments.json {
-        return output::json(&serde_json::to_value(&report)?);
+        output::json(&serde_json::to_value(&report)?)?;
+    } else {
+        output::text(&format!(
+            "{} samples in {} shards, {} bytes: {}",
+            report.samples.used,
+            report.shards,
+            report.bytes,
+            arguments.out.display()
+        ))?;
     }
-    output::text(&format!(
-        "{} samples in {} shards, {} bytes: {}",
-        report.samples.used,
-        report.shards,
-        report.bytes,
-        arguments.out.display()
-    ))?;
     if report.missing_images > 0 {
-        output::text(&format!("{} listed images were not found", report.missing_images))?;
+        let example = report.missing_image_example.as_deref().unwrap_or_default();
+        eprintln!("warning: {} listed images were not found, e.g. {example}", report.missing_images);
     }
     for (reason, count) in &report.samples.skipped {
         let example = report.samples.examples.get(reason).map(String::as_str).unwrap_or_default();
-        output::text(&format!("left out: {count} {reason}, e.g. {example}"))?;
+        eprintln!("warning: left out: {count} [{reason}], e.g. {example}");
     }
     Ok(())
 }

@@ -77,6 +77,7 @@ fn single_set(source: &DataSource) -> Result<SetConfig> {
             num_samples: 0,
             weight: None,
             task_description: Vec::new(),
+            languages: Vec::new(),
         });
     }
     let group = given.unwrap_or(guess(source.images.is_some(), source.train.is_some()));
@@ -93,6 +94,7 @@ fn single_set(source: &DataSource) -> Result<SetConfig> {
         num_samples: 0,
         weight: None,
         task_description: Vec::new(),
+        languages: Vec::new(),
     })
 }
 

@@ -30,7 +30,17 @@ fn print(report: &StatsReport) -> Result<()> {
     output::text("")?;
     heading("language", false)?;
     report.languages.iter().try_for_each(|one| row(one, false))?;
-    output::text("Languages are guessed from script and frequent words.")?;
+    let (told, pairs) = (report.total.language_told, report.total.pairs);
+    let guessed = "guessed from script and frequent words";
+    output::text(&match told {
+        0 => format!("Languages are {guessed}."),
+        told if told == pairs => "Languages are those that the records tell.".to_owned(),
+        _ => format!(
+            "Languages are those that {} of {} records tell; of the others they are {guessed}.",
+            output::count(told),
+            output::count(pairs)
+        ),
+    })?;
     if report.unreadable > 0 {
         output::text(&format!(
             "{} records could not be read and are not counted; see `otter data verify`.",
@@ -40,9 +50,13 @@ fn print(report: &StatsReport) -> Result<()> {
     Ok(())
 }
 
-/// The context is known by sub-dataset only.
+/// The context is known by sub-dataset only; of a language it is shown how many records tell it.
 fn heading(name: &str, with_context: bool) -> Result<()> {
-    let context = if with_context { format!(" {:>11} {:>8}", "in context", "size") } else { String::new() };
+    let context = if with_context {
+        format!(" {:>11} {:>8}", "in context", "size")
+    } else {
+        format!(" {:>11}", "told")
+    };
     output::text(&format!(
         "{name:<16} {:>11} {:>11} {:>11} {:>11} {:>9} {:>8} {:>8} {:>8}{context}",
         "pairs", "unique ins.", "unique ans.", "images", "clips", "ins. wd", "ans. wd", "img/pair"
@@ -54,7 +68,7 @@ fn row(row: &StatsRow, with_context: bool) -> Result<()> {
     let context = if with_context {
         format!(" {:>11} {:>8.2}", count(row.with_context), row.context_size)
     } else {
-        String::new()
+        format!(" {:>11}", count(row.language_told))
     };
     output::text(&format!(
         "{:<16} {:>11} {:>11} {:>11} {:>11} {:>9} {:>8.1} {:>8.1} {:>8.2}{context}",

@@ -128,6 +128,12 @@ fn print(report: &VerifyReport) -> Result<()> {
             output::count(set.samples)
         ))?;
     }
+    if report.example_only > 0 {
+        output::text(&format!(
+            "{} records serve only as examples in the context of others (example_only)",
+            output::count(report.example_only)
+        ))?;
+    }
     for table in &report.tables {
         output::text(&format!("{}  {} images", table.path, output::count(table.images)))?;
     }

@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Group;
 use crate::error::{DataError, Result};
+use crate::json_text::parse_object;
+use crate::text::without_byte_order_mark;
 
 /// Name of the manifest in its directory.
 pub const FILE_NAME: &str = "manifest.json";
@@ -48,6 +50,12 @@ pub struct Manifest {
     pub contexts: u64,
     /// Number of images.
     pub images: u64,
+    /// Number of records that say their language.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub records_with_language: u64,
+    /// Number of records that are only examples in the context of others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub example_only: u64,
     /// The other files.
     pub files: Vec<ManifestFile>,
 }
@@ -63,6 +71,10 @@ pub struct ManifestFile {
     pub bytes: u64,
     /// SHA-256 of the content in hexadecimal.
     pub sha256: String,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The layout directory that a path means: the directory itself or its manifest. `None` if it is neither.
@@ -87,6 +99,7 @@ fn read_text(path: &Path) -> Result<String> {
     let file = File::open(path).map_err(|error| DataError::io(path, error))?;
     let mut text = String::new();
     file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| DataError::io(path, error))?;
+    text.drain(..text.len() - without_byte_order_mark(text.as_bytes()).len());
     if text.len() as u64 > MAX_BYTES {
         return Err(DataError::format(path, format!("larger than {MAX_BYTES} bytes; this is no manifest")));
     }
@@ -106,6 +119,8 @@ impl Manifest {
             records: 0,
             contexts: 0,
             images: 0,
+            records_with_language: 0,
+            example_only: 0,
             files: Vec::new(),
         }
     }
@@ -113,8 +128,8 @@ impl Manifest {
     /// Reads the manifest of a layout directory.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join(FILE_NAME);
-        let manifest: Self = serde_json::from_str(&read_text(&path)?).map_err(|error| {
-            DataError::format(&path, format!("this is no manifest of a data set ({error})"))
+        let manifest: Self = parse_object(read_text(&path)?.as_bytes()).map_err(|fault| {
+            DataError::format(&path, format!("this is no manifest of a data set: {fault}"))
         })?;
         if manifest.format != FORMAT {
             return Err(DataError::format(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::manifest::{Manifest, digest_of_shards, wrong_size};
-use super::schema::{CONTEXTS, IMAGES, INSTRUCTIONS, Table};
+use super::schema::{CONTEXTS, EXAMPLE_ONLY, IMAGES, INSTRUCTIONS, LANGUAGE, MARK, Table};
 use crate::error::{DataError, Result};
 use crate::hash_index::HashIndex;
 use crate::parquet_file::{ColumnForm, ParquetFile};
@@ -68,6 +68,18 @@ pub struct LayoutInstructions {
     table: ParquetTable,
     /// Of each field, its column in each file.
     columns: [Vec<u32>; 4],
+    languages: Languages,
+    /// Column of the marks of records that are only examples, where there are some.
+    example_only: Option<Vec<u32>>,
+}
+
+/// Where the language of a record stands.
+enum Languages {
+    Unsaid,
+    /// All records have the one of the manifest.
+    Same(String),
+    /// The column of each file.
+    Column(Vec<u32>),
 }
 
 impl LayoutInstructions {
@@ -80,7 +92,17 @@ impl LayoutInstructions {
         for (numbers, column) in columns.iter_mut().zip(INSTRUCTIONS.columns) {
             *numbers = table.columns(column.name, column.form)?;
         }
-        Ok(Self { directory: directory.to_owned(), table, columns })
+        let languages = match manifest.language {
+            Some(code) => Languages::Same(code),
+            None if manifest.records_with_language > 0 => {
+                Languages::Column(table.columns(LANGUAGE, ColumnForm::Value)?)
+            }
+            None => Languages::Unsaid,
+        };
+        let example_only = (manifest.example_only > 0)
+            .then(|| table.columns(EXAMPLE_ONLY, ColumnForm::Value))
+            .transpose()?;
+        Ok(Self { directory: directory.to_owned(), table, columns, languages, example_only })
     }
 
     /// The directory.
@@ -125,6 +147,15 @@ impl LayoutInstructions {
             answer: text("answer", answer)?,
             image_ids: texts("image_ids", image_ids)?,
             rel_ins_ids: texts("rel_ins_ids", rel_ins_ids)?,
+            language: match &self.languages {
+                Languages::Unsaid => None,
+                Languages::Same(code) => Some(code.clone()),
+                Languages::Column(columns) => Some(text(LANGUAGE, columns)?).filter(|code| !code.is_empty()),
+            },
+            example_only: match &self.example_only {
+                None => false,
+                Some(columns) => text(EXAMPLE_ONLY, columns)? == MARK,
+            },
         })
     }
 }

@@ -48,10 +48,26 @@ const fn list(name: &'static str) -> Column {
     Column { name, form: ColumnForm::List, is_text: true }
 }
 
+/// Column of the codes of languages, empty where none is said. Read only where the manifest counts some.
+pub(super) const LANGUAGE: &str = "language";
+
+/// Column of the mark [`MARK`]. Read only where the manifest counts some.
+pub(super) const EXAMPLE_ONLY: &str = "example_only";
+
+/// What stands in [`EXAMPLE_ONLY`] of a record that is only an example; otherwise it is empty.
+pub(super) const MARK: &str = "true";
+
 /// Instruction records.
 pub(super) const INSTRUCTIONS: Table = Table {
     name: "instructions",
-    columns: &[text("instruction"), text("answer"), list("image_ids"), list("rel_ins_ids")],
+    columns: &[
+        text("instruction"),
+        text("answer"),
+        list("image_ids"),
+        list("rel_ins_ids"),
+        text(LANGUAGE),
+        text(EXAMPLE_ONLY),
+    ],
     group_rows: 8192,
     group_bytes: 8 << 20,
     is_images: false,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::manifest::{FILE_NAME, Manifest, ManifestFile};
-use super::schema::{CONTEXTS, IMAGES, INSTRUCTIONS};
+use super::schema::{CONTEXTS, IMAGES, INSTRUCTIONS, MARK};
 use super::shards::{Cell, ShardSeries};
 use crate::error::{DataError, Result};
 use crate::record::Record;
@@ -54,7 +54,11 @@ impl DatasetWriter for LayoutWriter {
             Cell::Value(record.answer.as_bytes()),
             Cell::List(&record.image_ids),
             Cell::List(&record.rel_ins_ids),
+            Cell::Value(record.language.as_deref().unwrap_or_default().as_bytes()),
+            Cell::Value(if record.example_only { MARK.as_bytes() } else { b"" }),
         ];
+        self.manifest.records_with_language += u64::from(record.language.is_some());
+        self.manifest.example_only += u64::from(record.example_only);
         self.instructions.push(&self.staging, id, &cells)
     }
 

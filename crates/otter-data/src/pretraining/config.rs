@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::config::{Group, string_or_list};
+use crate::config::Group;
 use crate::error::{DataError, Result};
+use crate::json_text::one_or_many;
 
 /// The text around a caption.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +86,7 @@ pub struct StreamConfig {
 }
 
 fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<PathBuf>, D::Error> {
-    Ok(string_or_list(deserializer)?.into_iter().map(PathBuf::from).collect())
+    Ok(one_or_many(deserializer)?.into_iter().map(PathBuf::from).collect())
 }
 
 /// What a stream does with a sample, resolved.

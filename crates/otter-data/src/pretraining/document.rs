@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::json_text::parse_object;
+
 /// A web page in the form of MMC4. Fields that are not listed are ignored.
 #[derive(Debug, Deserialize)]
 pub(super) struct WebDocument {
@@ -48,15 +50,6 @@ pub(super) enum Document {
     Synthetic(SyntheticDocument),
 }
 
-/// Reads the fields of a JSON object. Arrays are refused: their elements would be taken for the fields in order.
-pub(super) fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
-    if json.trim_ascii_start().first() != Some(&b'{') {
-        return Err("it is no JSON object; one that begins with `{` is expected".to_owned());
-    }
-    serde_json::from_slice(json)
-        .map_err(|error| format!("it is no JSON object of the expected form ({error})"))
-}
-
 impl Document {
     /// Parses a document; a key `is_gpt` marks a synthetic one.
     pub(super) fn parse(json: &[u8]) -> Result<Self, String> {
@@ -94,12 +87,15 @@ mod tests {
     #[test]
     fn messages_say_what_is_expected() {
         for (json, part) in [
-            (&b"[1]"[..], "no JSON object"),
-            (b"{", "no JSON object"),
-            (b"", "no JSON object"),
+            (&b"[1]"[..], "an object"),
+            (b"{", "no valid JSON"),
+            (b"", "an object"),
             (br#"{"text_list":["a"]}"#, "image_info"),
-            (br#"{"text_list":[1],"image_info":[]}"#, "text_list"),
-            (br#"{"text_list":["a"],"image_info":[{"matched_text_index":-1}]}"#, "-1"),
+            (br#"{"text_list":[1],"image_info":[]}"#, "`text_list[0]`"),
+            (
+                br#"{"text_list":["a"],"image_info":[{"matched_text_index":-1}]}"#,
+                "`image_info[0].matched_text_index`",
+            ),
             (br#"{"is_gpt":1}"#, "`example`"),
             (br#"{"text_list":["a"],"image_info":[],"similarity_matrix":[[NaN]]}"#, "column"),
         ] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::captions::{CaptionJson, caption_pieces};
 use super::config::{CaptionFormat, DocumentRules, Rules, StreamConfig};
-use super::document::{Document, SyntheticDocument, WebDocument, parse_object};
+use super::document::{Document, SyntheticDocument, WebDocument};
 use super::embedded_image::{image_bytes, mirror};
 use super::interleaved::{document_pieces, order_by_sentence, place_images, synthetic_pieces};
 use super::labels::{caption_label_mask, interleaved_label_mask};
@@ -16,6 +16,7 @@ use crate::image_notes::ImageNotes;
 use crate::image_open::open_image;
 use crate::image_preprocess::{ImageTransform, preprocess};
 use crate::image_table::ImageTable;
+use crate::json_text::parse_object;
 use crate::labels::IGNORE_INDEX;
 use crate::prompt::{Piece, pieces_text};
 use crate::python_random::PythonRandom;
@@ -189,7 +190,8 @@ impl Stream {
                 .map_err(|error| bad_record(format!("its caption is not UTF-8 ({error})")))?
                 .to_owned(),
             None => json.caption.ok_or_else(|| {
-                bad_record("it has no caption: neither a .txt nor a .json with `caption`".into())
+                let files = item.listing();
+                bad_record(format!("it has no caption: neither a .txt nor a .json with `caption`{files}"))
             })?,
         };
         let pieces = caption_pieces(&caption, format)
@@ -203,8 +205,11 @@ impl Stream {
             None => self
                 .image_of_json(entry, id, 0, json.image_base64.as_deref(), json.image_name.as_deref())?
                 .ok_or_else(|| {
-                    let message = "it has no image: neither a file such as .jpg, nor `image_base64`, nor an `image_name` that `images` has";
-                    BuildError::Skip(SkipReason::NoImages, message.into())
+                    let message = format!(
+                        "it has no image: neither a file such as .jpg, nor `image_base64`, nor an `image_name` that `images` has{}",
+                        item.listing()
+                    );
+                    BuildError::Skip(SkipReason::NoImages, message)
                 })?,
         };
         Ok(Parts { pieces, images: vec![image], reject_single_image: 0.0 })
@@ -219,7 +224,8 @@ impl Stream {
     ) -> Result<Parts, BuildError> {
         let item = self.item(entry, &["json"])?;
         let Some((_, json)) = item.part(&["json"]) else {
-            return skip(SkipReason::BadRecord, "it has no .json file with a document".into());
+            let message = format!("it has no .json file with a document{}", item.listing());
+            return skip(SkipReason::BadRecord, message);
         };
         match Document::parse(json).map_err(|message| BuildError::Skip(SkipReason::BadRecord, message))? {
             Document::Web(document) => self.web_document(entry, id, document, rules, context),

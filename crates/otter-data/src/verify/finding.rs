@@ -56,6 +56,9 @@ reasons! {
     ChangedFile "changed_file" Error
         "A file of a layout directory is not the one its manifest lists: its size or SHA-256 differs."
         "Copy the data set anew; what was changed on purpose is written again by `otter data convert`.";
+    EmptySet "empty_set" Error
+        "A set has no sample: there is nothing to train on."
+        "See how it was made; `otter data import` and `otter data convert` tell what they left out.";
     BadRecord "bad_record" Error
         "A record is not an object with the fields of the format."
         "Give it `instruction` and `answer` as strings and `image_ids` as a list of strings.";
@@ -254,6 +257,26 @@ impl Findings {
 
     pub(crate) fn first_error(&self) -> Option<&(Reason, Example)> {
         self.first_error.as_ref()
+    }
+
+    /// The errors with their counts and an example each, most frequent first, in one line.
+    pub(crate) fn in_words(&self) -> String {
+        let mut counts: Vec<(Reason, u64)> = Vec::new();
+        for (&(reason, _), &count) in &self.counts {
+            match counts.last_mut() {
+                Some((known, sum)) if *known == reason => *sum += count,
+                _ if reason.severity() == Severity::Error => counts.push((reason, count)),
+                _ => {}
+            }
+        }
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let in_words = |(reason, count): &(Reason, u64)| {
+            let example = self.examples.get(reason).and_then(|examples| examples.first());
+            let example =
+                example.map(|e| format!(", e.g. {} {}: {}", e.file, e.id, e.message)).unwrap_or_default();
+            format!("{count} [{reason}]{example}")
+        };
+        counts.iter().map(in_words).collect::<Vec<_>>().join("; ")
     }
 
     /// The reasons that occurred with their counts by file and their examples.

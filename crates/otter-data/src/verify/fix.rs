@@ -68,7 +68,7 @@ pub struct FixReport {
 ///
 /// # Errors
 /// As [`super::verify`]; when a file cannot be read at all, as nothing can be said about what is in it; when the
-/// folder is not empty or cannot be written.
+/// folder is not empty or cannot be written; when no sample is left, as nobody shall train on an empty copy.
 pub fn verify_and_fix(
     config: &DataConfig,
     tokenizer: Option<&Arc<TextTokenizer>>,
@@ -111,6 +111,8 @@ struct Repair<'a, 'b> {
     merged_records: HashMap<(u32, u32), String>,
     /// Sets whose train file would be empty: without one, all their records would become samples.
     without_samples: Vec<bool>,
+    /// Sets of which a record stays; the others are not written.
+    kept: Vec<bool>,
     /// Images that stay, for each entry of each table.
     needed: Vec<Vec<bool>>,
     report: FixReport,
@@ -127,6 +129,7 @@ impl<'a, 'b> Repair<'a, 'b> {
             merged_images: HashMap::new(),
             merged_records: HashMap::new(),
             without_samples: vec![false; sources.sets.len()],
+            kept: vec![false; sources.sets.len()],
             needed: sources.tables.iter().map(|opened| vec![false; opened.table.len()]).collect(),
             report: FixReport { list: out.join(FIXED_LIST), ..FixReport::default() },
         };
@@ -147,6 +150,22 @@ impl<'a, 'b> Repair<'a, 'b> {
                 }
             }
             repair.without_samples[number] = !has_samples;
+        }
+        let mut any_sample = false;
+        for (number, opened) in sources.sets.iter().enumerate() {
+            let staying =
+                || (0..opened.set.instructions.len() as u32).filter(|&entry| repair.stays(number, entry));
+            let is_sample =
+                |entry: u32| opened.set.train.is_some() || opened.flags(entry) & flag::EXAMPLE_ONLY == 0;
+            any_sample |= staying().any(is_sample);
+            let kept = staying().next().is_some();
+            repair.kept[number] = kept;
+        }
+        if !any_sample {
+            return Err(DataError::Config(format!(
+                "no sample can be used, so no repaired copy was written; found: {}",
+                verifier.findings.in_words()
+            )));
         }
         Ok(repair)
     }
@@ -219,6 +238,13 @@ impl<'a, 'b> Repair<'a, 'b> {
     fn write(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
         self.mark_images()?;
         std::fs::create_dir_all(self.out).map_err(|error| DataError::io(self.out, error))?;
+        let verifier = self.verifier;
+        for (number, opened) in verifier.sources.tables.iter().enumerate() {
+            if self.owner(number) == usize::MAX {
+                self.report.images_dropped += opened.bad.len() as u64;
+                self.report.images_unused += (opened.table.len() - opened.bad.len()) as u64;
+            }
+        }
         let total = self.verifier.sources.sets.len();
         for number in 0..total {
             progress(VerifyProgress { stage: "repaired", done: number as u64, total: total as u64 });
@@ -261,6 +287,13 @@ impl<'a, 'b> Repair<'a, 'b> {
 
     fn write_set(&mut self, number: usize) -> Result<()> {
         let opened = &self.verifier.sources.sets[number];
+        if !self.kept[number] {
+            for entry in 0..opened.set.instructions.len() as u32 {
+                self.count_dropped(number, entry);
+            }
+            self.report.contexts_dropped += opened.set.train.as_ref().map_or(0, |train| train.len() as u64);
+            return Ok(());
+        }
         let options = WriterOptions { group: Some(opened.set.group), ..WriterOptions::default() };
         let mut writer =
             create_writer(self.form, &self.out.join(&self.names[number]), &self.names[number], &options)?;
@@ -268,11 +301,8 @@ impl<'a, 'b> Repair<'a, 'b> {
             self.write_images(table, writer.as_mut())?;
         }
         for entry in 0..opened.set.instructions.len() {
-            let place = (number as u32, entry as u32);
             if !self.stays(number, entry as u32) {
-                let merged = self.merged_records.contains_key(&place);
-                *(if merged { &mut self.report.records_merged } else { &mut self.report.records_dropped }) +=
-                    1;
+                self.count_dropped(number, entry as u32);
                 continue;
             }
             let id = opened.set.instructions.id(entry)?;
@@ -309,6 +339,11 @@ impl<'a, 'b> Repair<'a, 'b> {
         writer.finish().map(drop)
     }
 
+    fn count_dropped(&mut self, set: usize, entry: u32) {
+        let merged = self.merged_records.contains_key(&(set as u32, entry));
+        *(if merged { &mut self.report.records_merged } else { &mut self.report.records_dropped }) += 1;
+    }
+
     /// What stays of a list of related ids: each once, and never the record itself.
     fn context(&self, set: usize, own: &str, ids: &[String]) -> Vec<String> {
         let mut kept: Vec<String> = Vec::with_capacity(ids.len());
@@ -322,8 +357,8 @@ impl<'a, 'b> Repair<'a, 'b> {
 
     /// The set with which the images of a table are written.
     fn owner(&self, table: usize) -> usize {
-        let sets = &self.verifier.sources.sets;
-        sets.iter().position(|opened| opened.set.table == Some(table)).unwrap_or(usize::MAX)
+        let mut sets = self.verifier.sources.sets.iter().zip(&self.kept);
+        sets.position(|(opened, kept)| *kept && opened.set.table == Some(table)).unwrap_or(usize::MAX)
     }
 
     fn write_images(&mut self, number: usize, writer: &mut dyn DatasetWriter) -> Result<()> {
@@ -353,9 +388,7 @@ impl<'a, 'b> Repair<'a, 'b> {
                 sources.sets.iter().enumerate().filter(|(_, opened)| opened.set.group == group)
             {
                 let paths = self.paths(number);
-                let has_records =
-                    (0..opened.set.instructions.len()).any(|entry| self.stays(number, entry as u32));
-                if !has_records {
+                if !self.kept[number] {
                     continue;
                 }
                 if let Some(heading) = heading.take() {
@@ -379,6 +412,11 @@ impl<'a, 'b> Repair<'a, 'b> {
                     let descriptions: Vec<String> =
                         opened.set.task_descriptions.iter().map(|description| quoted(description)).collect();
                     let _ = writeln!(text, "    task_description: [{}]", descriptions.join(", "));
+                }
+                if !opened.config.languages.is_empty() {
+                    let codes: Vec<String> =
+                        opened.config.languages.iter().map(|code| quoted(code)).collect();
+                    let _ = writeln!(text, "    languages: [{}]", codes.join(", "));
                 }
             }
         }

@@ -165,11 +165,36 @@ impl<'a> Verifier<'a> {
         })
     }
 
+    /// A configuration of which nothing is a sample is an error: whoever goes on would train on nothing.
+    fn emptiness(&mut self, _progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+        let any_sample = self.sources.sets.iter().any(|opened| opened.samples() > 0);
+        for opened in &self.sources.sets {
+            let found = match &opened.set.train {
+                _ if opened.set.instructions.is_empty() => "it holds no record",
+                // Unreadable ones were reported.
+                _ if opened.train_unreadable => continue,
+                Some(train) if train.is_empty() => "its train file lists no sample",
+                None if opened.samples() == 0 && !any_sample => "all its records are marked `example_only`",
+                _ => continue,
+            };
+            let file = opened.file;
+            self.findings
+                .add(Reason::EmptySet, file, "", || (self.sources.file_name(file), found.to_owned()));
+        }
+        Ok(())
+    }
+
     /// All passes, or those up to the first error.
     fn run(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
         type Pass<'a> = fn(&mut Verifier<'a>, &mut dyn FnMut(VerifyProgress)) -> Result<()>;
-        let passes: [Pass<'a>; 5] =
-            [Self::checksums, Self::images, Self::records, Self::samples, Self::unused_images];
+        let passes: [Pass<'a>; 6] = [
+            Self::checksums,
+            Self::images,
+            Self::records,
+            Self::emptiness,
+            Self::samples,
+            Self::unused_images,
+        ];
         for pass in passes {
             if self.stops() {
                 break;
@@ -304,6 +329,7 @@ impl<'a> Verifier<'a> {
                 max_examples: self.options.max_examples,
             };
             let (findings, histograms) = (&mut self.findings, &mut self.histograms);
+            let mut example_only = 0;
             in_windows(
                 count,
                 RECORDS_PER_CHUNK,
@@ -314,6 +340,7 @@ impl<'a> Verifier<'a> {
                     histograms.instruction_characters.merge(&checked.instruction_characters);
                     histograms.answer_characters.merge(&checked.answer_characters);
                     histograms.images_per_record.merge(&checked.images);
+                    example_only += checked.example_only;
                     contents
                         .extend(checked.contents.iter().map(|&(hash, entry)| (hash, (number as u32, entry))));
                     progress(VerifyProgress { stage: "records", done: before + done as u64, total });
@@ -321,6 +348,7 @@ impl<'a> Verifier<'a> {
                 },
             )?;
             before += count as u64;
+            self.sources.sets[number].example_only = example_only;
             if self.stops() {
                 return Ok(());
             }
@@ -352,7 +380,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn samples(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
-        let total: u64 = self.sources.sets.iter().map(|opened| opened.samples() as u64).sum();
+        let total: u64 = self.sources.sets.iter().map(|opened| opened.candidates() as u64).sum();
         let mut before = 0;
         for number in 0..self.sources.sets.len() {
             let check = SampleCheck {
@@ -362,7 +390,7 @@ impl<'a> Verifier<'a> {
                 sources: &self.sources,
                 max_examples: self.options.max_examples,
             };
-            let count = self.sources.sets[number].samples();
+            let count = self.sources.sets[number].candidates();
             let (findings, histograms) = (&mut self.findings, &mut self.histograms);
             let usable = &mut self.usable_samples[number];
             in_windows(

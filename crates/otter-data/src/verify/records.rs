@@ -23,6 +23,8 @@ pub(super) struct RecordsChecked {
     pub(super) instruction_characters: Histogram,
     pub(super) answer_characters: Histogram,
     pub(super) images: Histogram,
+    /// Records that are only examples.
+    pub(super) example_only: u64,
     /// (hash of the content, entry) of each readable record; empty with `ids_only`.
     pub(super) contents: Vec<(u64, u32)>,
 }
@@ -43,6 +45,7 @@ impl RecordCheck<'_> {
             instruction_characters: Histogram::default(),
             answer_characters: Histogram::default(),
             images: Histogram::default(),
+            example_only: 0,
             contents: Vec::new(),
         };
         for entry in entries {
@@ -72,6 +75,10 @@ impl RecordCheck<'_> {
             checked.contents.push((content_hash(&record), entry as u32));
         }
         checked.images.add(record.image_ids.len() as u64);
+        if record.example_only {
+            flags |= flag::EXAMPLE_ONLY;
+            checked.example_only += 1;
+        }
         if flags != 0 {
             opened.add_flags(entry as u32, flags);
         }
@@ -106,7 +113,9 @@ impl RecordCheck<'_> {
                 None => {
                     flags = flag::IMAGES;
                     found.add(Reason::MissingImage, || {
-                        format!("image {image} is in no image table of its group")
+                        let similar = self.sources.similar_image(number, image);
+                        let hint = similar.map(|id| format!("; there is {id}")).unwrap_or_default();
+                        format!("image {image} is in no image table of its group{hint}")
                     });
                 }
             }
@@ -183,10 +192,11 @@ impl Found<'_> {
     }
 }
 
-/// Equal for records with the same instruction, answer and images.
+/// Equal for records with the same instruction, answer, images, language and use.
 fn content_hash(record: &Record) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&record.instruction, &record.answer, &record.image_ids).hash(&mut hasher);
+    (&record.language, record.example_only).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -33,6 +33,9 @@ pub struct VerifyReport {
     pub samples: u64,
     /// Samples without an error.
     pub usable_samples: u64,
+    /// Records that are only examples in the context of others, and no samples.
+    #[serde(default)]
+    pub example_only: u64,
     /// Images there are.
     pub images: u64,
     /// The sets that could be opened.
@@ -101,7 +104,7 @@ pub(super) fn build(verifier: Verifier<'_>) -> VerifyReport {
             group: opened.set.group.name().to_owned(),
             instructions: opened.set.instructions.path().display().to_string(),
             records: opened.set.instructions.len() as u64,
-            samples: opened.samples() as u64,
+            samples: opened.samples(),
             usable_samples,
         })
         .collect();
@@ -138,6 +141,7 @@ pub(super) fn build(verifier: Verifier<'_>) -> VerifyReport {
         records: sets.iter().map(|set| set.records).sum(),
         samples: sets.iter().map(|set| set.samples).sum(),
         usable_samples: sets.iter().map(|set| set.usable_samples).sum(),
+        example_only: sources.sets.iter().map(|opened| opened.example_only).sum(),
         images: tables.iter().map(|table| table.images).sum(),
         sets,
         tables,

@@ -56,6 +56,9 @@ impl SampleCheck<'_> {
     fn sample(&self, number: usize, entry: usize, checked: &mut SamplesChecked) -> Result<bool> {
         let opened = &self.sources.sets[number];
         let set = &opened.set;
+        if set.train.is_none() && opened.flags(entry as u32) & flag::EXAMPLE_ONLY != 0 {
+            return Ok(false);
+        }
         if set.train.is_none() && !self.config.populate_rel_ins && self.tokenizer.is_none() {
             checked.context.add(0);
             return Ok(opened.flags(entry as u32) & flag::UNUSABLE == 0);

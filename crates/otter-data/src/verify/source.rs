@@ -23,6 +23,8 @@ pub(super) mod flag {
     pub(crate) const TOKENS: u8 = 8;
     /// A copy of an earlier record. Usable all the same.
     pub(crate) const COPY: u8 = 16;
+    /// Marked as an example in the context of others. Usable all the same.
+    pub(crate) const EXAMPLE_ONLY: u8 = 32;
     /// All that make a record unusable.
     pub(crate) const UNUSABLE: u8 = UNREADABLE | IMAGES | EMPTY_ANSWER | TOKENS;
 }
@@ -42,6 +44,8 @@ pub(super) struct OpenedSet {
     pub(super) train_file: u32,
     /// Its train file could not be opened: nothing is known about its samples.
     pub(super) train_unreadable: bool,
+    /// Records marked as examples only, counted when the records are looked at.
+    pub(super) example_only: u64,
 }
 
 impl OpenedSet {
@@ -55,8 +59,15 @@ impl OpenedSet {
         }
     }
 
-    /// Number of samples: entries of the train file if there is one, otherwise records.
-    pub(super) fn samples(&self) -> usize {
+    /// Number of samples among the [`Self::candidates`].
+    pub(super) fn samples(&self) -> u64 {
+        let candidates = self.candidates() as u64;
+        if self.set.train.is_some() { candidates } else { candidates.saturating_sub(self.example_only) }
+    }
+
+    /// What may be a sample: entries of the train file if there is one, otherwise records, also those that are only
+    /// examples.
+    pub(super) fn candidates(&self) -> usize {
         match &self.set.train {
             _ if self.train_unreadable => 0,
             Some(train) => train.len(),
@@ -76,10 +87,11 @@ pub(super) struct OpenedTable {
 
 impl OpenedTable {
     fn find(&self, id: &str, hash: u64) -> Option<u32> {
-        self.ids.find(hash).or_else(|| match self.table {
-            // A picture can be named with and without its extension.
-            ImageTable::Folder(_) | ImageTable::Tar(_) => self.table.find(id).ok()?.map(|entry| entry as u32),
-            _ => None,
+        // A picture can be named with and without its extension, and in another Unicode normal form.
+        self.ids.find(hash).or_else(|| {
+            (self.table.has_several_names() || !id.is_ascii())
+                .then(|| self.table.find(id).ok()?.map(|entry| entry as u32))
+                .flatten()
         })
     }
 }
@@ -178,7 +190,16 @@ impl Sources {
             task_descriptions: config.task_description.clone(),
         };
         self.groups[group].sets.push(self.sets.len());
-        self.sets.push(OpenedSet { config, set, ids, flags, file, train_file, train_unreadable });
+        self.sets.push(OpenedSet {
+            config,
+            set,
+            ids,
+            flags,
+            file,
+            train_file,
+            train_unreadable,
+            example_only: 0,
+        });
     }
 
     /// The number of a file.
@@ -221,6 +242,11 @@ impl Sources {
     pub(super) fn find_image(&self, from: usize, id: &str) -> Option<(usize, u32)> {
         let hash = id_hash(id);
         self.table_order(from).find_map(|table| self.tables[table].find(id, hash).map(|entry| (table, entry)))
+    }
+
+    /// An image whose id is equal but for capitals, for a hint.
+    pub(super) fn similar_image(&self, from: usize, id: &str) -> Option<String> {
+        self.table_order(from).find_map(|table| self.tables[table].table.similar_id(id))
     }
 
     /// Tables in which a set looks for images, in order.

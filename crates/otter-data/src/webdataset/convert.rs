@@ -16,7 +16,10 @@ use crate::base64_image::decode_base64_image;
 use crate::error::{DataError, Result, SkipReason};
 use crate::image_files::file_extension;
 use crate::image_table::ImageTable;
+use crate::json_text::{parse_json, parse_object};
 use crate::loader::DataReport;
+use crate::text::without_byte_order_mark;
+use crate::text_file::foreign_encoding;
 
 /// What was written, and what was left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -26,10 +29,33 @@ pub struct ShardReport {
     pub samples: DataReport,
     /// Listed images that were not found; their documents are written with the others.
     pub missing_images: u64,
+    /// The first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing_image_example: Option<String>,
     /// Number of shards.
     pub shards: u64,
     /// Bytes of all shards.
     pub bytes: u64,
+}
+
+impl ShardReport {
+    /// The error of a run of which no sample is left, before anything has its name.
+    fn check_used(&self, path: &Path) -> Result<()> {
+        if self.samples.used > 0 {
+            return Ok(());
+        }
+        let reasons = self.samples.skipped.iter().map(|(reason, count)| {
+            let example = self.samples.examples.get(reason).map(String::as_str).unwrap_or_default();
+            format!("{count} [{reason}], e.g. {example}")
+        });
+        let reasons: Vec<String> = reasons.chain(self.missing_image_example.clone()).collect();
+        let message = if reasons.is_empty() {
+            "it holds no sample: there is nothing to write".to_owned()
+        } else {
+            format!("no sample could be used, so no shard was written; left out: {}", reasons.join("; "))
+        };
+        Err(DataError::format(path, message))
+    }
 }
 
 /// Writes documents in the form of MMC4 (JSON lines) as shards of `json` files, with the images that they name in base64
@@ -48,20 +74,26 @@ pub fn shard_documents(
     for entry in 0..documents.len() {
         progress(entry as u64, documents.len() as u64);
         let parsed = documents.item(entry, &["json"])?.and_then(|item| {
-            let (_, json) = item.part(&["json"]).ok_or("it has no .json file")?;
-            serde_json::from_slice::<Map<String, Value>>(json)
-                .map_err(|error| format!("the document is no JSON object ({error})"))
+            let (_, json) =
+                item.part(&["json"]).ok_or_else(|| format!("it has no .json file{}", item.listing()))?;
+            parse_object::<Map<String, Value>>(json)
         });
         let filled = match parsed {
             Err(message) => Err((SkipReason::BadRecord, message)),
             Ok(mut document) => {
-                match fill_in_images(&mut document, images.as_ref(), &mut report.missing_images)? {
-                    Some(0) => Err((SkipReason::NoImages, "none of its images was found".to_owned())),
-                    Some(_) => Ok(document),
-                    None => Err((
-                        SkipReason::BadRecord,
-                        "it has neither a list `image_info` nor `is_gpt`".to_owned(),
-                    )),
+                let mut missing = Vec::new();
+                let filled = fill_in_images(&mut document, images.as_ref(), &mut missing)?;
+                report.missing_images += missing.len() as u64;
+                if let (None, Some(first)) = (&report.missing_image_example, missing.first()) {
+                    report.missing_image_example = Some(format!("{}: {first}", documents.id(entry)?));
+                }
+                match filled {
+                    Ok(0) => {
+                        let what = missing.first().map(|first| format!(": {first}")).unwrap_or_default();
+                        Err((SkipReason::NoImages, format!("none of its images was found{what}")))
+                    }
+                    Ok(_) => Ok(document),
+                    Err(message) => Err((SkipReason::BadRecord, message)),
                 }
             }
         };
@@ -77,40 +109,61 @@ pub fn shard_documents(
             }
         }
     }
+    report.check_used(files.first().map_or(folder, PathBuf::as_path))?;
     (report.shards, report.bytes) = writer.finish()?;
     Ok(report)
 }
 
-/// Puts the bytes of named images into a document; how many images it has then, `None` if it is no document.
+/// Puts the bytes of named images into a document; how many images it has then, or why it is no document. What was not
+/// found is told in words.
 fn fill_in_images(
     document: &mut Map<String, Value>,
     images: Option<&ImageTable>,
-    missing: &mut u64,
-) -> Result<Option<usize>> {
+    missing: &mut Vec<String>,
+) -> Result<Result<usize, String>> {
     if document.get("is_gpt").is_some_and(|mark| !mark.is_null()) {
-        return Ok(Some(document.get("image_map").and_then(Value::as_object).map_or(0, Map::len)));
+        return Ok(Ok(document.get("image_map").and_then(Value::as_object).map_or(0, Map::len)));
     }
-    let Some(list) = document.get_mut("image_info").and_then(Value::as_array_mut) else { return Ok(None) };
+    let Some(list) = document.get_mut("image_info").and_then(Value::as_array_mut) else {
+        return Ok(Err("it has neither a list `image_info` nor `is_gpt`".to_owned()));
+    };
     let mut present = 0;
-    for info in list.iter_mut().filter_map(Value::as_object_mut) {
+    for (number, info) in list.iter_mut().enumerate() {
+        let Some(info) = info.as_object_mut() else {
+            return Ok(Err(format!("`image_info[{number}]` is {info}, an object is expected")));
+        };
         if info.get("image_base64").is_some_and(Value::is_string) {
             present += 1;
             continue;
         }
-        let name = info.get("image_name").and_then(Value::as_str);
+        let name = match info.get("image_name") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(name)) => Some(name.as_str()),
+            Some(other) => {
+                return Ok(Err(format!(
+                    "`image_info[{number}].image_name` is {other}, a string is expected"
+                )));
+            }
+        };
         let found = match (name, images) {
             (Some(name), Some(images)) => images.encoded(name)?,
             _ => None,
         };
-        match found {
-            Some(bytes) => {
+        match (found, name) {
+            (Some(bytes), _) => {
                 info.insert("image_base64".to_owned(), STANDARD.encode(bytes).into());
                 present += 1;
             }
-            None => *missing += 1,
+            (None, None) => {
+                missing.push(format!("`image_info[{number}]` has neither `image_base64` nor `image_name`"));
+            }
+            (None, Some(name)) => missing.push(match images {
+                None => format!("image {name} is named, but no --images were given"),
+                Some(images) => format!("image {name} is not in {}", images.path().display()),
+            }),
         }
     }
-    Ok(Some(present))
+    Ok(Ok(present))
 }
 
 /// Writes captions given as two files of tab-separated lines, `key<TAB>base64 of an image` and
@@ -165,13 +218,13 @@ pub fn shard_captions(
             }
         }
     }
+    report.check_used(images)?;
     (report.shards, report.bytes) = writer.finish()?;
     Ok(report)
 }
 
 fn caption(json: &[u8]) -> Result<String, String> {
-    let value: Value =
-        serde_json::from_slice(json).map_err(|error| format!("its text is no JSON ({error})"))?;
+    let value: Value = parse_json(json).map_err(|fault| format!("its text is {fault}"))?;
     let first = value.get("captions").and_then(|captions| captions.get(0)).and_then(Value::as_str);
     first.map(str::to_owned).ok_or_else(|| "its text has no list `captions` with a string".to_owned())
 }
@@ -187,13 +240,15 @@ struct Lines {
 
 impl Lines {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| DataError::io(path, error))?;
-        Ok(Self {
-            path: path.to_owned(),
-            reader: BufReader::with_capacity(1 << 18, file),
-            number: 0,
-            bytes: 0,
-        })
+        let failed = |error| DataError::io(path, error);
+        let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?);
+        let head = reader.fill_buf().map_err(failed)?;
+        if let Some(fault) = foreign_encoding(head) {
+            return Err(DataError::format(path, fault));
+        }
+        let mark = head.len() - without_byte_order_mark(head).len();
+        reader.consume(mark);
+        Ok(Self { path: path.to_owned(), reader, number: 0, bytes: mark as u64 })
     }
 
     fn next(&mut self) -> Result<Option<(String, Vec<u8>)>> {

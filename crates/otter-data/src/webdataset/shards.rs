@@ -9,6 +9,8 @@ use rayon::prelude::*;
 use crate::error::{DataError, Result};
 use crate::positioned_file::PositionedFile;
 use crate::tar_archive::{TarEntries, is_tar};
+use crate::text::without_byte_order_mark;
+use crate::text_file::foreign_encoding;
 
 /// Largest file of a sample, or line, that is read.
 pub(super) const MAX_PART_BYTES: u64 = 1 << 27;
@@ -44,6 +46,8 @@ struct Place {
 pub(crate) struct Item {
     /// Extension, after the first dot of the name and in lower case, and content. A line has the extension `json`.
     pub(crate) parts: Vec<(String, Vec<u8>)>,
+    /// Extensions of its files that were not asked for.
+    others: Vec<String>,
 }
 
 impl Item {
@@ -51,7 +55,25 @@ impl Item {
     pub(crate) fn part(&self, extensions: &[&str]) -> Option<(&str, &[u8])> {
         let found =
             extensions.iter().find_map(|wanted| self.parts.iter().find(|(extension, _)| extension == wanted));
-        found.map(|(extension, bytes)| (extension.as_str(), &bytes[..]))
+        found.map(|(extension, bytes)| match extension.as_str() {
+            text @ ("json" | "txt") => (text, without_byte_order_mark(bytes)),
+            other => (other, &bytes[..]),
+        })
+    }
+
+    /// Its files, for a message that one is missing; with the rule of names where that is the likely cause.
+    pub(crate) fn listing(&self) -> String {
+        let read = self.parts.iter().map(|(extension, _)| extension);
+        let names: Vec<String> = read.chain(&self.others).map(|extension| format!(".{extension}")).collect();
+        if names.is_empty() {
+            return String::new();
+        }
+        let rule = if self.others.iter().any(|extension| extension.contains('.')) {
+            "; WebDataset splits a name at its first dot, so files that differ only behind it collide in one sample: rename them"
+        } else {
+            ""
+        };
+        format!(" (its files are {}{rule})", names.join(", "))
     }
 }
 
@@ -112,7 +134,7 @@ impl Shards {
         let read = |start: u64, size: u64| {
             file.bytes(start, size as usize).map_err(|e| DataError::io(&shard.path, e))
         };
-        let mut parts = Vec::new();
+        let (mut parts, mut others) = (Vec::new(), Vec::new());
         match shard.form {
             Form::JsonLines => {
                 if let Some(message) = too_large("the line", end - start) {
@@ -126,6 +148,7 @@ impl Shards {
                 for found in sample_entries(&file, &shard.path, start, end) {
                     let (_, extension, place) = found?;
                     if !extensions.contains(&extension.as_str()) {
+                        others.push(extension);
                         continue;
                     }
                     if let Some(message) = too_large(&format!("its file .{extension}"), place.size) {
@@ -135,7 +158,7 @@ impl Shards {
                 }
             }
         }
-        Ok(Ok(Item { parts }))
+        Ok(Ok(Item { parts, others }))
     }
 
     /// The shard of a sample, opened, and the range of bytes that belongs to the sample.
@@ -184,8 +207,9 @@ fn tar_starts(file: &PositionedFile, path: &Path) -> Result<Vec<u64>> {
         }
         seen.push(extension);
         if seen.len() > MAX_PARTS {
-            let message =
-                format!("sample {current:?} has more than {MAX_PARTS} files; this is no WebDataset shard");
+            let message = format!(
+                "sample {current:?} has more than {MAX_PARTS} files; a name is split at its first dot, so give each sample a name of its own before it"
+            );
             return Err(DataError::format(path, message));
         }
     }
@@ -196,14 +220,19 @@ fn line_starts(path: &Path) -> Result<Vec<u64>> {
     let failed = |error| DataError::io(path, error);
     let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?);
     let head = reader.fill_buf().map_err(failed)?;
-    if head.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+    if let Some(fault) = foreign_encoding(head) {
+        return Err(DataError::format(path, fault));
+    }
+    let mark = head.len() - without_byte_order_mark(head).len();
+    if head[mark..].iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(DataError::format(
             path,
             "neither a tar archive nor JSON lines: it does not begin with `{`; unpack compressed files, write one document a line",
         ));
     }
     let mut starts = Vec::new();
-    let (mut position, mut in_line) = (0, false);
+    let (mut position, mut in_line) = (mark as u64, false);
+    reader.consume(mark);
     loop {
         let buffer = reader.fill_buf().map_err(failed)?;
         if buffer.is_empty() {

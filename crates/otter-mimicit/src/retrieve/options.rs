@@ -132,6 +132,10 @@ pub struct RetrieveReport {
     pub unusable: BTreeMap<&'static str, u64>,
     /// Ids of the queries file that the set does not have; they are not written.
     pub unknown_queries: u64,
+    /// An id for each of these reasons, `unknown_query` among them.
+    pub examples: BTreeMap<&'static str, String>,
+    /// Records marked as examples in the context of others: they are examples, and without a queries file no queries.
+    pub example_only: u64,
     /// Candidates that a rule turned away.
     pub turned_away: TurnedAway,
     /// Queries whose nearest neighbours were not enough, so that more were searched.
@@ -142,4 +146,16 @@ pub struct RetrieveReport {
     pub index: Option<IndexKind>,
     /// Seconds of each stage.
     pub seconds: BTreeMap<&'static str, f64>,
+}
+
+impl RetrieveReport {
+    /// What was left out: a line a reason, with an example.
+    pub fn left_out(&self) -> Vec<String> {
+        let unknown = Some((&"unknown_query", &self.unknown_queries)).filter(|(_, count)| **count > 0);
+        let in_words = |(reason, count): (&&'static str, &u64)| {
+            let example = self.examples.get(reason).map(|id| format!(", e.g. {id}")).unwrap_or_default();
+            format!("{count} [{reason}]{example}")
+        };
+        self.unusable.iter().chain(unknown).map(in_words).collect()
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use half::f16;
 use otter_checkpoint::Weights;
+use otter_data::{parse_json, read_text_file};
 
 use super::error::{Result, RetrieveError};
 use super::hash;
@@ -157,10 +158,10 @@ fn read_npy(path: &Path) -> Result<(Vec<f32>, usize)> {
 }
 
 fn read_ids(path: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).map_err(RetrieveError::io(path, "read"))?;
+    let text = read_text_file(path)?;
     if text.trim_start().starts_with('[') {
-        return serde_json::from_str(&text).map_err(|error| {
-            RetrieveError::format(path, format!("a JSON array of strings is expected ({error})"))
+        return parse_json(text.as_bytes()).map_err(|fault| {
+            RetrieveError::format(path, format!("a JSON array of strings is expected: {fault}"))
         });
     }
     Ok(text.lines().map(|line| line.trim_end_matches('\r').to_owned()).collect())

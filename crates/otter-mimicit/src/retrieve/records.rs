@@ -69,6 +69,8 @@ pub struct Records {
     pub representative: Vec<u32>,
     /// Why records are left out.
     pub unusable: Vec<(u32, Unusable)>,
+    /// Records marked as examples in the context of others, sorted.
+    pub example_only: Vec<u32>,
     /// SHA-256 over the contents of the items.
     pub content: String,
     image_starts: Vec<usize>,
@@ -81,6 +83,7 @@ struct Parsed {
     item: Result<u128, Unusable>,
     pair: u64,
     images: Vec<u64>,
+    example_only: bool,
 }
 
 impl Records {
@@ -102,6 +105,7 @@ impl Records {
             pair: Vec::with_capacity(table.len()),
             representative: Vec::new(),
             unusable: Vec::new(),
+            example_only: Vec::new(),
             content: String::new(),
             image_starts: vec![0],
             images: Vec::new(),
@@ -132,6 +136,9 @@ impl Records {
                         NO_ITEM
                     }
                 };
+                if parsed.example_only {
+                    records.example_only.push(entry);
+                }
                 records.item.push(item);
                 records.pair.push(parsed.pair);
                 records.images.extend(parsed.images);
@@ -178,7 +185,7 @@ impl Records {
 
 fn parse(table: &InstructionTable, entry: usize, kind: ItemKind<'_>) -> Parsed {
     let Ok(record) = table.record(entry) else {
-        return Parsed { item: Err(Unusable::BadRecord), pair: 0, images: Vec::new() };
+        return Parsed { item: Err(Unusable::BadRecord), pair: 0, images: Vec::new(), example_only: false };
     };
     let text = record.instruction.trim();
     let answer = record.answer.trim();
@@ -196,7 +203,7 @@ fn parse(table: &InstructionTable, entry: usize, kind: ItemKind<'_>) -> Parsed {
         }
     };
     let images = record.image_ids.iter().map(|id| hash::id(id)).collect();
-    Parsed { item, pair: hash::content(&both) as u64, images }
+    Parsed { item, pair: hash::content(&both) as u64, images, example_only: record.example_only }
 }
 
 /// Id of the picture that stands for a record.

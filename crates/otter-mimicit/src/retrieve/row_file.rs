@@ -85,7 +85,8 @@ pub fn map_rows(path: &Path, row_bytes: usize) -> Result<Option<Mmap>> {
     if length == 0 {
         return Ok(None);
     }
-    // SAFETY: the map is read-only, and the file lies in a folder whose lock the run holds: nobody shortens it.
+    // SAFETY: the map is read-only, and the file lies in the work folder whose lock the run holds, so no other run writes it.
+    // The lock is advisory: another program that cuts the file meanwhile would end this process by a signal.
     unsafe { Mmap::map(&file) }.map(Some).map_err(RetrieveError::io(path, "map"))
 }
 

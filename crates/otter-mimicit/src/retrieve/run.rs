@@ -125,9 +125,15 @@ impl Run<'_> {
         let observer = &mut *self.observer;
         let read = &mut |done| observer.progress(Stage::Read, done as u64, total);
         let Some(records) = Records::read(self.table, kind, read)? else { return Err(self.stopped()) };
-        for &(_, reason) in &records.unusable {
-            *self.report.unusable.entry(reason.name()).or_default() += 1;
+        for &(entry, reason) in &records.unusable {
+            let count = self.report.unusable.entry(reason.name()).or_default();
+            *count += 1;
+            if *count == 1 {
+                let id = self.table.id(entry as usize)?.into_owned();
+                self.report.examples.insert(reason.name(), id);
+            }
         }
+        self.report.example_only = records.example_only.len() as u64;
         self.report.items = records.items() as u64;
         self.spent("read", started);
         Ok(records)
@@ -267,7 +273,8 @@ impl Run<'_> {
             .map(|&(entry, _)| entry)
             .collect();
         let total = queries.map_or(records.len(), ContextTable::len);
-        self.report.queries = total as u64;
+        let no_queries = if queries.is_some() { &[][..] } else { &records.example_only[..] };
+        self.report.queries = (total - no_queries.len()) as u64;
         let (mut similarity, mut similar) = (0.0, 0_u64);
         for first in (0..total).step_by(PICK_ROWS) {
             if !self.observer.progress(Stage::Pick, first as u64, total as u64) {
@@ -276,9 +283,15 @@ impl Run<'_> {
             let mut asked = Vec::with_capacity(PICK_ROWS);
             for query in first..(first + PICK_ROWS).min(total) {
                 let entry = match queries {
+                    None if no_queries.binary_search(&(query as u32)).is_ok() => continue,
                     None => Some(query),
                     Some(queries) => {
-                        self.table.find(&queries.id(query)?).filter(|&entry| entry < records.len())
+                        let id = queries.id(query)?;
+                        let entry = self.table.find(&id).filter(|&entry| entry < records.len());
+                        if entry.is_none() {
+                            self.report.examples.entry("unknown_query").or_insert_with(|| id.into_owned());
+                        }
+                        entry
                     }
                 };
                 match entry {
@@ -313,6 +326,23 @@ impl Run<'_> {
         }
         if self.report.index.is_some() && similar > 0 {
             self.report.mean_similarity = Some(similarity / similar as f64);
+        }
+        // The file has its name only once it is finished: nobody shall train on contexts without examples.
+        if self.report.full + self.report.fewer == 0 {
+            let what = match self.report.written {
+                0 => "no query could be answered".to_owned(),
+                written => format!("none of {written} queries got an example"),
+            };
+            let reasons = self.report.left_out();
+            let reasons = if reasons.is_empty() {
+                format!("; turned away: {:?}", self.report.turned_away)
+            } else {
+                format!("; left out: {}", reasons.join("; "))
+            };
+            return Err(RetrieveError::format(
+                path,
+                format!("{what}, so no train file was written{reasons}"),
+            ));
         }
         file.write_all(b"\n}\n").and_then(|()| file.finish()).map_err(failed)?;
         self.observer.progress(Stage::Pick, total as u64, total as u64);

@@ -7,15 +7,13 @@
 //! Repaired: the original wanted more than 100 mp4 files, counted frames by the rounded-down rate of the file, and
 //! divided by zero below one frame a second; here time decides, not the count.
 
-use std::path::PathBuf;
-
 use otter_data::Group;
 use serde::Deserialize;
 
 use super::Inputs;
 use super::annotations::Annotations;
 use super::error::ImportError;
-use super::files::{id_name, video};
+use super::files::{Folder, id_name};
 use super::item::{Item, Pair, Reason, Skip, Source, Visual};
 use super::pairs::Replies;
 
@@ -28,7 +26,7 @@ struct Entry {
 /// ActivityNet Captions.
 pub struct DenseCaptions {
     annotations: Annotations,
-    videos: PathBuf,
+    videos: Folder,
     replies: Option<Replies>,
 }
 
@@ -37,7 +35,7 @@ impl DenseCaptions {
     pub fn open(inputs: &Inputs) -> Result<Self, ImportError> {
         Ok(Self {
             annotations: Annotations::json_object(inputs.annotations()?)?,
-            videos: inputs.videos()?.to_owned(),
+            videos: Folder::new(inputs.videos()?),
             replies: inputs.replies()?,
         })
     }
@@ -100,7 +98,7 @@ impl Source for DenseCaptions {
             Some(replies) => replies.of(name, &place)?,
             None => questions(&entry),
         };
-        let path = video(&self.videos, name, &place)?;
+        let path = self.videos.video(name, &place)?;
         let prefix = format!("DC_IMG_{}", id_name(name));
         Ok(Item { name: place, visual: Visual::Video { path, prefix, digits: 4, range: None }, pairs })
     }

@@ -5,15 +5,13 @@
 //! `E4D_IMG_<video>_<8 digits>`, one a second unless said otherwise; the number is the second of the video, so that clips
 //! share the frames they share.
 
-use std::path::PathBuf;
-
 use otter_data::Group;
 use serde::Deserialize;
 
 use super::Inputs;
 use super::annotations::Annotations;
 use super::error::ImportError;
-use super::files::{id_name, video};
+use super::files::{Folder, id_name};
 use super::item::{Item, Pair, Reason, Skip, Source, Visual};
 use super::pairs::Replies;
 
@@ -39,7 +37,7 @@ const TAIL: f64 = 1.0;
 /// Ego4D.
 pub struct Ego4d {
     annotations: Annotations,
-    videos: PathBuf,
+    videos: Folder,
     /// Video and clip of every item; a video that cannot be parsed is one item without a clip.
     clips: Vec<(usize, Option<usize>)>,
     replies: Option<Replies>,
@@ -56,7 +54,7 @@ impl Ego4d {
                 Err(_) => clips.push((video, None)),
             }
         }
-        Ok(Self { annotations, videos: inputs.videos()?.to_owned(), clips, replies: inputs.replies()? })
+        Ok(Self { annotations, videos: Folder::new(inputs.videos()?), clips, replies: inputs.replies()? })
     }
 }
 
@@ -112,7 +110,7 @@ impl Source for Ego4d {
                 vec![Pair::new("What happens here, step by step?", super::sentences(&said))]
             }
         };
-        let path = video(&self.videos, name, &place)?;
+        let path = self.videos.video(name, &place)?;
         let prefix = format!("E4D_IMG_{}", id_name(name));
         let visual = Visual::Video { path, prefix, digits: 8, range: Some(range) };
         Ok(Item { name: place, visual, pairs })

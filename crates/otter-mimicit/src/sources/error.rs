@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::item::Skip;
+use super::report::ImportReport;
 
 /// An error of an import; each says what was found, what was expected and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum ImportError {
     /// An option is missing or out of its range.
     #[error("{0}")]
     Option(String),
+    /// Nothing of the source could be used, and no data set was written.
+    #[error("{}", nothing_used(.0))]
+    NothingUsed(Box<ImportReport>),
     /// With `strict`: the first thing that would be left out.
     #[error("{} [{}]; without --strict it would be counted and left out", .0.message, .0.reason.name())]
     Strict(Skip),
@@ -35,6 +39,18 @@ pub enum ImportError {
     /// The data set cannot be written.
     #[error(transparent)]
     Data(#[from] otter_data::DataError),
+}
+
+fn nothing_used(report: &ImportReport) -> String {
+    let left_out = report.left_out();
+    let what = match (report.items, report.used) {
+        (0, _) => return "the annotations hold no item, so no data set was written".to_owned(),
+        (items, 0) => format!("none of the {items} items could be used"),
+        (_, used) => format!("no pair of the {used} usable items is a sample"),
+    };
+    let left_out =
+        if left_out.is_empty() { String::new() } else { format!("; left out: {}", left_out.join("; ")) };
+    format!("{what}, so no data set was written{left_out}")
 }
 
 impl ImportError {

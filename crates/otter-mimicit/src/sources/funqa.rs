@@ -4,16 +4,14 @@
 //! they stand, are one item, in the order of their first mention. Ids are `FunQA_INS_…`; frames are `FunQA_IMG_<video>_<4 digits>`.
 //! Entries whose answer is no text (scores, time spans given as numbers) are written as that text.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-
 use otter_data::Group;
 use serde::Deserialize;
+use std::collections::HashMap;
 
 use super::Inputs;
 use super::annotations::Annotations;
 use super::error::ImportError;
-use super::files::{id_name, video};
+use super::files::{Folder, id_name};
 use super::item::{Item, Pair, Skip, Source, Visual};
 use super::pairs::Replies;
 
@@ -32,7 +30,7 @@ struct VideoOnly {
 /// FunQA.
 pub struct FunQa {
     annotations: Annotations,
-    videos: PathBuf,
+    videos: Folder,
     /// Entries of every item. One that cannot be parsed is an item of its own.
     items: Vec<Vec<usize>>,
     replies: Option<Replies>,
@@ -56,7 +54,7 @@ impl FunQa {
                 Err(_) => items.push(vec![index]),
             }
         }
-        Ok(Self { annotations, videos: inputs.videos()?.to_owned(), items, replies: inputs.replies()? })
+        Ok(Self { annotations, videos: Folder::new(inputs.videos()?), items, replies: inputs.replies()? })
     }
 }
 
@@ -89,7 +87,7 @@ impl Source for FunQa {
         if let Some(replies) = &self.replies {
             pairs = replies.of(id_name(&name), &place)?;
         }
-        let path = video(&self.videos, &name, &place)?;
+        let path = self.videos.video(&name, &place)?;
         let prefix = format!("FunQA_IMG_{}", id_name(&name));
         Ok(Item { name: place, visual: Visual::Video { path, prefix, digits: 4, range: None }, pairs })
     }

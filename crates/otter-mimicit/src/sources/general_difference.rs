@@ -5,15 +5,14 @@
 //! - CLEVR-Change's `{"CLEVR_default_000001.png": ["…"]}`: the picture in `images/`, its counterpart, with `semantic` in
 //!   the place of `default`, in `sc_images/`.
 //!
-//! Image ids are `CGD_IMG_<name of the file up to its first dot>`.
+//! Image ids are `CGD_IMG_<name of the file without extension>`, of the whole path where several pictures share that.
 
-use std::path::PathBuf;
-
+use otter_data::read_text_file;
 use serde::Deserialize;
 
-use super::annotations::{Annotations, read_text};
+use super::annotations::Annotations;
 use super::error::ImportError;
-use super::files::{first_file, id_name};
+use super::files::{Folder, PictureIds, id_name};
 use super::item::{ImageFile, Item, Pair, Skip, Source, Visual};
 use super::pairs::{Name, Replies};
 use super::spot_the_difference::QUESTION;
@@ -30,20 +29,26 @@ struct Entry {
 /// Pairs of pictures that differ.
 pub struct GeneralDifference {
     annotations: Annotations,
-    images: PathBuf,
+    images: Folder,
     replies: Option<Replies>,
     /// Whether the file is an object, as CLEVR-Change's.
     by_name: bool,
+    ids: PictureIds,
 }
 
 impl GeneralDifference {
     /// Opens the file.
     pub fn open(inputs: &Inputs) -> Result<Self, ImportError> {
         let file = inputs.annotations()?;
-        let by_name = read_text(file)?.trim_start().starts_with('{');
+        let by_name = read_text_file(file)?.trim_start().starts_with('{');
         let annotations =
             if by_name { Annotations::json_object(file)? } else { Annotations::json_list(file)? };
-        Ok(Self { annotations, images: inputs.images()?.to_owned(), replies: inputs.replies()?, by_name })
+        let listed = (0..annotations.len()).filter(|_| !by_name);
+        // One that cannot be parsed is left out when it is asked for.
+        let entries = listed.filter_map(|index| annotations.parse::<Entry>(index).ok());
+        let ids = PictureIds::new(entries.flat_map(|entry| entry.images), |path| id_name(path).to_owned());
+        let (images, replies) = (Folder::new(inputs.images()?), inputs.replies()?);
+        Ok(Self { annotations, images, replies, by_name, ids })
     }
 }
 
@@ -60,7 +65,7 @@ impl Source for GeneralDifference {
         let place = self.annotations.place(index);
         let (name, images, said) = if self.by_name {
             let image = self.annotations.key(index);
-            let said: Vec<String> = self.annotations.parse(index)?;
+            let said: Vec<String> = self.annotations.parse_list(index)?;
             let other = image.replace("default", "semantic");
             (image.to_owned(), [format!("images/{image}"), format!("sc_images/{other}")], said)
         } else {
@@ -78,8 +83,8 @@ impl Source for GeneralDifference {
         };
         let mut files = Vec::with_capacity(2);
         for image in images {
-            let path = first_file(&self.images, std::slice::from_ref(&image), &place)?;
-            files.push(ImageFile { id: format!("CGD_IMG_{}", id_name(&image)), path });
+            let path = self.images.first_file(std::slice::from_ref(&image), &place)?;
+            files.push(ImageFile { id: format!("CGD_IMG_{}", self.ids.id(&image)), path });
         }
         Ok(Item { name: place, visual: Visual::Images(files), pairs })
     }

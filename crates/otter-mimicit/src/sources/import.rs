@@ -109,9 +109,17 @@ pub fn import(
         replay.write(item, writer.as_mut())?;
         observer(Progress { done: done + 1, total, skipped: 0, writing: true });
     }
-    let mut report = replay.report;
-    report.written = writer.finish()?;
     drop(reader);
+    let samples = replay.samples;
+    let mut report = replay.finish();
+    report.warnings.splice(0..0, source.warnings());
+    if samples == 0 {
+        // What it says of missing files may be mended before the next try.
+        drop(writer);
+        journal.remove()?;
+        return Err(ImportError::NothingUsed(Box::new(report)));
+    }
+    report.written = writer.finish()?;
     journal.remove()?;
     Ok(Imported::Finished(Box::new(report)))
 }
@@ -158,7 +166,7 @@ fn plan(source: &dyn Source, options: &ImportOptions) -> Result<Value, ImportErr
     };
     let video = &options.video;
     Ok(json!({
-        "version": 1,
+        "version": 2,
         "source": options.kind,
         "items": source.len(),
         "annotation_bytes": size,

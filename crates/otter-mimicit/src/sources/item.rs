@@ -61,6 +61,12 @@ pub struct Pair {
     /// Language code, where the source tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
+    /// How many of the item's images it shows, the first ones; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
+    /// It serves others as an example and is no sample.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub example_only: bool,
 }
 
 impl Pair {
@@ -80,6 +86,8 @@ pub enum Reason {
     UnsafePath,
     /// The entry names no image.
     NoImage,
+    /// The entry is of a kind that was not asked for.
+    OtherKind,
     /// The image file is not there.
     MissingImage,
     /// The image file cannot be decoded.
@@ -115,6 +123,7 @@ impl Reason {
             Self::BadAnnotation => "bad_annotation",
             Self::UnsafePath => "unsafe_path",
             Self::NoImage => "no_image",
+            Self::OtherKind => "other_kind",
             Self::MissingImage => "missing_image",
             Self::BrokenImage => "broken_image",
             Self::Expired => "expired",
@@ -187,5 +196,10 @@ pub trait Source: Sync {
     /// Whether the source itself says what the context of its pairs is.
     fn has_contexts(&self) -> bool {
         false
+    }
+
+    /// What of the source is not read, in words.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
     }
 }

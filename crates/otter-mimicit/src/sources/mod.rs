@@ -108,6 +108,12 @@ pub struct Inputs {
     pub frames: Option<usize>,
     /// Most images of an item (0: all).
     pub max_frames: usize,
+    /// Of LLaVA's files, the entries without an image.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub text_only: bool,
+    /// In a table with contexts, rows without one are samples, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all_rows: bool,
 }
 
 impl Inputs {
@@ -150,6 +156,7 @@ pub fn open_source(kind: SourceKind, inputs: &Inputs) -> Result<Box<dyn Source>,
     // Before a large annotation file is read for nothing.
     match kind {
         SourceKind::Own => {}
+        SourceKind::Llava if inputs.text_only => {}
         SourceKind::Llava | SourceKind::Sd | SourceKind::Cgd | SourceKind::Vst => {
             inputs.images()?;
         }

@@ -7,61 +7,117 @@
 //! | `video` | file, GIF or folder of frames below --videos |
 //! | `id` | instruction id; without it pairs are numbered |
 //! | `context` | ids of in-context examples; a JSON list, in CSV separated by `;` |
-//! | `language` | a code such as `en` |
+//! | `language` | a code such as `en`, kept with the pair |
+//!
+//! Where a row has a context, rows without one serve as examples and are no samples, unless asked for. Other columns are
+//! not read, and named.
 //!
 //! Rows that follow one another about the same images or video are siblings (`rel_ins_ids`), and their pictures are read
 //! once. Image ids are `<NAME>_IMG_<path without extension, / as _>`; frames get `_` and four digits more.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use otter_data::Group;
-use serde::Deserialize;
+use otter_data::{Group, one_or_many, parse_object, read_text_file};
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::Inputs;
-use super::annotations::{read_text, without_position};
 use super::csv::Rows;
 use super::error::ImportError;
-use super::files::{below, video};
+use super::files::Folder;
 use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
+use super::pairs::Name;
 
 const COLUMNS: [&str; 8] = ["instruction", "answer", "image", "images", "video", "id", "context", "language"];
 
 /// One row.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default)]
 struct Row {
     instruction: String,
     answer: String,
-    image: Option<OneOrMany>,
-    images: Option<OneOrMany>,
+    images: Vec<String>,
     video: Option<String>,
     id: Option<String>,
-    context: Option<OneOrMany>,
+    context: Vec<String>,
     language: Option<String>,
+    /// Keys that are not read.
+    unused: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
+/// A list of names as [`one_or_many`] reads it.
+struct Names(Vec<String>);
 
-impl OneOrMany {
-    fn list(self) -> Vec<String> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
-        }
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        one_or_many(deserializer).map(Self)
     }
 }
 
-impl Row {
-    fn images(&mut self) -> Vec<String> {
-        let one = self.image.take().into_iter();
-        one.chain(self.images.take()).flat_map(OneOrMany::list).filter(|name| !name.is_empty()).collect()
+/// Some text, or nothing where it is empty.
+fn said(text: String) -> Option<String> {
+    let trimmed = text.trim();
+    if trimmed.is_empty() { None } else { Some(trimmed.to_owned()) }
+}
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Row;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("an object with `instruction` and `answer`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
+                let mut row = Row::default();
+                let (mut instruction, mut answer): (Option<String>, Option<String>) = (None, None);
+                let mut seen = [false; COLUMNS.len()];
+                while let Some(key) = map.next_key::<String>()? {
+                    match COLUMNS.iter().position(|column| *column == key) {
+                        Some(place) if seen[place] => {
+                            return Err(A::Error::custom(format!("the key `{key}` is there twice")));
+                        }
+                        Some(place) => seen[place] = true,
+                        None => {}
+                    }
+                    match key.as_str() {
+                        "instruction" => instruction = Some(map.next_value()?),
+                        "answer" => answer = Some(map.next_value()?),
+                        "image" | "images" => {
+                            let names = map.next_value::<Names>()?.0;
+                            row.images.extend(names.into_iter().filter(|name| !name.is_empty()));
+                        }
+                        "video" => row.video = map.next_value::<Option<String>>()?.and_then(said),
+                        "id" => {
+                            row.id = map.next_value::<Option<Name>>()?.and_then(|id| said(id.into_text()))
+                        }
+                        "context" => row.context = map.next_value::<Names>()?.0,
+                        "language" => row.language = map.next_value::<Option<String>>()?.and_then(said),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            row.unused.push(key);
+                        }
+                    }
+                }
+                let missing = |key: &str| {
+                    let unused = match row.unused.len() {
+                        0 => String::new(),
+                        _ => format!("; not read are {}", row.unused.join(", ")),
+                    };
+                    A::Error::custom(format!("the key `{key}` is missing{unused}"))
+                };
+                let instruction = instruction.ok_or_else(|| missing("instruction"))?;
+                let answer = answer.ok_or_else(|| missing("answer"))?;
+                Ok(Row { instruction, answer, ..row })
+            }
+        }
+
+        deserializer.deserialize_map(Keys)
     }
 }
 
@@ -84,11 +140,16 @@ pub struct Own {
     text: String,
     form: Form,
     items: Vec<ItemRows>,
-    images: Option<PathBuf>,
-    videos: Option<PathBuf>,
+    images: Option<Folder>,
+    videos: Option<Folder>,
     code: String,
     has_contexts: bool,
+    has_images: bool,
     has_videos: bool,
+    /// Rows without a context are samples, although others have one.
+    all_rows: bool,
+    /// Columns that are not read.
+    unused: BTreeSet<String>,
     /// Language of all rows; `Some(None)`: none or several.
     language: Option<Option<String>>,
 }
@@ -97,11 +158,12 @@ impl Own {
     /// Opens the table; ids begin with `code`.
     pub fn open(inputs: &Inputs, code: &str) -> Result<Self, ImportError> {
         let path = inputs.annotations()?.to_owned();
-        let text = read_text(&path)?;
+        let text = read_text_file(&path)?;
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let mut unused = BTreeSet::new();
         let (form, start) = match extension.as_str() {
-            "csv" => separated(&path, &text, ',')?,
-            "tsv" => separated(&path, &text, '\t')?,
+            "csv" => separated(&path, &text, ',', &mut unused)?,
+            "tsv" => separated(&path, &text, '\t', &mut unused)?,
             "jsonl" | "ndjson" | "json" => (Form::Lines, (0, 1)),
             other => {
                 return Err(ImportError::format(
@@ -121,11 +183,14 @@ impl Own {
             text,
             form,
             items: Vec::new(),
-            images: inputs.images.clone(),
-            videos: inputs.videos.clone(),
+            images: inputs.images.as_deref().map(Folder::new),
+            videos: inputs.videos.as_deref().map(Folder::new),
             code: code.to_owned(),
             has_contexts: false,
+            has_images: false,
             has_videos: false,
+            all_rows: inputs.all_rows,
+            unused,
             language: None,
         };
         own.find_items(start);
@@ -136,21 +201,24 @@ impl Own {
     fn find_items(&mut self, start: (usize, usize)) {
         let mut items: Vec<ItemRows> = Vec::new();
         let mut before: Option<u64> = None;
-        let (mut has_contexts, mut has_videos) = (false, false);
+        let (mut has_contexts, mut has_images, mut has_videos) = (false, false, false);
+        let mut unused = std::mem::take(&mut self.unused);
         let mut language: Option<Option<String>> = None;
         let mut cursor = start;
         while let Some((begin, row)) = self.next_row(&mut cursor) {
             // A row that cannot be read is an item of its own.
             let key = row.ok().and_then(|mut row| {
-                has_contexts |= row.context.is_some();
+                has_contexts |= !row.context.is_empty();
+                has_images |= !row.images.is_empty();
                 has_videos |= row.video.is_some();
-                let code = row.language.take().filter(|code| !code.is_empty());
+                unused.append(&mut row.unused.drain(..).collect());
+                let code = row.language.take();
                 match &language {
                     None => language = Some(code),
                     Some(before) if *before != code => language = Some(None),
                     Some(_) => {}
                 }
-                let images = row.images();
+                let images = row.images;
                 (!images.is_empty() || row.video.is_some()).then(|| {
                     let mut hasher = DefaultHasher::new();
                     (images, row.video).hash(&mut hasher);
@@ -165,6 +233,8 @@ impl Own {
         }
         self.items = items;
         self.has_contexts = has_contexts;
+        self.has_images = has_images;
+        self.unused = unused;
         self.has_videos = has_videos;
         self.language = language;
     }
@@ -181,8 +251,8 @@ impl Own {
                 let begin = *cursor;
                 *cursor = (cursor.0 + line.len(), cursor.1 + 1);
                 if !line.trim().is_empty() {
-                    let row = serde_json::from_str(line)
-                        .map_err(|error| format!("line {}: {}", begin.1, without_position(&error)));
+                    let row =
+                        parse_object(line.as_bytes()).map_err(|fault| format!("line {}: {fault}", begin.1));
                     return Some((begin, row));
                 }
             },
@@ -197,32 +267,26 @@ impl Own {
     }
 
     fn visual(&self, row: &mut Row, place: &str) -> Result<Visual, Skip> {
-        let images = row.images();
-        if let Some(name) = row.video.take().filter(|name| !name.is_empty()) {
+        let images = std::mem::take(&mut row.images);
+        if let Some(name) = row.video.take() {
             if !images.is_empty() {
                 return Err(Skip::new(
                     Reason::BadAnnotation,
                     format!("{place}: both images and a video; a row has one of them"),
                 ));
             }
-            let root = self.videos.as_deref().ok_or_else(|| missing_folder(place, "video", "--videos"))?;
-            let path = video(root, &name, place)?;
+            let root = self.videos.as_ref().ok_or_else(|| missing_folder(place, "video", "--videos"))?;
+            let path = root.video(&name, place)?;
             let prefix = self.image_id(&name);
             return Ok(Visual::Video { path, prefix, digits: 4, range: None });
         }
         if images.is_empty() {
             return Ok(Visual::Nothing);
         }
-        let root = self.images.as_deref().ok_or_else(|| missing_folder(place, "image", "--images"))?;
+        let root = self.images.as_ref().ok_or_else(|| missing_folder(place, "image", "--images"))?;
         let mut files = Vec::with_capacity(images.len());
         for name in images {
-            let path = below(root, &name, place)?;
-            if !path.is_file() {
-                return Err(Skip::new(
-                    Reason::MissingImage,
-                    format!("{place}: no image {name} in {}", root.display()),
-                ));
-            }
+            let path = root.first_file(std::slice::from_ref(&name), place)?;
             files.push(ImageFile { id: self.image_id(&name), path });
         }
         Ok(Visual::Images(files))
@@ -246,7 +310,13 @@ fn missing_folder(place: &str, what: &str, option: &str) -> Skip {
 }
 
 /// The head of a table of separated fields, and where its rows begin.
-fn separated(path: &Path, text: &str, delimiter: char) -> Result<(Form, (usize, usize)), ImportError> {
+/// Names of columns that are not read go to `unused`.
+fn separated(
+    path: &Path,
+    text: &str,
+    delimiter: char,
+    unused: &mut BTreeSet<String>,
+) -> Result<(Form, (usize, usize)), ImportError> {
     let mut rows = Rows::new(text, delimiter, 0, 1);
     let head = match rows.next() {
         Some(Ok(row)) => row,
@@ -268,15 +338,16 @@ fn separated(path: &Path, text: &str, delimiter: char) -> Result<(Form, (usize, 
         }
     }
     for (place, name) in columns.iter().enumerate() {
-        if !COLUMNS.contains(&name.as_str()) || columns[..place].contains(name) {
+        if !name.is_empty() && columns[..place].contains(name) {
             return Err(ImportError::format(
                 path,
-                format!(
-                    "line {}: column `{name}` is unknown or there twice ({found}); columns are {}",
-                    head.line,
-                    COLUMNS.join(", ")
-                ),
+                format!("line {}: column `{name}` is there twice ({found}); keep one of them", head.line),
             ));
+        }
+        if !COLUMNS.contains(&name.as_str()) {
+            let name =
+                if name.is_empty() { format!("number {} without a name", place + 1) } else { name.clone() };
+            unused.insert(name);
         }
     }
     Ok((Form::Separated(delimiter, columns), (rows.at, rows.line)))
@@ -295,22 +366,18 @@ fn named(columns: &[String], row: super::csv::Row) -> Result<Row, String> {
     let mut named = Row::default();
     let list = |field: String| {
         let names = field.split(';').map(str::trim).filter(|name| !name.is_empty());
-        Some(OneOrMany::Many(names.map(str::to_owned).collect()))
+        names.map(str::to_owned).collect::<Vec<_>>()
     };
     for (column, field) in columns.iter().zip(row.fields) {
-        let text = || Some(field.trim().to_owned()).filter(|text| !text.is_empty());
         match column.as_str() {
             "instruction" => named.instruction = field,
             "answer" => named.answer = field,
-            "image" | "images" => {
-                let mut names = list(field).map_or(Vec::new(), OneOrMany::list);
-                names.splice(0..0, named.images.take().map_or(Vec::new(), OneOrMany::list));
-                named.images = Some(OneOrMany::Many(names));
-            }
-            "video" => named.video = text(),
-            "id" => named.id = text(),
+            "image" | "images" => named.images.extend(list(field)),
+            "video" => named.video = said(field),
+            "id" => named.id = said(field),
             "context" => named.context = list(field),
-            _ => named.language = text(),
+            "language" => named.language = said(field),
+            _ => {}
         }
     }
     Ok(named)
@@ -330,11 +397,27 @@ impl Source for Own {
     }
 
     fn group(&self) -> Group {
-        if self.has_videos { Group::VideoText } else { Group::ImageText }
+        match (self.has_videos, self.has_images) {
+            (true, _) => Group::VideoText,
+            (false, true) => Group::ImageText,
+            (false, false) => Group::TextOnly,
+        }
     }
 
     fn language(&self) -> Option<&str> {
         self.language.as_ref()?.as_deref()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        if self.unused.is_empty() {
+            return Vec::new();
+        }
+        let names: Vec<&str> = self.unused.iter().map(String::as_str).collect();
+        vec![format!(
+            "columns not used: {}; those that are read are {}",
+            names.join(", "),
+            COLUMNS.join(", ")
+        )]
     }
 
     fn item(&self, index: usize) -> Result<Item, Skip> {
@@ -348,13 +431,15 @@ impl Source for Own {
             let Some((_, row)) = self.next_row(&mut cursor) else { break };
             let mut row =
                 row.map_err(|message| Skip::new(Reason::BadAnnotation, format!("{file} {message}")))?;
-            let context = row.context.take().map_or(Vec::new(), OneOrMany::list);
+            let context = std::mem::take(&mut row.context);
             pairs.push(Pair {
-                id: row.id.take().filter(|id| !id.is_empty()),
+                id: row.id.take(),
                 instruction: std::mem::take(&mut row.instruction),
                 answer: std::mem::take(&mut row.answer),
+                example_only: self.has_contexts && !self.all_rows && context.is_empty(),
                 context,
-                language: row.language.take().filter(|code| !code.is_empty()),
+                language: row.language.take(),
+                images: None,
             });
             first.get_or_insert(row);
         }

@@ -2,46 +2,56 @@
 //! them, or `[{"id", "question", "answer"}]`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
 
 use super::annotations::Annotations;
 use super::error::ImportError;
 use super::item::{Pair, Reason, Skip};
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Reply {
-        id: Name,
-        results: String,
-    },
-    Pair {
-        id: Name,
-        #[serde(alias = "instruction")]
-        question: String,
-        answer: String,
-    },
+struct Entry {
+    id: Name,
+    results: Option<String>,
+    #[serde(alias = "instruction")]
+    question: Option<String>,
+    answer: Option<String>,
 }
 
 /// An id, which some files write as a number.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub enum Name {
-    /// As text.
-    Text(String),
-    /// As a number.
-    Number(u64),
-}
+pub struct Name(String);
 
 impl Name {
     /// The id as text.
     pub fn into_text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Number(number) => number.to_string(),
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Id;
+
+        impl Visitor<'_> for Id {
+            type Value = Name;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string or a whole number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Name, E> {
+                Ok(Name(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Name, E> {
+                Ok(Name(number.to_string()))
+            }
         }
+
+        deserializer.deserialize_any(Id)
     }
 }
 
@@ -57,17 +67,21 @@ impl Replies {
         let entries = Annotations::list_or_lines(path)?;
         let mut pairs: HashMap<String, Result<Vec<Pair>, String>> = HashMap::new();
         for index in 0..entries.len() {
-            let entry = entries.parse(index).map_err(|skip| {
+            let wrong = |what: &str| {
                 ImportError::Option(format!(
-                    "{}; expected {{\"id\", \"results\"}} or {{\"id\", \"question\", \"answer\"}}",
-                    skip.message
+                    "{what}; expected {{\"id\", \"results\"}} or {{\"id\", \"question\", \"answer\"}}"
                 ))
-            })?;
-            let (id, new) = match entry {
-                Entry::Reply { id, results } => (id, parse_reply(&results)),
-                Entry::Pair { id, question, answer } => (id, Ok(vec![Pair::new(question, answer)])),
             };
-            match (pairs.entry(id.into_text()).or_insert_with(|| Ok(Vec::new())), new) {
+            let entry: Entry = entries.parse(index).map_err(|skip| wrong(&skip.message))?;
+            let new = match (entry.results, entry.question, entry.answer) {
+                (Some(results), None, None) => parse_reply(&results),
+                (None, Some(question), Some(answer)) => Ok(vec![Pair::new(question, answer)]),
+                _ => {
+                    let (place, id) = (entries.place(index), entry.id.into_text());
+                    return Err(wrong(&format!("{place} (id {id}): neither form of a reply")));
+                }
+            };
+            match (pairs.entry(entry.id.into_text()).or_insert_with(|| Ok(Vec::new())), new) {
                 (Ok(pairs), Ok(new)) => pairs.extend(new),
                 (slot, Err(message)) => {
                     *slot = Err(format!("{}: {message}", entries.place(index)));

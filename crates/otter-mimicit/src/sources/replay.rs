@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 
-use otter_data::{DatasetWriter, Record};
+use otter_data::{DatasetWriter, Group, Record};
 
 use super::error::ImportError;
 use super::item::{Pair, Reason, Skip, Source};
@@ -29,6 +29,18 @@ pub struct Replay<'s> {
     id_digits: usize,
     /// Write a context of every record: what the source says, or else its siblings.
     contexts: bool,
+    /// The source says contexts itself; they may name what is not there.
+    contexts_of_source: bool,
+    /// Pairs without a context of their own get their siblings.
+    siblings_as_context: bool,
+    /// Hashes of ids that contexts name, with the first pair that does so.
+    named: HashMap<u128, (String, String)>,
+    /// Hashes of the ids of pairs that are only examples.
+    examples: Vec<u128>,
+    /// Pairs that are samples, and pairs that show no image.
+    pub samples: u64,
+    without_images: u64,
+    group: Group,
     strict: bool,
     numbered: usize,
     /// Hashes of the ids written: what hundred bytes an id would need is sixteen here.
@@ -46,6 +58,13 @@ impl<'s> Replay<'s> {
             code: source.code(),
             id_digits: source.id_digits(),
             contexts: contexts || source.has_contexts(),
+            contexts_of_source: source.has_contexts(),
+            siblings_as_context: contexts,
+            named: HashMap::new(),
+            examples: Vec::new(),
+            samples: 0,
+            without_images: 0,
+            group: source.group(),
             strict,
             numbered: 0,
             records: HashSet::new(),
@@ -78,7 +97,12 @@ impl<'s> Replay<'s> {
         for skip in entry.skips {
             self.skip(skip)?;
         }
-        if let Some(image) = entry.images.iter().find(|image| self.conflicts(image)) {
+        let other_in_item = |place: usize, image: &EntryImage| {
+            entry.images[..place].iter().any(|other| other.id == image.id && other.origin != image.origin)
+        };
+        let mut images = entry.images.iter().enumerate();
+        let conflict = images.find(|(place, image)| self.conflicts(image) || other_in_item(*place, image));
+        if let Some((_, image)) = conflict {
             return self.skip(Skip::new(
                 Reason::IdConflict,
                 format!(
@@ -100,27 +124,75 @@ impl<'s> Replay<'s> {
         let image_ids: Vec<String> = entry.images.into_iter().map(|image| image.id).collect();
         for (place, (id, pair)) in pairs.into_iter().enumerate() {
             let siblings = siblings(&ids, place);
-            if let Some(code) = pair.language {
-                *self.report.languages.entry(code).or_default() += 1;
+            if let Some(code) = &pair.language {
+                *self.report.languages.entry(code.clone()).or_default() += 1;
             }
+            let shown = pair.images.map_or(image_ids.len(), |images| images.min(image_ids.len()));
+            self.without_images += u64::from(shown == 0);
             let record = Record {
                 instruction: pair.instruction,
                 answer: pair.answer,
-                image_ids: image_ids.clone(),
+                image_ids: image_ids[..shown].to_vec(),
                 rel_ins_ids: siblings,
+                language: pair.language,
+                example_only: pair.example_only,
             };
             writer.record(&id, &record)?;
-            if self.contexts {
+            self.samples += u64::from(!pair.example_only);
+            if pair.example_only {
+                self.report.example_only += 1;
+                self.examples.push(hash128(&id));
+            } else if self.contexts {
                 // Earlier turns only: a conversation goes forward.
-                let context = if pair.context.is_empty() {
+                let context = if !pair.context.is_empty() {
+                    pair.context
+                } else if self.siblings_as_context {
                     ids[place.saturating_sub(MOST_SIBLINGS)..place].to_vec()
                 } else {
-                    pair.context
+                    Vec::new()
                 };
                 writer.context(&id, &context)?;
+                if self.contexts_of_source {
+                    self.note_context(&id, &context);
+                }
             }
         }
         Ok(())
+    }
+
+    fn note_context(&mut self, id: &str, context: &[String]) {
+        for named in context {
+            self.named.entry(hash128(named)).or_insert_with(|| (id.to_owned(), named.clone()));
+        }
+    }
+
+    /// The account, with what is odd about the whole.
+    pub fn finish(mut self) -> ImportReport {
+        let gone =
+            || self.named.iter().filter(|(hash, _)| !self.records.contains(*hash)).map(|(_, pair)| pair);
+        if let Some((id, named)) = gone().min() {
+            self.report.warnings.push(format!(
+                "contexts name {} ids that no pair has, e.g. {named} in the context of {id}; their samples cannot be built: add \
+                 the rows, or take the ids out",
+                gone().count()
+            ));
+        }
+        let idle = self.examples.iter().filter(|hash| !self.named.contains_key(*hash)).count();
+        if idle > 0 {
+            self.report.warnings.push(format!(
+                "{idle} pairs have no context and stand in nobody's context: they are neither samples nor examples \
+                 (--all-rows makes every row a sample)"
+            ));
+        }
+        let shows_images = self.group != Group::TextOnly;
+        if shows_images && self.without_images > 0 {
+            self.report.warnings.push(format!(
+                "{} pairs have no image, which a set of group {} refuses in training: import them as a set of their own",
+                self.without_images,
+                self.group.name()
+            ));
+        }
+        self.report
     }
 
     fn conflicts(&self, image: &EntryImage) -> bool {

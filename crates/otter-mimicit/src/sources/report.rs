@@ -34,6 +34,10 @@ pub struct ImportReport {
     pub shared_images: u64,
     /// Pairs by language, of those that tell theirs.
     pub languages: BTreeMap<String, u64>,
+    /// Pairs that serve others as examples and are no samples.
+    pub example_only: u64,
+    /// What is odd about the result, in words.
+    pub warnings: Vec<String>,
     /// What was left out, by reason.
     pub skipped: BTreeMap<&'static str, SkipCount>,
     /// Images that hold more than the pixels that are shown.
@@ -51,5 +55,17 @@ impl ImportReport {
         if count.examples.len() < EXAMPLES {
             count.examples.push(skip.message.clone());
         }
+    }
+
+    /// What was left out, the most frequent reason first: a line a reason, with an example.
+    pub fn left_out(&self) -> Vec<String> {
+        let mut reasons: Vec<_> = self.skipped.iter().collect();
+        reasons.sort_by_key(|(_, skip)| std::cmp::Reverse(skip.count));
+        let in_words = |(reason, skip): (&&str, &SkipCount)| {
+            let example =
+                skip.examples.first().map(|example| format!(", e.g. {example}")).unwrap_or_default();
+            format!("{} {} [{reason}]{example}", skip.count, skip.of)
+        };
+        reasons.into_iter().map(in_words).collect()
     }
 }

@@ -4,15 +4,13 @@
 //! `scene0000_00/color/<n>.jpg`. Image ids are `SN_IMG_<scene>_color_<n>`. A scene is an item; its pictures are thinned out
 //! evenly to the limit (--max-frames).
 
-use std::path::PathBuf;
-
 use otter_data::Group;
 use otter_data::video::image_files;
 use serde::Deserialize;
 
 use super::annotations::Annotations;
 use super::error::ImportError;
-use super::files::below;
+use super::files::Folder;
 use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
 use super::pairs::Replies;
 use super::{Inputs, middles, sentences};
@@ -25,7 +23,7 @@ struct Scene {
 /// ScanNet scenes.
 pub struct SceneNavigation {
     annotations: Annotations,
-    images: PathBuf,
+    images: Folder,
     limit: usize,
     replies: Option<Replies>,
 }
@@ -35,7 +33,7 @@ impl SceneNavigation {
     pub fn open(inputs: &Inputs, limit: usize) -> Result<Self, ImportError> {
         Ok(Self {
             annotations: Annotations::json_object(inputs.annotations()?)?,
-            images: inputs.images_or_videos()?.to_owned(),
+            images: Folder::new(inputs.images_or_videos()?),
             limit: if limit == 0 { usize::MAX } else { limit },
             replies: inputs.replies()?,
         })
@@ -66,7 +64,7 @@ impl Source for SceneNavigation {
                 vec![Pair::new("What is in this room, and where?", sentences(&said))]
             }
         };
-        let folder = below(&self.images, &format!("{name}/color"), &place)?;
+        let folder = self.images.below(&format!("{name}/color"), &place)?;
         let files = image_files(&folder).map_err(|error| {
             Skip::new(Reason::MissingImage, format!("{place}: {}: {error}", folder.display()))
         })?;

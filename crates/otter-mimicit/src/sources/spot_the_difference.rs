@@ -5,13 +5,11 @@
 //!
 //! Repaired: the original looked for `.jpeg` in a branch that could not be reached; all three extensions are found here.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 
 use super::annotations::Annotations;
 use super::error::ImportError;
-use super::files::first_file;
+use super::files::Folder;
 use super::item::{ImageFile, Item, Pair, Skip, Source, Visual};
 use super::pairs::{Name, Replies};
 use super::{Inputs, sentences};
@@ -28,7 +26,7 @@ pub(super) const QUESTION: &str = "What is different between the first and the s
 /// Spot-the-Difference.
 pub struct SpotTheDifference {
     annotations: Annotations,
-    images: PathBuf,
+    images: Folder,
     replies: Option<Replies>,
 }
 
@@ -37,7 +35,7 @@ impl SpotTheDifference {
     pub fn open(inputs: &Inputs) -> Result<Self, ImportError> {
         Ok(Self {
             annotations: Annotations::json_list(inputs.annotations()?)?,
-            images: inputs.images()?.to_owned(),
+            images: Folder::new(inputs.images()?),
             replies: inputs.replies()?,
         })
     }
@@ -62,7 +60,7 @@ impl Source for SpotTheDifference {
         };
         let image = |suffix: &str, number: usize| {
             let names = ["jpg", "png", "jpeg"].map(|extension| format!("{id}{suffix}.{extension}"));
-            let path = first_file(&self.images, &names, &place)?;
+            let path = self.images.first_file(&names, &place)?;
             Ok(ImageFile { id: format!("SD_IMG_{id:0>5}_{number}"), path })
         };
         let images = vec![image("", 1)?, image("_2", 2)?];

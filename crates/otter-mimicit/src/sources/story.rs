@@ -7,14 +7,12 @@
 //! Repaired: the original downloaded photographs without looking at the answer's status, so that error pages became
 //! images. Nothing is downloaded here; photographs that are not in the folder are counted as `expired`.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-
+use otter_data::{parse_object, read_text_file};
 use serde::Deserialize;
+use std::collections::HashMap;
 
-use super::annotations::{read_text, without_position};
 use super::error::ImportError;
-use super::files::first_file;
+use super::files::Folder;
 use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
 use super::pairs::{Name, Replies};
 use super::{Inputs, sentences};
@@ -29,16 +27,9 @@ struct Annotation {
     story_id: Name,
     album_id: Name,
     photo_flickr_id: Name,
-    worker_arranged_photo_order: Order,
+    worker_arranged_photo_order: Name,
     original_text: Option<String>,
     text: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Order {
-    Number(u64),
-    Text(String),
 }
 
 struct Story {
@@ -54,7 +45,7 @@ const QUESTION: &str = "Tell the story of these pictures.";
 /// VIST.
 pub struct VisualStory {
     stories: Vec<Story>,
-    images: PathBuf,
+    images: Folder,
     file: String,
     replies: Option<Replies>,
 }
@@ -63,27 +54,21 @@ impl VisualStory {
     /// Opens the file.
     pub fn open(inputs: &Inputs) -> Result<Self, ImportError> {
         let path = inputs.annotations()?;
-        let text = read_text(path)?;
-        let file: File = serde_json::from_str(&text).map_err(|error| {
-            let message = without_position(&error);
-            ImportError::format(
-                path,
-                format!("line {}: {message}; expected VIST's story-in-sequence file", error.line()),
-            )
+        let text = read_text_file(path)?;
+        let file: File = parse_object(text.as_bytes()).map_err(|fault| {
+            ImportError::format(path, format!("{fault}; expected VIST's story-in-sequence file"))
         })?;
         let mut stories: Vec<Story> = Vec::new();
         let mut known: HashMap<String, usize> = HashMap::new();
         for annotation in file.annotations.into_iter().flatten() {
             let id = annotation.story_id.into_text();
-            let order = match annotation.worker_arranged_photo_order {
-                Order::Number(number) => number,
-                Order::Text(text) => text.trim().parse().map_err(|_| {
-                    ImportError::format(
-                        path,
-                        format!("story {id}: the order {text:?} of a photograph is no number"),
-                    )
-                })?,
-            };
+            let order = annotation.worker_arranged_photo_order.into_text();
+            let order = order.trim().parse().map_err(|_| {
+                ImportError::format(
+                    path,
+                    format!("story {id}: the order {order:?} of a photograph is no number"),
+                )
+            })?;
             let slot = *known.entry(id.clone()).or_insert_with(|| {
                 stories.push(Story { id, album: annotation.album_id.into_text(), photographs: Vec::new() });
                 stories.len() - 1
@@ -96,7 +81,7 @@ impl VisualStory {
         }
         Ok(Self {
             stories,
-            images: inputs.images()?.to_owned(),
+            images: Folder::new(inputs.images()?),
             file: path.display().to_string(),
             replies: inputs.replies()?,
         })
@@ -124,7 +109,7 @@ impl Source for VisualStory {
         let mut images = Vec::with_capacity(story.photographs.len());
         for (_, photograph, _) in &story.photographs {
             let names = ["jpg", "png", "jpeg", "gif"].map(|extension| format!("{photograph}.{extension}"));
-            let path = first_file(&self.images, &names, &place).map_err(|skip| match skip.reason {
+            let path = self.images.first_file(&names, &place).map_err(|skip| match skip.reason {
                 Reason::MissingImage => Skip::new(Reason::Expired, skip.message),
                 _ => skip,
             })?;

@@ -7,15 +7,13 @@
 //! Of n frames in natural order 16 are taken. Repaired: the original took every (n // 16)-th from half of that on, which
 //! gives up to 31 frames; here it is the middles of 16 equal parts, the same frames where n is a multiple of 16.
 
-use std::path::PathBuf;
-
 use otter_data::Group;
 use otter_data::video::image_files;
 use serde::Deserialize;
 
 use super::annotations::Annotations;
 use super::error::ImportError;
-use super::files::{below, id_name};
+use super::files::{Folder, id_name};
 use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
 use super::pairs::Replies;
 use super::{Inputs, middles};
@@ -42,7 +40,7 @@ const QUESTION: &str = "What happens in this clip?";
 pub struct TvCaptions {
     annotations: Annotations,
     /// The folders `<show>_frames` with the names of their shows.
-    shows: Vec<(String, PathBuf)>,
+    shows: Vec<(String, Folder)>,
     frames: usize,
     replies: Option<Replies>,
 }
@@ -58,10 +56,10 @@ impl TvCaptions {
             if let Some(show) = name.strip_suffix("_frames")
                 && path.is_dir()
             {
-                shows.push((show.to_owned(), path));
+                shows.push((show.to_owned(), Folder::new(&path)));
             }
         }
-        shows.sort();
+        shows.sort_by(|a, b| a.0.cmp(&b.0));
         if shows.is_empty() {
             return Err(ImportError::Option(format!(
                 "{}: no folder <show>_frames in it; expected <show>_frames/<clip>/<frame>.jpg",
@@ -100,7 +98,7 @@ impl Source for TvCaptions {
         };
         let mut found = None;
         for (show, folder) in &self.shows {
-            let path = below(folder, clip, &place)?;
+            let path = folder.below(clip, &place)?;
             if path.is_dir() {
                 found = Some((show, path));
                 break;
@@ -108,9 +106,14 @@ impl Source for TvCaptions {
         }
         let Some((show, folder)) = found else {
             let shows: Vec<&str> = self.shows.iter().map(|(show, _)| show.as_str()).collect();
+            let hint = self.shows.iter().map(|(_, folder)| folder.hint(clip)).find(|hint| !hint.is_empty());
             return Err(Skip::new(
                 Reason::MissingVideo,
-                format!("{place}: no folder {clip} in the frames of {}", shows.join(", ")),
+                format!(
+                    "{place}: no folder {clip} in the frames of {}{}",
+                    shows.join(", "),
+                    hint.unwrap_or_default()
+                ),
             ));
         };
         let files = image_files(&folder)

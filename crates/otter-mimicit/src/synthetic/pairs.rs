@@ -94,6 +94,7 @@ impl PairMaker {
                     answer,
                     image_ids: image_ids.clone(),
                     rel_ins_ids: others().collect(),
+                    ..Record::default()
                 },
                 context,
             });
