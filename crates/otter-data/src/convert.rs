@@ -82,7 +82,10 @@ impl Run<'_> {
             Err(error) if self.options.skip_bad => {
                 *self.converted.skipped.entry(reason.name()).or_default() += 1;
                 if self.converted.examples.len() < EXAMPLES {
-                    self.converted.examples.push(format!("{error} [{}]", reason.name()));
+                    // An error of a sample says its reason itself.
+                    let of_sample = error.skip_reason().is_some();
+                    let reason = if of_sample { String::new() } else { format!(" [{}]", reason.name()) };
+                    self.converted.examples.push(format!("{error}{reason}"));
                 }
                 Ok(None)
             }

@@ -65,14 +65,11 @@ fn describe(path: &str, error: &serde_json::Error) -> String {
         if let Some((found, expected)) =
             text.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(", expected "))
         {
-            return format!(
-                "{place} is {}, {} is expected",
-                found_in_words(found),
-                expected_in_words(expected)
-            );
+            let (found, expected) = (found_in_words(found), expected_in_words(expected));
+            return format!("{place} is {found}, {expected} is expected");
         }
     }
-    format!("{place}: {text}")
+    if path == "." { text.to_owned() } else { format!("{place}: {text}") }
 }
 
 fn found_in_words(found: &str) -> String {
@@ -89,15 +86,19 @@ fn found_in_words(found: &str) -> String {
     }
 }
 
-fn expected_in_words(expected: &str) -> &str {
+fn expected_in_words(expected: &str) -> String {
+    let of_length = ["an array of length ", "a tuple of size "];
     match expected {
-        "a sequence" => "a list",
-        "a map" => "an object",
-        "f32" | "f64" => "a number",
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
-        other if other.starts_with("struct ") => "an object",
-        other => other.strip_prefix("an array of length ").map_or(other, |_| "a list of that length"),
+        "a sequence" => "a list".to_owned(),
+        "a map" => "an object".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on".to_owned(),
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".to_owned(),
+        other if other.starts_with("struct ") => "an object".to_owned(),
+        other => match of_length.iter().find_map(|start| other.strip_prefix(start)) {
+            Some(length) => format!("a list of {length}"),
+            None => other.to_owned(),
+        },
     }
 }
 
@@ -170,7 +171,7 @@ mod tests {
             (r#"{"text":"a","files":{}}"#, "`files` is an object, a string or a list of strings is expected"),
             (r#"{"text":"a","turns":[{}]}"#, "the key `turns[0].value` is missing"),
             (r#"{"text":"a","turns":"x"}"#, "`turns` is the string \"x\", a list is expected"),
-            (r#"{"text":"a","pair":[1]}"#, "`pair` is a list of 1, a list of that length is expected"),
+            (r#"{"text":"a","pair":[1]}"#, "`pair` is a list of 1, a list of 2 is expected"),
             (r#"["a"]"#, "a list was found, an object `{…}` is expected"),
             ("NaN", "no JSON was found, an object `{…}` is expected"),
             ("", "nothing was found, an object `{…}` is expected"),

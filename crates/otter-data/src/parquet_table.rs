@@ -228,6 +228,7 @@ impl ParquetTable {
 
     /// The last row whose id has the same hash, without reading it.
     pub(crate) fn last_candidate(&self, id: &str) -> Option<u32> {
+        self.index.check().ok()?;
         self.index.rows(hash_id(id.as_bytes())).rev().find(|&row| row < self.rows())
     }
 

@@ -48,7 +48,7 @@ impl ShardReport {
             let example = self.samples.examples.get(reason).map(String::as_str).unwrap_or_default();
             format!("{count} [{reason}], e.g. {example}")
         });
-        let reasons: Vec<String> = reasons.chain(self.missing_image_example.clone()).collect();
+        let reasons: Vec<String> = reasons.collect();
         let message = if reasons.is_empty() {
             "it holds no sample: there is nothing to write".to_owned()
         } else {
