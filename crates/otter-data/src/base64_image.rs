@@ -202,7 +202,7 @@ mod tests {
             ("https://example.org/a/b.jpg".to_owned(), "web address"),
             ("train2017/000000001.jpg".to_owned(), "name of a file"),
             ("ffd8ffe000104a464946".to_owned() + "0001", "hexadecimal"),
-            (cut.to_owned(), "padding"),
+            (cut.to_owned(), "cut"),
             (format!("data:image/jpeg;base64,{cut}"), "inside a data: URI"),
             (format!("b'{cut}'"), "inside Python's b'…'"),
         ] {

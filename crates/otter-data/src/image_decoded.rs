@@ -302,7 +302,7 @@ mod tests {
             (include_bytes!("../tests/fixtures/cmyk.jpg"), ImageNote::Cmyk),
         ] {
             let image = open_image(bytes, ImageRules::default(), "x").unwrap();
-            assert_eq!(image.notes().iter().collect::<Vec<_>>(), [note]);
+            assert!(image.notes().contains(note), "{:?}", image.notes());
         }
         let still = include_bytes!("../tests/fixtures/subsampled.jpg");
         assert!(open_image(still, ImageRules::default(), "x").unwrap().notes().is_empty());
