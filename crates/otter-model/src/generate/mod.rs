@@ -7,8 +7,9 @@
 //!
 //! An answer does not depend on the other prompts of its batch: processors, lengths and scores see a sequence's own tokens,
 //! and the random stream of an answer is chosen by the seed and by its number among the answers to its prompt.
-//! ([`GenerationOptions::count_padding`] is the original's other rule.) What stays is rounding: products of more than 32
-//! rows are summed in another order.
+//! ([`GenerationOptions::count_padding`] is the original's other rule.) What stays is rounding:
+//! products of more than 32 rows, and attention beside padding, are summed in another order. (Rotary frequencies that grow
+//! with the sequence, `dynamic`, are those of the longest sequence of the batch once that is beyond the trained length.)
 
 mod answers;
 mod beam_search;
