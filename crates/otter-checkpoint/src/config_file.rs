@@ -8,6 +8,7 @@ use crate::config_foreign;
 use crate::config_keys::{CROSS_ATTENTION, GENERIC, PERCEIVER, TOP, VISION};
 use crate::config_section::{Section, unknown_keys_warning};
 use crate::error::{CheckpointError, Result};
+use crate::generation_config::{check_id, warn_of_settings};
 use crate::input_rules::InputRules;
 use crate::text_config::{TextKind, text_config, unknown_text_keys};
 use crate::text_file::{LONGEST_CONFIG, read_object};
@@ -57,6 +58,8 @@ pub struct CheckpointConfig {
     /// `text_config.use_cache`: whether the original decodes with a key/value cache, which decides where
     /// it stops attending to images. Absent means true.
     pub use_cache: bool,
+    /// Every `eos_token_id` that the file gives, of which the language model's sizes know the first.
+    pub end_tokens: Vec<u32>,
     /// The file's top-level `tie_word_embeddings`. The original ties when this is absent or true, with
     /// the output table's values winning, even though it stores both tables.
     pub declared_tie: Option<bool>,
@@ -80,6 +83,7 @@ impl CheckpointConfig {
             family: ModelFamily::Otter,
             use_cache: true,
             input: InputRules::default(),
+            end_tokens: Vec::new(),
             warnings: Vec::new(),
             original: Map::new(),
         }
@@ -131,10 +135,20 @@ impl CheckpointConfig {
             );
         }
         model.validate().map_err(|source| CheckpointError::Sizes { path: path.to_path_buf(), source })?;
+        let mut end_tokens = Vec::new();
+        for section in [&text, &top] {
+            warn_of_settings(section, &mut warnings);
+            for id in section.tokens("eos_token_id")? {
+                check_id(section, "eos_token_id", id, model.text.vocab_size())?;
+                if !end_tokens.contains(&id) {
+                    end_tokens.push(id);
+                }
+            }
+        }
         let use_cache = text.flag("use_cache")?.unwrap_or(kind.default_use_cache());
         let text_ties = text.flag("tie_word_embeddings")?.unwrap_or(kind.ties_by_default());
         let input = InputRules::read(&top, &mut warnings)?;
-        Ok(Self { model, family, use_cache, declared_tie, text_ties, input, warnings, original })
+        Ok(Self { model, family, use_cache, end_tokens, declared_tie, text_ties, input, warnings, original })
     }
 }
 
@@ -277,6 +291,37 @@ mod tests {
         let config = parse(config).unwrap();
         assert_eq!(config.family, ModelFamily::Flamingo);
         assert!(config.warnings[0].contains("use_media_placement_augmentation"));
+    }
+
+    #[test]
+    fn end_tokens_may_be_lists_and_settings_of_answers_are_told() {
+        let mut config = first_release();
+        config["text_config"]["eos_token_id"] = json!([2, 7, 2]);
+        config["text_config"]["bos_token_id"] = json!([5]);
+        config["eos_token_id"] = json!(9);
+        for (key, value) in [("top_k", json!(50)), ("max_length", json!(20)), ("bad_words_ids", json!(null))]
+        {
+            config["text_config"][key] = value;
+        }
+        let parsed = parse(config.clone()).unwrap();
+        assert_eq!(parsed.end_tokens, [2, 7, 9]);
+        assert_eq!((parsed.model.text.bos_token_id(), parsed.model.text.eos_token_id()), (Some(5), Some(2)));
+        assert!(parsed.warnings.is_empty(), "{:?}", parsed.warnings);
+        // The list is written again, and so is that beside it.
+        assert_eq!(parsed.to_json()["text_config"]["eos_token_id"], json!([2, 7, 2]));
+        assert_eq!(parsed.generation_json()["eos_token_id"], json!([2, 7, 9]));
+        config["text_config"]["repetition_penalty"] = json!(1.3);
+        let warnings = parse(config).unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].starts_with("text_config.repetition_penalty is 1.3, "));
+        for (key, value) in [
+            ("eos_token_id", json!([2, 32000])),
+            ("eos_token_id", json!([])),
+            ("eos_token_id", json!(["</s>"])),
+            ("bos_token_id", json!([1, 2])),
+        ] {
+            let text = refusal("/text_config", key, value);
+            assert!(text.starts_with("config.json: `text_config.") && text.contains(key), "{text}");
+        }
     }
 
     #[test]

@@ -98,9 +98,35 @@ impl<'a> Section<'a> {
         self.parsed(key, parse, "expected a whole number of at least 0")
     }
 
+    /// A token id, which may stand in a list by itself.
     pub(crate) fn token(&self, key: &str) -> Result<Option<u32>> {
-        let parse = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let parse = |value: &Value| match value {
+            Value::Array(ids) if ids.len() == 1 => token_id(&ids[0]),
+            value => token_id(value),
+        };
         self.parsed(key, parse, "expected a token id")
+    }
+
+    /// Token ids: one, or a list, each once.
+    pub(crate) fn tokens(&self, key: &str) -> Result<Vec<u32>> {
+        let parse = |value: &Value| match value {
+            Value::Array(ids) if ids.is_empty() => None,
+            Value::Array(ids) => ids.iter().map(token_id).collect(),
+            value => token_id(value).map(|id| vec![id]),
+        };
+        let found = self.parsed(key, parse, "expected a token id or a list of them")?.unwrap_or_default();
+        let mut distinct = Vec::with_capacity(found.len());
+        for id in found {
+            if !distinct.contains(&id) {
+                distinct.push(id);
+            }
+        }
+        Ok(distinct)
+    }
+
+    /// The first of [`Section::tokens`].
+    pub(crate) fn first_token(&self, key: &str) -> Result<Option<u32>> {
+        Ok(self.tokens(key)?.first().copied())
     }
 
     pub(crate) fn real(&self, key: &str) -> Result<Option<f64>> {
@@ -183,4 +209,8 @@ pub(crate) fn unknown_keys_warning(path: &Path, unknown: &[String]) -> Option<St
 fn is_misspelling(key: &str, known: &str) -> bool {
     let key: String = key.chars().take(64).collect();
     edit_distance(&key, known) <= (known.len() / 5).clamp(1, 3)
+}
+
+fn token_id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|number| u32::try_from(number).ok())
 }

@@ -47,10 +47,14 @@ impl CheckpointConfig {
 
     /// `generation_config.json` beside it.
     pub fn generation_json(&self) -> Value {
+        let end = match &self.end_tokens[..] {
+            several @ [_, _, ..] => json!(several),
+            _ => json!(self.model.text.eos_token_id()),
+        };
         json!({
             "_from_model_config": true,
             "bos_token_id": self.model.text.bos_token_id(),
-            "eos_token_id": self.model.text.eos_token_id(),
+            "eos_token_id": end,
             "pad_token_id": self.model.text.pad_token_id(),
         })
     }

@@ -33,6 +33,7 @@ mod config_section;
 mod config_write;
 pub mod convert;
 mod error;
+mod generation_config;
 mod gguf;
 mod initialise;
 mod input_rules;
@@ -71,6 +72,7 @@ mod zip_write;
 pub use checkpoint::{Checkpoint, TiePolicy};
 pub use config_file::{CheckpointConfig, ModelFamily};
 pub use error::{CheckpointError, Result};
+pub use generation_config::GenerationDefaults;
 pub use gguf::{
     BlockFormat, GgufElements, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements,
     StoredTensor, save_gguf, write_gguf,

@@ -4,6 +4,7 @@
 use crate::atomic;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
+use crate::generation_config::{GENERATION_CONFIG, is_derived};
 use crate::model_card::{self, Described, ModelCard};
 use crate::narrow::narrow;
 use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
@@ -82,7 +83,7 @@ pub struct NamedTensor<'a> {
 /// How to save.
 #[derive(Debug, Clone)]
 pub struct SaveOptions<'a> {
-    /// Directory whose tokenizer files are copied along.
+    /// Directory whose tokenizer files are copied along, and its `generation_config.json` if somebody wrote it.
     pub tokenizer_from: Option<&'a Path>,
     /// A shard holds at most so many bytes, or one tensor if that is larger.
     pub max_shard_bytes: u64,
@@ -196,6 +197,11 @@ fn check(directory: &Path, tensors: &[NamedTensor<'_>]) -> Result<()> {
     Ok(())
 }
 
+/// Not `fs::copy`, which would carry read-only permissions along.
+fn copy_file(from: &Path, to: &Path, target: &Path) -> Result<()> {
+    fs::write(to, read_for_copy(from)?).map_err(CheckpointError::write(to, target))
+}
+
 fn write_all(
     temporary: &Path,
     target: &Path,
@@ -217,15 +223,17 @@ fn write_all(
         top[TRAINING] = json!({ "steps": training.steps, "samples": training.samples });
     }
     write_json("config.json", &top)?;
-    write_json("generation_config.json", &config.generation_json())?;
+    let own = options.tokenizer_from.map(|source| source.join(GENERATION_CONFIG));
+    match own.filter(|own| own.is_file() && !is_derived(own)) {
+        Some(own) => copy_file(&own, &temporary.join(GENERATION_CONFIG), target)?,
+        None => write_json(GENERATION_CONFIG, &config.generation_json())?,
+    }
     write_json(PREPROCESSOR_CONFIG, &preprocessor_json(config.model.vision.image_size))?;
     if let Some(source) = options.tokenizer_from {
         for name in TOKENIZER_FILES {
             let from = source.join(name);
             if from.is_file() {
-                let to = temporary.join(name);
-                // Not `fs::copy`, which would carry read-only permissions along.
-                fs::write(&to, read_for_copy(&from)?).map_err(CheckpointError::write(&to, target))?;
+                copy_file(&from, &temporary.join(name), target)?;
             }
         }
     }

@@ -167,7 +167,7 @@ fn llama(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig> 
             .or(text.size("max_sequence_length")?)
             .unwrap_or(default.max_position_embeddings),
         bos_token_id: text.token("bos_token_id")?.unwrap_or(default.bos_token_id),
-        eos_token_id: text.token("eos_token_id")?.unwrap_or(default.eos_token_id),
+        eos_token_id: text.first_token("eos_token_id")?.unwrap_or(default.eos_token_id),
         pad_token_id: pad_token(text, default.pad_token_id)?,
     };
     let usual = config.head_dim();
@@ -343,7 +343,7 @@ fn mpt_sizes(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<MptConfig
         vocab_size: text.size("vocab_size")?.unwrap_or(50368),
         embedding_fraction: text.real("embedding_fraction")?.unwrap_or(1.0),
         bos_token_id: text.token("bos_token_id")?,
-        eos_token_id: text.token("eos_token_id")?,
+        eos_token_id: text.first_token("eos_token_id")?,
         pad_token_id: pad_token(text, None)?,
         ..MptConfig::mpt_7b()
     };
@@ -376,7 +376,11 @@ fn refuse_other_masks(attention: &Section<'_>, warnings: &mut Vec<String>) -> Re
 /// Sets the keys that describe the language model; other keys stay.
 pub(crate) fn write_text_config(map: &mut Map<String, Value>, text: &TextConfig, use_cache: bool) {
     set(map, "bos_token_id", json!(text.bos_token_id()));
-    set(map, "eos_token_id", json!(text.eos_token_id()));
+    // A list of end tokens stays: the sizes know its first only.
+    let first = map.get("eos_token_id").and_then(|ids| ids.as_array()?.first()?.as_u64());
+    if first.is_none() || first != text.eos_token_id().map(u64::from) {
+        set(map, "eos_token_id", json!(text.eos_token_id()));
+    }
     set(map, "pad_token_id", json!(text.pad_token_id()));
     set(map, "use_cache", json!(use_cache));
     set(map, "vocab_size", json!(text.vocab_size()));

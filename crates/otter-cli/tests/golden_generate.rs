@@ -171,9 +171,17 @@ fn a_batch_is_padded_on_the_left() {
         let lines: Vec<_> = texts.into_iter().zip(batch["images"].as_array().unwrap()).collect();
         let file = batch_file(place.path(), &lines);
         for Recorded { run, options } in RUNS {
+            // The original counts the padding of a batch, which only `reference` does; without a cache beams then rank
+            // otherwise, and it reaches no such run where the configuration has one.
+            let cached = !case.starts_with("mpt");
+            if run == "beam3_no_cache" && cached {
+                continue;
+            }
+            let keep = if cached { "keep" } else { "reference" };
+            let options = options.iter().map(|&option| if option == "keep" { keep } else { option });
             let model = golden(&format!("{case}/checkpoint"));
             let mut arguments = arguments!["generate", "--json", "--model", model, "--batch", file].to_vec();
-            arguments.extend(options.iter().map(Into::into));
+            arguments.extend(options.map(Into::into));
             arguments.extend(length_options(run, length).map(Into::into));
             let answers = otter(&arguments).json_lines();
             assert_eq!(answers.len(), 2);
@@ -354,8 +362,7 @@ fn several_answers_to_each_prompt_of_a_batch() {
         arguments.extend(["--max-new-tokens", "9", "--num-return-sequences", "3"].map(Into::into));
         otter(&arguments).json_lines()
     };
-    // The length penalty sees the padding of a batch; without it nothing depends on the company.
-    let beams = ["--num-beams", "4", "--length-penalty", "0"];
+    let beams = ["--num-beams", "4"];
     for options in
         [&beams[..], &["--temperature", "1.2", "--seed", "5"], &["--top-p", "0.9", "--num-beams", "3"]]
     {

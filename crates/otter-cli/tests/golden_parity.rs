@@ -4,7 +4,7 @@
 mod common;
 
 use common::{CheckpointCopy, Run, golden, otter, strings};
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 fn compare(case: &str, more: &[&str]) -> Run {
@@ -189,6 +189,30 @@ fn golden_files_are_checked() {
         Some(key.to_owned())
     });
     run().error(&["forward.safetensors", "'single'", "1000000"]);
+    // Tensors of other types and shapes: inputs and results.
+    for (key, dtype, shape, expected) in [
+        ("single.vision_x", Dtype::I64, None, "an integer tensor"),
+        ("single.lang_x", Dtype::F32, None, "a float tensor"),
+        ("single.labels", Dtype::F32, None, "a float tensor"),
+        ("single.attention_mask", Dtype::I64, Some(1), "of shape [1, 1]"),
+        ("single.lang_x", Dtype::I64, Some(0), "an empty tensor"),
+        ("single.logits", Dtype::I64, None, "an integer tensor"),
+        ("single.logits", Dtype::F32, Some(1), "as this model gives"),
+    ] {
+        rewrite_tensors(&bytes, &file, |name, tensor| {
+            if name == key {
+                tensor.0 = dtype;
+                if let Some(last) = shape {
+                    *tensor.1.last_mut().unwrap() = last;
+                    tensor.1[0] = tensor.1[0].min(last);
+                }
+                let elements: usize = tensor.1.iter().product();
+                tensor.2.resize(elements * if dtype == Dtype::I64 { 8 } else { 4 }, 0);
+            }
+            Some(name.to_owned())
+        });
+        run().error(&["forward.safetensors", key, expected]);
+    }
     // Without any scenario nothing can agree.
     rewrite(&bytes, &file, |_, _| None);
     assert_eq!(run().code, Some(1));
@@ -204,16 +228,25 @@ fn report(run: Run) -> Value {
 
 /// Writes a safetensors file again; `edit` gets key and bytes, and returns the new key or nothing to drop the tensor.
 fn rewrite(bytes: &[u8], to: &std::path::Path, edit: impl Fn(&str, &mut Vec<u8>) -> Option<String>) {
+    rewrite_tensors(bytes, to, |key, (_, _, data)| edit(key, data));
+}
+
+/// As [`rewrite`], with type and shape before the bytes.
+fn rewrite_tensors(
+    bytes: &[u8],
+    to: &std::path::Path,
+    edit: impl Fn(&str, &mut (Dtype, Vec<usize>, Vec<u8>)) -> Option<String>,
+) {
     let (_, metadata) = SafeTensors::read_metadata(bytes).unwrap();
     let file = SafeTensors::deserialize(bytes).unwrap();
     let mut kept = Vec::new();
     for (key, view) in file.tensors() {
-        let mut data = view.data().to_vec();
-        if let Some(key) = edit(&key, &mut data) {
-            kept.push((key, view.dtype(), view.shape().to_vec(), data));
+        let mut tensor = (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+        if let Some(key) = edit(&key, &mut tensor) {
+            kept.push((key, tensor));
         }
     }
-    let views = kept.iter().map(|(key, dtype, shape, data)| {
+    let views = kept.iter().map(|(key, (dtype, shape, data))| {
         (key.as_str(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
     });
     let written = safetensors::serialize(views, metadata.metadata().clone()).unwrap();

@@ -110,5 +110,5 @@ pub use stats::{StatsReport, StatsRow, stats};
 pub use text::{clean_answer, clean_question, without_byte_order_mark};
 pub use text_file::{foreign_encoding, read_text_file};
 pub use token_check::BrokenToken;
-pub use tokenizer::{SpecialTokens, StreamDecoder, TextTokenizer};
+pub use tokenizer::{JoinedText, SpecialTokens, StreamDecoder, TextTokenizer};
 pub use writer::{DatasetWriter, OutputForm, WriterOptions, WrittenSet, create_writer, output_paths};

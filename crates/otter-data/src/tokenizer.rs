@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, Model, OffsetType, PreTokenizer, Tokenizer};
 
 use crate::error::{DataError, Result};
 
@@ -25,6 +25,17 @@ pub struct SpecialTokens {
     pub image: u32,
     /// `<answer>`
     pub answer: u32,
+}
+
+/// A prompt and its answer read as one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinedText {
+    /// Ids of the whole.
+    pub ids: Vec<u32>,
+    /// The first of them that stands for something of the answer.
+    pub start: usize,
+    /// Whether that one stands for the end of the prompt too.
+    pub border_token: bool,
 }
 
 /// A tokenizer with its special tokens.
@@ -164,6 +175,33 @@ impl TextTokenizer {
         let pairs = encoding.get_ids().iter().zip(encoding.get_offsets());
         let kept = pairs.filter(|(id, _)| !plain || !self.is_structural(**id));
         Ok(kept.map(|(&id, &(start, end))| (id, start..end)).collect())
+    }
+
+    /// Ids of a prompt and its answer read as one text, which may differ from those of the parts behind each other.
+    pub fn encode_joined(&self, prompt: &str, answer: &str) -> Result<JoinedText> {
+        let found = self
+            .encode_untrimmed(&format!("{prompt}{answer}"))
+            .map_err(|error| DataError::Tokenizer(error.to_string()))?;
+        // An empty range at the border is the space that some tokenizers put in front of a word.
+        let of_answer = |(_, bytes): &(u32, Range<usize>)| bytes.end.max(bytes.start + 1) > prompt.len();
+        let start = found.iter().position(of_answer).unwrap_or(found.len());
+        let border_token = found.get(start).is_some_and(|(_, bytes)| bytes.start < prompt.len());
+        Ok(JoinedText { ids: found.into_iter().map(|(id, _)| id).collect(), start, border_token })
+    }
+
+    /// As [`TextTokenizer::encode`], with the bytes that each token stands for, spaces included: post-processors leave
+    /// them out.
+    fn encode_untrimmed(&self, text: &str) -> tokenizers::Result<Vec<(u32, Range<usize>)>> {
+        let tokenizer = &self.with_special;
+        let added = tokenizer.get_added_vocabulary();
+        let mut pieces = added.extract_and_normalize(tokenizer.get_normalizer(), text);
+        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces)?;
+        }
+        pieces.tokenize(|piece| tokenizer.get_model().tokenize(piece.get()))?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::Byte)?;
+        let ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(ranges).collect())
     }
 
     /// Whether a text contains the characters of any special token.

@@ -96,6 +96,9 @@ pub struct Evaluation {
     /// Images that hold more than their pixels show.
     #[serde(default)]
     pub image_notes: ImageCounts,
+    /// What a reader of the numbers should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// A query ready to be batched.
@@ -141,6 +144,7 @@ pub fn evaluate(
     let mut queue = queue.collect::<Result<Vec<_>, EvaluationError>>()?;
     queue.sort_by_key(|(order, p)| (p.prompt, p.answers.len(), *order));
 
+    let warnings = check_lengths(otter, &queue, options)?;
     let mut media = MediaLatents::new(otter, parameters, datasets)?;
     let mut records: Vec<(usize, EvaluationRecord)> = Vec::with_capacity(total);
     progress(EvaluationProgress { done: 0, total });
@@ -155,6 +159,7 @@ pub fn evaluate(
         seconds: start.elapsed().as_secs_f64(),
         media_encoded: media.encoded,
         image_notes: media.image_notes,
+        warnings,
     })
 }
 
@@ -269,6 +274,43 @@ fn check_options(
         }
     }
     Ok(())
+}
+
+/// Queries that with an answer are longer than what the model was trained with are told; where positions are learned, they
+/// are refused.
+fn check_lengths(
+    otter: &Otter,
+    queue: &[(usize, Prepared<'_>)],
+    options: &EvaluationOptions,
+) -> Result<Vec<String>, EvaluationError> {
+    let text = &otter.config().text;
+    let trained = text.max_positions();
+    let with_answer = |query: &Prepared<'_>| {
+        let longest = query.answers.iter().map(|answer| answer.len() + 1).max().unwrap_or(0);
+        query.prompt + longest.max(options.max_new_tokens)
+    };
+    // The last token is never an input.
+    let beyond = |query: &Prepared<'_>| match text.learned_positions() {
+        Some(positions) => with_answer(query) > positions + 1,
+        None => with_answer(query) > trained,
+    };
+    let long: Vec<&Prepared<'_>> =
+        queue.iter().map(|(_, query)| query).filter(|query| beyond(query)).collect();
+    let Some(longest) = long.iter().max_by_key(|query| with_answer(query)) else { return Ok(Vec::new()) };
+    let (id, prompt, whole) = (&longest.task.id, longest.prompt, with_answer(longest));
+    if let Some(positions) = text.learned_positions() {
+        let message = format!(
+            "it has {prompt} tokens, {whole} with an answer, but the model has positions for {positions}; evaluate with \
+             fewer in-context examples"
+        );
+        return Err(EvaluationError::Sample { id: id.clone(), message });
+    }
+    Ok(vec![format!(
+        "{} of {} queries are with an answer longer than the {trained} tokens that this model was trained with: '{id}' has \
+         {prompt}, {whole} with an answer; expect worse beyond",
+        long.len(),
+        queue.len()
+    )])
 }
 
 /// Takes `limit` tasks evenly from every family, held out or not, with every number of shots: the first ones of each,

@@ -24,6 +24,27 @@ pub struct GoldenTensor {
     pub integers: Vec<i64>,
 }
 
+impl GoldenTensor {
+    /// Whether it holds elements, all of them floats.
+    pub fn is_floats(&self) -> bool {
+        !self.floats.is_empty() && self.floats.len() == self.shape.iter().product::<usize>()
+    }
+
+    /// Whether it holds elements, all of them integers.
+    pub fn is_integers(&self) -> bool {
+        !self.integers.is_empty() && self.integers.len() == self.shape.iter().product::<usize>()
+    }
+
+    fn described(&self) -> String {
+        let kind = match (self.floats.is_empty(), self.integers.is_empty()) {
+            (true, true) => "an empty tensor",
+            (false, _) => "a float tensor",
+            (true, false) => "an integer tensor",
+        };
+        format!("{kind} of shape {:?}", self.shape)
+    }
+}
+
 /// A golden file: tensors by key.
 pub type Golden = BTreeMap<String, GoldenTensor>;
 
@@ -63,6 +84,18 @@ pub enum ParityError {
         found: usize,
         /// Dimensions expected.
         expected: usize,
+    },
+    /// A tensor has another type, another shape or no element.
+    #[error("{path}: '{key}' is {found}, expected {expected}; record it again")]
+    Unfit {
+        /// The golden file.
+        path: PathBuf,
+        /// The tensor.
+        key: String,
+        /// Type or shape found.
+        found: String,
+        /// What is expected.
+        expected: String,
     },
     /// The model refuses the inputs.
     #[error("{path}: scenario '{scenario}': {source}")]
@@ -203,6 +236,7 @@ pub fn compare_forward(
         for (name, values) in results {
             let key = format!("{scenario}.{name}");
             let Some(expected) = golden.get(&key) else { continue };
+            check_result(path, &key, expected, values.len())?;
             let tolerance = if name == "logits" { tolerances.logits } else { tolerances.hidden };
             let rows =
                 expected.shape.len() >= 2 && expected.shape[..2] == [inputs.text.batch, inputs.text.length];
@@ -237,7 +271,7 @@ pub fn compare_gradients(
     path: &std::path::Path,
     golden: &Golden,
     scenario: &str,
-    golden_gradients: &Golden,
+    (gradient_path, golden_gradients): (&std::path::Path, &Golden),
     tolerances: Tolerances,
 ) -> Result<ParityReport, ParityError> {
     let inputs = inputs(subject, path, golden, scenario)?;
@@ -272,6 +306,7 @@ pub fn compare_gradients(
         let Some(values) = gradients.part(index) else { continue };
         match golden_gradients.get(&parameter.name) {
             Some(expected) => {
+                check_result(gradient_path, &parameter.name, expected, values.len())?;
                 let tolerance = tolerances.gradients;
                 let name = &parameter.name;
                 let mut comparison =
@@ -308,6 +343,12 @@ fn inputs(
     golden: &Golden,
     scenario: &str,
 ) -> Result<Scenario, ParityError> {
+    let unfit = |name: &str, tensor: &GoldenTensor, expected: String| ParityError::Unfit {
+        path: path.to_path_buf(),
+        key: format!("{scenario}.{name}"),
+        found: tensor.described(),
+        expected,
+    };
     let get = |name: &'static str, rank: usize| {
         let key = format!("{scenario}.{name}");
         let tensor = golden.get(&key).ok_or_else(|| ParityError::Missing {
@@ -324,7 +365,28 @@ fn inputs(
     let vision_x = get("vision_x", 6)?;
     let lang_x = get("lang_x", 2)?;
     let mask = get("attention_mask", 2)?;
-    let labels = golden.get(&format!("{scenario}.labels")).map(|l| l.integers.clone());
+    let labels = golden.get(&format!("{scenario}.labels"));
+    if !vision_x.is_floats() {
+        return Err(unfit(
+            "vision_x",
+            vision_x,
+            "floats (batch, media, frames, channels, side, side)".to_owned(),
+        ));
+    }
+    let shape = &lang_x.shape;
+    for (name, tensor) in [("lang_x", Some(lang_x)), ("attention_mask", Some(mask)), ("labels", labels)] {
+        if let Some(tensor) = tensor.filter(|tensor| !tensor.is_integers() || tensor.shape != *shape) {
+            return Err(unfit(
+                name,
+                tensor,
+                format!("integers (batch, length), as lang_x of shape {shape:?}"),
+            ));
+        }
+    }
+    if vision_x.shape[0] != shape[0] {
+        return Err(unfit("vision_x", vision_x, format!("the {} sequences of lang_x", shape[0])));
+    }
+    let labels = labels.map(|labels| labels.integers.clone());
     let [batch, media, frames] = [vision_x.shape[0], vision_x.shape[1], vision_x.shape[2]];
     let pixels = Tensor::from_vec(
         vision_x.floats.clone(),
@@ -346,6 +408,21 @@ fn inputs(
         media_token_id: subject.media_token_id,
     };
     Ok(Scenario { vision, text, labels })
+}
+
+/// Whether a recorded result is of floats and has as many elements as the model gives.
+fn check_result(
+    path: &std::path::Path,
+    key: &str,
+    golden: &GoldenTensor,
+    elements: usize,
+) -> Result<(), ParityError> {
+    if golden.is_floats() && golden.floats.len() == elements {
+        return Ok(());
+    }
+    let (path, key) = (path.to_path_buf(), key.to_owned());
+    let expected = format!("floats, {elements} of them as this model gives");
+    Err(ParityError::Unfit { path, key, found: golden.described(), expected })
 }
 
 fn compare(

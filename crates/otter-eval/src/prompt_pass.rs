@@ -100,7 +100,10 @@ impl<'a> PromptPass<'a> {
         for (row, continuation) in continuations.iter().enumerate() {
             let padding = length - continuation.len();
             tokens.extend(continuation.iter().copied().chain(std::iter::repeat_n(self.ids.pad, padding)));
-            positions.extend((0..length as u32).map(|i| self.next[row] + i));
+            // Padding stays at the last position, since there may be no later one.
+            let next = self.next[row];
+            let last = (next + continuation.len() as u32).saturating_sub(1);
+            positions.extend((0..length as u32).map(|i| (next + i).min(last)));
             targets.extend(std::iter::repeat_n(self.target[row], length));
             // Padding stands behind the continuation, where causality hides it already.
             self.visible[row].extend(std::iter::repeat_n(true, length));

@@ -11,7 +11,9 @@ use otter_eval::{
 };
 use otter_mimicit::toybox::language::Family;
 use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
-use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
+use otter_model::config::{
+    CrossAttentionConfig, LlamaConfig, OptConfig, OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
+};
 use otter_model::generate::{GenerationOptions, PromptBatch};
 use otter_model::{Otter, TextInput, VisionInput};
 use otter_nn::{Device, IGNORE_INDEX, Parameters, Tensor};
@@ -58,7 +60,22 @@ fn datasets(folder: &Path, image_size: usize, tokenizer: &Arc<TextTokenizer>) ->
     SHOTS.into_iter().map(open).collect()
 }
 
+fn llama(vocabulary: usize) -> LlamaConfig {
+    LlamaConfig {
+        hidden_size: 24,
+        intermediate_size: 32,
+        num_hidden_layers: 4,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        ..LlamaConfig::llama_7b(vocabulary)
+    }
+}
+
 fn model(vocabulary: usize, max_num_media: Option<usize>) -> (Otter, Parameters<f32>) {
+    model_of(llama(vocabulary).into(), max_num_media)
+}
+
+fn model_of(text: TextConfig, max_num_media: Option<usize>) -> (Otter, Parameters<f32>) {
     let config = OtterConfig {
         vision: VisionConfig {
             hidden_size: 16,
@@ -80,15 +97,7 @@ fn model(vocabulary: usize, max_num_media: Option<usize>) -> (Otter, Parameters<
             max_num_media,
         },
         cross_attention: CrossAttentionConfig { every_n_layers: 2, heads: 2, dim_head: 8, ff_mult: 2 },
-        text: LlamaConfig {
-            hidden_size: 24,
-            intermediate_size: 32,
-            num_hidden_layers: 4,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            ..LlamaConfig::llama_7b(vocabulary)
-        }
-        .into(),
+        text,
         tie_word_embeddings: false,
         train_vision_encoder: false,
         train_lang_encoder: false,
@@ -263,6 +272,48 @@ fn a_limit_is_spread_and_bad_options_are_refused() {
     assert!(error(&borrowed, &one, &few).contains(&format!("{} samples have no truth", (SETS - 1) * 4)));
     let big = datasets_of_size(folder.path(), &tokenizer);
     assert!(error(&[(0, &big)], &truth, &few).contains("the model takes 16"));
+}
+
+/// Beyond the trained length numbers are told; beyond learned positions there are none.
+#[test]
+fn queries_beyond_the_trained_length_are_told_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    toybox(folder.path(), 4);
+    let tokenizer = tokenizer(folder.path());
+    let datasets = datasets(folder.path(), 16, &tokenizer);
+    let borrowed: Vec<(usize, &Dataset)> =
+        datasets.iter().map(|(shots, dataset)| (*shots, dataset)).collect();
+    let truth = Truth::read_folder(&folder.path().join("eval")).unwrap();
+    let options = EvaluationOptions { limit: Some(SETS * SHOTS.len()), ..EvaluationOptions::default() };
+    let run = |text: TextConfig| {
+        let (otter, parameters) = model_of(text, None);
+        evaluate(&otter, &parameters, &borrowed, &truth, &options, &mut |_| {})
+    };
+    let vocabulary = tokenizer.vocab_size();
+    assert!(run(llama(vocabulary).into()).unwrap().warnings.is_empty());
+    let short = LlamaConfig { max_position_embeddings: 30, ..llama(vocabulary) };
+    let warnings = run(short.into()).unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("the 30 tokens"), "{warnings:?}");
+    let opt = |max_position_embeddings: usize| OptConfig {
+        hidden_size: 24,
+        ffn_dim: 16,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        vocab_size: vocabulary,
+        word_embed_proj_dim: 24,
+        max_position_embeddings,
+        ..OptConfig::opt_125m()
+    };
+    let numbers = |text: &str| -> Vec<usize> {
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    let error = run(opt(30).into()).unwrap_err().to_string();
+    assert!(error.contains("positions for 30"), "{error}");
+    // Exactly as many positions as the longest query with an answer needs: the last token is never an input.
+    let told = error.rsplit_once("tokens, ").unwrap().1;
+    let whole = numbers(told)[0];
+    assert!(run(opt(whole - 1).into()).unwrap().warnings.is_empty());
+    assert!(run(opt(whole - 2).into()).is_err());
 }
 
 fn datasets_of_size(folder: &Path, tokenizer: &Arc<TextTokenizer>) -> Dataset {

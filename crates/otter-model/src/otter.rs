@@ -379,7 +379,7 @@ impl Otter {
             let (found, expected) = (vision.slots.len(), text.sequences());
             return Err(ModelError::Shape { what: "sequences of the vision input", found, expected });
         }
-        self.check_length(text, 0)?;
+        self.check_length(text, |_| 0)?;
         let vocabulary = self.config.text.vocab_size();
         match text.ids.iter().position(|&id| id as usize >= vocabulary) {
             Some(index) => Err(ModelError::TokenOutside {
@@ -392,8 +392,12 @@ impl Otter {
         }
     }
 
-    /// Whether every token, and `new` more in each sequence, has a row in the table of learned positions.
-    pub(crate) fn check_length(&self, text: &TextInput, new: usize) -> Result<(), ModelError> {
+    /// Whether every token, and `new` more behind each sequence, has a row in the table of learned positions.
+    pub(crate) fn check_length(
+        &self,
+        text: &TextInput,
+        new: impl Fn(usize) -> usize,
+    ) -> Result<(), ModelError> {
         let Some(limit) = self.config.text.learned_positions() else { return Ok(()) };
         let counts: Vec<usize> = match &text.segments {
             Some(segments) => segments.list().iter().map(|segment| segment.len).collect(),
@@ -402,7 +406,9 @@ impl Otter {
                 rows.map(|mask| mask.iter().filter(|&&visible| visible).count()).collect()
             }
         };
-        match counts.iter().map(|count| count + new).enumerate().find(|&(_, tokens)| tokens > limit) {
+        let mut lengths =
+            counts.iter().enumerate().map(|(sequence, count)| (sequence, count + new(sequence)));
+        match lengths.find(|&(_, tokens)| tokens > limit) {
             None => Ok(()),
             Some((sequence, tokens)) => Err(ModelError::TooLong { sequence, tokens, limit }),
         }

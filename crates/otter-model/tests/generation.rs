@@ -201,38 +201,126 @@ fn one_beam_that_ends_at_once_is_greedy() -> Result<(), ModelError> {
     Ok(())
 }
 
+/// Every option by itself, and some together.
+fn all_options() -> Vec<GenerationOptions> {
+    let random = Sampling::Random { temperature: 1.5, top_k: 7, top_p: 0.95, seed: 11 };
+    let processors = [
+        Processors::default(),
+        Processors { repetition_penalty: 1.7, ..Processors::default() },
+        Processors { no_repeat_ngram_size: 2, ..Processors::default() },
+        Processors { bad_words: vec![vec![0, 7], vec![5, 6], vec![9]], ..Processors::default() },
+        // Between the lengths of the prompts and of their answers.
+        Processors { min_length: 7, ..Processors::default() },
+        Processors { min_new_tokens: 4, ..Processors::default() },
+        Processors {
+            repetition_penalty: 0.8,
+            no_repeat_ngram_size: 3,
+            min_length: 9,
+            ..Processors::default()
+        },
+    ];
+    let mut all = Vec::new();
+    for stop_token in 0..VOCABULARY {
+        for (number, processors) in processors.iter().enumerate() {
+            for max_length in [None, Some(8), Some(6)] {
+                let decoding = if number % 2 == 0 { Decoding::Keep } else { Decoding::Reference };
+                let sampling = if stop_token % 2 == 0 { Sampling::Greedy } else { random.clone() };
+                let processors = processors.clone();
+                let greedy = GenerationOptions::greedy(6, stop_token);
+                all.push(GenerationOptions { processors, max_length, decoding, sampling, ..greedy });
+            }
+        }
+    }
+    all
+}
+
 /// Answers of a batch end at different times, and leave it then.
 #[test]
 fn a_batch_gives_each_prompt_what_it_gets_alone() -> Result<(), ModelError> {
     for (otter, specs) in models()? {
         let parameters = random_parameters(&specs).cast::<f32>();
         let (vision, prompts) = prompts();
-        let batch = PromptBatch::new(&prompts, 0, IMAGE)?;
         let alone = alone(&vision, &prompts)?;
         let mut lengths = std::collections::HashSet::new();
-        for stop_token in 0..VOCABULARY {
-            let options = GenerationOptions::greedy(7, stop_token);
-            let together = otter.generate(&parameters, Some(&vision), &batch, &options, &mut |_, _| true)?;
-            for ((vision, prompt), together) in alone.iter().zip(&together) {
-                let own = otter.generate(&parameters, Some(vision), prompt, &options, &mut |_, _| true)?;
-                assert_eq!(own[0], *together);
+        for (number, mut options) in all_options().into_iter().enumerate() {
+            // With images, and without any; the padding is a token that the prompts have.
+            let shown = number % 3 > 0;
+            let own = |vision| shown.then_some(vision);
+            let batch = PromptBatch::new(&prompts, 5, IMAGE)?;
+            options.return_sequences = if options.sampling.is_random() { 3 } else { 1 };
+            let count = options.return_sequences;
+            let together = otter.generate(&parameters, own(&vision), &batch, &options, &mut |_, _| true)?;
+            for (((vision, prompt), ids), together) in alone.iter().zip(&prompts).zip(together.chunks(count))
+            {
+                let single = otter.generate(&parameters, own(vision), prompt, &options, &mut |_, _| true)?;
+                assert_eq!(single, together, "{options:?}");
+                let most = options.max_length.map_or(6, |length| (length - ids.len()).min(6));
+                for answer in together {
+                    assert!(answer.token_ids.len() <= most);
+                    let ended = answer.finish_reason == FinishReason::Stop;
+                    assert!(ended || answer.token_ids.len() == most, "{options:?} {answer:?}");
+                }
             }
-            // A length penalty would see the padding.
-            let search = beams(3, 0.0, EarlyStopping::Heuristic);
-            let options = GenerationOptions { return_sequences: 3, ..options };
-            let together = otter.generate_beams(&parameters, Some(&vision), &batch, &options, &search)?;
+            options.return_sequences = 3;
+            let ending = [EarlyStopping::Heuristic, EarlyStopping::AtOnce, EarlyStopping::Never][number % 3];
+            let search = beams(3, [1.0, -2.0, 0.0, 0.7][number % 4], ending);
+            let together = otter.generate_beams(&parameters, own(&vision), &batch, &options, &search)?;
             for ((vision, prompt), together) in alone.iter().zip(together.chunks(3)) {
-                let own = otter.generate_beams(&parameters, Some(vision), prompt, &options, &search)?;
-                assert_eq!(ids(&own), ids(together), "stop token {stop_token}");
-                for (own, together) in own.iter().zip(together) {
-                    let difference = own.score.unwrap_or(f64::NAN) - together.score.unwrap_or(f64::NAN);
+                let single = otter.generate_beams(&parameters, own(vision), prompt, &options, &search)?;
+                assert_eq!(ids(&single), ids(together), "{options:?} {search:?}");
+                for (single, together) in single.iter().zip(together) {
+                    let difference = single.score.unwrap_or(f64::NAN) - together.score.unwrap_or(f64::NAN);
                     assert!(difference.abs() < 1e-4);
-                    lengths.insert(own.token_ids.len());
+                    lengths.insert(single.token_ids.len());
                 }
             }
         }
         assert!(lengths.len() > 3, "{lengths:?}");
     }
+    Ok(())
+}
+
+/// The original's rule: a prompt with padding in front answers as one that begins with as many padding tokens, as far as
+/// processors and lengths go.
+#[test]
+fn padding_counts_where_that_is_asked_for() -> Result<(), ModelError> {
+    let (otter, specs) = models()?.remove(0);
+    let parameters = random_parameters(&specs).cast::<f32>();
+    let (vision, prompts) = prompts();
+    let batch = PromptBatch::new(&prompts, 5, IMAGE)?;
+    let run = |options: &GenerationOptions| {
+        otter.generate(&parameters, Some(&vision), &batch, options, &mut |_, _| true)
+    };
+    let counted = GenerationOptions { count_padding: true, ..GenerationOptions::greedy(6, 0) };
+    // All prompts are as long as the longest, so the same room is left.
+    let limited = GenerationOptions { max_length: Some(8), stop_tokens: Vec::new(), ..counted.clone() };
+    let lengths = |answers: &[Generated]| answers.iter().map(|a| a.token_ids.len()).collect::<Vec<_>>();
+    assert_eq!(lengths(&run(&limited)?), [2, 2, 2]);
+    assert_eq!(lengths(&run(&GenerationOptions { count_padding: false, ..limited })?), [2, 5, 4]);
+    let mut differs = false;
+    for pad in (0..VOCABULARY).filter(|&id| id != IMAGE) {
+        let batch = PromptBatch::new(&prompts, pad, IMAGE)?;
+        let run = |count_padding: bool| {
+            let processors = Processors { repetition_penalty: 5.0, ..Processors::default() };
+            let options = GenerationOptions { processors, count_padding, ..counted.clone() };
+            otter.generate(&parameters, Some(&vision), &batch, &options, &mut |_, _| true)
+        };
+        differs |= run(true)? != run(false)?;
+    }
+    assert!(differs, "no penalty met the padding");
+    Ok(())
+}
+
+#[test]
+fn no_prompt_has_no_answer() -> Result<(), ModelError> {
+    let (otter, specs) = models()?.remove(0);
+    let parameters = random_parameters(&specs).cast::<f32>();
+    let none = PromptBatch::new(&[], 0, IMAGE)?;
+    let options = GenerationOptions::greedy(3, 0);
+    assert!(otter.generate(&parameters, None, &none, &options, &mut |_, _| true)?.is_empty());
+    let search = beams(2, 1.0, EarlyStopping::Heuristic);
+    assert!(otter.generate_beams(&parameters, None, &none, &options, &search)?.is_empty());
+    assert_eq!(otter.next_token_logits(&parameters, None, &none)?.shape(), [0, VOCABULARY as usize]);
     Ok(())
 }
 
@@ -265,29 +353,27 @@ fn scores_are_those_of_the_whole_pass() -> Result<(), ModelError> {
     Ok(())
 }
 
-/// The samples of one prompt are those of a batch that repeats it.
+/// Answers to one prompt are drawn apart; a repeated prompt is a neighbour like any other and gets the same again.
 #[test]
-fn several_samples_equal_a_repeated_prompt() -> Result<(), ModelError> {
+fn several_samples_differ_and_a_repeated_prompt_repeats_them() -> Result<(), ModelError> {
     for (otter, specs) in models()? {
         let parameters = random_parameters(&specs).cast::<f32>();
         let (vision, prompts) = prompts();
         let sampling = Sampling::Random { temperature: 1.3, top_k: 0, top_p: 0.95, seed: 4 };
         for ((own, batch), prompt) in alone(&vision, &prompts)?.iter().zip(&prompts) {
-            let options = GenerationOptions { sampling: sampling.clone(), ..GenerationOptions::greedy(8, 6) };
-            let repeated = PromptBatch::new(&vec![prompt.clone(); 4], 0, IMAGE)?;
-            let slots = vec![own.slots[0].clone(); 4];
-            let shown = VisionInput { slots, ..own.clone() };
-            let expected =
-                otter.generate(&parameters, Some(&shown), &repeated, &options, &mut |_, _| true)?;
-            let options = GenerationOptions { return_sequences: 4, ..options };
+            let greedy = GenerationOptions::greedy(8, 6);
+            let options = GenerationOptions { sampling: sampling.clone(), return_sequences: 4, ..greedy };
             let mut said = vec![Vec::new(); 4];
             let answers = otter.generate(&parameters, Some(own), batch, &options, &mut |answer, token| {
                 said[answer].push(token);
                 true
             })?;
-            assert_eq!(answers, expected);
             assert_eq!(ids(&answers), said);
             assert!(answers.iter().any(|answer| answer.token_ids != answers[0].token_ids));
+            let repeated = PromptBatch::new(&vec![prompt.clone(); 2], 0, IMAGE)?;
+            let shown = VisionInput { slots: vec![own.slots[0].clone(); 2], ..own.clone() };
+            let twice = otter.generate(&parameters, Some(&shown), &repeated, &options, &mut |_, _| true)?;
+            assert_eq!(twice, [&answers[..], &answers[..]].concat());
         }
     }
     Ok(())

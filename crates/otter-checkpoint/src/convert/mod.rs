@@ -45,6 +45,7 @@ pub(crate) use verify::verify_directory;
 
 use crate::atomic;
 use crate::error::{CheckpointError, Result};
+use crate::generation_config::{GENERATION_CONFIG, is_derived};
 use crate::gguf::{self, GgufQuantization};
 use crate::model_card::{self, Described, ModelCard};
 use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
@@ -201,6 +202,12 @@ fn to_gguf(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> 
             .map_err(CheckpointError::write(&temporary, &options.out))?;
         report.weight_files = vec![language::folder_name(&options.out)];
         report.other_files.clear();
+        let settings = temporary.join(GENERATION_CONFIG);
+        if settings.is_file() && !is_derived(&settings) {
+            report.warnings.push(format!(
+                "{GENERATION_CONFIG} is left out: a GGUF file holds no settings of answers; give them as options"
+            ));
+        }
         Ok(report)
     });
     let _ = fs::remove_dir_all(&temporary);
@@ -285,7 +292,7 @@ fn small_files(temporary: &Path, target: &Path, plan: &mut Plan) -> Result<Vec<S
         }
         _ => Ok(()),
     };
-    add("generation_config.json", plan.generation_config())?;
+    add(GENERATION_CONFIG, plan.generation_config())?;
     let image = config.get("vision_config").and_then(|vision| vision.get("image_size")?.as_u64());
     add(PREPROCESSOR_CONFIG, image.and_then(|size| usize::try_from(size).ok()).map(preprocessor_json))?;
     if !temporary.join("README.md").exists() {

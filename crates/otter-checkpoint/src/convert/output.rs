@@ -4,6 +4,7 @@ use super::Progress;
 use super::plan::PlannedTensor;
 use crate::config_file::CheckpointConfig;
 use crate::error::{CheckpointError, Result};
+use crate::generation_config::GENERATION_CONFIG;
 use crate::gguf::{self, GgufElements, GgufOptions, GgufQuantization, GgufTensor, StoredTensor, write_gguf};
 use crate::safetensors_file::{self, HeaderEntry};
 use crate::save::TOKENIZER_FILES;
@@ -210,8 +211,7 @@ pub(super) fn write_json(path: &Path, target: &Path, value: &Value) -> Result<()
 }
 
 /// Small files that belong to a checkpoint whatever form its weights have.
-pub(super) const CARRIED: &[&str] =
-    &["generation_config.json", "preprocessor_config.json", "processor_config.json"];
+pub(super) const CARRIED: &[&str] = &[GENERATION_CONFIG, "preprocessor_config.json", "processor_config.json"];
 
 /// Copies those of `names` that exist and are not there yet; returns which.
 ///

@@ -48,7 +48,7 @@ pub(super) fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<Fal
         activation: activation(text, "activation", default.activation)?,
         layer_norm_epsilon: text.real("layer_norm_epsilon")?.unwrap_or(default.layer_norm_epsilon),
         bos_token_id: text.token("bos_token_id")?.or(default.bos_token_id),
-        eos_token_id: text.token("eos_token_id")?.or(default.eos_token_id),
+        eos_token_id: text.first_token("eos_token_id")?.or(default.eos_token_id),
         pad_token_id: pad_token(text, default.pad_token_id)?,
     })
 }

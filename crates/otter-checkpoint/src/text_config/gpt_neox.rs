@@ -31,7 +31,7 @@ pub(super) fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<Gpt
         hidden_act: activation(text, "hidden_act", default.hidden_act)?,
         layer_norm_eps: text.real("layer_norm_eps")?.unwrap_or(default.layer_norm_eps),
         bos_token_id: text.token("bos_token_id")?.or(default.bos_token_id),
-        eos_token_id: text.token("eos_token_id")?.or(default.eos_token_id),
+        eos_token_id: text.first_token("eos_token_id")?.or(default.eos_token_id),
         pad_token_id: pad_token(text, default.pad_token_id)?,
     })
 }

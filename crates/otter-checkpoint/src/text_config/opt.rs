@@ -36,7 +36,7 @@ pub(super) fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<Opt
         enable_bias: text.flag("enable_bias")?.unwrap_or(true),
         activation: activation(text, "activation_function", default.activation)?,
         bos_token_id: text.token("bos_token_id")?.or(default.bos_token_id),
-        eos_token_id: text.token("eos_token_id")?.or(default.eos_token_id),
+        eos_token_id: text.first_token("eos_token_id")?.or(default.eos_token_id),
         pad_token_id: pad_token(text, default.pad_token_id)?,
     })
 }

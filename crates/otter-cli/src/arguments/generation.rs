@@ -33,18 +33,18 @@ pub enum EarlyStoppingChoice {
 /// How tokens are chosen.
 #[derive(Debug, Args)]
 pub struct SamplingArguments {
-    /// Most new tokens.
-    #[arg(long, default_value_t = 64)]
-    pub max_new_tokens: usize,
-    /// Most tokens, prompt included; replaces --max-new-tokens.
+    /// Most new tokens [default: 64].
+    #[arg(long)]
+    pub max_new_tokens: Option<usize>,
+    /// Most tokens of a sequence, its own prompt included; replaces --max-new-tokens.
     #[arg(long, conflicts_with = "max_new_tokens")]
     pub max_length: Option<usize>,
     /// No end of the answer before this many new tokens.
-    #[arg(long, default_value_t = 0)]
-    pub min_new_tokens: usize,
-    /// No end of the answer before this many tokens, prompt included.
-    #[arg(long, default_value_t = 0)]
-    pub min_length: usize,
+    #[arg(long)]
+    pub min_new_tokens: Option<usize>,
+    /// No end of the answer before this many tokens, its own prompt included.
+    #[arg(long)]
+    pub min_length: Option<usize>,
     /// Take the most probable token (the default unless a sampling option is given).
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p"])]
     pub greedy: bool,
@@ -57,26 +57,33 @@ pub struct SamplingArguments {
     /// Sample among the fewest tokens with this total probability.
     #[arg(long)]
     pub top_p: Option<f32>,
-    /// Seed of the sampling.
+    /// Seed of the sampling. In a batch each prompt gets what it gets alone, so a repeated prompt gets the same again;
+    /// --num-return-sequences gives different answers.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Penalty on tokens that occurred before (1: none).
-    #[arg(long, default_value_t = 1.0)]
-    pub repetition_penalty: f32,
+    #[arg(long)]
+    pub repetition_penalty: Option<f32>,
     /// Never repeat a sequence of this many tokens (0: off).
-    #[arg(long, default_value_t = 0)]
-    pub no_repeat_ngram_size: usize,
+    #[arg(long)]
+    pub no_repeat_ngram_size: Option<usize>,
     /// Never complete this text; may be given several times. It is split into tokens as it stands, so that most
     /// tokenizers tell 'cat' from ' cat'.
     #[arg(long, value_name = "WORD")]
     pub bad_words: Vec<String>,
-    /// Let the language model's end-of-sequence token end the answer too, not only <|endofchunk|>.
+    /// Let every end-of-sequence token of tokenizer, config.json and generation_config.json end the answer too, not only
+    /// <|endofchunk|> and the end tokens of a generation_config.json that somebody wrote.
     #[arg(long)]
     pub stop_at_eos: bool,
+    /// Pass over the checkpoint's generation_config.json, which otherwise sets what no option does. (It is passed over
+    /// where it was only made from config.json, and with --decoding reference, as in the original.)
+    #[arg(long)]
+    pub no_generation_config: bool,
     /// End the answer at this text; may be given several times.
     #[arg(long = "stop", value_name = "TEXT")]
     pub stop: Vec<String>,
-    /// What generated tokens see of the images.
+    /// What generated tokens see of the images; all but keep also count the padding of a batch as tokens of its shorter
+    /// prompts.
     #[arg(long, value_enum, default_value_t)]
     pub decoding: DecodingChoice,
 }
@@ -84,9 +91,9 @@ pub struct SamplingArguments {
 /// How many answers, and how they are searched.
 #[derive(Debug, Args)]
 pub struct BeamArguments {
-    /// Beams of the search (1: none). With a sampling option, beam sampling.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub num_beams: usize,
+    /// Beams of the search [default: 1, none]. With a sampling option, beam sampling.
+    #[arg(long, value_name = "N")]
+    pub num_beams: Option<usize>,
     /// Answers are ranked by the sum of their log-probabilities over their length to this power (default: 1): above 0
     /// long answers gain, below 0 short ones.
     #[arg(long, value_name = "POWER", allow_negative_numbers = true)]
@@ -94,9 +101,9 @@ pub struct BeamArguments {
     /// When to end with as many finished answers as beams (default: false; without a value: true).
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "true", value_name = "WHEN")]
     pub early_stopping: Option<EarlyStoppingChoice>,
-    /// Answers to each prompt: the best beams, or independent samples.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub num_return_sequences: usize,
+    /// Answers to each prompt: the best beams, or independent samples [default: 1].
+    #[arg(long, value_name = "N")]
+    pub num_return_sequences: Option<usize>,
 }
 
 /// Where a command computes.
@@ -210,13 +217,14 @@ pub struct Score {
     /// The prompt as the model sees it.
     #[arg(long)]
     pub prompt: String,
-    /// The answer whose tokens are scored.
+    /// The answer whose tokens are scored. Prompt and answer are read as one text; a token that stands for the end of the
+    /// one and the beginning of the other is told and counts with the answer.
     #[arg(long)]
     pub answer: String,
     /// Wrap the prompt in the Otter template.
     #[arg(long)]
     pub chat: bool,
-    /// Print JSON.
+    /// Print JSON: token_ids, token_logprobs, sum, and border_token (whether the first token begins in the prompt).
     #[arg(long)]
     pub json: bool,
 }

@@ -9,9 +9,10 @@ use otter_data::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN};
 use otter_model::ModelError;
 use otter_model::generate::PromptBatch;
 
+use super::generation::{Settings, cut_at_stop};
 use super::model;
 use super::pictures::{self, Pictures};
-use crate::arguments::{Chat, SamplingArguments};
+use crate::arguments::Chat;
 
 /// What was said, as the model sees it.
 #[derive(Default)]
@@ -25,6 +26,7 @@ struct Conversation {
 pub fn run(arguments: &Chat) -> Result<()> {
     let model = model::load(&arguments.model)?;
     model::warn_before_chat(&arguments.model.path)?;
+    let settings = Settings::new(&model, &arguments.model.path, &arguments.sampling, None)?;
     let interactive = std::io::stdin().is_terminal();
     let mut pictures = Pictures::new(&model, arguments.rules);
     let mut conversation = Conversation::default();
@@ -57,8 +59,7 @@ pub fn run(arguments: &Chat) -> Result<()> {
                 eprintln!("unknown command {command}; there are /image FILE, /reset and /quit");
             }
             _ => {
-                let sampling = &arguments.sampling;
-                if let Err(error) = answer(&model, &mut conversation, &mut pictures, text, sampling) {
+                if let Err(error) = answer(&model, &mut conversation, &mut pictures, text, &settings) {
                     // Of such a model there will be no better answer.
                     if let Some(ModelError::NotFinite { .. }) = error.downcast_ref() {
                         return Err(error);
@@ -88,7 +89,7 @@ fn answer(
     conversation: &mut Conversation,
     pictures: &mut Pictures,
     question: &str,
-    sampling: &SamplingArguments,
+    settings: &Settings,
 ) -> Result<()> {
     let mut images = conversation.images.clone();
     images.extend(conversation.pending.iter().cloned());
@@ -97,13 +98,19 @@ fn answer(
     let prompt = format!("{}{turn}", conversation.text);
     let ids = model::prompt_ids(model, &prompt)?;
     let vision = model::vision_input(model, &images, pictures, &ids)?;
-    let batch = PromptBatch::new(&[ids], 0, model.tokenizer.special().image)?;
-    let options = model::generation_options(model, sampling, batch.text().length)?;
+    let prompts = [ids];
+    let batch = PromptBatch::new(&prompts, 0, model.tokenizer.special().image)?;
+    let (options, _) = settings.for_prompts(model, &prompts)?;
+    let stop = &settings.stop;
     let mut decoder = model.tokenizer.stream_decoder(true);
     let mut stdout = std::io::stdout().lock();
     let mut said = String::new();
     let mut failure = None;
     model.otter.generate(&model.parameters, vision.as_ref(), &batch, &options, &mut |_, id| {
+        // A token that ends an answer is none of its text, though it may be an ordinary one.
+        if options.stop_tokens.contains(&id) {
+            return true;
+        }
         let piece = match decoder.push(id) {
             Ok(piece) => piece,
             Err(error) => {
@@ -113,7 +120,7 @@ fn answer(
         };
         let before = said.len();
         said.push_str(&piece);
-        let (kept, stopped) = model::cut_at_stop(&said, &sampling.stop);
+        let (kept, stopped) = cut_at_stop(&said, stop);
         let new = kept.get(before..).unwrap_or_default().to_string();
         let printed = write!(stdout, "{new}").and_then(|()| stdout.flush());
         !stopped && printed.is_ok()
@@ -122,11 +129,11 @@ fn answer(
         return Err(error);
     }
     let rest = decoder.finish()?;
-    let stopped = model::cut_at_stop(&said, &sampling.stop).1;
+    let stopped = cut_at_stop(&said, stop).1;
     writeln!(stdout, "{}", if stopped { "" } else { &rest })?;
     said.push_str(&rest);
     // The answer can spell a placeholder in ordinary tokens; read again as text it would ask for an image.
-    let said = without_special_tokens(model::cut_at_stop(&said, &sampling.stop).0.trim());
+    let said = without_special_tokens(cut_at_stop(&said, stop).0.trim());
     conversation.text = format!("{prompt}{said}{END_OF_CHUNK_TOKEN}");
     conversation.images = images;
     conversation.pending.clear();

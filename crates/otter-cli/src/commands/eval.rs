@@ -11,6 +11,9 @@ use super::{model, pictures};
 use crate::arguments::Eval;
 use crate::output;
 
+/// Tokens of a sample, beyond which it is refused.
+const LONGEST_SAMPLE: usize = 1 << 16;
+
 /// Runs the command.
 pub fn run(arguments: &Eval) -> Result<()> {
     if arguments.limit == Some(0) {
@@ -29,7 +32,8 @@ pub fn run(arguments: &Eval) -> Result<()> {
             image_size: model.otter.config().vision.image_size,
             alpha: Some(rules.alpha),
             gray16: Some(rules.gray16),
-            max_seq_len: model.otter.config().text.max_positions(),
+            // What is beyond the model's own limit is told or refused with its numbers, not cut.
+            max_seq_len: LONGEST_SAMPLE,
             ..DataConfig::default()
         };
         datasets.push((shots, Dataset::open(&config, Arc::clone(&tokenizer))?));
@@ -43,6 +47,9 @@ pub fn run(arguments: &Eval) -> Result<()> {
     })?;
     bar.finish_and_clear();
     pictures::warn(&evaluation.image_notes);
+    for warning in &evaluation.warnings {
+        eprintln!("warning: {warning}");
+    }
     let table = ShotTable::new(&evaluation.records, Detail::Kinds);
     if arguments.json {
         return output::json(&json!({
@@ -50,6 +57,7 @@ pub fn run(arguments: &Eval) -> Result<()> {
             "records": evaluation.records,
             "seconds": evaluation.seconds,
             "image_notes": evaluation.image_notes,
+            "warnings": evaluation.warnings,
         }));
     }
     output::text("right candidate chosen, 95 % interval, by number of in-context examples")?;

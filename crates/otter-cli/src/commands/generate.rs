@@ -10,6 +10,7 @@ use otter_model::generate::{FinishReason, Generated, PromptBatch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::generation::{Settings, cut_at_stop};
 use super::model;
 use super::pictures::{self, Pictures};
 use crate::arguments::Generate;
@@ -33,7 +34,8 @@ pub fn run(arguments: &Generate) -> Result<()> {
         (None, Some(file)) => read_batch(file)?,
         (None, None) => bail!("give --prompt or --batch"),
     };
-    let answers = answer(&model, lines, arguments)?;
+    let settings = Settings::new(&model, &arguments.model.path, &arguments.sampling, Some(&arguments.beams))?;
+    let answers = answer(&model, lines, arguments, &settings)?;
     let single = arguments.batch.is_none();
     for answer in &answers {
         if arguments.json {
@@ -48,8 +50,13 @@ pub fn run(arguments: &Generate) -> Result<()> {
 }
 
 /// Continues prompts together, padded on the left.
-fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> Result<Vec<Value>> {
-    let (chat, sampling) = (arguments.chat, &arguments.sampling);
+fn answer(
+    model: &LoadedModel,
+    lines: Vec<PromptLine>,
+    arguments: &Generate,
+    settings: &Settings,
+) -> Result<Vec<Value>> {
+    let (chat, stop) = (arguments.chat, &settings.stop);
     let mut prompts = Vec::new();
     let mut vision: Option<VisionInput> = None;
     let mut pictures = Pictures::new(model, arguments.rules);
@@ -74,27 +81,26 @@ fn answer(model: &LoadedModel, lines: Vec<PromptLine>, arguments: &Generate) -> 
     notes.iter().for_each(|own| counts.merge(own.clone()));
     pictures::warn(&counts);
     let batch = PromptBatch::new(&prompts, padding(model), model.tokenizer.special().image)?;
-    let mut options = model::generation_options(model, sampling, batch.text().length)?;
-    let beams = model::beam_options(&arguments.beams, &mut options)?;
+    let (options, beams) = settings.for_prompts(model, &prompts)?;
     let (otter, parameters, vision) = (&model.otter, &model.parameters, vision.as_ref());
     let count = options.return_sequences;
     let generated = match beams {
         Some(beams) => {
             let mut generated = otter.generate_beams(parameters, vision, &batch, &options, &beams)?;
-            generated.iter_mut().for_each(|answer| cut_at_stop_string(model, answer, &sampling.stop));
+            generated.iter_mut().for_each(|answer| cut_at_stop_string(model, answer, stop));
             generated
         }
         None => {
             let mut texts: Vec<StreamedText> =
                 (0..prompts.len() * count).map(|_| StreamedText::new()).collect();
             otter.generate(parameters, vision, &batch, &options, &mut |answer, id| {
-                texts[answer].push(model, id, &sampling.stop)
+                texts[answer].push(model, id, stop)
             })?
         }
     };
     let mut answers = Vec::with_capacity(generated.len());
     for (index, generated) in generated.iter().enumerate() {
-        let mut answer = to_json(model, generated, &sampling.stop)?;
+        let mut answer = to_json(model, generated, stop)?;
         pictures::add_to_json(&mut answer, &notes[index / count])?;
         if count > 1 {
             if arguments.batch.is_some() {
@@ -140,13 +146,16 @@ impl StreamedText {
             return true;
         }
         let text = model.tokenizer.decode(&self.ids, false).unwrap_or_default();
-        !model::cut_at_stop(&text, stop).1
+        !cut_at_stop(&text, stop).1
     }
 }
 
 fn to_json(model: &LoadedModel, generated: &Generated, stop: &[String]) -> Result<Value> {
-    let text = model.tokenizer.decode(&generated.token_ids, true)?;
-    let text = model::cut_at_stop(&text, stop).0.trim();
+    // A token that ends an answer is none of its text, though it may be an ordinary one.
+    let ended = usize::from(generated.finish_reason == FinishReason::Stop);
+    let said = &generated.token_ids[..generated.token_ids.len() - ended];
+    let text = model.tokenizer.decode(said, true)?;
+    let text = cut_at_stop(&text, stop).0.trim();
     let finish_reason = generated.finish_reason.as_str();
     let mut answer = json!({"token_ids": generated.token_ids, "text": text, "finish_reason": finish_reason});
     if let Some(score) = generated.score {

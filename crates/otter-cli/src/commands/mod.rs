@@ -19,6 +19,7 @@ mod data_synthesise;
 mod data_verify;
 mod eval;
 mod generate;
+mod generation;
 mod hub;
 pub(crate) mod init;
 mod inspect;

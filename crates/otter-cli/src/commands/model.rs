@@ -1,4 +1,4 @@
-//! What several commands share: loading a model, images, prompts and sampling options.
+//! What several commands share: loading a model, images and prompts.
 
 use std::path::{Path, PathBuf};
 
@@ -7,17 +7,13 @@ use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
 use otter_cuda::Precision;
 use otter_data::prompt::{self, InstructionFormat};
 use otter_data::video::{FrameSampling, Picture, VideoOptions, open_frames};
-use otter_data::{ImageTransform, open_image, preprocess};
+use otter_data::{ImageTransform, JoinedText, open_image, preprocess};
 use otter_model::VisionInput;
-use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 use otter_nn::{Device, QuantisedFormat, Tensor};
 
 use super::hub::resolve_model;
 use super::pictures::Pictures;
-use crate::arguments::{
-    BeamArguments, ComputeDtype, DecodingChoice, DeviceArguments, EarlyStoppingChoice, ModelArguments,
-    QuantiseChoice, SamplingArguments,
-};
+use crate::arguments::{ComputeDtype, DeviceArguments, ModelArguments, QuantiseChoice};
 
 /// The format that an option names.
 pub fn quantised(choice: QuantiseChoice) -> QuantisedFormat {
@@ -69,6 +65,15 @@ pub fn chat_prompt(question: &str, media: usize) -> String {
 /// Token ids of a prompt, with what stands in front of every prompt of this model.
 pub fn prompt_ids(model: &LoadedModel, prompt: &str) -> Result<Vec<u32>> {
     Ok(model.tokenizer.encode_prompt(prompt)?)
+}
+
+/// Token ids of a prompt and its answer as one text, with what the tokenizer puts in front.
+pub fn joined_ids(model: &LoadedModel, prompt: &str, answer: &str) -> Result<JoinedText> {
+    let mut joined = model.tokenizer.encode_joined(prompt, answer)?;
+    let front = model.tokenizer.prompt_prefix();
+    joined.ids.splice(..0, front.iter().copied());
+    joined.start += front.len();
+    Ok(joined)
 }
 
 /// How many media items `images` are for a prompt with `placeholders` of them.
@@ -177,151 +182,4 @@ pub fn video_input(
         media_frames: std::iter::once(0..count).collect(),
         slots: vec![vec![0]],
     })
-}
-
-/// Most new tokens of an answer; room for all of them is set aside at the start.
-const MOST_NEW_TOKENS: usize = 1 << 16;
-
-/// Generation options from the command line, for prompts of `prompt_length` tokens.
-pub fn generation_options(
-    model: &LoadedModel,
-    arguments: &SamplingArguments,
-    prompt_length: usize,
-) -> Result<GenerationOptions> {
-    let sampled = arguments.temperature.is_some() || arguments.top_k.is_some() || arguments.top_p.is_some();
-    let temperature = arguments.temperature.unwrap_or(1.0);
-    if !(temperature.is_finite() && temperature >= 0.0) {
-        bail!("--temperature is {temperature}; it must be 0 (greedy) or a positive number");
-    }
-    let top_p = arguments.top_p.unwrap_or(1.0);
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        bail!("--top-p is {top_p}; it must be above 0 and at most 1");
-    }
-    if !(arguments.repetition_penalty.is_finite() && arguments.repetition_penalty > 0.0) {
-        bail!("--repetition-penalty is {}; it must be a positive number", arguments.repetition_penalty);
-    }
-    let max_new_tokens = match arguments.max_length {
-        None => arguments.max_new_tokens,
-        Some(limit) => limit.checked_sub(prompt_length).filter(|&new| new > 0).with_context(|| {
-            format!("--max-length {limit} leaves nothing after a prompt of {prompt_length} tokens")
-        })?,
-    };
-    if max_new_tokens > MOST_NEW_TOKENS {
-        bail!("{max_new_tokens} new tokens are asked for; the limit is {MOST_NEW_TOKENS}");
-    }
-    let sampling = if sampled {
-        let top_k = arguments.top_k.unwrap_or(0);
-        Sampling::Random { temperature, top_k, top_p, seed: arguments.seed }
-    } else {
-        Sampling::Greedy
-    };
-    Ok(GenerationOptions {
-        max_new_tokens,
-        sampling,
-        processors: Processors {
-            repetition_penalty: arguments.repetition_penalty,
-            no_repeat_ngram_size: arguments.no_repeat_ngram_size,
-            bad_words: bad_words(model, &arguments.bad_words)?,
-            min_length: arguments.min_length,
-            min_new_tokens: arguments.min_new_tokens,
-        },
-        stop_tokens: stop_tokens(model, arguments.stop_at_eos)?,
-        decoding: match arguments.decoding {
-            DecodingChoice::Keep => Decoding::Keep,
-            DecodingChoice::Reference if !model.config.use_cache => Decoding::Keep,
-            DecodingChoice::Reference | DecodingChoice::ReferenceUseCache => Decoding::Reference,
-        },
-        return_sequences: 1,
-    })
-}
-
-fn bad_words(model: &LoadedModel, words: &[String]) -> Result<Vec<Vec<u32>>> {
-    let ids = |word: &String| {
-        let ids = model.tokenizer.encode(word)?;
-        if ids.is_empty() {
-            bail!("--bad-words '{word}' has no token; give some text");
-        }
-        Ok(ids)
-    };
-    words.iter().map(ids).collect()
-}
-
-fn stop_tokens(model: &LoadedModel, at_eos: bool) -> Result<Vec<u32>> {
-    let special = model.tokenizer.special();
-    let mut stop_tokens = vec![special.endofchunk];
-    if at_eos {
-        let eos = special.eos.context("--stop-at-eos: the tokenizer has no end-of-sequence token")?;
-        if eos != special.endofchunk {
-            stop_tokens.push(eos);
-        }
-    }
-    Ok(stop_tokens)
-}
-
-/// Most beams, and most answers to a prompt: each has keys and values of its own.
-const MOST_SEQUENCES: usize = 256;
-
-/// Sets the number of answers in `options`; returns how to search for them, or `None` without beams.
-pub fn beam_options(
-    arguments: &BeamArguments,
-    options: &mut GenerationOptions,
-) -> Result<Option<BeamOptions>> {
-    let (beams, answers) = (arguments.num_beams, arguments.num_return_sequences);
-    for (option, value) in [("--num-beams", beams), ("--num-return-sequences", answers)] {
-        if !(1..=MOST_SEQUENCES).contains(&value) {
-            bail!("{option} is {value}; it must be from 1 to {MOST_SEQUENCES}");
-        }
-    }
-    let length_penalty = arguments.length_penalty.unwrap_or(1.0);
-    if !length_penalty.is_finite() {
-        bail!("--length-penalty is {length_penalty}; it must be a number");
-    }
-    options.return_sequences = answers;
-    if beams == 1 {
-        if answers > 1 && !options.sampling.is_random() {
-            bail!(
-                "--num-return-sequences is {answers}, but greedy answers to one prompt are all the same; sample with \
-                 --temperature, or search with --num-beams {answers}"
-            );
-        }
-        for (option, given) in [
-            ("--length-penalty", arguments.length_penalty.is_some()),
-            ("--early-stopping", arguments.early_stopping.is_some()),
-        ] {
-            if given {
-                eprintln!("warning: {option} changes nothing without --num-beams 2 or more");
-            }
-        }
-        return Ok(None);
-    }
-    if answers > beams {
-        bail!(
-            "--num-return-sequences is {answers}, but --num-beams {beams} gives at most {beams} answers; raise \
-             --num-beams or ask for fewer"
-        );
-    }
-    let early_stopping = match arguments.early_stopping {
-        None | Some(EarlyStoppingChoice::False) => EarlyStopping::Heuristic,
-        Some(EarlyStoppingChoice::True) => EarlyStopping::AtOnce,
-        Some(EarlyStoppingChoice::Never) => EarlyStopping::Never,
-    };
-    Ok(Some(BeamOptions { num_beams: beams, length_penalty, early_stopping }))
-}
-
-/// `text` up to the first of the stop strings, and whether there was one.
-pub fn cut_at_stop<'a>(text: &'a str, stop: &[String]) -> (&'a str, bool) {
-    let first = stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min();
-    first.map_or((text, false), |at| (&text[..at], true))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_earliest_stop_string_cuts() {
-        let stop = ["User".to_string(), "\n".to_string(), String::new()];
-        assert_eq!(cut_at_stop("a cup\nUser:", &stop), ("a cup", true));
-        assert_eq!(cut_at_stop("a cup", &stop), ("a cup", false));
-    }
 }

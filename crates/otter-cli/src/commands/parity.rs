@@ -48,7 +48,14 @@ pub fn run(arguments: &Parity) -> Result<ExitCode> {
     if let Some(file) = &arguments.gradients {
         let (gradients, named) = read(file)?;
         let scenario = scenario_of_gradients(named, &golden, file)?;
-        let own = compare_gradients(&subject, &arguments.golden, &golden, &scenario, &gradients, tolerances)?;
+        let own = compare_gradients(
+            &subject,
+            &arguments.golden,
+            &golden,
+            &scenario,
+            (file, &gradients),
+            tolerances,
+        )?;
         report.comparisons.extend(own.comparisons);
         report.not_compared.extend(own.not_compared);
         report.without_golden.extend(own.without_golden);

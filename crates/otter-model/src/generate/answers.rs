@@ -10,8 +10,12 @@ use crate::otter::{Otter, VisionInput};
 
 /// State of one answer.
 struct Answer {
-    /// Prompt with padding and everything generated.
+    /// Prompt and everything generated.
     ids: Vec<u32>,
+    /// Tokens of the prompt.
+    prompt: usize,
+    /// Most new tokens.
+    limit: usize,
     sampler: Sampler,
     finished: Option<FinishReason>,
 }
@@ -34,25 +38,27 @@ impl Otter {
             true => (usize::MAX, "any"),
             false => (1, "1, since greedy answers to one prompt are all the same: sample, or use beams"),
         })?;
-        let text = &prompts.text;
+        if prompts.text.batch == 0 {
+            return Ok(Vec::new());
+        }
         let count = options.return_sequences;
-        let new_tokens = options.max_new_tokens;
-        let mut continuations =
-            Continuations::new((self, parameters), vision, prompts, options.decoding, new_tokens)?;
-        let start = |prompt: usize| {
-            let mut ids = Vec::with_capacity(text.length + new_tokens);
-            ids.extend_from_slice(&text.ids[prompt * text.length..][..text.length]);
-            ids
+        let start = |prompt: &[u32], number: usize| {
+            let limit = options.limit(prompt.len());
+            let mut ids = Vec::with_capacity(prompt.len() + limit);
+            ids.extend_from_slice(prompt);
+            let sampler = Sampler::new(&options.sampling, number);
+            Answer { ids, prompt: prompt.len(), limit, sampler, finished: None }
         };
-        let mut answers: Vec<Answer> = (0..text.batch * count)
-            .map(|index| Answer {
-                ids: start(index / count),
-                sampler: Sampler::new(&options.sampling, index),
-                finished: None,
-            })
-            .collect();
+        let mut answers: Vec<Answer> =
+            prompts.counted(options).flat_map(|prompt| (0..count).map(move |i| start(prompt, i))).collect();
+        let limits: Vec<usize> = answers.iter().step_by(count).map(|answer| answer.limit).collect();
+        let new_tokens = limits.iter().copied().max().unwrap_or(0);
+        let mut continuations =
+            Continuations::new((self, parameters), vision, prompts, options.decoding, &limits)?;
         // Unfinished answers, each with its row of the logits.
-        let mut open: Vec<(usize, usize)> = (0..answers.len()).map(|index| (index, index / count)).collect();
+        let some_room = |&(index, _): &(usize, usize)| answers[index].limit > 0;
+        let mut open: Vec<(usize, usize)> =
+            (0..answers.len()).map(|index| (index, index / count)).filter(some_room).collect();
         let (mut parents, mut tokens, mut still_open) = (Vec::new(), Vec::new(), Vec::new());
         let mut changed = Vec::new();
         for generated in 0..new_tokens {
@@ -70,19 +76,19 @@ impl Otter {
                     answer.finished = Some(FinishReason::Stop);
                 } else if !go_on {
                     answer.finished = Some(FinishReason::StopString);
-                } else {
+                } else if generated + 1 < answer.limit {
                     still_open.push((index, tokens.len()));
                     parents.push(row);
                     tokens.push(token);
                 }
             }
             std::mem::swap(&mut open, &mut still_open);
-            if open.is_empty() || generated + 1 == new_tokens {
+            if open.is_empty() {
                 break;
             }
             continuations.advance(&parents, &tokens)?;
         }
-        Ok(answers.into_iter().map(|answer| answer.into_generated(text.length)).collect())
+        Ok(answers.into_iter().map(Answer::into_generated).collect())
     }
 }
 
@@ -107,8 +113,8 @@ impl Answer {
         token
     }
 
-    fn into_generated(self, prompt: usize) -> Generated {
-        let token_ids = self.ids[prompt..].to_vec();
+    fn into_generated(self) -> Generated {
+        let token_ids = self.ids[self.prompt..].to_vec();
         let finish_reason = self.finished.unwrap_or(FinishReason::Length);
         Generated { token_ids, finish_reason, score: None }
     }

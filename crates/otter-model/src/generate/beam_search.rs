@@ -41,7 +41,7 @@ pub(super) struct Candidate {
 /// An unfinished sequence.
 #[derive(Clone, Debug)]
 pub(super) struct Beam {
-    /// Prompt with padding and everything generated.
+    /// Prompt and everything generated.
     pub(super) ids: Vec<u32>,
     /// Sum of the scores of its tokens.
     pub(super) score: f32,
@@ -63,7 +63,7 @@ pub(super) struct BeamSearch {
 const SAME_AS_THE_FIRST: f32 = -1e9;
 
 impl BeamSearch {
-    /// The search behind the prompt `ids`, padding included.
+    /// The search behind the prompt `ids`.
     pub(super) fn new(
         ids: &[u32],
         new_tokens: usize,

@@ -15,6 +15,8 @@ use crate::otter::{Otter, VisionInput};
 struct Prompt {
     search: BeamSearch,
     sampler: Option<BeamSampler>,
+    /// Most new tokens.
+    limit: usize,
     /// Row of the logits of each beam.
     rows: Vec<usize>,
 }
@@ -42,26 +44,30 @@ impl Otter {
         if found >= self.config().text.vocab_size() {
             return Err(ModelError::GenerationOption { option: "number of stop tokens", found, expected });
         }
-        let text = &prompts.text;
-        let new_tokens = options.max_new_tokens;
-        let mut continuations =
-            Continuations::new((self, parameters), vision, prompts, options.decoding, new_tokens)?;
-        let mut searches: Vec<Prompt> = text
-            .ids
-            .chunks(text.length)
-            .enumerate()
-            .map(|(index, ids)| Prompt {
-                search: BeamSearch::new(ids, new_tokens, beams, options),
-                sampler: BeamSampler::new(&options.sampling, index, options.stop_tokens.len()),
+        if prompts.text.batch == 0 {
+            return Ok(Vec::new());
+        }
+        let start = |(index, ids): (usize, &[u32])| {
+            let limit = options.limit(ids.len());
+            Prompt {
+                search: BeamSearch::new(ids, limit, beams, options),
+                sampler: BeamSampler::new(&options.sampling, options.stop_tokens.len()),
+                limit,
                 rows: vec![index; beams.num_beams],
-            })
-            .collect();
+            }
+        };
+        let mut searches: Vec<Prompt> = prompts.counted(options).enumerate().map(start).collect();
+        let limits: Vec<usize> = searches.iter().map(|prompt| prompt.limit).collect();
+        let new_tokens = limits.iter().copied().max().unwrap_or(0);
+        let mut continuations =
+            Continuations::new((self, parameters), vision, prompts, options.decoding, &limits)?;
         for generated in 0..new_tokens {
             let (mut parents, mut tokens) = (Vec::new(), Vec::new());
-            for prompt in searches.iter_mut().filter(|prompt| !prompt.search.is_done()) {
+            let open = |prompt: &&mut Prompt| !prompt.search.is_done() && generated < prompt.limit;
+            for prompt in searches.iter_mut().filter(open) {
                 let candidates = prompt.candidates(continuations.logits(), generated, options);
                 let chosen = prompt.search.advance(&candidates);
-                if prompt.search.is_done() {
+                if prompt.search.is_done() || generated + 1 == prompt.limit {
                     continue;
                 }
                 let first = tokens.len();
@@ -69,7 +75,7 @@ impl Otter {
                 tokens.extend(chosen.iter().map(|candidate| candidate.token));
                 prompt.rows = (first..tokens.len()).collect();
             }
-            if tokens.is_empty() || generated + 1 == new_tokens {
+            if tokens.is_empty() {
                 break;
             }
             continuations.advance(&parents, &tokens)?;

@@ -44,23 +44,23 @@ struct Step {
 }
 
 impl<'a> Continuations<'a> {
-    /// Computes the prompts, with room for `new_tokens` more, and starts one row for each.
+    /// Computes the prompts, with room for `limits` more tokens behind each, and starts one row for each.
     pub(super) fn new(
         (otter, parameters): (&'a Otter, &'a Parameters<f32>),
         vision: Option<&'a VisionInput>,
         prompts: &'a PromptBatch,
         decoding: Decoding,
-        new_tokens: usize,
+        limits: &[usize],
     ) -> Result<Self, ModelError> {
         let text = &prompts.text;
         otter.check_text(text, vision)?;
         // The last new token is never an input.
-        otter.check_length(text, new_tokens.saturating_sub(1))?;
+        otter.check_length(text, |sequence| limits[sequence].saturating_sub(1))?;
         let vision = vision.filter(|_| text.shows_media());
         let latents = vision.map(|v| otter.encode_media(parameters, v, &mut |_, _| {})).transpose()?;
         let slots = vision.map(|v| v.slots.as_slice());
         let language = otter.language();
-        let capacity = text.length + new_tokens;
+        let capacity = text.length + limits.iter().copied().max().unwrap_or(0);
         let mut cache =
             language.new_cache(parameters, otter.config(), latents.as_ref(), text.batch, capacity);
         let positions = text.positions_without_padding(1);

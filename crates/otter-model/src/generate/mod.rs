@@ -5,8 +5,11 @@
 //! keep attending the last media item, which equals recomputing the whole sequence at every step;
 //! [`Decoding::Reference`] reproduces the original's cached steps, which see no media at all.
 //!
-//! Lengths and ids of a sequence include the padding in front of its prompt, as in the reference: in a batch of unequal
-//! prompts, n-gram bans, minimum lengths and the length penalty see it.
+//! An answer does not depend on the other prompts of its batch: processors, lengths and scores see a sequence's own tokens,
+//! and the random stream of an answer is chosen by the seed and by its number among the answers to its prompt.
+//! ([`GenerationOptions::count_padding`] is the original's other rule.) What stays is rounding:
+//! products of more than 32 rows, and attention beside padding, are summed in another order. (Rotary frequencies that grow
+//! with the sequence, `dynamic`, are those of the longest sequence of the batch once that is beyond the trained length.)
 
 mod answers;
 mod beam_search;
@@ -17,7 +20,7 @@ mod processors;
 mod sampler;
 
 pub use beam_search::{BeamOptions, EarlyStopping};
-use otter_nn::{Parameters, Tensor};
+use otter_nn::{Device, Parameters, Tensor};
 pub use processors::Processors;
 pub use sampler::Sampling;
 
@@ -40,6 +43,8 @@ pub enum Decoding {
 pub struct GenerationOptions {
     /// Most new tokens.
     pub max_new_tokens: usize,
+    /// Most tokens of a sequence, prompt included; the stricter of both limits holds.
+    pub max_length: Option<usize>,
     /// Greedy or random choice; with beams, beam search or beam sampling.
     pub sampling: Sampling,
     /// Changes to the scores before the choice.
@@ -48,6 +53,9 @@ pub struct GenerationOptions {
     pub stop_tokens: Vec<u32>,
     /// What generated tokens see of the media.
     pub decoding: Decoding,
+    /// Whether the padding before a prompt counts as tokens of its sequence, for processors, lengths and scores. The
+    /// original's does.
+    pub count_padding: bool,
     /// Answers to each prompt.
     pub return_sequences: usize,
 }
@@ -92,7 +100,7 @@ pub struct PromptBatch {
 }
 
 impl PromptBatch {
-    /// Pads `prompts` on the left with `pad`.
+    /// Pads `prompts` on the left with `pad`, or with another id where that is the media token, which would show something.
     ///
     /// # Errors
     /// A prompt without tokens.
@@ -100,6 +108,7 @@ impl PromptBatch {
         if let Some(sequence) = prompts.iter().position(Vec::is_empty) {
             return Err(ModelError::EmptyPrompt { sequence });
         }
+        let pad = if pad == media_token_id { u32::from(media_token_id == 0) } else { pad };
         let length = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let mut ids = Vec::with_capacity(prompts.len() * length);
         let mut attention_mask = Vec::with_capacity(prompts.len() * length);
@@ -124,6 +133,17 @@ impl PromptBatch {
     pub fn text(&self) -> &TextInput {
         &self.text
     }
+
+    /// Tokens of each prompt that count by the options, in order.
+    fn counted<'a>(&'a self, options: &GenerationOptions) -> impl Iterator<Item = &'a [u32]> {
+        let text = &self.text;
+        let count_padding = options.count_padding;
+        (0..text.batch).map(move |row| {
+            let tokens = row * text.length..(row + 1) * text.length;
+            let padding = text.attention_mask[tokens.clone()].iter().take_while(|&&seen| !seen).count();
+            &text.ids[tokens][if count_padding { 0 } else { padding }..]
+        })
+    }
 }
 
 impl GenerationOptions {
@@ -131,12 +151,20 @@ impl GenerationOptions {
     pub fn greedy(max_new_tokens: usize, stop_token: u32) -> Self {
         Self {
             max_new_tokens,
+            max_length: None,
             sampling: Sampling::Greedy,
             processors: Processors::default(),
             stop_tokens: vec![stop_token],
             decoding: Decoding::Keep,
+            count_padding: false,
             return_sequences: 1,
         }
+    }
+
+    /// Most new tokens behind a prompt of `prompt` tokens.
+    fn limit(&self, prompt: usize) -> usize {
+        let left = self.max_length.map(|length| length.saturating_sub(prompt));
+        self.max_new_tokens.min(left.unwrap_or(usize::MAX))
     }
 
     fn stops(&self, token: u32) -> bool {
@@ -164,6 +192,10 @@ impl Otter {
         vision: Option<&VisionInput>,
         prompts: &PromptBatch,
     ) -> Result<Tensor, ModelError> {
-        Ok(Continuations::new((self, parameters), vision, prompts, Decoding::Keep, 0)?.into_logits())
+        if prompts.text.batch == 0 {
+            return Ok(Tensor::zeros(&[0, self.config().text.vocab_size()], Device::Cpu));
+        }
+        let no_more = vec![0; prompts.text.batch];
+        Ok(Continuations::new((self, parameters), vision, prompts, Decoding::Keep, &no_more)?.into_logits())
     }
 }

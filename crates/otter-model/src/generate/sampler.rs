@@ -77,7 +77,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// The sampler of answer `number`.
+    /// The sampler of answer `number` to a prompt: not of the batch, so that no neighbour changes what it draws.
     pub(super) fn new(sampling: &Sampling, number: usize) -> Self {
         Self { sampling: sampling.clone(), rng: sampling.stream(number) }
     }
@@ -108,9 +108,9 @@ pub(super) struct BeamSampler {
 }
 
 impl BeamSampler {
-    /// The sampler of prompt `number`; `None` when nothing is drawn.
-    pub(super) fn new(sampling: &Sampling, number: usize, stop_tokens: usize) -> Option<Self> {
-        let rng = sampling.stream(number);
+    /// The sampler of a prompt's beams, the same for every prompt; `None` when nothing is drawn.
+    pub(super) fn new(sampling: &Sampling, stop_tokens: usize) -> Option<Self> {
+        let rng = sampling.stream(0);
         // One more than the stop tokens, so that every beam can go on.
         let keep = (1 + stop_tokens).max(2);
         sampling.is_random().then(|| Self { sampling: sampling.clone(), rng, keep })
@@ -214,7 +214,7 @@ mod tests {
 
     fn beam_sampler(top_k: usize, top_p: f32) -> BeamSampler {
         let sampling = Sampling::Random { temperature: 2.0, top_k, top_p, seed: 1 };
-        BeamSampler::new(&sampling, 0, 1).unwrap_or_else(|| unreachable!("the temperature is above 0"))
+        BeamSampler::new(&sampling, 1).unwrap_or_else(|| unreachable!("the temperature is above 0"))
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
             beam_sampler(top_k, top_p).warp(&mut scores);
             assert_eq!(scores, expected, "{top_k} {top_p}");
         }
-        assert!(BeamSampler::new(&Sampling::Greedy, 0, 1).is_none());
+        assert!(BeamSampler::new(&Sampling::Greedy, 1).is_none());
     }
 
     #[test]
