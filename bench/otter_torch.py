@@ -237,9 +237,9 @@ def fill_parameter(parameter, name):
     return fill_uniform(parameter, name, 0.0, 0.03125 if len(shape) > 1 else 0.015625)
 
 
-def pixels(images, model):
-    """Pixels where the model is, in the type of its tower."""
-    weight = model.vision_encoder.get_input_embeddings().weight
+def pixels(images, tower):
+    """Pixels where the tower is, in its type."""
+    weight = tower.get_input_embeddings().weight
     values = torch.empty(images, 3, 224, 224, device=weight.device)
     fill_uniform(values, "pixels", 0.0, 1.5)
     return values.to(weight.dtype)
@@ -295,7 +295,7 @@ def time_lengths(model, arguments, results):
     ids, labels = (part.to(device) for part in padded(arguments.lengths))
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
     rows = torch.nonzero(targets != IGNORE).flatten()
-    images = pixels(len(ids), model)
+    images = pixels(len(ids), model.vision_encoder)
     seconds, losses = [], []
     for _ in range(arguments.repeats + 1):
         model.zero_grad(set_to_none=True)
@@ -317,7 +317,7 @@ def time_training(model, arguments, results):
     ids, labels = (part.to(device) for part in equal_lengths(arguments))
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
     rows = torch.nonzero(targets != IGNORE).flatten()
-    images = pixels(len(ids), model)
+    images = pixels(len(ids), model.vision_encoder)
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for n, p in trained if is_decayed(n)], "weight_decay": 0.1},
@@ -354,7 +354,7 @@ def time_training(model, arguments, results):
 def time_decoding(model, arguments, results):
     device = torch.device(arguments.device)
     prompt = torch.tensor([[IMAGE_TOKEN if i == 1 else 4 + i for i in range(64)]], device=device)
-    image = pixels(1, model)
+    image = pixels(1, model.vision_encoder)
     seconds, tokens = [], []
     for _ in range(arguments.repeats + 1):
         start = clock(device)

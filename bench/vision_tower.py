@@ -36,7 +36,7 @@ def main():
     with torch.inference_mode():
         for name, parameter in model.named_parameters():
             fill_parameter(parameter, f"vision.{name.removeprefix('vision_model.')}")
-        image = pixels(1)
+        image = pixels(1, model)
         for _ in range(arguments.repeats + 1):
             start = time.perf_counter()
             features = model(pixel_values=image).last_hidden_state[:, 1:]

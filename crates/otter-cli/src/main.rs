@@ -1,8 +1,10 @@
 //! The `otter` command: reads its arguments, calls one function, prints.
 
+// First: what follows prints with its macros.
+#[macro_use]
+mod output;
 mod arguments;
 mod commands;
-mod output;
 
 use std::process::ExitCode;
 
@@ -12,6 +14,11 @@ fn main() -> ExitCode {
     let arguments = arguments::Arguments::parse();
     match commands::run(arguments) {
         Ok(code) => code,
+        Err(error) if error.is::<output::Closed>() => ExitCode::from(output::CLOSED_STATUS),
+        Err(error) if commands::interrupt::is_stop(&error) => {
+            eprintln!("{}", output::chain(&error));
+            commands::interrupt::status()
+        }
         Err(error) => {
             eprintln!("error: {}", output::chain(&error));
             ExitCode::FAILURE

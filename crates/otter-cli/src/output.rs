@@ -2,20 +2,65 @@
 
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// Prints one JSON document. A closed pipe ends quietly.
+/// Standard output was closed by its reader, such as `head`: nothing more is wanted.
+#[derive(Debug)]
+pub struct Closed;
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("standard output was closed by its reader")
+    }
+}
+
+impl std::error::Error for Closed {}
+
+/// Exit status then, that of a program that SIGPIPE ended.
+pub const CLOSED_STATUS: u8 = 141;
+
+/// Prints one JSON document.
+///
+/// # Errors
+/// As [`text`].
 pub fn json(value: &Value) -> Result<()> {
     text(&serde_json::to_string(value)?)
 }
 
-/// Prints one line of text. A closed pipe ends quietly.
+/// Prints one line of text.
+///
+/// # Errors
+/// [`Closed`] when nobody reads any more, which `main` ends quietly; otherwise when it cannot be written.
 pub fn text(line: &str) -> Result<()> {
-    match writeln!(std::io::stdout().lock(), "{line}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
+    part(&format!("{line}\n"))
+}
+
+/// Prints a part of a line, so that it is seen at once.
+///
+/// # Errors
+/// As [`text`].
+pub fn part(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Closed.into()),
+        other => other.context("standard output cannot be written"),
     }
+}
+
+/// The standard macro, except that a failure is passed over and does not panic: work goes on when nobody listens any more.
+macro_rules! eprintln {
+    ($($argument:tt)*) => { $crate::output::note(format_args!("{}\n", format_args!($($argument)*))) };
+}
+
+/// As [`eprintln`], without the end of the line.
+macro_rules! eprint {
+    ($($argument:tt)*) => { $crate::output::note(format_args!($($argument)*)) };
+}
+
+/// What both write with.
+pub fn note(text: std::fmt::Arguments<'_>) {
+    let _ = std::io::stderr().write_fmt(text);
 }
 
 /// An error with its causes; a cause that the text before already tells is left out.

@@ -458,3 +458,32 @@ fn devices_that_are_not_there_are_refused() {
     let train = otter(&arguments!["train", "--config", config, "--device", "tpu"]);
     train.error(&["train.device", "`tpu` is no device"]);
 }
+
+/// A reader such as `head` that ends early ends the command, quietly, with the status of SIGPIPE; a closed standard error changes
+/// nothing.
+#[test]
+fn closed_pipes_are_no_panic() {
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let ended = |arguments: &[&str], is_output: bool| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_otter"));
+        command.args(arguments);
+        if is_output {
+            command.stdout(closed())
+        } else {
+            command.stderr(closed())
+        };
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let model = golden("llama/checkpoint");
+    let model = model.to_str().unwrap();
+    for arguments in [&["init", "--list"][..], &["inspect", model], &["inspect", model, "--json"]] {
+        assert_eq!(ended(arguments, true), (Some(141), String::new()), "{arguments:?}");
+        assert_eq!(ended(arguments, false), (Some(0), String::new()), "{arguments:?}");
+    }
+    assert_eq!(ended(&["inspect", "/no/such"], false), (Some(1), String::new()));
+}

@@ -438,3 +438,75 @@ fn transparent_pictures_are_shown_as_asked() {
         assert_eq!((pixel("glass."), pixel("glass2")), (kept, [expected[0], expected[1], expected[2], 255]));
     }
 }
+
+/// One signal, whatever sent it, finishes the items under way; the second ends the command.
+#[cfg(unix)]
+#[test]
+fn a_signal_stops_and_a_second_one_ends_at_once() {
+    let place = tempfile::tempdir().unwrap();
+    let videos = place.path().join("videos");
+    fs::create_dir(&videos).unwrap();
+    let mut entries = serde_json::Map::new();
+    for name in ["v_a", "v_b"] {
+        fs::write(videos.join(format!("{name}.mp4")), "video").unwrap();
+        entries
+            .insert(name.into(), json!({"duration": 2, "timestamps": [[0, 2]], "sentences": ["Something."]}));
+    }
+    let annotations = place.path().join("train.json");
+    fs::write(&annotations, Value::Object(entries).to_string()).unwrap();
+    let stop = |out: &str, seconds: &str, signals: &[&[&str]]| {
+        let tool = place.path().join(seconds);
+        fs::create_dir_all(&tool).unwrap();
+        let arguments = arguments![
+            "data",
+            "import",
+            "dc",
+            "--annotations",
+            annotations,
+            "--videos",
+            videos,
+            "--jobs",
+            "1",
+            "--ffmpeg",
+            fake_ffmpeg(&tool, seconds),
+            "--out",
+            place.path().join(out),
+        ];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
+        let child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while !place.path().join(out).with_extension("import").join("plan.json").exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let start = Instant::now();
+        for (number, group) in signals.iter().enumerate() {
+            std::thread::sleep(Duration::from_millis(if number == 0 { 0 } else { 600 }));
+            for signal in *group {
+                let sent = Command::new("kill").args([*signal, &child.id().to_string()]).status();
+                assert!(sent.unwrap().success(), "{signals:?}: it ended before");
+            }
+        }
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap(), start.elapsed())
+    };
+    let (code, told, _) = stop("once", "1", &[&["-TERM"]]);
+    assert_eq!(code, Some(143), "{told}");
+    assert!(
+        told.contains("received SIGTERM: stopping") && told.contains("the same command goes on"),
+        "{told}"
+    );
+    // As `timeout` sends it: to the process, and at once to its group.
+    let (code, told, _) = stop("twice", "1", &[&["-TERM", "-TERM"]]);
+    assert_eq!((code, told.contains("the same command goes on")), (Some(143), true), "{told}");
+    let (code, told, _) = stop("closed", "1", &[&["-HUP"], &["-HUP"]]);
+    assert_eq!((code, told.contains("the same command goes on")), (Some(129), true), "{told}");
+    for (out, signals, status) in [
+        ("terminated", ["-TERM", "-TERM"], 143),
+        ("interrupted", ["-INT", "-INT"], 130),
+        ("both", ["-HUP", "-TERM"], 143),
+    ] {
+        let (code, told, time) = stop(out, "30", &[&signals[..1], &signals[1..]]);
+        assert_eq!(code, Some(status), "{told}");
+        assert!(time < Duration::from_secs(15) && !told.contains("the same command"), "{time:?}: {told}");
+    }
+}

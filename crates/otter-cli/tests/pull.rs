@@ -190,10 +190,12 @@ fn ctrl_c_leaves_what_the_next_pull_uses() {
     // SAFETY: sends a signal to the child of this test, which has not been waited for.
     unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGINT) };
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(130));
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(
-        message.contains("error: org/name: stopped") && message.contains("goes on from there"),
+        message.contains("received SIGINT")
+            && message.contains("\norg/name: stopped")
+            && message.contains("goes on from there"),
         "{message}"
     );
     let kept = length(&incomplete);

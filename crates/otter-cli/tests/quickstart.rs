@@ -37,7 +37,7 @@ fn stopped_at(out: &Path, line: &str, stop: Stop) -> (Option<i32>, String) {
         if found.starts_with(line) {
             match stop {
                 Stop::Interrupt => {
-                    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+                    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
                     assert!(sent.unwrap().success());
                 }
                 Stop::Kill => child.kill().unwrap(),
@@ -100,9 +100,9 @@ fn an_interrupted_quickstart_can_be_run_again() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("run");
     let (code, text) = stopped_at(&out, "4/6", Stop::Interrupt);
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(143), "{text}");
     let last = text.lines().last().unwrap();
-    assert!(last.starts_with("error: ") && last.contains("interrupt"), "{last}");
+    assert!(last.starts_with("interrupted during") && text.contains("received SIGTERM"), "{text}");
     assert!(!out.join("report.html").exists() && !out.join("model").exists());
     // Past the tunings that were there already; what follows is the subject of the test above.
     let (_, text) = stopped_at(&out, "4/6", Stop::Kill);
@@ -119,6 +119,7 @@ fn check_summary(json: &Value, out: &Path) {
     assert!(number("parameters", "trained") > 0);
     assert!(number("parameters", "trained") < number("parameters", "total"));
     assert!(number("samples", "tuned") > 0 && number("samples", "twin") > 0);
+    assert_eq!(json["skipped"], serde_json::json!({"tuned": {}, "twin": {}}));
     assert!(number("memory", "planned_bytes") > 0);
     let stages = json["stages"].as_array().unwrap();
     let sum: f64 = stages.iter().map(|stage| stage["seconds"].as_f64().unwrap()).sum();
@@ -145,6 +146,10 @@ fn check_report(html: &str) {
     assert!(html.contains("src=\"data:image/png;base64,"), "no picture");
     assert_eq!(foreign_references(html), Vec::<&str>::new());
     assert!(!html.contains("NaN"), "a number is missing");
+    assert!(
+        html.contains("tuned: samples: ") && html.contains(" used, none left out"),
+        "what became of the samples"
+    );
 }
 
 #[test]

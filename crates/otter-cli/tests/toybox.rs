@@ -199,6 +199,8 @@ fn evaluation_counts_what_it_records() {
     assert_eq!(all, 60, "every record stands in one row of its family");
     let text = run(&["--limit", "8"]).success().stdout;
     assert!(text.contains("attribute") && text.contains("95 %"), "{text}");
+    let queries = value["queries"].as_u64().unwrap();
+    assert!(queries > 60 && text.contains(&format!("8 of {queries} queries, because of --limit")), "{text}");
     run(&["--limit", "0"]).error(&["--limit is 0"]);
 }
 
@@ -212,6 +214,10 @@ fn a_folder_that_is_no_toybox_is_named() {
     // Lists without the right answers.
     std::fs::write(place.path().join("eval_0shot.yaml"), "IMAGE_TEXT_IN_CONTEXT: {}\n").unwrap();
     run(&base(), &empty).error(&[&empty, "eval"]);
+    // Nothing to evaluate is no result.
+    std::fs::create_dir(place.path().join("eval")).unwrap();
+    std::fs::write(place.path().join("eval/X_truth.json"), "{}").unwrap();
+    run(&base(), &empty).error(&[]);
     // The model is not a checkpoint.
     run(&golden("images"), &empty).error(&["images", "config.json"]);
 }

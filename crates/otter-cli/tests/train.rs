@@ -47,16 +47,25 @@ impl From<Output> for Ended {
 impl Ended {
     #[track_caller]
     fn success(self) -> Self {
-        assert_eq!(self.code, Some(0), "{self:#?}");
+        self.ended_with(0)
+    }
+
+    #[track_caller]
+    fn ended_with(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
         assert!(!self.stderr.contains("panicked"), "{self:#?}");
         self
     }
 
     #[track_caller]
     fn json(self) -> Value {
-        let ended = self.success();
-        assert_eq!(ended.stdout.lines().count(), 1, "{ended:#?}");
-        serde_json::from_str(&ended.stdout).unwrap()
+        self.success().one_json()
+    }
+
+    #[track_caller]
+    fn one_json(self) -> Value {
+        assert_eq!(self.stdout.lines().count(), 1, "{self:#?}");
+        serde_json::from_str(&self.stdout).unwrap()
     }
 
     /// The message of a run that failed in an orderly way, which may be several lines long and is the last thing said.
@@ -110,6 +119,9 @@ impl Place {
             "eval.max_batches=2",
         ];
         let key = |argument: &str| argument.split('=').next().unwrap().to_owned();
+        let epochs = more.iter().any(|m| m.starts_with("train.epochs="));
+        let small = small.into_iter().filter(|s| !(epochs && s.starts_with("train.steps=")));
+        let small: Vec<&str> = small.collect();
         arguments
             .extend(small.iter().filter(|s| !more.iter().any(|m| key(m) == key(s))).map(|&s| s.to_owned()));
         arguments.extend(more.iter().map(|&m| m.to_owned()));
@@ -184,11 +196,16 @@ fn wait_for(child: &mut Child, start: &str) -> (String, BufReader<std::process::
     }
 }
 
-/// Interrupts a run as Ctrl-C does once it has told about a step, and lets it end.
-fn interrupt_after(mut command: Command, step: u64) -> Ended {
+/// Sends a run a signal once it has told about a step, and lets it end.
+fn signal_after(command: Command, step: u64, signal: &str) -> Ended {
+    signal_at(command, &format!("step {step}/"), signal)
+}
+
+/// Sends a run a signal once it has told a line that starts like this, and lets it end.
+fn signal_at(mut command: Command, line: &str, signal: &str) -> Ended {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (mut stderr, mut rest) = wait_for(&mut child, &format!("step {step}/"));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let (mut stderr, mut rest) = wait_for(&mut child, line);
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     std::io::Read::read_to_string(&mut rest, &mut stderr).unwrap();
     let output = child.wait_with_output().unwrap();
     Ended { stderr, ..output.into() }
@@ -303,8 +320,8 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     let steps = "train.steps=14";
     place.train("whole", &[steps]).success();
 
-    let ended = interrupt_after(place.command("parts", &[steps]), 2).success();
-    assert!(ended.stderr.contains("stopping after this step"), "{}", ended.stderr);
+    let ended = signal_after(place.command("parts", &[steps]), 2, "-INT").ended_with(130);
+    assert!(ended.stderr.contains("received SIGINT: stopping after this step"), "{}", ended.stderr);
     assert!(ended.stderr.contains("interrupted; resume to go on"), "{}", ended.stderr);
     let made = place.checkpoints("parts");
     assert!(made.len() == 1 && (2..14).contains(&made[0]), "{made:?}");
@@ -313,7 +330,7 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     let go_on = ended.stdout.lines().find_map(|line| line.strip_prefix("go on: otter ")).expect("a command");
     let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
     command.args(go_on.split(' ')).arg("--json");
-    let summary = interrupt_after(command, made[0] + 2).json();
+    let summary = signal_after(command, made[0] + 2, "-TERM").ended_with(143).one_json();
     assert_eq!(summary["outcome"], "interrupted");
     let step = summary["step"].as_u64().unwrap();
     assert!((made[0] + 2..14).contains(&step), "{summary}");
@@ -536,4 +553,208 @@ fn a_missing_picture_is_named_or_counted() {
     let last = place.metrics("lenient", "step").pop().unwrap();
     assert_eq!(last["samples_skipped"], skipped);
     assert_eq!(last["samples_seen"], summary["samples_seen"]);
+}
+
+/// Left out: one record without its picture, and one whose question is too long. Console, log and JSON tell of both; a resumed
+/// run goes on counting.
+#[test]
+fn what_is_left_out_is_told() {
+    let place = Place::new();
+    let edit = |file: &str, change: &dyn Fn(&mut Value)| {
+        let path = place.path("data").join(file);
+        let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut value);
+        std::fs::write(&path, serde_json::to_vec(&value).unwrap()).unwrap();
+    };
+    edit("train/TOYATTR.json", &|images| {
+        assert!(images.as_object_mut().unwrap().remove("TOYATTR_IMG_000003").is_some());
+    });
+    edit("train/TOYCOUNT_instructions.json", &|records| {
+        let record = records["data"].as_object_mut().unwrap().values_mut().next().unwrap();
+        record["instruction"] = Value::from("how many ".repeat(300));
+    });
+    edit("eval/TOYATTR.json", &|images| {
+        let first = images.as_object().unwrap().keys().next().unwrap().clone();
+        images.as_object_mut().unwrap().remove(&first);
+    });
+    let lenient = [
+        "train.batch_size=16",
+        "train.steps=8",
+        "data.on_bad_sample=skip",
+        "eval.data.on_bad_sample=skip",
+        "eval.max_batches=1000",
+    ];
+    let whole = place.train("whole", &[&lenient[..], &["--json"]].concat()).success();
+    let log = std::fs::read_to_string(place.path("whole/log.txt")).unwrap();
+    for (text, of) in [(&whole.stderr, "console"), (&log, "log.txt")] {
+        for part in [
+            "so far",
+            "are left out: too_long, for example sample TOYCOUNT_INS_",
+            "are left out: missing_image",
+            "TOYATTR_IMG_000003",
+            " left out (",
+            "evaluation samples: ",
+        ] {
+            assert!(text.contains(part), "{of} has no '{part}': {text}");
+        }
+    }
+    // At once, and once a reason.
+    let warnings: Vec<&str> = whole
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("warning: so far") && line.contains("left out"))
+        .collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let summary = whole.json();
+    let skipped = |summary: &Value, reason: &str| summary["skipped"][reason].as_u64().unwrap();
+    assert!(skipped(&summary, "too_long") > 1 && skipped(&summary, "missing_image") > 1, "{summary}");
+    assert!(summary["skipped_examples"]["too_long"].as_str().unwrap().contains("TOYCOUNT_INS_"), "{summary}");
+    assert!(summary["evaluation_skipped"]["missing_image"].as_u64().unwrap() > 0, "{summary}");
+    let evaluation = place.metrics("whole", "evaluation").pop().unwrap();
+    assert!(evaluation["samples"].as_u64() > Some(0) && evaluation["samples_skipped"].as_u64() > Some(0));
+
+    place.train("parts", &[&lenient[..], &["train.stop_after=5"]].concat()).success();
+    let parts = place.train("parts", &[&lenient[..], &["--resume", "--json"]].concat()).json();
+    for key in ["skipped", "samples_seen", "evaluation_skipped"] {
+        assert_eq!(parts[key], summary[key], "{key}");
+    }
+    // A resumed run that meets no such sample still names one.
+    let again = place.train("parts", &[&lenient[..], &["--resume", "--json"]].concat()).json();
+    assert!(again["skipped_examples"]["too_long"].as_str().unwrap().contains("TOYCOUNT_INS_"), "{again}");
+
+    // Passes over the data are not what was asked for when steps are made up.
+    let epochs = ["train.epochs=3", "train.batch_size=2", "eval.max_batches=1", lenient[3]];
+    let ended = place.train("epochs", &[&epochs[..], &["data.on_bad_sample=skip"]].concat()).success();
+    assert!(ended.stderr.contains("train.epochs = 3"), "{}", ended.stderr);
+    // Nothing to evaluate, nothing to train on.
+    let none = ["eval.data.max_seq_len=4", "train.steps=1"];
+    place.train("none", &[&none[..], &lenient[2..4]].concat()).error(&["too_long"]);
+    place
+        .train("nothing", &[&["data.max_seq_len=4"], &lenient[2..4]].concat())
+        .error(&["gave no batch", "too_long"]);
+}
+
+/// Every change of the number of steps moves the rates of the steps to come, unless they are constant.
+#[test]
+fn a_resumed_run_keeps_its_schedule() {
+    let place = Place::new();
+    place.train("run", &["train.steps=4"]).success();
+    let rates = |run: &str| {
+        let lines = place.metrics(run, "step");
+        lines.iter().map(|line| line["learning_rate"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let before = rates("run");
+    place.train("run", &["train.steps=9", "--resume"]).error(&[
+        "step-000004",
+        "begun for 4 steps and now has 9",
+        "schedule",
+        "step 4 had",
+        "step 5 would have",
+        "--extend-schedule",
+    ]);
+    let epochs =
+        place.train("run", &["train.epochs=9", "--resume"]).error(&["begun for 4 steps", "schedule"]);
+    assert!(epochs.contains("train.epochs"), "{epochs}");
+    assert_eq!((rates("run"), place.checkpoints("run")), (before.clone(), vec![4]));
+    let saved = std::fs::read_to_string(place.path("run/config.toml")).unwrap();
+    assert!(saved.contains("\nsteps = 4\n"), "what was refused is saved: {saved}");
+    place.train("run", &["train.steps=2", "--resume"]).error(&["step 4 is made", "train.steps"]);
+
+    let extended = place.train("run", &["train.steps=9", "--resume", "--extend-schedule"]).success();
+    let after = rates("run");
+    assert_eq!((after.len(), &after[..4]), (9, &before[..]));
+    let told = extended.stderr.find("another schedule of the learning rate").expect("a warning");
+    assert!(told < extended.stderr.find("step 5/9").unwrap());
+    let warning = extended.stderr[told..].lines().next().unwrap();
+    for rate in [before[3], after[4], after[8]] {
+        assert!(warning.contains(&format!("{rate:.3e}")), "{rate}: {warning}");
+    }
+    assert!(std::fs::read_to_string(place.path("run/log.txt")).unwrap().contains(warning));
+    // From now on it is a run of nine steps.
+    place.train("run", &["train.steps=9", "--resume"]).success();
+
+    // A rate that stays needs no word; the same number of steps in other words neither.
+    place.train("constant", &["train.steps=4", "schedule.name=constant"]).success();
+    place.train("constant", &["train.steps=5", "schedule.name=constant", "--resume"]).success();
+    // A warm-up that is a part of the run moves with it.
+    let ratio = ["schedule.name=constant", "schedule.warmup_ratio=0.9"];
+    let config = std::fs::read_to_string(repository("recipes/toybox.toml")).unwrap();
+    let file = place.path("ratio.toml");
+    std::fs::write(
+        &file,
+        config.lines().filter(|line| !line.starts_with("warmup")).collect::<Vec<_>>().join("\n"),
+    )
+    .unwrap();
+    let part = |more: &[&str]| {
+        let mut arguments = place.arguments("ratio", &[&ratio[..], more].concat());
+        arguments[2] = file.to_str().unwrap().to_owned();
+        arguments.retain(|argument| !argument.starts_with("schedule.warmup_steps"));
+        let base = format!("model.init_from={}", repository("assets/toybox-base").display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_otter"));
+        Ended::from(command.args(arguments).arg(base).output().unwrap())
+    };
+    part(&["train.steps=8", "train.stop_after=2"]).success();
+    part(&["train.steps=16", "--resume"]).error(&["begun for 8 steps and now has 16", "schedule"]);
+
+    // Data that has grown.
+    let list = place.path("data/train.yaml");
+    let text = std::fs::read_to_string(&list).unwrap();
+    place.train("grown", &["train.epochs=2", "train.stop_after=1"]).success();
+    let shorter = text.replacen("num_samples: -1", "num_samples: 1", 1);
+    assert_ne!(shorter, text);
+    std::fs::write(&list, shorter).unwrap();
+    place.train("grown", &["train.epochs=2", "--resume"]).error(&["samples an epoch", "schedule"]);
+
+    // Nothing to go on from is said.
+    std::fs::write(&list, text).unwrap();
+    let ended = place.train("new", &["train.steps=1", "--resume"]).success();
+    assert!(ended.stderr.contains("no checkpoint to go on from"), "{}", ended.stderr);
+}
+
+/// What schedulers, terminals and `nohup` do.
+#[test]
+fn every_request_to_end_saves() {
+    let place = Place::new();
+    let steps = ["train.steps=400", "train.log_every=1"];
+    for (run, signal, status, name) in [("term", "-TERM", 143, "SIGTERM"), ("hup", "-HUP", 129, "SIGHUP")] {
+        let ended = signal_after(place.command(run, &steps), 2, signal).ended_with(status);
+        assert!(ended.stderr.contains(&format!("received {name}: stopping")), "{}", ended.stderr);
+        let made = place.checkpoints(run);
+        assert!(made.len() == 1 && (2..400).contains(&made[0]), "{made:?}");
+        let log = std::fs::read_to_string(place.path(run).join("log.txt")).unwrap();
+        assert!(log.contains("interrupted; resume to go on") && log.contains("checkpoint "), "{log}");
+    }
+    // Under nohup the terminal may close.
+    let mut command = Command::new("nohup");
+    command
+        .arg(env!("CARGO_BIN_EXE_otter"))
+        .args(place.arguments("nohup", &["train.steps=12"]))
+        .stdin(Stdio::null());
+    signal_after(command, 2, "-HUP").success();
+    assert_eq!(place.checkpoints("nohup"), [12]);
+    // `timeout` signals the process and its group.
+    let mut command = Command::new("timeout");
+    command.args(["4", env!("CARGO_BIN_EXE_otter")]).args(place.arguments("timeout", &steps));
+    let ended: Ended = command.stdin(Stdio::null()).output().unwrap().into();
+    assert!(ended.stderr.contains("interrupted"), "{ended:?}");
+    // Before the first step there is nothing to save, and nothing is left to stumble over.
+    let early = signal_at(place.command("early", &steps), "", "-TERM").ended_with(143);
+    assert!(early.stderr.contains("interrupted"), "{early:?}");
+    place.train(
+        "early",
+        &["train.steps=2", if place.checkpoints("early").is_empty() { "train.seed=1" } else { "--resume" }],
+    );
+}
+
+/// A reader that has gone neither stops a run nor makes it panic.
+#[test]
+fn a_closed_standard_error_does_not_stop_a_run() {
+    let place = Place::new();
+    let mut child = place.command("run", &["train.steps=6"]).stderr(Stdio::piped()).spawn().unwrap();
+    let (_, rest) = wait_for(&mut child, "step 1/");
+    drop(rest);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(place.checkpoints("run"), [6]);
+    let log = std::fs::read_to_string(place.path("run/log.txt")).unwrap();
+    assert!(log.contains("finished after step 6") && log.contains("none left out"), "{log}");
 }

@@ -5,6 +5,7 @@
 //! their speed, and the memory of finished samples is bounded.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -79,7 +80,7 @@ pub struct DataReport {
     pub used: u64,
     /// Samples left out, by reason.
     pub skipped: BTreeMap<String, u64>,
-    /// The first message of each reason.
+    /// The first message of each reason, which names the sample.
     pub examples: BTreeMap<String, String>,
     /// Frames decoded and found in the data set's cache, those of samples made in advance included.
     #[serde(default)]
@@ -94,11 +95,11 @@ const INCOMPLETE_LAST_BATCH: &str = "incomplete_last_batch";
 
 impl DataReport {
     pub(crate) fn skip(&mut self, reason: SkipReason, error: &DataError) {
-        *self.skipped.entry(reason.name().to_owned()).or_default() += 1;
-        self.examples.entry(reason.name().to_owned()).or_insert_with(|| error.to_string());
+        self.leave_out(reason.name(), 1, || error.to_string());
     }
 
-    pub(crate) fn merge(&mut self, other: Self) {
+    /// Adds what became of further samples.
+    pub fn merge(&mut self, other: Self) {
         self.used += other.used;
         self.frames.add(other.frames);
         self.image_notes.merge(other.image_notes);
@@ -114,6 +115,53 @@ impl DataReport {
     pub fn skipped_total(&self) -> u64 {
         self.skipped.values().sum()
     }
+
+    /// Counts samples as left out; `example` tells of one of them.
+    pub fn leave_out(&mut self, reason: &str, samples: u64, example: impl FnOnce() -> String) {
+        *self.skipped.entry(reason.to_owned()).or_default() += samples;
+        if !self.examples.contains_key(reason) {
+            self.examples.insert(reason.to_owned(), example());
+        }
+    }
+
+    /// `2 of 4 samples (50.0 %) are left out: too_long, for example sample …`
+    pub fn line(&self, reason: &str) -> String {
+        let (count, all) = (self.skipped.get(reason).copied().unwrap_or_default(), self.all());
+        let share = percent(count, all);
+        let example = match self.examples.get(reason) {
+            Some(example) => format!(", for example {example}"),
+            None => String::new(),
+        };
+        format!("{count} of {all} samples ({share}) are left out: {reason}{example}")
+    }
+
+    /// Samples used and left out.
+    fn all(&self) -> u64 {
+        self.used + self.skipped_total()
+    }
+}
+
+/// A table: what was used, and a line for every reason for which samples were left out. A sample counts each time it is met.
+impl fmt::Display for DataReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let skipped = self.skipped_total();
+        if skipped == 0 {
+            return write!(f, "samples: {} used, none left out", self.used);
+        }
+        write!(f, "samples: {} used, {skipped} left out ({})", self.used, percent(skipped, self.all()))?;
+        let width = self.skipped.keys().map(String::len).max().unwrap_or_default();
+        for (reason, count) in &self.skipped {
+            write!(f, "\n  {reason:<width$} {count:>8}  {:>7}", percent(*count, self.all()))?;
+            if let Some(example) = self.examples.get(reason) {
+                write!(f, "  for example {example}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn percent(part: u64, all: u64) -> String {
+    format!("{:.1} %", 100.0 * part as f64 / all.max(1) as f64)
 }
 
 /// The workers of the epoch under way.
@@ -233,12 +281,13 @@ impl Loader {
         if self.options.rank.world > 1 && !complete && !ended {
             return Err(DataError::Loader(format!(
                 "epoch {}: more than half of this process's samples cannot be used, so that it has no batch for a step of \
-                 all; see the counts of what was left out ({:?})",
-                self.state.epoch, report.skipped
+                 all; {}",
+                self.state.epoch, report
             )));
         }
         if !complete && self.options.drop_last && !samples.is_empty() {
-            *report.skipped.entry(INCOMPLETE_LAST_BATCH.to_owned()).or_default() += samples.len() as u64;
+            let (count, first) = (samples.len() as u64, &samples[0].id);
+            report.leave_out(INCOMPLETE_LAST_BATCH, count, || format!("sample {first}"));
             samples.clear();
         }
         if samples.is_empty() {
@@ -246,8 +295,8 @@ impl Loader {
             self.report.merge(report);
             if epoch_begins {
                 return Err(DataError::Loader(format!(
-                    "epoch {} gave no batch: all {} samples were left out ({:?})",
-                    self.state.epoch, workers.end, self.report.skipped
+                    "epoch {} gave no batch, because none of its {} samples can be used; {}",
+                    self.state.epoch, workers.end, self.report
                 )));
             }
             self.state.epoch += 1;
@@ -337,5 +386,28 @@ impl Loader {
         } else {
             samples.div_ceil(self.options.batch_size)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_tells_reasons_and_examples() {
+        let mut report = DataReport { used: 14, ..DataReport::default() };
+        assert_eq!(report.to_string(), "samples: 14 used, none left out");
+        report.leave_out("too_long", 1, || "sample a".to_owned());
+        report.leave_out("too_long", 4, || unreachable!("the first example stays"));
+        report.leave_out("bad_image", 1, || "sample b".to_owned());
+        assert_eq!(
+            report.to_string(),
+            "samples: 14 used, 6 left out (30.0 %)\n  bad_image        1    5.0 %  for example sample b\n  \
+             too_long         5   25.0 %  for example sample a"
+        );
+        assert_eq!(
+            report.line("too_long"),
+            "5 of 20 samples (25.0 %) are left out: too_long, for example sample a"
+        );
     }
 }

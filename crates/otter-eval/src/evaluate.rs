@@ -89,6 +89,8 @@ pub struct EvaluationRecord {
 pub struct Evaluation {
     /// One entry a query, in the order of the data sets.
     pub records: Vec<EvaluationRecord>,
+    /// Queries that there are; more than the records where a limit was given.
+    pub queries: usize,
     /// Wall-clock time.
     pub seconds: f64,
     /// Media items that were encoded.
@@ -132,8 +134,14 @@ pub fn evaluate(
     for (number, &(shots, dataset)) in datasets.iter().enumerate() {
         tasks.extend(truth.tasks(dataset, shots)?.into_iter().map(|task| (number, task)));
     }
+    let queries = tasks.len();
     if let Some(limit) = options.limit {
         tasks = spread(tasks, limit);
+    }
+    if tasks.is_empty() {
+        return Err(EvaluationError::Options(format!(
+            "nothing to evaluate: there are {queries} queries; add records to the sets and their truth files, or raise the limit"
+        )));
     }
     let total = tasks.len();
     // Cheap without pixels; lengths are needed before the batches are made.
@@ -156,6 +164,7 @@ pub fn evaluate(
     let records = records.into_iter().map(|(_, record)| record).collect();
     Ok(Evaluation {
         records,
+        queries,
         seconds: start.elapsed().as_secs_f64(),
         media_encoded: media.encoded,
         image_notes: media.image_notes,

@@ -15,7 +15,7 @@ use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_model::FreezeRule;
 use otter_nn::Device;
 use otter_train::memory_plan::MemoryPlan;
-use otter_train::{Observer, StepReport, TrainConfig, TrainSummary};
+use otter_train::{Observer, Resume, StepReport, TrainConfig, TrainSummary};
 
 use crate::error::QuickstartError;
 use crate::summary::{self, Curves, Results};
@@ -281,8 +281,8 @@ impl Run {
         let mut phase = |phase: &Phase, start: &Path| {
             let config = self.config(options, phase, start)?;
             remove_earlier_run(&options.out.join(&phase.name))?;
-            let summary = otter_train::train(&config, false, interrupt, &mut recorder)?;
-            recorder.curves.end_phase();
+            let summary = otter_train::train(&config, Resume::No, interrupt, &mut recorder)?;
+            recorder.curves.end_phase(&summary);
             if interrupt.load(Ordering::Relaxed) {
                 return Err(QuickstartError::Interrupted { stage: format!("tuning '{}'", phase.name) });
             }

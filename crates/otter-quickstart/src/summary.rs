@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use otter_checkpoint::LoadedModel;
-use otter_data::Dataset;
+use otter_data::{DataReport, Dataset};
 use otter_eval::report::{Card, CommandGroup, Curve, ModelResult, QuickstartReport, SampleCard, Stage};
 use otter_eval::table::{Cell, compare};
 use otter_eval::{ShotTable, sample_card};
@@ -42,6 +42,8 @@ pub struct Curves {
     pub samples: u64,
     /// Their tokens, with and without padding.
     pub tokens: TokenCounts,
+    /// Samples used and left out in the phases that ended.
+    pub data: DataReport,
     sum: f64,
     count: u64,
     /// Steps and samples of the phases before.
@@ -69,7 +71,13 @@ impl Curves {
     }
 
     /// Ends a phase: the next one's steps follow this one's.
-    pub fn end_phase(&mut self) {
+    pub fn end_phase(&mut self, summary: &TrainSummary) {
+        self.data.merge(DataReport {
+            used: summary.samples_seen,
+            skipped: summary.skipped.clone(),
+            examples: summary.skipped_examples.clone(),
+            ..DataReport::default()
+        });
         self.before = (self.before.0 + self.last.0, self.before.1 + self.last.1);
         self.last = (0, 0);
     }
@@ -137,6 +145,7 @@ pub fn json(results: &Results<'_>) -> Value {
         "stages": stages,
         "parameters": {"total": results.counts.total, "trained": results.counts.trained},
         "samples": {"tuned": results.curves[0].samples, "twin": results.curves[1].samples},
+        "skipped": {"tuned": results.curves[0].data.skipped, "twin": results.curves[1].data.skipped},
         "tokens": {"tuned": tokens(&results.curves[0]), "twin": tokens(&results.curves[1])},
         "memory": {"planned_bytes": results.summary.planned_bytes, "peak_bytes": results.summary.peak_bytes},
         "final_loss": results.summary.loss,
@@ -197,6 +206,8 @@ pub fn report(
             format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             format!("seed {}", results.options.seed),
             format!("tuning {}", tuned.tokens),
+            format!("tuned: {}", tuned.data),
+            format!("twin: {}", twin.data),
         ],
         seconds: results.seconds,
         samples: tuned.samples,

@@ -476,6 +476,7 @@ impl TrainConfig {
             ("train.gradient_accumulation", train.gradient_accumulation, 1 << 20),
             ("train.log_every", usize::try_from(train.log_every).unwrap_or(usize::MAX), usize::MAX),
             ("eval.batch_size", self.eval.as_ref().map_or(1, |eval| eval.batch_size), 1 << 20),
+            ("eval.max_batches", self.eval.as_ref().and_then(|e| e.max_batches).unwrap_or(1), usize::MAX),
         ] {
             if value == 0 || value > most {
                 return wrong(format!("{key} is {value}; give a number from 1 to {most}"));
@@ -621,6 +622,7 @@ mod tests {
         let cases = [
             ("train.batch_size=0", "train.batch_size is 0"),
             ("train.epochs=-1", "train.epochs is -1"),
+            ("eval.max_batches=0", "eval.max_batches is 0"),
             ("optimizer.betas=[0.9, 1.0]", "betas contains 1"),
             ("optimizer.decay_rule=all", "decay_rule"),
             ("model.trainable=[\"perceiver\"]", "model.freeze is not \"patterns\""),

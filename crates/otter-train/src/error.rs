@@ -51,6 +51,17 @@ pub enum TrainError {
         /// One line a key: saved and present value.
         differences: String,
     },
+    /// A resumed run would have another learning rate than it was begun with.
+    #[error(
+        "{checkpoint}: {change}. Restore train.steps or train.epochs as they were; or begin a new run from the model of this \
+         checkpoint (model.init_from, another train.run_dir); or add --extend-schedule to go on like this"
+    )]
+    ChangedSchedule {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Steps before and now, and the learning rates around the present step.
+        change: String,
+    },
     /// A checkpoint does not fit the run or is damaged.
     #[error("{path}: {problem}")]
     Checkpoint {
@@ -123,7 +134,7 @@ pub enum TrainError {
     /// The data gives no target.
     #[error(
         "the data gave no batch with a target token in two whole epochs; check data.sets, data.max_seq_len and \
-         the skipped samples: {0}"
+         what was left out. {0}"
     )]
     NoTargets(String),
     /// The data side failed.

@@ -7,14 +7,14 @@
 //! ```
 //!
 //! ```no_run
-//! use otter_train::{TrainConfig, progress::Progress, train};
+//! use otter_train::{Resume, TrainConfig, progress::Progress, train};
 //! use std::{path::Path, sync::atomic::AtomicBool};
 //!
 //! # fn main() -> otter_train::Result<()> {
 //! let config = TrainConfig::load(Path::new("run.toml"), &["train.steps=200".to_owned()])?;
-//! let interrupt = AtomicBool::new(false); // set it on Ctrl-C: the run stops with a checkpoint
+//! let interrupt = AtomicBool::new(false); // set it on a signal: the run stops with a checkpoint
 //! let mut progress = Progress::new(config.train.log_every);
-//! let summary = train(&config, false, &interrupt, &mut progress)?;
+//! let summary = train(&config, Resume::No, &interrupt, &mut progress)?;
 //! println!("{:?} after step {}", summary.outcome, summary.step);
 //! # Ok(())
 //! # }
@@ -44,7 +44,9 @@ pub mod progress;
 pub mod report;
 mod run_card;
 pub mod run_directory;
+pub mod run_log;
 pub mod schedule;
+mod schedule_change;
 mod session;
 pub mod tensorboard;
 mod tensors_file;
@@ -53,4 +55,4 @@ pub mod trainer;
 pub use config::TrainConfig;
 pub use error::{Result, TrainError};
 pub use report::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
-pub use session::{plan, train};
+pub use session::{Resume, plan, train};

@@ -9,6 +9,10 @@ use serde_json::{Value, json};
 
 use crate::error::{Result, TrainError};
 use crate::report::StepReport;
+use crate::trainer::Evaluated;
+
+/// The kind of a line that tells of an evaluation.
+const EVALUATION: &str = "evaluation";
 
 /// The metrics file of a run.
 pub struct MetricsFile {
@@ -18,28 +22,31 @@ pub struct MetricsFile {
 
 impl MetricsFile {
     /// Opens the file to append to it. Lines of steps after `steps_made` are removed first: that part of the run is made
-    /// again.
+    /// again. Gives the step of the last evaluation too, 0 without one.
     ///
     /// # Errors
     /// When the file cannot be read or written.
-    pub fn open(path: &Path, steps_made: u64) -> Result<Self> {
+    pub fn open(path: &Path, steps_made: u64) -> Result<(Self, u64)> {
+        let mut evaluated = 0;
         if path.exists() {
             let file = File::open(path).map_err(TrainError::io(path, "open"))?;
             let mut kept = String::new();
             for line in BufReader::new(file).lines() {
                 let line = line.map_err(TrainError::io(path, "read"))?;
                 // A line cut off by a crash does not parse and is dropped too.
-                let step = serde_json::from_str::<Value>(&line).ok().and_then(|value| value["step"].as_u64());
-                if step.is_some_and(|step| step <= steps_made) {
-                    kept.push_str(&line);
-                    kept.push('\n');
+                let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+                let Some(step) = value["step"].as_u64().filter(|step| *step <= steps_made) else { continue };
+                if value["kind"] == EVALUATION {
+                    evaluated = step;
                 }
+                kept.push_str(&line);
+                kept.push('\n');
             }
             atomic::write_file(path, kept.as_bytes())?;
         }
         let file =
             OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::io(path, "open"))?;
-        Ok(Self { file, path: path.to_path_buf() })
+        Ok((Self { file, path: path.to_path_buf() }, evaluated))
     }
 
     /// Adds the line of a step.
@@ -73,9 +80,11 @@ impl MetricsFile {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn evaluation(&mut self, step: u64, values: &[(String, f64)]) -> Result<()> {
-        let mut line = json!({ "kind": "evaluation", "step": step });
-        for (name, value) in values {
+    pub fn evaluation(&mut self, step: u64, found: &Evaluated) -> Result<()> {
+        let (used, skipped) = (found.samples.used, found.samples.skipped_total());
+        let mut line =
+            json!({ "kind": EVALUATION, "step": step, "samples": used, "samples_skipped": skipped });
+        for (name, value) in &found.values {
             line[name] = json!(value);
         }
         self.line(&line)
@@ -100,19 +109,22 @@ mod tests {
     fn lines_parse_and_resuming_removes_what_is_made_again() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("metrics.jsonl");
-        let mut metrics = MetricsFile::open(&path, 0).unwrap();
+        let (mut metrics, _) = MetricsFile::open(&path, 0).unwrap();
         for step in 1..=3 {
             metrics.step(&report(step)).unwrap();
         }
-        metrics.evaluation(3, &[("eval_loss".into(), 0.5)]).unwrap();
+        let found = Evaluated { values: vec![("eval_loss".into(), 0.5)], ..Evaluated::default() };
+        metrics.evaluation(2, &found).unwrap();
+        metrics.evaluation(3, &found).unwrap();
         // As if the process had died while writing.
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\":").unwrap();
         drop(metrics);
-        let mut metrics = MetricsFile::open(&path, 2).unwrap();
+        let (mut metrics, evaluated) = MetricsFile::open(&path, 2).unwrap();
+        assert_eq!(evaluated, 2);
         metrics.step(&report(3)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(lines.iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 2, 3]);
         assert_eq!(lines[1]["loss"], 0.5);
         assert_eq!(lines[1]["samples_per_second"], 2.0);
     }

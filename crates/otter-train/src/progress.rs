@@ -1,5 +1,6 @@
 //! Progress on standard error: a bar on a terminal, plain lines elsewhere.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,14 +27,42 @@ impl Progress {
     }
 
     fn print(&self, text: &str) {
-        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
+        if self.bar.is_hidden() { tell(text) } else { self.bar.println(text) }
     }
 }
 
-/// `loss 2.3456  lr 1.00e-5  norm 0.87  3.2 samples/s  eta 0:12:30`
+/// A line on standard error. A failure is passed over: a run goes on when nobody listens any more.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// How a run ended, in one line.
+pub(crate) fn ending(summary: &TrainSummary) -> String {
+    let how = match summary.outcome {
+        Outcome::Interrupted if summary.step == 0 => return "interrupted before the first step".to_owned(),
+        Outcome::Completed => "finished",
+        Outcome::StoppedEarly => "stopped as asked",
+        Outcome::Interrupted => "interrupted; resume to go on",
+    };
+    let left_out = match summary.skipped.values().sum::<u64>() {
+        0 => String::new(),
+        count => format!(", {count} left out"),
+    };
+    format!("{how} after step {} ({} samples{left_out})", summary.step, summary.samples_seen)
+}
+
+/// `loss 2.3456  lr 1.00e-5  norm 0.87  3.2 samples/s  eta 0:12:30`, with the part of the samples that is left out where there is
+/// one.
 pub fn describe(report: &StepReport) -> String {
+    let left_out = match report.samples_skipped {
+        0 => String::new(),
+        skipped => {
+            let all = (report.samples_seen + skipped) as f64;
+            format!("  {:.1} % left out", 100.0 * skipped as f64 / all)
+        }
+    };
     format!(
-        "loss {:.4}  lr {:.2e}  norm {:.3}  {:.2} samples/s  eta {}",
+        "loss {:.4}  lr {:.2e}  norm {:.3}  {:.2} samples/s  eta {}{left_out}",
         report.loss,
         report.learning_rate,
         report.gradient_norm,
@@ -64,7 +93,7 @@ impl Observer for Progress {
         self.bar.set_message(describe(report));
         let due = report.step.is_multiple_of(self.log_every) || report.step == report.total_steps;
         if self.bar.is_hidden() && due {
-            eprintln!("step {}/{}  {}", report.step, report.total_steps, describe(report));
+            tell(&format!("step {}/{}  {}", report.step, report.total_steps, describe(report)));
         }
     }
 
@@ -79,12 +108,7 @@ impl Observer for Progress {
 
     fn finished(&mut self, summary: &TrainSummary) {
         self.bar.finish_and_clear();
-        let how = match summary.outcome {
-            Outcome::Completed => "finished",
-            Outcome::StoppedEarly => "stopped as asked",
-            Outcome::Interrupted => "interrupted; resume to go on",
-        };
-        eprintln!("{how} after step {} ({} samples)", summary.step, summary.samples_seen);
+        tell(&ending(summary));
     }
 }
 
@@ -104,6 +128,8 @@ mod tests {
             ..StepReport::default()
         };
         assert_eq!(describe(&report), "loss 2.3457  lr 1.00e-5  norm 0.871  3.00 samples/s  eta 1:02:30");
+        let some = StepReport { samples_seen: 30, samples_skipped: 10, ..report };
+        assert!(describe(&some).ends_with("eta 1:02:30  25.0 % left out"), "{}", describe(&some));
         assert_eq!(clock(f64::INFINITY), "unknown");
     }
 }

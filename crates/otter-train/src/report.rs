@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use otter_data::{Batch, ImageCounts};
 
 use crate::memory_plan::MemoryPlan;
+use crate::run_directory::Resumable;
 
 /// Tokens of batches, with and without padding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -128,16 +129,42 @@ pub struct TrainSummary {
     pub checkpoint: Option<PathBuf>,
     /// Samples since the first step.
     pub samples_seen: u64,
-    /// Samples left out, by reason.
+    /// Samples left out since the first step, by reason. One counts each time it is met.
     pub skipped: BTreeMap<String, u64>,
     /// Images of the steps of this process that hold more than their pixels show.
     pub image_notes: ImageCounts,
+    /// A message for each of these reasons, which names a sample.
+    pub skipped_examples: BTreeMap<String, String>,
+    /// Samples left out of the last evaluation, by reason.
+    pub evaluation_skipped: BTreeMap<String, u64>,
     /// Tokens of the steps of this process, with and without padding.
     pub tokens: TokenCounts,
     /// Bytes of the memory plan for the largest batch met.
     pub planned_bytes: u64,
     /// Peak memory measured, where the system tells.
     pub peak_bytes: Option<u64>,
+}
+
+impl TrainSummary {
+    /// Of a run that was stopped before a step of this process.
+    pub(crate) fn interrupted_at(found: Option<&Resumable>) -> Self {
+        let samples = found.map(|found| found.state.samples()).unwrap_or_default();
+        Self {
+            outcome: Outcome::Interrupted,
+            step: found.map_or(0, |found| found.state.step),
+            loss: None,
+            evaluation: Vec::new(),
+            checkpoint: found.map(|found| found.path.clone()),
+            samples_seen: samples.used,
+            skipped: samples.skipped,
+            skipped_examples: samples.examples,
+            evaluation_skipped: BTreeMap::new(),
+            image_notes: ImageCounts::default(),
+            tokens: TokenCounts::default(),
+            planned_bytes: 0,
+            peak_bytes: None,
+        }
+    }
 }
 
 /// Follows a run. Every method has an empty default.

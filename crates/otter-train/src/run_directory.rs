@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use otter_checkpoint::{TRAINED_FILE, atomic};
-use otter_data::LoaderState;
+use otter_data::{DataReport, LoaderState};
 use otter_nn::Parameters;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,9 @@ pub struct TrainerState {
     pub samples_seen: u64,
     /// Samples left out so far, by reason.
     pub skipped: BTreeMap<String, u64>,
+    /// A message for each reason, which names a sample.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped_examples: BTreeMap<String, String>,
     /// What the model folder holds.
     pub save: SaveWeights,
     /// Number of trained elements.
@@ -70,11 +73,22 @@ impl TrainerState {
             loader,
             samples_seen: 0,
             skipped: BTreeMap::new(),
+            skipped_examples: BTreeMap::new(),
             save: config.train.save.unwrap_or_default(),
             trained,
             loss: None,
             config: config.to_toml()?,
         })
+    }
+
+    /// Samples used and left out so far.
+    pub fn samples(&self) -> DataReport {
+        DataReport {
+            used: self.samples_seen,
+            skipped: self.skipped.clone(),
+            examples: self.skipped_examples.clone(),
+            ..DataReport::default()
+        }
     }
 }
 
@@ -95,8 +109,7 @@ pub struct RunDirectory {
 
 impl RunDirectory {
     /// Opens the run directory, creating it where needed. With `resume`, gives the newest complete checkpoint of a
-    /// run with the same configuration; a run without any checkpoint begins anew. The resolved configuration is
-    /// written.
+    /// run with the same configuration; a run without any checkpoint begins anew.
     ///
     /// # Errors
     /// When there already is a run and `resume` is false, when the configuration changed, or when nothing can be
@@ -122,7 +135,6 @@ impl RunDirectory {
                 });
             }
         }
-        run.write_config(config)?;
         Ok((run, newest))
     }
 

@@ -1,7 +1,7 @@
 //! A whole training run from its configuration: model, data, evaluation, run directory, loop.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use otter_checkpoint::{InputRules, LoadOptions, LoadedModel, TrainedPart, load_model_with};
 use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, TextTokenizer};
@@ -19,16 +19,28 @@ use crate::model::{LossSum, TrainableModel};
 use crate::otter_step::{TrainableOtter, freeze_rule};
 use crate::report::{Observer, TrainSummary};
 use crate::run_directory::{Resumable, RunDirectory};
-use crate::trainer::{self, PictureCache, Setup};
+use crate::run_log::RunLog;
+use crate::schedule_change;
+use crate::trainer::{self, Evaluated, PictureCache, Setup};
 
-/// Trains as the configuration says. With `resume`, goes on from the newest checkpoint in `train.run_dir`. Setting
-/// `interrupt` stops the run with a checkpoint of the last complete step.
+/// Whether a run goes on from the newest checkpoint in `train.run_dir`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// It begins anew.
+    No,
+    /// It goes on exactly; another schedule of the learning rate is refused.
+    Exactly,
+    /// It goes on over another number of steps, with the learning rates that belong to that.
+    ExtendSchedule,
+}
+
+/// Trains as the configuration says. Setting `interrupt` stops the run with a checkpoint of the last complete step.
 ///
 /// # Errors
 /// What [`TrainError`] lists.
 pub fn train(
     config: &TrainConfig,
-    resume: bool,
+    resume: Resume,
     interrupt: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
@@ -95,16 +107,49 @@ impl<'a> Opened<'a> {
 
 fn train_here(
     config: &TrainConfig,
-    resume: bool,
+    resume: Resume,
     interrupt: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
     let device = device::open(config)?;
+    // Opened first: a changed configuration is refused before anything large is read.
+    let (run, found) = RunDirectory::open(config, resume != Resume::No)?;
+    let mut log = RunLog::open(&run.log(), found.as_ref().map_or(0, |found| found.state.step), observer)?;
+    let result = train_in(config, device, &run, found, resume, interrupt, &mut log);
+    if let Err(error) = &result {
+        log.write(&format!("stopped: {error}"));
+    }
+    result
+}
+
+/// Trains in a run directory, from a checkpoint of it where one was found.
+fn train_in(
+    config: &TrainConfig,
+    device: Device,
+    run: &RunDirectory,
+    found: Option<Resumable>,
+    resume: Resume,
+    interrupt: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<TrainSummary> {
     if let Some(card) = device.card() {
         observer.message(&format!("device: {}", card.name()));
     }
-    // Opened first: a changed configuration is refused before anything large is read.
-    let (run, found) = RunDirectory::open(config, resume)?;
+    let interrupted = |observer: &mut dyn Observer| {
+        interrupt.load(Ordering::Relaxed).then(|| {
+            let summary = TrainSummary::interrupted_at(found.as_ref());
+            observer.finished(&summary);
+            summary
+        })
+    };
+    match &found {
+        Some(found) => observer.message(&format!("goes on from {}", found.path.display())),
+        None if resume != Resume::No => observer.message(&format!(
+            "warning: {} has no checkpoint to go on from, so the run begins with its first step",
+            run.path().display()
+        )),
+        None => {}
+    }
     let mut filled = config.clone();
     let saved = found.as_ref().map(|found| found.state.config.as_str());
     if let Some(said) = image_rules::fill_in(&mut filled, saved)? {
@@ -117,6 +162,11 @@ fn train_here(
         check_beginning(found, &config, &base.tokenizer, begins)?;
     }
     let total_steps = config.total_steps(dataset.mixture().epoch_len());
+    if let Some(found) = &found {
+        check_schedule(&config, found, &dataset, total_steps, resume, observer)?;
+    }
+    // Not before: what is refused leaves the saved configuration as it was.
+    run.write_config(&config)?;
     match (config.memory_limit()?, &found) {
         (Some(_), Some(found)) => Choice::saved(&found.state.config)?.apply(&mut config),
         (Some(limit), None) => {
@@ -142,6 +192,9 @@ fn train_here(
     }
     let sizes = base.checkpoint.config.model.clone();
     drop(base);
+    if let Some(summary) = interrupted(observer) {
+        return Ok(summary);
+    }
 
     // What earlier work of this process has freed is there for the run.
     memory_plan::give_back_freed();
@@ -154,6 +207,9 @@ fn train_here(
         load_model_with(&config.model.init_from, Device::Cpu, options_to_load)?;
     for warning in &report.warnings {
         observer.message(warning);
+    }
+    if let Some(summary) = interrupted(observer) {
+        return Ok(summary);
     }
     observer.message(&parameters.memory().to_string());
     let widened = mark_trained(&rule, &otter, &mut parameters)?;
@@ -188,7 +244,7 @@ fn train_here(
     let mut evaluation = held_out.map(|(section, dataset)| {
         let options = LoaderOptions { batch_size: section.batch_size, drop_last: false, ..options.clone() };
         let model = &model;
-        move |parameters: &Parameters| evaluate(model, parameters, &dataset, section, &options)
+        move |parameters: &Parameters| evaluate(model, parameters, &dataset, section, &options, interrupt)
     });
     let setup = Setup {
         config: &config,
@@ -198,7 +254,7 @@ fn train_here(
         source: &mut source,
         total_steps,
         embedding_rows,
-        run: &run,
+        run,
         resume: found.as_ref(),
         evaluation: evaluation.as_mut().map(|evaluation| evaluation as &mut trainer::Evaluation<'_>),
         interrupt,
@@ -337,18 +393,50 @@ fn open_data(
     Ok(Dataset::open(config, Arc::clone(tokenizer))?)
 }
 
-/// Mean loss of the target tokens of held-out data.
+/// Refuses, or with [`Resume::ExtendSchedule`] tells, what would give the steps to come other learning rates than they had.
+fn check_schedule(
+    config: &TrainConfig,
+    found: &Resumable,
+    dataset: &Dataset,
+    total_steps: u64,
+    resume: Resume,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    // Before the number of steps, which may follow from it.
+    let (before, now) = (found.state.loader.samples, dataset.mixture().epoch_len() as u64);
+    if before != now {
+        let problem = format!(
+            "the run was begun with {before} samples an epoch, and the data has {now} now, so its order and its schedule would be \
+             others; resume with the same data, or begin a new run from the model of this checkpoint (model.init_from)"
+        );
+        return Err(TrainError::checkpoint(&found.path, problem));
+    }
+    match schedule_change::change(config, found, total_steps)? {
+        None => Ok(()),
+        Some(change) if resume == Resume::ExtendSchedule => {
+            observer.message(&format!("warning: {change}"));
+            Ok(())
+        }
+        Some(change) => Err(TrainError::ChangedSchedule { checkpoint: found.path.clone(), change }),
+    }
+}
+
+/// Mean loss of the target tokens of held-out data; nothing when interrupted meanwhile.
 fn evaluate(
     model: &TrainableOtter,
     parameters: &Parameters,
     dataset: &Arc<Dataset>,
     section: &EvalSection,
     options: &LoaderOptions,
-) -> Result<Vec<(String, f64)>> {
+    interrupt: &AtomicBool,
+) -> Result<Option<Evaluated>> {
     let mut loader = Loader::new(Arc::clone(dataset), options.clone(), None)?;
     let mut total = LossSum::default();
     let mut batches = 0;
     while section.max_batches.is_none_or(|most| batches < most) {
+        if interrupt.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let Some(batch) = loader.next_batch()? else { break };
         let loss = model.loss(parameters, &batch)?;
         if !loss.sum.is_finite() {
@@ -363,5 +451,10 @@ fn evaluate(
         total.targets += loss.targets;
         batches += 1;
     }
-    Ok(vec![("loss".to_owned(), total.mean()), ("perplexity".to_owned(), total.mean().exp())])
+    if total.targets == 0 {
+        let problem = format!("no target token was evaluated; {}", loader.report());
+        return Err(TrainError::config("eval.data", problem));
+    }
+    let values = vec![("loss".to_owned(), total.mean()), ("perplexity".to_owned(), total.mean().exp())];
+    Ok(Some(Evaluated { values, samples: loader.report().clone() }))
 }

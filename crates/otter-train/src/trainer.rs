@@ -4,14 +4,12 @@
 //! that count as the divisor, check, mask embedding rows, clip, update. The state that a checkpoint keeps is taken
 //! before the micro-batches are fetched, so a step that is abandoned (interrupt, error) is simply made again.
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use otter_data::{Batch, ImageCounts, LoaderState};
+use otter_data::{Batch, DataReport, ImageCounts, LoaderState};
 use otter_nn::{Device, Gradients, Parameters};
 
 use crate::clip::{clip_factor, gradient_norm};
@@ -32,8 +30,23 @@ use crate::tensorboard::EventFile;
 /// Gradients so many times as large as the activations keep their memory from step to step.
 const KEPT_GRADIENTS: u64 = 4;
 
-/// Evaluates the parameters; gives named values.
-pub type Evaluation<'a> = dyn FnMut(&Parameters) -> Result<Vec<(String, f64)>> + Send + 'a;
+/// Evaluates the parameters; gives nothing when interrupted meanwhile.
+pub type Evaluation<'a> = dyn FnMut(&Parameters) -> Result<Option<Evaluated>> + Send + 'a;
+
+/// What an evaluation gave.
+#[derive(Debug, Clone, Default)]
+pub struct Evaluated {
+    /// Named values.
+    pub values: Vec<(String, f64)>,
+    /// The samples they are from, and those left out.
+    pub samples: DataReport,
+}
+
+/// With a larger part of the samples left out, a run warns as it goes on.
+const MUCH_LEFT_OUT: f64 = 0.01;
+
+/// Reason under which samples of a batch without a target token are counted.
+const BATCH_WITHOUT_TARGETS: &str = "batch_without_targets";
 
 /// What a run is made of.
 pub struct Setup<'a, M> {
@@ -91,9 +104,9 @@ struct StepLoss {
 #[derive(Clone)]
 struct Position {
     step: u64,
-    samples_seen: u64,
     loader: LoaderState,
-    skipped: BTreeMap<String, u64>,
+    /// Samples used and left out.
+    samples: DataReport,
 }
 
 struct Trainer<'a, M> {
@@ -108,16 +121,19 @@ struct Trainer<'a, M> {
     told: ImageCounts,
     metrics: MetricsFile,
     events: EventFile,
-    log: File,
     position: Position,
-    /// Skipped samples before this process.
-    skipped_before: BTreeMap<String, u64>,
+    /// Samples before this process.
+    samples_before: DataReport,
+    /// Samples that this process left out because their batch had no target.
+    without_targets: DataReport,
+    /// Reasons for which samples are left out that were warned of.
+    warned: BTreeSet<String>,
     weights: WeightPlan,
     largest_plan: u64,
     /// Of the steps of this process.
     tokens: TokenCounts,
     last_loss: Option<f64>,
-    last_evaluation: (u64, Vec<(String, f64)>),
+    last_evaluation: (u64, Evaluated),
     checkpoint: Option<(u64, PathBuf)>,
 }
 
@@ -130,11 +146,8 @@ pub fn run<'a, M: TrainableModel>(
     observer: &'a mut dyn Observer,
 ) -> Result<TrainSummary> {
     let mut trainer = Trainer::new(setup, observer)?;
-    let result = trainer.steps().and_then(|outcome| trainer.finish(outcome));
-    if let Err(error) = &result {
-        trainer.tell(&format!("stopped: {error}"));
-    }
-    result
+    let outcome = trainer.steps()?;
+    trainer.finish(outcome)
 }
 
 impl<'a, M: TrainableModel> Trainer<'a, M> {
@@ -156,21 +169,20 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let resumed_at = setup.resume.map(|found| found.state.step);
         let position = Position {
             step: resumed_at.unwrap_or(0),
-            samples_seen: setup.resume.map_or(0, |found| found.state.samples_seen),
             loader: setup.source.state(),
-            skipped: setup.resume.map(|found| found.state.skipped.clone()).unwrap_or_default(),
+            samples: setup.resume.map(|found| found.state.samples()).unwrap_or_default(),
         };
         let mask = setup.embedding_rows.as_ref().map(|rows| {
             EmbeddingRowMask::new(setup.parameters, &gradients, &setup.model.token_tables(), rows)
         });
-        let log_path = setup.run.log();
-        let log = OpenOptions::new().create(true).append(true).open(&log_path);
+        let (metrics, evaluated) = MetricsFile::open(&setup.run.metrics(), position.step)?;
         Ok(Self {
             schedule: config.learning_rates(setup.total_steps),
-            metrics: MetricsFile::open(&setup.run.metrics(), position.step)?,
+            metrics,
             events: EventFile::create(setup.run.path(), position.step)?,
-            log: log.map_err(TrainError::io(&log_path, "open"))?,
-            skipped_before: position.skipped.clone(),
+            samples_before: position.samples.clone(),
+            without_targets: DataReport::default(),
+            warned: BTreeSet::new(),
             checkpoint: setup.resume.map(|found| (found.state.step, found.path.clone())),
             coverage: GradientCoverage::new(),
             told: ImageCounts::default(),
@@ -178,7 +190,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             largest_plan: 0,
             tokens: TokenCounts::default(),
             last_loss: None,
-            last_evaluation: (0, Vec::new()),
+            last_evaluation: (evaluated, Evaluated::default()),
             mask,
             position,
             gradients,
@@ -235,14 +247,13 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
                 }
                 // Nothing to learn from; an empty loss would be 0 / 0.
                 Some(batch) => {
-                    let count = self.skipped_before.entry("batch_without_targets".into()).or_default();
-                    *count += batch.samples() as u64;
+                    let example = || format!("sample {}", batch.sample_ids.join(", "));
+                    self.without_targets.leave_out(BATCH_WITHOUT_TARGETS, batch.samples() as u64, example);
                 }
                 None => {
                     ends += 1;
                     if ends == 3 {
-                        let skipped = self.skipped();
-                        return Err(TrainError::NoTargets(format!("{skipped:?}")));
+                        return Err(TrainError::NoTargets(self.samples(0).to_string()));
                     }
                 }
             }
@@ -279,7 +290,6 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let largest = plans.into_iter().map(|(_, plan)| plan).max_by_key(MemoryPlan::total);
         let Some(plan) = largest else { return };
         if self.largest_plan == 0 {
-            self.write_log(&plan.to_string());
             self.observer.memory_plan(&plan);
         }
         self.largest_plan = self.largest_plan.max(plan.total());
@@ -364,12 +374,8 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let samples: u64 = step.batches.iter().map(|batch| batch.samples() as u64).sum();
         let tokens = TokenCounts::of(&step.batches);
         self.tokens.add(tokens);
-        self.position = Position {
-            step: number,
-            samples_seen: self.position.samples_seen + samples,
-            loader: self.setup.source.state(),
-            skipped: self.skipped(),
-        };
+        self.position =
+            Position { step: number, loader: self.setup.source.state(), samples: self.samples(samples) };
         self.last_loss = Some(done.loss);
         Ok(StepReport {
             step: number,
@@ -382,8 +388,8 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             samples,
             tokens,
             target_tokens: done.targets as u64,
-            samples_seen: self.position.samples_seen,
-            samples_skipped: self.position.skipped.values().sum(),
+            samples_seen: self.position.samples.used,
+            samples_skipped: self.position.samples.skipped_total(),
             peak_bytes: device::peak_bytes(self.setup.device),
             ..StepReport::default()
         })
@@ -394,6 +400,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let (train, step) = (&self.setup.config.train, report.step);
         let last = step == self.setup.total_steps;
         self.observer.step(report);
+        self.warn_of_left_out();
         if step.is_multiple_of(train.log_every) || last {
             self.metrics.step(report)?;
             self.events.scalars(
@@ -418,14 +425,19 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
     fn evaluate(&mut self) -> Result<()> {
         let step = self.position.step;
         let Some(evaluation) = &mut self.setup.evaluation else { return Ok(()) };
-        let values = evaluation(self.setup.parameters)?;
-        self.metrics.evaluation(step, &values)?;
+        let Some(found) = evaluation(self.setup.parameters)? else { return Ok(()) };
+        self.metrics.evaluation(step, &found)?;
         let tags: Vec<(String, f64)> =
-            values.iter().map(|(name, value)| (format!("eval/{name}"), *value)).collect();
+            found.values.iter().map(|(name, value)| (format!("eval/{name}"), *value)).collect();
         let tags: Vec<(&str, f64)> = tags.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
         self.events.scalars(step, &tags)?;
-        self.observer.evaluation(step, &values);
-        self.last_evaluation = (step, values);
+        self.observer.evaluation(step, &found.values);
+        if found.samples.skipped_total() > 0
+            && found.samples.skipped != self.last_evaluation.1.samples.skipped
+        {
+            self.observer.message(&format!("warning: evaluation {}", found.samples));
+        }
+        self.last_evaluation = (step, found);
         Ok(())
     }
 
@@ -437,8 +449,9 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         }
         let trained = self.setup.parameters.trainable_count();
         let state = TrainerState {
-            samples_seen: self.position.samples_seen,
-            skipped: self.position.skipped.clone(),
+            samples_seen: self.position.samples.used,
+            skipped: self.position.samples.skipped.clone(),
+            skipped_examples: self.position.samples.examples.clone(),
             loss: self.last_loss,
             ..TrainerState::new(config, step, self.setup.total_steps, self.position.loader, trained)?
         };
@@ -450,14 +463,16 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         Ok(())
     }
 
-    fn finish(&mut self, outcome: Outcome) -> Result<TrainSummary> {
+    fn finish(&mut self, mut outcome: Outcome) -> Result<TrainSummary> {
         let (planned, peak) = (self.planned_bytes(), device::peak_bytes(self.setup.device));
         if self.position.step > 0 {
             // The checkpoint first: an evaluation can take long, and an interrupt must not wait for it.
             self.save()?;
-            let made_steps = self.last_loss.is_some();
-            if made_steps && outcome != Outcome::Interrupted && self.last_evaluation.0 != self.position.step {
+            if outcome != Outcome::Interrupted && self.last_evaluation.0 != self.position.step {
                 self.evaluate()?;
+                let is_missing =
+                    self.setup.evaluation.is_some() && self.last_evaluation.0 != self.position.step;
+                outcome = if is_missing { Outcome::Interrupted } else { outcome };
             }
         }
         if self.largest_plan > 0 {
@@ -478,14 +493,20 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             );
             self.tell(&message);
         }
+        self.tell(&self.position.samples.to_string());
+        self.tell_passes(outcome);
+        let samples = &self.position.samples;
+        let evaluated = &self.last_evaluation.1;
         let summary = TrainSummary {
             outcome,
             step: self.position.step,
             loss: self.last_loss,
-            evaluation: self.last_evaluation.1.clone(),
+            evaluation: evaluated.values.clone(),
             checkpoint: self.checkpoint.as_ref().map(|(_, path)| path.clone()),
-            samples_seen: self.position.samples_seen,
-            skipped: self.position.skipped.clone(),
+            samples_seen: samples.used,
+            skipped: samples.skipped.clone(),
+            skipped_examples: samples.examples.clone(),
+            evaluation_skipped: evaluated.samples.skipped.clone(),
             planned_bytes: planned,
             image_notes,
             tokens: self.tokens,
@@ -504,13 +525,46 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         self.told = notes;
     }
 
-    /// Samples left out since the first step of the run.
-    fn skipped(&self) -> BTreeMap<String, u64> {
-        let mut all = self.skipped_before.clone();
-        for (reason, count) in self.setup.source.report().skipped {
-            *all.entry(reason).or_default() += count;
+    /// Samples since the first step of the run, with `more` that are used now.
+    fn samples(&self, more: u64) -> DataReport {
+        let mut samples = self.samples_before.clone();
+        samples.merge(self.without_targets.clone());
+        let DataReport { skipped, examples, .. } = self.setup.source.report();
+        samples.merge(DataReport { skipped, examples, ..DataReport::default() });
+        samples.used = self.position.samples.used + more;
+        samples
+    }
+
+    /// Says how often the data was passed over where that is more than was asked for: the number of steps takes every sample as
+    /// used.
+    fn tell_passes(&mut self, outcome: Outcome) {
+        let train = &self.setup.config.train;
+        let Some(epochs) = train.epochs.filter(|_| outcome == Outcome::Completed) else { return };
+        let LoaderState { epoch, position, samples, .. } = self.position.loader;
+        let part = |samples_met: f64| samples_met / samples.max(1) as f64;
+        let passes = epoch as f64 + part(position as f64);
+        if passes > epochs + part((train.batch_size * train.gradient_accumulation) as f64) {
+            self.tell(&format!(
+                "warning: the {} steps of train.epochs = {epochs} were {passes:.2} passes over the data, because steps were made up \
+                 for what is left out",
+                self.setup.total_steps
+            ));
         }
-        all
+    }
+
+    /// Warns once of every reason, as soon as much is left out.
+    fn warn_of_left_out(&mut self) {
+        let samples = &self.position.samples;
+        let skipped = samples.skipped_total();
+        if skipped as f64 <= MUCH_LEFT_OUT * (skipped + samples.used) as f64 {
+            return;
+        }
+        let new: Vec<&String> =
+            samples.skipped.keys().filter(|reason| !self.warned.contains(*reason)).collect();
+        let lines: Vec<String> =
+            new.iter().map(|reason| format!("warning: so far {}", samples.line(reason))).collect();
+        self.warned = samples.skipped.keys().cloned().collect();
+        lines.iter().for_each(|line| self.tell(line));
     }
 
     fn interrupted(&self) -> bool {
@@ -518,12 +572,6 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
     }
 
     fn tell(&mut self, text: &str) {
-        self.write_log(text);
         self.observer.message(text);
-    }
-
-    /// The log is a convenience; a failure to write it does not stop a run.
-    fn write_log(&mut self, text: &str) {
-        let _ = writeln!(self.log, "step {}: {text}", self.position.step);
     }
 }

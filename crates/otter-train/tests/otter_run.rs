@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use otter_checkpoint::{SaveDtype, SaveOptions, load_model, save_model};
 use otter_nn::Device;
-use otter_train::{Observer, Outcome, StepReport, TrainConfig, TrainSummary, train};
+use otter_train::{Observer, Outcome, Resume, StepReport, TrainConfig, TrainSummary, train};
 
 fn golden(part: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(part)
@@ -49,6 +49,7 @@ impl Observer for Watch {
 
 fn go(config: &TrainConfig, resume: bool) -> (TrainSummary, Watch) {
     let mut watch = Watch::default();
+    let resume = if resume { Resume::Exactly } else { Resume::No };
     let summary = train(config, resume, &AtomicBool::new(false), &mut watch).unwrap();
     (summary, watch)
 }
@@ -171,7 +172,7 @@ fn wrong_settings_are_explained() {
     .enumerate()
     {
         let config = config(&place.path().join(number.to_string()), &[key]);
-        let error = train(&config, false, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
+        let error = train(&config, Resume::No, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 }
@@ -268,7 +269,7 @@ fn features_of_the_frozen_tower_are_kept() {
     let overrides = [setting.as_str(), "model.freeze=patterns", "model.trainable=[\"vision_encoder\"]"];
     let error = train(
         &config(&place.path().join("trained"), &overrides),
-        false,
+        Resume::No,
         &AtomicBool::new(false),
         &mut Watch::default(),
     );
@@ -320,6 +321,7 @@ fn a_memory_limit_is_kept_to() {
         let overrides = [&[memory.as_str(), "train.steps=2"], more].concat();
         let config = config(&place.path().join(name), &overrides);
         let mut watch = Watch::default();
+        let resume = if resume { Resume::Exactly } else { Resume::No };
         let result = train(&config, resume, &AtomicBool::new(false), &mut watch);
         let saved = std::fs::read_to_string(config.train.run_dir.join("config.toml")).unwrap();
         (result, watch, saved)
@@ -386,7 +388,7 @@ fn a_quantised_base_is_trained() {
     assert_eq!(over.parameters.quantised_count(), loaded.parameters.quantised_count());
 
     let full = config(&place.path().join("full"), &["model.quantise=q8_0", "train.save=full"]);
-    let error = train(&full, false, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
+    let error = train(&full, Resume::No, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
     assert!(error.contains("train.save") && error.contains("trainable"), "{error}");
 }
 

@@ -12,7 +12,8 @@ use otter_nn::{
 use otter_train::memory_plan::{BatchShape, PlanItem};
 use otter_train::model::{BatchSource, LossSum, TrainableModel};
 use otter_train::run_directory::{Resumable, RunDirectory, TrainerState};
-use otter_train::trainer::{self, PictureCache, Setup};
+use otter_train::run_log::RunLog;
+use otter_train::trainer::{self, Evaluated, PictureCache, Setup};
 use otter_train::{Observer, Outcome, Result, StepReport, TrainConfig, TrainError, TrainSummary};
 
 const VOCABULARY: usize = 11;
@@ -118,20 +119,28 @@ impl TrainableModel for Bigram {
 }
 
 /// Ten samples in an order that depends on epoch and seed.
-struct Samples {
+struct Samples<'a> {
     state: LoaderState,
     batch: usize,
     report: DataReport,
     /// No sample has a target.
     unlabelled: bool,
+    /// Set after so many more batches.
+    stop_after: Option<(u64, &'a AtomicBool)>,
 }
 
 const SAMPLES: u64 = 10;
 
-impl Samples {
+impl Samples<'_> {
     fn new(batch: usize, state: Option<LoaderState>) -> Self {
         let start = LoaderState { epoch: 0, position: 0, seed: 5, samples: SAMPLES, batches: 0 };
-        Self { state: state.unwrap_or(start), batch, report: DataReport::default(), unlabelled: false }
+        Self {
+            state: state.unwrap_or(start),
+            batch,
+            report: DataReport::default(),
+            unlabelled: false,
+            stop_after: None,
+        }
     }
 
     fn row(&self, position: u64) -> (String, Vec<u32>, Vec<i64>) {
@@ -148,11 +157,15 @@ impl Samples {
     }
 }
 
-impl BatchSource for Samples {
+impl BatchSource for Samples<'_> {
     fn next_batch(&mut self) -> Result<Option<Batch>> {
         if self.state.position >= SAMPLES {
             self.state = LoaderState { epoch: self.state.epoch + 1, position: 0, ..self.state };
             return Ok(None);
+        }
+        if let Some((left, flag)) = &mut self.stop_after {
+            *left = left.saturating_sub(1);
+            flag.store(*left == 0, Ordering::Relaxed);
         }
         let end = (self.state.position + self.batch as u64).min(SAMPLES);
         let rows: Vec<_> = (self.state.position..end).map(|position| self.row(position)).collect();
@@ -193,6 +206,7 @@ impl BatchSource for Samples {
 
 /// Collects reports; sets a flag after a step.
 struct Watch<'a> {
+    messages: Vec<String>,
     steps: Vec<StepReport>,
     plan: String,
     evaluations: Vec<u64>,
@@ -201,11 +215,21 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     fn new() -> Self {
-        Self { steps: Vec::new(), plan: String::new(), evaluations: Vec::new(), interrupt_after: None }
+        Self {
+            messages: Vec::new(),
+            steps: Vec::new(),
+            plan: String::new(),
+            evaluations: Vec::new(),
+            interrupt_after: None,
+        }
     }
 }
 
 impl Observer for Watch<'_> {
+    fn message(&mut self, text: &str) {
+        self.messages.push(text.to_owned());
+    }
+
     fn memory_plan(&mut self, plan: &otter_train::memory_plan::MemoryPlan) {
         self.plan = plan.to_string();
     }
@@ -241,12 +265,24 @@ struct Run<'a> {
     watch: Watch<'a>,
     embedding_rows: Option<Vec<u32>>,
     unlabelled: bool,
+    /// Samples of every evaluation.
+    evaluated: DataReport,
+    /// After this step, the flag is set when the next micro-batches are being fetched.
+    stop_while_fetching: Option<(u64, &'a AtomicBool)>,
 }
 
 impl<'a> Run<'a> {
     fn new() -> Self {
         let (model, parameters) = Bigram::new();
-        Self { model, parameters, watch: Watch::new(), embedding_rows: None, unlabelled: false }
+        Self {
+            model,
+            parameters,
+            watch: Watch::new(),
+            embedding_rows: None,
+            unlabelled: false,
+            evaluated: DataReport::default(),
+            stop_while_fetching: None,
+        }
     }
 
     fn go(
@@ -256,10 +292,17 @@ impl<'a> Run<'a> {
         interrupt: &'a AtomicBool,
     ) -> Result<TrainSummary> {
         let (run, found): (RunDirectory, Option<Resumable>) = RunDirectory::open(config, resume)?;
+        run.write_config(config)?;
         let mut source =
             Samples::new(config.train.batch_size, found.as_ref().map(|found| found.state.loader));
         source.unlabelled = self.unlabelled;
-        let mut evaluation = |_: &Parameters| Ok(vec![("loss".to_owned(), 1.0)]);
+        let made = found.as_ref().map_or(0, |found| found.state.step);
+        source.stop_after = self.stop_while_fetching.map(|(step, flag)| (10 * (step - made) + 8, flag));
+        let samples = self.evaluated.clone();
+        let mut evaluation = |_: &Parameters| {
+            Ok(Some(Evaluated { values: vec![("loss".to_owned(), 1.0)], samples: samples.clone() }))
+        };
+        let mut log = RunLog::open(&run.log(), made, &mut self.watch)?;
         let setup = Setup {
             config,
             model: &self.model,
@@ -275,7 +318,7 @@ impl<'a> Run<'a> {
             process_bytes: 0,
             picture_cache: PictureCache { limit: 0, held: &|| 0 },
         };
-        trainer::run(setup, &mut self.watch)
+        trainer::run(setup, &mut log)
     }
 
     fn bits(&self) -> Vec<u32> {
@@ -506,7 +549,66 @@ fn batches_without_targets_are_counted_and_left_out() {
     let summary = run.go(&config, false, &NEVER).unwrap();
     assert_eq!(summary.samples_seen, 18);
     assert_eq!(summary.skipped["batch_without_targets"], 2);
+    assert_eq!(summary.skipped_examples["batch_without_targets"], "sample sample_4");
+    let warnings: Vec<&String> =
+        run.watch.messages.iter().filter(|text| text.starts_with("warning:")).collect();
+    assert_eq!(warnings.len(), 1, "once a reason: {warnings:?}");
+    assert!(
+        warnings[0].contains("sample_4") && warnings[0].contains("batch_without_targets"),
+        "{warnings:?}"
+    );
+    let log = std::fs::read_to_string(place.path().join("log.txt")).unwrap();
+    for text in [
+        warnings[0].as_str(),
+        "samples: 18 used, 2 left out (10.0 %)",
+        "finished after step 18 (18 samples, 2 left out)",
+    ] {
+        assert!(log.contains(text), "no '{text}': {log}");
+    }
     assert!(run.watch.steps.iter().all(|step| step.loss.is_finite()));
+}
+
+/// The samples of a step that is abandoned are met again, and count once.
+#[test]
+fn an_abandoned_step_counts_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let one = ["train.batch_size=1", "train.gradient_accumulation=9", "train.steps=4"];
+    let whole_config = config(&place.path().join("whole"), &one);
+    let mut whole_run = Run::new();
+    let whole = whole_run.go(&whole_config, false, &NEVER).unwrap();
+    let counted: Vec<u64> = whole_run.watch.steps.iter().map(|step| step.samples_skipped).collect();
+    assert_eq!(counted, [1, 2, 2, 4], "sample_4 once in each pass of ten");
+    let part_config = config(&place.path().join("part"), &one);
+    for last in 1..4 {
+        // Set while the micro-batches of the next step are fetched, after the one without targets where it comes early.
+        let flag = AtomicBool::new(false);
+        let mut part = Run::new();
+        part.stop_while_fetching = Some((last, &flag));
+        let summary = part.go(&part_config, last > 1, &flag).unwrap();
+        assert_eq!((summary.outcome, summary.step), (Outcome::Interrupted, last));
+        assert_eq!(summary.skipped["batch_without_targets"], counted[last as usize - 1]);
+    }
+    let rest = Run::new().go(&part_config, true, &NEVER).unwrap();
+    assert_eq!(
+        (rest.samples_seen, rest.skipped, rest.skipped_examples),
+        (whole.samples_seen, whole.skipped, whole.skipped_examples)
+    );
+}
+
+#[test]
+fn an_evaluation_tells_what_it_left_out() {
+    let place = tempfile::tempdir().unwrap();
+    let config = config(place.path(), &["train.steps=6", "train.eval_every=2"]);
+    let mut run = Run::new();
+    run.evaluated.used = 5;
+    run.evaluated.leave_out("too_long", 3, || "sample long_one".to_owned());
+    let summary = run.go(&config, false, &NEVER).unwrap();
+    assert_eq!(summary.evaluation_skipped["too_long"], 3);
+    let told: Vec<&String> = run.watch.messages.iter().filter(|text| text.contains("long_one")).collect();
+    assert_eq!(told.len(), 1, "the same is told once: {told:?}");
+    assert!(told[0].contains("evaluation samples: 5 used, 3 left out (37.5 %)"), "{told:?}");
+    let lines = std::fs::read_to_string(place.path().join("metrics.jsonl")).unwrap();
+    assert_eq!(lines.matches("\"samples_skipped\":3").count(), 3, "{lines}");
 }
 
 /// A mean over all tokens of the step does not depend on how the step is cut into micro-batches.

@@ -71,6 +71,10 @@ pub struct Train {
     /// Go on from the newest complete checkpoint of the run directory.
     #[arg(long)]
     pub resume: bool,
+    /// With --resume: go on although train.steps or train.epochs is another, which gives the steps to come other learning rates; they
+    /// are told before the first step. Without this the change is refused.
+    #[arg(long, requires = "resume")]
+    pub extend_schedule: bool,
     /// Memory that the run may take, for example 22GiB: what does not fit is made smaller (train.memory).
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,

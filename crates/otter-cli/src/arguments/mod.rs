@@ -82,7 +82,9 @@ Then:
   otter train --config recipes/toybox.toml
   otter train --config recipes/toybox.toml train.steps=200 optimizer.learning_rate=3e-4
   otter train --config recipes/toybox.toml --device cuda --dtype bf16 --memory 24GiB
-  otter train --config runs/x/config.toml --resume")]
+  otter train --config runs/x/config.toml --resume
+  otter train --config runs/x/config.toml train.steps=3000 --resume --extend-schedule
+SIGINT (Ctrl-C), SIGTERM and SIGHUP save the last complete step and end with status 130, 143 or 129; a second one ends at once.")]
     Train(Train),
     /// Evaluate a model on a toybox evaluation set, by shots.
     #[command(after_help = "Example:

@@ -1,6 +1,6 @@
 //! `otter chat`: a conversation about images in the terminal.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -13,6 +13,7 @@ use super::generation::{Settings, cut_at_stop};
 use super::model;
 use super::pictures::{self, Pictures};
 use crate::arguments::Chat;
+use crate::output;
 
 /// What was said, as the model sees it.
 #[derive(Default)]
@@ -58,15 +59,15 @@ pub fn run(arguments: &Chat) -> Result<()> {
             (command, _) if command.starts_with('/') => {
                 eprintln!("unknown command {command}; there are /image FILE, /reset and /quit");
             }
-            _ => {
-                if let Err(error) = answer(&model, &mut conversation, &mut pictures, text, &settings) {
-                    // Of such a model there will be no better answer.
-                    if let Some(ModelError::NotFinite { .. }) = error.downcast_ref() {
-                        return Err(error);
-                    }
-                    eprintln!("error: {}", crate::output::chain(&error));
+            _ => match answer(&model, &mut conversation, &mut pictures, text, &settings) {
+                Err(error) if error.is::<output::Closed>() => return Err(error),
+                // Of such a model there will be no better answer.
+                Err(error) if matches!(error.downcast_ref(), Some(ModelError::NotFinite { .. })) => {
+                    return Err(error);
                 }
-            }
+                Err(error) => eprintln!("error: {}", output::chain(&error)),
+                Ok(()) => {}
+            },
         }
     }
 }
@@ -103,7 +104,6 @@ fn answer(
     let (options, _) = settings.for_prompts(model, &prompts)?;
     let stop = &settings.stop;
     let mut decoder = model.tokenizer.stream_decoder(true);
-    let mut stdout = std::io::stdout().lock();
     let mut said = String::new();
     let mut failure = None;
     model.otter.generate(&model.parameters, vision.as_ref(), &batch, &options, &mut |_, id| {
@@ -122,15 +122,15 @@ fn answer(
         said.push_str(&piece);
         let (kept, stopped) = cut_at_stop(&said, stop);
         let new = kept.get(before..).unwrap_or_default().to_string();
-        let printed = write!(stdout, "{new}").and_then(|()| stdout.flush());
-        !stopped && printed.is_ok()
+        failure = output::part(&new).err();
+        !stopped && failure.is_none()
     })?;
     if let Some(error) = failure {
         return Err(error);
     }
     let rest = decoder.finish()?;
     let stopped = cut_at_stop(&said, stop).1;
-    writeln!(stdout, "{}", if stopped { "" } else { &rest })?;
+    output::text(if stopped { "" } else { &rest })?;
     said.push_str(&rest);
     // The answer can spell a placeholder in ordinary tokens; read again as text it would ask for an image.
     let said = without_special_tokens(cut_at_stop(&said, stop).0.trim());

@@ -18,9 +18,6 @@ use super::{interrupt, pictures};
 use crate::arguments::{DataImport, FrameFile, ImportSource, LlavaFile};
 use crate::output;
 
-/// Exit status of a run that was stopped, as shells report it.
-const INTERRUPTED: u8 = 130;
-
 /// Between two lines of progress where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -40,7 +37,7 @@ pub fn run(arguments: &DataImport) -> Result<ExitCode> {
             path.display()
         );
     }
-    let stop = interrupt::flag()?;
+    let stop = interrupt::flag("stopping after the items under way, which are kept")?;
     let writer_options = WriterOptions {
         overwrite: arguments.overwrite,
         group: Some(source.group()),
@@ -91,7 +88,7 @@ pub fn run(arguments: &DataImport) -> Result<ExitCode> {
             if arguments.json {
                 output::json(&json!({"outcome": "interrupted", "done": done, "items": total}))?;
             }
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(interrupt::status())
         }
     }
 }

@@ -19,7 +19,8 @@ use crate::output;
 /// Runs the command.
 pub fn run(arguments: &DataRetrieve) -> Result<()> {
     let options = options(arguments)?;
-    let mut show = Show { bar: bar(), stage: None, stop: interrupt::flag()?, plan: None };
+    let stop = interrupt::flag("stopping; what is done is kept")?;
+    let mut show = Show { bar: bar(), stage: None, stop, plan: None };
     let started = Instant::now();
     let report = retrieve(&arguments.set, &options, &mut show);
     show.bar.finish_and_clear();

@@ -55,10 +55,15 @@ pub fn run(arguments: &Eval) -> Result<()> {
         return output::json(&json!({
             "table": table.to_json(),
             "records": evaluation.records,
+            "queries": evaluation.queries,
             "seconds": evaluation.seconds,
             "image_notes": evaluation.image_notes,
             "warnings": evaluation.warnings,
         }));
+    }
+    let (done, all) = (evaluation.records.len(), evaluation.queries);
+    if done < all {
+        output::text(&format!("{done} of {all} queries, because of --limit"))?;
     }
     output::text("right candidate chosen, 95 % interval, by number of in-context examples")?;
     output::text(&table.to_text(Measure::Choice))?;

@@ -23,7 +23,7 @@ mod generation;
 mod hub;
 pub(crate) mod init;
 mod inspect;
-mod interrupt;
+pub(crate) mod interrupt;
 mod model;
 mod parity;
 mod pictures;
@@ -42,13 +42,13 @@ use crate::arguments::{Arguments, Command, Data};
 
 /// Runs the command that the arguments name.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    keep_large_buffers();
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
             .context("cannot start the thread pool")?;
     }
-    keep_large_buffers();
     match arguments.command {
         Command::Generate(arguments) => generate::run(&arguments)?,
         Command::Score(arguments) => score::run(&arguments)?,
@@ -70,7 +70,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Quickstart(arguments) => quickstart::run(&arguments)?,
         Command::Toybox(arguments) => toybox::run(&arguments)?,
         Command::Pull(arguments) => pull::run(&arguments)?,
-        Command::Train(arguments) => train::run(&arguments)?,
+        Command::Train(arguments) => return train::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

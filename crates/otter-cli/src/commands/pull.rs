@@ -30,7 +30,7 @@ pub fn run(arguments: &Pull) -> Result<()> {
         jobs: usize::from(arguments.jobs),
         ..PullOptions::new(reference(arguments)?)
     };
-    let stop = interrupt::flag()?;
+    let stop = interrupt::flag("stopping; what is downloaded is kept")?;
     if arguments.dry_run {
         let plan = otter_hub::plan(&settings, &options, &stop)?;
         return if arguments.json { output::json(&plan_json(&plan)) } else { print_plan(&plan) };

@@ -18,7 +18,7 @@ pub fn run(arguments: &Quickstart) -> Result<()> {
         device: arguments.device.device.clone(),
         rounded: arguments.device.dtype == ComputeDtype::Bf16,
     };
-    let flag = interrupt::flag()?;
+    let flag = interrupt::flag("stopping at the end of this step or stage")?;
     let mut progress = Progress::new(50);
     let result = otter_quickstart::run(&options, &flag, &mut progress, &mut |line| eprintln!("{line}"))?;
     if arguments.json {

@@ -1,8 +1,10 @@
 //! `otter train`: tunes a model as a configuration file says.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use otter_train::progress::Progress;
-use otter_train::{Outcome, TrainConfig};
+use otter_train::{Outcome, Resume, TrainConfig, TrainSummary};
 use serde_json::{Value, json};
 
 use super::{hub, interrupt};
@@ -10,14 +12,26 @@ use crate::arguments::{ComputeDtype, Train};
 use crate::output;
 
 /// Runs the command.
-pub fn run(arguments: &Train) -> Result<()> {
+pub fn run(arguments: &Train) -> Result<ExitCode> {
     if arguments.plan {
-        return plan(arguments);
+        plan(arguments)?;
+        return Ok(ExitCode::SUCCESS);
     }
     let config = load(arguments, &arguments.overrides)?;
-    let flag = interrupt::flag()?;
+    let flag = interrupt::flag("stopping after this step, with a checkpoint")?;
+    let resume = match (arguments.resume, arguments.extend_schedule) {
+        (false, _) => Resume::No,
+        (true, false) => Resume::Exactly,
+        (true, true) => Resume::ExtendSchedule,
+    };
     let mut progress = Progress::new(config.train.log_every);
-    let summary = otter_train::train(&config, arguments.resume, &flag, &mut progress)?;
+    let summary = otter_train::train(&config, resume, &flag, &mut progress)?;
+    print(arguments, &config, &summary)?;
+    Ok(if summary.outcome == Outcome::Interrupted { interrupt::status() } else { ExitCode::SUCCESS })
+}
+
+/// Prints what came of a run.
+fn print(arguments: &Train, config: &TrainConfig, summary: &TrainSummary) -> Result<()> {
     if arguments.json {
         return output::json(&json!({
             "outcome": match summary.outcome {
@@ -32,6 +46,8 @@ pub fn run(arguments: &Train) -> Result<()> {
             "samples_seen": summary.samples_seen,
             "skipped": summary.skipped,
             "image_notes": summary.image_notes,
+            "skipped_examples": summary.skipped_examples,
+            "evaluation_skipped": summary.evaluation_skipped,
             "planned_bytes": summary.planned_bytes,
             "peak_bytes": summary.peak_bytes,
         }));
