@@ -434,7 +434,7 @@ mod tests {
             ("block_overrides", json!({ "order": [] })),
         ] {
             let mut config = first_release();
-            let inner = value.as_object().and_then(|map| map.keys().last().cloned()).unwrap_or_default();
+            let inner = value.as_object().and_then(|map| map.keys().next_back().cloned()).unwrap_or_default();
             config["text_config"] = json!({ "model_type": "mpt", key: value });
             let message = parse(config).unwrap_err().to_string();
             assert!(message.contains(key) && message.contains(&inner), "{key}: {message}");

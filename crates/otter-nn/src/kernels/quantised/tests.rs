@@ -234,7 +234,7 @@ fn scales_that_are_not_finite_stay_visible() {
                 let bad = QuantisedMatrix::new(format, bytes, [40, 512]);
                 for rows in [1, 2, 3, 4, 9] {
                     let x = numbers(rows * 512, 2);
-                    for with in Instructions::available() {
+                    for with in available() {
                         for (at, y) in product_with(&bad, &x, false, with).into_iter().enumerate() {
                             assert_eq!(
                                 y.is_finite(),
