@@ -288,7 +288,7 @@ fn settings_that_are_not_used_are_told_or_refused() {
     std::fs::write(&file, [b"\xef\xbb\xbf".as_slice(), &std::fs::read(&file).unwrap()].concat()).unwrap();
     assert_eq!(token_ids(hi(marked.path(), &[])).len(), 2);
     std::fs::write(&file, "[1]").unwrap();
-    hi(marked.path(), &[]).error(&["generation_config.json", "expected a JSON object"]);
+    hi(marked.path(), &[]).error(&["generation_config.json", "expected an object"]);
 }
 
 /// A copy keeps what somebody wrote.
