@@ -201,8 +201,10 @@ fn damaged_slow_files_are_named() {
     assert!(merges("#version: 0.2\nh e x\n").contains("line 2"));
     assert!(merges("h \u{20ac}\n").contains("not in vocab.json"));
     let place = slow_only("data/tokenizer_mpt");
-    fs::write(place.path().join("merges.txt"), [0xff, 0xfe]).unwrap();
-    assert!(refusal(place.path()).contains("not UTF-8"));
+    for (bytes, named) in [([0xff, 0x41], "not UTF-8"), ([0xff, 0xfe], "UTF-16")] {
+        fs::write(place.path().join("merges.txt"), bytes).unwrap();
+        assert!(refusal(place.path()).contains(named));
+    }
     fs::remove_file(place.path().join("merges.txt")).unwrap();
     assert!(refusal(place.path()).contains("vocab.json with merges.txt"));
 }

@@ -442,7 +442,8 @@ fn a_run_goes_on_with_the_images_it_began_with() {
     assert_eq!(recorded(&first), ("white", "scale"));
 
     // Another choice is refused; without one, the run's own is kept.
-    let refused = train(&config(&["data.alpha=drop"]), Resume::Exactly, &AtomicBool::new(false), &mut ()).unwrap_err();
+    let refused =
+        train(&config(&["data.alpha=drop"]), Resume::Exactly, &AtomicBool::new(false), &mut ()).unwrap_err();
     assert!(refused.to_string().contains("data.alpha: \"white\" -> \"drop\""), "{refused}");
     let state = "checkpoints/step-000002/trainer.json";
     let newer = saved(state);
@@ -450,7 +451,8 @@ fn a_run_goes_on_with_the_images_it_began_with() {
     let older = newer.replace("alpha = \\\"white\\\"\\n", "").replace("gray16 = \\\"scale\\\"\\n", "");
     assert!(older.len() < newer.len() && !older.contains("alpha"), "{older}");
     std::fs::write(run_dir.join(state), older).unwrap();
-    let refused = train(&config(&["data.alpha=white"]), Resume::Exactly, &AtomicBool::new(false), &mut ()).unwrap_err();
+    let refused =
+        train(&config(&["data.alpha=white"]), Resume::Exactly, &AtomicBool::new(false), &mut ()).unwrap_err();
     assert!(refused.to_string().contains("data.alpha: \"drop\" -> \"white\""), "{refused}");
     let (rest, seen) = go(&config(&[]), true);
     assert_eq!(told(&seen, "it goes on as it began, with transparency dropped"), 1, "{:?}", seen.messages);
