@@ -6,7 +6,7 @@ mod common;
 use common::convert::{Tensors, V1, V2, content, error, floats, json, open_flamingo, run, save};
 use common::gguf::{Meta, Tensor, gguf_bytes, moved, scores, vocabulary};
 use common::golden;
-use otter_checkpoint::convert::{ConvertOptions, NewRows};
+use otter_checkpoint::convert::{ConvertOptions, NewRows, OutputFormat};
 use otter_checkpoint::{CheckpointConfig, load_model, load_tokenizer};
 use otter_model::TextInput;
 use otter_nn::Device;
@@ -305,6 +305,24 @@ fn llama_cpp(base: &Path, file: &Path, more: Vec<(&str, Meta<'_>)>) {
     fs::write(file, gguf_bytes(3, &metadata, &tensors)).unwrap();
 }
 
+/// The Otter of a directory without its output table, which its language model then shares with the input's.
+fn toy_tied(otter: &Path, place: &Path) -> PathBuf {
+    let tied = place.join("tied-source");
+    fs::create_dir(&tied).unwrap();
+    for file in fs::read_dir(otter).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), tied.join(file.file_name())).unwrap();
+    }
+    let mut config = json(&tied.join("config.json"));
+    config["text_config"]["tie_word_embeddings"] = serde_json::json!(true);
+    config["tie_word_embeddings"] = serde_json::json!(true);
+    fs::write(tied.join("config.json"), config.to_string()).unwrap();
+    let bytes = fs::read(otter.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let kept = tensors.iter().filter(|(name, _)| !name.ends_with("lm_head.weight"));
+    fs::write(tied.join("model.safetensors"), safetensors::serialize(kept, None).unwrap()).unwrap();
+    tied
+}
+
 /// The same Otter comes of a base in llama.cpp's form and of the same base in Hugging Face's.
 #[test]
 fn a_file_of_llama_cpp_is_a_base() {
@@ -329,6 +347,14 @@ fn a_file_of_llama_cpp_is_a_base() {
             json(&directory.join("config.json"))["otter_input"],
             serde_json::json!({ "begin_token": true })
         );
+    }
+    // One table for input and output stays one, in a file alone as in a directory.
+    let tied = toy_tied(&own, place.path());
+    for out in ["tied.gguf", "tied"] {
+        let options = ConvertOptions::new(&tied, place.path().join(out));
+        run(&ConvertOptions { format: OutputFormat::Gguf, ..options.clone() });
+        let file = if out == "tied" { options.out.join("model.gguf") } else { options.out };
+        assert!(load_model(&file, Device::Cpu).unwrap().config.model.tie_word_embeddings, "{out}");
     }
     let [own, plain] = [own, plain].map(|directory| {
         let model = load_model(&directory, Device::Cpu).unwrap();

@@ -273,6 +273,21 @@ fn settings_that_are_not_used_are_told_or_refused() {
     let neutral =
         json!({"penalty_alpha": null, "typical_p": 1.0, "guidance_scale": 1.0, "num_beam_groups": 1});
     assert_eq!(hi(with_settings(&neutral).path(), &[]).success().stderr, "");
+    // A file that was only made from config.json decides nothing.
+    let derived =
+        json!({"_from_model_config": true, "do_sample": true, "temperature": 3.0, "repetition_penalty": 5.0});
+    for options in [&[][..], &["--decoding", "reference"]] {
+        let run = hi(with_settings(&derived).path(), options).success();
+        let expected = hi(with_settings(&json!({})).path(), options).success().stdout;
+        assert_eq!(run.stdout, expected, "{options:?}");
+    }
+    for (settings, named) in [
+        (json!({"num_return_sequences": 4}), "num_return_sequences 4 of "),
+        (json!({"num_beams": 1000}), "num_beams 1000 of "),
+        (json!({"max_new_tokens": 99_999_999}), "`max_new_tokens` is 99999999"),
+    ] {
+        hi(with_settings(&settings).path(), &[]).error(&[named, "generation_config.json"]);
+    }
     let beams = with_settings(&json!({"num_beams": 4}));
     let chat = otter_with_input(&arguments!["chat", "--model", beams.path()], b"").success();
     assert!(chat.stderr.contains("`num_beams` is not used"), "{}", chat.stderr);

@@ -192,13 +192,15 @@ fn rows_that_are_only_examples_stay_so_in_every_form() {
     let text = "image,instruction,answer,id,context\na.png,What?,wug,T_INS_1,\na.png,Which?,dax,T_INS_2,\na.png,And?,wug,T_INS_3,T_INS_1;T_INS_2\n";
     let report = table(place.path(), text.as_bytes(), &[]).json();
     assert_eq!((&report["example_only"], &report["written"]["contexts"]), (&json!(2), &json!(1)));
-    let group = "IMAGE_TEXT_IN_CONTEXT";
     let samples = |report: &Value| {
         ["samples", "usable_samples", "example_only", "errors"].map(|key| report[key].as_u64().unwrap())
     };
     let out = place.path().join("out");
-    let verified = otter(&arguments!["data", "verify", out, "--group", group, "--json"]).json();
+    let verified = otter(&arguments!["data", "verify", out, "--json"]).json();
     assert_eq!(samples(&verified), [1, 1, 2, 0]);
+    // Each example shows its own picture.
+    let manifest = json_file(&out.join("manifest.json"));
+    assert_eq!(manifest["group"], "IMAGE_TEXT_IN_CONTEXT");
     // Without its train file the marks of the records say the same.
     let json = place.path().join("json");
     otter(&arguments!["data", "convert", out, "--to", "json", "--out", json]).success();

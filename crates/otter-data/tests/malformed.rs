@@ -394,7 +394,7 @@ fn ids_that_lead_nowhere() {
     Outcome::of(&corpus)
         .stops_at(Reason::MissingImage)
         .finds(Reason::UnusableContext)
-        .refuses(&["no batch", "\"missing_image\": 2"]);
+        .refuses(&["no batch", "missing_image        2  100.0 %"]);
 }
 
 #[test]

@@ -196,8 +196,6 @@ fn to_gguf(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> 
     let temporary = atomic::temporary_dir(&options.out)?;
     let inner = ConvertOptions { format: OutputFormat::Gguf, ..options.clone() };
     let written = fill(&temporary, &inner, progress).and_then(|mut report| {
-        // As the file alone, without the directory around it.
-        verify_directory(&temporary.join(gguf::FILE_NAME), &options.out)?;
         fs::rename(temporary.join(gguf::FILE_NAME), &options.out)
             .map_err(CheckpointError::write(&temporary, &options.out))?;
         report.weight_files = vec![language::folder_name(&options.out)];
@@ -239,6 +237,8 @@ fn fill(
         OutputFormat::Gguf => {
             plan.keep_parameters();
             stored = write_gguf_file(temporary, target, &plan.tensors, options.quantization, progress)?;
+            // As the file alone, without the directory around it.
+            verify_directory(&temporary.join(gguf::FILE_NAME), target)?;
             vec![gguf::FILE_NAME.to_owned()]
         }
         format => write_shards(temporary, target, &plan.tensors, format, options.max_shard_bytes, progress)?,

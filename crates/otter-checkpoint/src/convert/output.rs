@@ -112,6 +112,11 @@ pub(super) fn write_gguf_file(
 ) -> Result<Vec<StoredTensor>> {
     check_names(target, tensors)?;
     let mut config = CheckpointConfig::read(&directory.join("config.json"))?;
+    // One table in the file: the model reads it as both.
+    let stored = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
+    if stored(&config.model.input_table()) && !stored(&config.model.output_table()) {
+        config.model.tie_word_embeddings = true;
+    }
     let has_tokenizer = TOKENIZER_FILES.iter().any(|name| directory.join(name).is_file());
     let tokenizer = has_tokenizer.then(|| load_tokenizer(directory)).transpose()?;
     let json = tokenizer.as_ref().map(TextTokenizer::to_json).transpose();

@@ -18,6 +18,30 @@ pub(super) struct OpenFlamingoOptions {
     pub embedding_rows: Option<usize>,
 }
 
+/// Names settings of the configuration that change numbers and have no place in such a file.
+fn not_said(source: &Source, warnings: &mut Vec<String>) {
+    let setting =
+        |section: &str, key: &str| source.config.as_ref().and_then(|config| config.get(section)?.get(key));
+    for section in ["perceiver_config", "cross_attention_config"] {
+        if let Some(width) = setting(section, "dim_head").and_then(Value::as_u64).filter(|width| *width != 64)
+        {
+            warnings.push(format!(
+                "`{section}.dim_head` is {width}, but OpenFlamingo's heads are 64 wide and its file does not say otherwise: \
+                 whoever reads it, this program too, computes another model"
+            ));
+        }
+    }
+    for (key, original) in [("alpha", "drop"), ("gray16", "clip")] {
+        if let Some(rule) =
+            setting("otter_input", key).and_then(Value::as_str).filter(|rule| *rule != original)
+        {
+            warnings.push(format!(
+                "pictures were shown with {key} `{rule}`, which the file does not say: give --{key} {rule} to commands that use it"
+            ));
+        }
+    }
+}
+
 /// Plans the file: resampler, gated blocks and tables; the language model's layers too where the configuration trains
 /// them.
 ///
@@ -38,6 +62,7 @@ pub(super) fn plan(
                 .to_owned(),
         );
     }
+    not_said(source, warnings);
     let model = source.language_model();
     let tables = model.map(|model| (model.wrapped_input_table(), model.wrapped_output_table()));
     let is_table = |name: &str| {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use otter_checkpoint::{GenerationDefaults, LoadedModel};
 use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 
@@ -44,7 +44,9 @@ impl Settings {
         let reference = !matches!(sampling.decoding, DecodingChoice::Keep);
         let silent = GenerationDefaults::default();
         let defaults = match &file {
-            Some(file) if reference && !file.derived => {
+            // Made from config.json, it says nothing of its own.
+            Some(file) if file.derived => &silent,
+            Some(file) if reference => {
                 eprintln!(
                     "warning: {} is passed over, as the original does; without --decoding it is read",
                     file.path.display()
@@ -79,11 +81,26 @@ impl Settings {
             length_from: ("--max-length", "raise it"),
         };
         settings.set_lengths(sampling, defaults, &mut used);
+        if let (None, Some(new)) = (sampling.max_new_tokens, defaults.max_new_tokens)
+            && new > MOST_NEW_TOKENS
+        {
+            let file = defaults.path.display();
+            bail!(
+                "{file}: `max_new_tokens` is {new}; the limit is {MOST_NEW_TOKENS}; give --max-new-tokens instead"
+            );
+        }
         if settings.stop.is_empty() && !defaults.stop_strings.is_empty() {
             settings.stop = used.take("stop_strings", defaults.stop_strings.clone());
         }
         match beams {
-            Some(beams) => settings.set_beams(beams, defaults, &mut used)?,
+            Some(beams) => settings.set_beams(beams, defaults, &mut used).with_context(|| {
+                let (file, words) = (defaults.path.display(), used.words.join(", "));
+                if words.is_empty() {
+                    "options".to_owned()
+                } else {
+                    format!("options, with {words} of {file}")
+                }
+            })?,
             None => {
                 let ignored = [
                     ("num_beams", defaults.num_beams.is_some_and(|beams| beams > 1)),

@@ -65,8 +65,8 @@ fn listen(flag: Arc<AtomicBool>, what_happens: &'static str) -> std::io::Result<
             std::thread::sleep(std::time::Duration::from_millis(200));
             at_once.store(true, Ordering::Relaxed);
         });
-        eprintln!("received {name}: {what_happens} (a second SIGINT or SIGTERM ends at once)");
         flag.store(true, Ordering::Relaxed);
+        eprintln!("received {name}: {what_happens} (a second SIGINT or SIGTERM ends at once)");
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
     Ok(())
@@ -79,8 +79,8 @@ fn listen(flag: Arc<AtomicBool>, what_happens: &'static str) -> Result<()> {
         if RECEIVED.swap(INTERRUPT, Ordering::Relaxed) != 0 {
             std::process::exit(i32::from(ENDED_BY_SIGNAL) + INTERRUPT);
         }
-        eprintln!("received Ctrl-C: {what_happens} (a second one ends at once)");
         flag.store(true, Ordering::Relaxed);
+        eprintln!("received Ctrl-C: {what_happens} (a second one ends at once)");
     })?)
 }
 

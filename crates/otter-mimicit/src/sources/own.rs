@@ -399,6 +399,8 @@ impl Source for Own {
     fn group(&self) -> Group {
         match (self.has_videos, self.has_images) {
             (true, _) => Group::VideoText,
+            // Each example shows its own picture.
+            (false, true) if self.has_contexts => Group::ImageTextInContext,
             (false, true) => Group::ImageText,
             (false, false) => Group::TextOnly,
         }
@@ -409,15 +411,23 @@ impl Source for Own {
     }
 
     fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.has_videos && self.has_contexts {
+            warnings.push(
+                "rows with a video have a context: the examples of a VIDEO_TEXT sample are text, only its own clip is shown"
+                    .to_owned(),
+            );
+        }
         if self.unused.is_empty() {
-            return Vec::new();
+            return warnings;
         }
         let names: Vec<&str> = self.unused.iter().map(String::as_str).collect();
-        vec![format!(
+        warnings.push(format!(
             "columns not used: {}; those that are read are {}",
             names.join(", "),
             COLUMNS.join(", ")
-        )]
+        ));
+        warnings
     }
 
     fn item(&self, index: usize) -> Result<Item, Skip> {
