@@ -255,6 +255,9 @@ mod tests {
         for name in [nfc, nfd] {
             std::fs::write(place.path().join(format!("{name}.jpg")), "3").unwrap();
         }
+        // A folder lists its names once.
+        let folder = Folder::new(place.path());
+        let file = |name: &str| folder.first_file(&[name.to_owned()], "line 2");
         assert!(file(&format!("{nfd}.jpg")).is_ok());
         let message = file("\u{e9}te\u{301}.jpg").unwrap_err().message;
         assert!(message.contains("NFD"), "{message}");
