@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use otter_data::{Batch, DataReport, ImageCounts, LoaderState};
+use otter_data::{Batch, DataReport, ImageCounts, LoaderState, SkipReason};
 use otter_nn::{Device, Gradients, Parameters};
 
 use crate::clip::{clip_factor, gradient_norm};
@@ -555,12 +555,15 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
     /// Warns once of every reason, as soon as much is left out.
     fn warn_of_left_out(&mut self) {
         let samples = &self.position.samples;
-        let skipped = samples.skipped_total();
+        // What is marked as an example is no sample that anyone misses.
+        let example_only = SkipReason::ExampleOnly.name();
+        let skipped =
+            samples.skipped_total() - samples.skipped.get(example_only).copied().unwrap_or_default();
         if skipped as f64 <= MUCH_LEFT_OUT * (skipped + samples.used) as f64 {
             return;
         }
-        let new: Vec<&String> =
-            samples.skipped.keys().filter(|reason| !self.warned.contains(*reason)).collect();
+        let said = |reason: &str| reason == example_only || self.warned.contains(reason);
+        let new: Vec<&String> = samples.skipped.keys().filter(|reason| !said(reason)).collect();
         let lines: Vec<String> =
             new.iter().map(|reason| format!("warning: so far {}", samples.line(reason))).collect();
         self.warned = samples.skipped.keys().cloned().collect();
