@@ -17,6 +17,7 @@ use otter_data::prompt::END_OF_UTTERANCE_TOKEN;
 use otter_data::{BrokenToken, DataError, SpecialTokens, TextTokenizer};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use tokenizers::models::ModelWrapper;
 use tokenizers::{AddedToken, Tokenizer};
 
 /// The whole tokenizer in one file.
@@ -197,6 +198,7 @@ impl Base {
                 return Err(CheckpointError::tokenizer(path, problem));
             }
         }
+        base.without_dropout();
         base.match_prefix_space(declared);
         if model.is_file() {
             base.compare_with_sentencepiece(model);
@@ -225,6 +227,18 @@ impl Base {
             .map_err(|error| CheckpointError::tokenizer(path, format!("not a tokenizer: {error}")))?;
         let path = path.to_path_buf();
         Ok(Self { path, form, tokenizer, json: None, ends: (None, None), warnings: Vec::new() })
+    }
+
+    /// A tokenizer whose merges are left out by chance gives a text other tokens each time; only training one needs that.
+    fn without_dropout(&mut self) {
+        let ModelWrapper::BPE(model) = self.tokenizer.get_model() else { return };
+        let Some(dropout) = model.dropout.filter(|share| *share > 0.0) else { return };
+        let mut model = model.clone();
+        model.dropout = None;
+        self.tokenizer.with_model(model);
+        self.warnings.push(format!(
+            "`model.dropout` of tokenizer.json is {dropout}: merges would be left out by chance; it is switched off"
+        ));
     }
 
     /// `add_prefix_space` of the configuration counts over that of a byte-level tokenizer.json, as in transformers.

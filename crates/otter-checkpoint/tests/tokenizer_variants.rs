@@ -262,6 +262,19 @@ fn small_files_of_every_age_are_read() {
 }
 
 #[test]
+fn a_text_has_the_same_tokens_every_time() {
+    let (plain, random) = (copy("llama/checkpoint", &[]), copy("llama/checkpoint", &[]));
+    edit(&random, "tokenizer.json", |file| file["model"]["dropout"] = json!(0.9));
+    let loaded = read_tokenizer(random.path()).unwrap();
+    assert!(loaded.warnings.iter().any(|text| text.contains("`model.dropout`")), "{:?}", loaded.warnings);
+    let text = "<image>User: what is in this picture? GPT:<answer>a cup of tea<|endofchunk|>";
+    let expected = load_tokenizer(plain.path()).unwrap().encode(text).unwrap();
+    for _ in 0..5 {
+        assert_eq!(loaded.tokenizer.encode(text).unwrap(), expected);
+    }
+}
+
+#[test]
 fn disagreeing_files_name_both_values() {
     let ids = copy("llama/checkpoint", &[]);
     write(&ids.path().join("added_tokens.json"), &json!({ "<image>": 386 }));

@@ -158,3 +158,18 @@ fn wrong_arguments_say_what_is_right() {
     otter(&arguments!["convert", part, "--inject", part, "--out", out]).usage("cannot be used with");
     assert!(!out.exists());
 }
+
+/// Every command says that a file became too large; the system would end it without a word.
+#[cfg(unix)]
+#[test]
+fn a_file_size_limit_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let (source, out) = (golden("llama/checkpoint"), place.path().join("out"));
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", "ulimit -f 20; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_otter"), "convert"]);
+    let ended = command.arg(&source).arg("--out").arg(&out).output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert!(told.starts_with("error: ") && told.contains("File too large"), "{told}");
+    assert!(!out.exists());
+}

@@ -18,7 +18,6 @@ const ENDED_BY_SIGNAL: u8 = 128;
 
 /// A flag that the first signal sets. `what_happens` is told then, such as `stopping after this step`.
 pub fn flag(what_happens: &'static str) -> Result<Arc<AtomicBool>> {
-    keep_running_at_file_size_limit();
     let flag = Arc::new(AtomicBool::new(false));
     listen(Arc::clone(&flag), what_happens).context("cannot listen for signals")?;
     Ok(flag)

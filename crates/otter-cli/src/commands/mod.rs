@@ -43,6 +43,7 @@ use crate::arguments::{Arguments, Command, Data};
 /// Runs the command that the arguments name.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     keep_large_buffers();
+    interrupt::keep_running_at_file_size_limit();
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

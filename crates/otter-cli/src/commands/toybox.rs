@@ -5,7 +5,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use otter_mimicit::toybox::{ToyboxOptions, write_toybox};
 use serde_json::json;
 
-use super::interrupt;
 use crate::arguments::Toybox;
 use crate::output;
 
@@ -17,7 +16,6 @@ pub fn run(arguments: &Toybox) -> Result<()> {
     if !(arguments.scale > 0.0 && arguments.scale <= LARGEST_SCALE) {
         bail!("--scale is {}; it must be above 0 and at most {LARGEST_SCALE}", arguments.scale);
     }
-    interrupt::keep_running_at_file_size_limit();
     let defaults = ToyboxOptions::default();
     let options = ToyboxOptions {
         seed: arguments.seed,
