@@ -527,7 +527,7 @@ fn unknown_keys_and_bad_values_are_named() {
     refused(&["optimizer.learning_rate=nan"], &["optimizer.learning_rate is NaN"]);
     refused(&["train.steps"], &["train.steps", "="]);
     let absent = place.path("absent.toml");
-    otter(&arguments!["train", "--config", absent]).error(&["absent.toml", "cannot read"]);
+    otter(&arguments!["train", "--config", absent]).error(&["absent.toml", "cannot open"]);
     let absent = place.path("absent").to_str().unwrap().to_owned();
     place.train("model", &[&format!("model.init_from={absent}")]).error(&[&absent]);
     place.train("data", &[&format!("data.mimicit_yaml={absent}")]).error(&[&absent]);

@@ -286,7 +286,7 @@ pub struct TrainSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalSection {
-    /// Held-out data, read in order.
+    /// Held-out data, read in order. `alpha` and `gray16` are by default those of `data`.
     pub data: DataConfig,
     /// Samples of a batch. Default: 1.
     #[serde(default = "one")]

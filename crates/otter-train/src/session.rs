@@ -441,8 +441,8 @@ fn evaluate(
         let loss = model.loss(parameters, &batch)?;
         if !loss.sum.is_finite() {
             return Err(TrainError::Model(format!(
-                "the held-out loss of sample(s) {} is {}; look at the samples, or resume from the newest checkpoint with a \
-                 smaller optimizer.learning_rate",
+                "the held-out loss of sample(s) {} is {}; look at the samples and resume without them in eval.data, or begin a \
+                 new run with a smaller optimizer.learning_rate",
                 batch.sample_ids.join(", "),
                 loss.sum
             )));

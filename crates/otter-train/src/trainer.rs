@@ -209,6 +209,8 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             self.optimizer.decayed().count(),
             (self.position.step + 1).min(total),
         ));
+        // The process may have ended between a checkpoint and the evaluation after it.
+        self.evaluate_if_due()?;
         let begun = (Instant::now(), self.position.step);
         device::reset_peak(self.setup.device);
         while self.position.step < total {
@@ -395,7 +397,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         })
     }
 
-    /// Metrics, progress, evaluation and checkpoint after a step.
+    /// Metrics, progress, checkpoint and evaluation after a step.
     fn record(&mut self, report: &StepReport) -> Result<()> {
         let (train, step) = (&self.setup.config.train, report.step);
         let last = step == self.setup.total_steps;
@@ -413,11 +415,18 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
                 ],
             )?;
         }
-        if train.eval_every > 0 && step.is_multiple_of(train.eval_every) && !last {
-            self.evaluate()?;
-        }
+        // The checkpoint first: an evaluation can take long or stop the run.
         if train.checkpoint_every > 0 && step.is_multiple_of(train.checkpoint_every) {
             self.save()?;
+        }
+        if last { Ok(()) } else { self.evaluate_if_due() }
+    }
+
+    /// Evaluates after the steps that `train.eval_every` says, unless it is done.
+    fn evaluate_if_due(&mut self) -> Result<()> {
+        let (every, step) = (self.setup.config.train.eval_every, self.position.step);
+        if every > 0 && step.is_multiple_of(every) && self.last_evaluation.0 != step {
+            self.evaluate()?;
         }
         Ok(())
     }

@@ -267,6 +267,8 @@ struct Run<'a> {
     unlabelled: bool,
     /// Samples of every evaluation.
     evaluated: DataReport,
+    /// Every evaluation ends the run.
+    refuses_evaluation: bool,
     /// After this step, the flag is set when the next micro-batches are being fetched.
     stop_while_fetching: Option<(u64, &'a AtomicBool)>,
 }
@@ -281,6 +283,7 @@ impl<'a> Run<'a> {
             embedding_rows: None,
             unlabelled: false,
             evaluated: DataReport::default(),
+            refuses_evaluation: false,
             stop_while_fetching: None,
         }
     }
@@ -298,8 +301,11 @@ impl<'a> Run<'a> {
         source.unlabelled = self.unlabelled;
         let made = found.as_ref().map_or(0, |found| found.state.step);
         source.stop_after = self.stop_while_fetching.map(|(step, flag)| (10 * (step - made) + 8, flag));
-        let samples = self.evaluated.clone();
+        let (samples, refuses) = (self.evaluated.clone(), self.refuses_evaluation);
         let mut evaluation = |_: &Parameters| {
+            if refuses {
+                return Err(TrainError::Model("the held-out loss is NaN".to_owned()));
+            }
             Ok(Some(Evaluated { values: vec![("loss".to_owned(), 1.0)], samples: samples.clone() }))
         };
         let mut log = RunLog::open(&run.log(), made, &mut self.watch)?;
@@ -609,6 +615,35 @@ fn an_evaluation_tells_what_it_left_out() {
     assert!(told[0].contains("evaluation samples: 5 used, 3 left out (37.5 %)"), "{told:?}");
     let lines = std::fs::read_to_string(place.path().join("metrics.jsonl")).unwrap();
     assert_eq!(lines.matches("\"samples_skipped\":3").count(), 3, "{lines}");
+}
+
+#[test]
+fn an_evaluation_that_ends_the_run_leaves_the_checkpoint_of_its_step() {
+    let place = tempfile::tempdir().unwrap();
+    let overrides = ["train.steps=6", "train.eval_every=2", "train.checkpoint_every=2"];
+    let kinds = |run_dir: &Path| -> Vec<(String, u64)> {
+        let lines = std::fs::read_to_string(run_dir.join("metrics.jsonl")).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines
+            .map(|line| (line["kind"].as_str().unwrap().to_owned(), line["step"].as_u64().unwrap()))
+            .collect()
+    };
+    let (whole_dir, part_dir) = (place.path().join("whole"), place.path().join("part"));
+    let (whole_config, part_config) = (config(&whole_dir, &overrides), config(&part_dir, &overrides));
+    let mut whole = Run::new();
+    whole.go(&whole_config, false, &NEVER).unwrap();
+
+    let mut part = Run::new();
+    part.refuses_evaluation = true;
+    let error = part.go(&part_config, false, &NEVER).unwrap_err().to_string();
+    assert!(error.contains("held-out loss"), "{error}");
+    assert!(part_dir.join("checkpoints/step-000002").is_dir());
+    // The evaluation that is missing is made up for, and nothing else differs.
+    let mut rest = Run::new();
+    rest.go(&part_config, true, &NEVER).unwrap();
+    assert_eq!((rest.watch.steps[0].step, &rest.watch.evaluations[..]), (3, &[2, 4, 6][..]));
+    assert_eq!(rest.bits(), whole.bits());
+    assert_eq!(kinds(&part_dir), kinds(&whole_dir));
 }
 
 /// A mean over all tokens of the step does not depend on how the step is cut into micro-batches.
