@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::LoadedModel;
-use otter_data::{ImageCounts, without_byte_order_mark};
+use otter_data::{ImageCounts, read_text_file};
 use otter_model::VisionInput;
 use otter_model::generate::{FinishReason, Generated, PromptBatch};
 use serde::Deserialize;
@@ -190,9 +190,7 @@ fn joined(
 
 fn read_batch(file: &Path) -> Result<Vec<PromptLine>> {
     let name = file.display();
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {name}"))?;
-    let text = std::str::from_utf8(without_byte_order_mark(&bytes))
-        .with_context(|| format!("{name} is not UTF-8; save it as UTF-8"))?;
+    let text = read_text_file(file)?;
     let mut lines = Vec::new();
     for (number, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
