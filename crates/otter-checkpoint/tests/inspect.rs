@@ -640,6 +640,12 @@ fn every_kind_has_a_next_step() {
         (json!({ "model_type": "llama" }), "fetch its weights, then otter convert --inject"),
         (json!({ "model_type": "mistral" }), "supported language models are LLaMA"),
         (json!({}), "fetch its weights, then ask again: otter inspect"),
+        (
+            json!({
+                "model_type": "llava", "text_config": { "model_type": "llama" }, "vision_config": { "hidden_size": 8 },
+            }),
+            "fetch its weights, then ask again",
+        ),
     ] {
         fs::write(place.path().join("config.json"), config.to_string()).unwrap();
         let step = inspect(place.path()).unwrap().next_step().unwrap();

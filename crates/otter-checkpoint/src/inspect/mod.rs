@@ -174,7 +174,9 @@ impl Inspection {
     }
 
     fn completing_command(&self) -> Option<String> {
-        self.kind.completing_command(&self.path.display().to_string(), self.family, self.facts.language)
+        // A model of others that sees holds more than its language model.
+        let language = self.facts.language.filter(|_| self.facts.vision_width.is_none());
+        self.kind.completing_command(&self.path.display().to_string(), self.family, language)
     }
 
     /// What somebody should know before asking the model anything.
