@@ -242,7 +242,7 @@ fn fill(
             plan.keep_parameters();
             stored = write_gguf_file(temporary, target, &plan.tensors, options.quantization, progress)?;
             // As the file alone, without the directory around it.
-            verify_directory(&temporary.join(gguf::FILE_NAME), target)?;
+            verify_directory(&temporary.join(gguf::FILE_NAME), target, &[])?;
             vec![gguf::FILE_NAME.to_owned()]
         }
         format => write_shards(temporary, target, &plan.tensors, format, options.max_shard_bytes, progress)?,
