@@ -44,6 +44,16 @@ pub fn write_file_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>)
     sync_directory(&parent(path))
 }
 
+/// Puts the finished file `temporary`, of a [`temporary_dir`] of `target`, in the place of `target`.
+///
+/// # Errors
+/// When the rename or fsync fails; then `target` is as it was before.
+pub fn replace_file(temporary: &Path, target: &Path) -> Result<()> {
+    let target = resolve(target);
+    fs::rename(temporary, &target).map_err(write_failed(temporary, &target))?;
+    sync_directory(&parent(&target))
+}
+
 fn write_failed(path: &Path, target: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
     let (path, target) = (path.to_path_buf(), target.to_path_buf());
     move |source| CheckpointError::Write { path, target, source }

@@ -3,11 +3,12 @@
 
 use crate::atomic;
 use crate::config_file::CheckpointConfig;
-use crate::error::Result;
+use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
 use crate::load_report::LoadReport;
 use crate::preprocessor::check_preprocessor;
 use crate::weights::Weights;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What to do when both tables are stored although `tie_word_embeddings` is absent or true.
@@ -18,6 +19,15 @@ pub enum TiePolicy {
     KeepStored,
     /// As the original's loader: one table, holding the values of the output table.
     Reference,
+}
+
+/// Whether an error says that there are no weights, or not all of their shards.
+fn is_missing(error: &CheckpointError) -> bool {
+    match error {
+        CheckpointError::NoWeights { .. } => true,
+        CheckpointError::Io { source, .. } => source.kind() == ErrorKind::NotFound,
+        _ => false,
+    }
 }
 
 /// An opened checkpoint directory.
@@ -62,19 +72,21 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The configuration of a model of the same shape: that of the weights where they can be opened (one table or two is told
-    /// by them), and else what `config.json` declares.
+    /// The configuration of a model of the same shape: that of the weights where they are there (one table or two is told by
+    /// them), and else what `config.json` declares.
     ///
     /// # Errors
-    /// When the configuration is missing, damaged or describes an unsupported model.
+    /// As [`Checkpoint::open`], except that weights may be missing.
     pub fn config_like(directory: &Path) -> Result<CheckpointConfig> {
         let file = directory.join("config.json");
         match Self::open(directory) {
             Ok(checkpoint) => Ok(checkpoint.config),
-            Err(_) if file.is_file() => {
+            Err(error) if file.is_file() && is_missing(&error) => {
                 let mut config = CheckpointConfig::read(&file)?;
                 let declared = config.declared_tie.unwrap_or(config.text_ties);
                 config.model.tie_word_embeddings |= declared;
+                let pixels = check_preprocessor(directory, config.model.vision.image_size)?;
+                config.warnings.extend(pixels);
                 Ok(config)
             }
             Err(error) => Err(error),

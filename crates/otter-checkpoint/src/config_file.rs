@@ -310,6 +310,13 @@ mod tests {
         // The list is written again, and so is that beside it.
         assert_eq!(parsed.to_json()["text_config"]["eos_token_id"], json!([2, 7, 2]));
         assert_eq!(parsed.generation_json()["eos_token_id"], json!([2, 7, 9]));
+        // Older files write -1 for "none".
+        for (ids, expected) in [(json!(-1), vec![9]), (json!([2, -1]), vec![2, 9])] {
+            let mut none = config.clone();
+            none["text_config"]["eos_token_id"] = ids;
+            none["text_config"]["bos_token_id"] = json!(-1);
+            assert_eq!(parse(none).unwrap().end_tokens, expected);
+        }
         config["text_config"]["repetition_penalty"] = json!(1.3);
         let warnings = parse(config).unwrap().warnings;
         assert!(warnings.len() == 1 && warnings[0].starts_with("text_config.repetition_penalty is 1.3, "));

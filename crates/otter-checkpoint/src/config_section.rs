@@ -98,16 +98,16 @@ impl<'a> Section<'a> {
         self.parsed(key, parse, "expected a whole number of at least 0")
     }
 
-    /// A token id, which may stand in a list by itself.
+    /// A token id, which may stand in a list by itself. Older files write -1 for "none".
     pub(crate) fn token(&self, key: &str) -> Result<Option<u32>> {
         let parse = |value: &Value| match value {
             Value::Array(ids) if ids.len() == 1 => token_id(&ids[0]),
             value => token_id(value),
         };
-        self.parsed(key, parse, "expected a token id")
+        Ok(self.parsed(key, parse, "expected a token id")?.flatten())
     }
 
-    /// Token ids: one, or a list, each once.
+    /// Token ids: one, or a list, each once. A -1 is none, as in [`Section::token`].
     pub(crate) fn tokens(&self, key: &str) -> Result<Vec<u32>> {
         let parse = |value: &Value| match value {
             Value::Array(ids) if ids.is_empty() => None,
@@ -116,7 +116,7 @@ impl<'a> Section<'a> {
         };
         let found = self.parsed(key, parse, "expected a token id or a list of them")?.unwrap_or_default();
         let mut distinct = Vec::with_capacity(found.len());
-        for id in found {
+        for id in found.into_iter().flatten() {
             if !distinct.contains(&id) {
                 distinct.push(id);
             }
@@ -211,6 +211,10 @@ fn is_misspelling(key: &str, known: &str) -> bool {
     edit_distance(&key, known) <= (known.len() / 5).clamp(1, 3)
 }
 
-fn token_id(value: &Value) -> Option<u32> {
-    value.as_u64().and_then(|number| u32::try_from(number).ok())
+/// A token id; `Some(None)` where -1 says that there is none.
+fn token_id(value: &Value) -> Option<Option<u32>> {
+    match value.as_i64()? {
+        -1 => Some(None),
+        number => u32::try_from(number).ok().map(Some),
+    }
 }

@@ -57,6 +57,10 @@ pub struct GenerationDefaults {
     pub early_stopping: Option<EarlyStopping>,
     /// Answers to each prompt.
     pub num_return_sequences: Option<usize>,
+    /// Keys that change answers in a way that is not supported when tokens are drawn, each with the message that refuses it.
+    pub unsupported_draws: Vec<(&'static str, String)>,
+    /// The same of keys that only change a search with beams.
+    pub unsupported_search: Vec<(&'static str, String)>,
     /// Keys that no writer is known to produce.
     pub unknown: Vec<String>,
 }
@@ -124,6 +128,11 @@ const UNSUPPORTED: &[(&str, Option<f64>)] = &[
     ("watermarking_config", None),
 ];
 
+/// Those of [`UNSUPPORTED`] that change nothing unless tokens are drawn.
+const WHEN_DRAWN: &[&str] = &["epsilon_cutoff", "eta_cutoff", "min_p", "top_h", "typical_p"];
+/// The same unless there are beams: neither the most probable token nor the share of any changes.
+const WHEN_SEARCHED: &[&str] = &["renormalize_logits"];
+
 /// Keys that are used.
 const USED: &[&str] = &[
     "_from_model_config",
@@ -172,12 +181,8 @@ impl GenerationDefaults {
 
     fn parse(path: &Path, map: &Map<String, Value>, vocab_size: usize) -> Result<Self> {
         let file = Section { path, name: "", map };
-        refuse_unsupported(&file)?;
+        let (unsupported_draws, unsupported_search) = refuse_unsupported(&file)?;
         for key in ["bos_token_id", "pad_token_id"] {
-            // Older files write -1 for "none".
-            if file.value(key).is_some_and(|value| value.as_i64() == Some(-1)) {
-                continue;
-            }
             if let Some(id) = file.token(key)? {
                 check_id(&file, key, id, vocab_size)?;
             }
@@ -229,6 +234,8 @@ impl GenerationDefaults {
             length_penalty: file.real("length_penalty")?,
             early_stopping: early_stopping(&file)?,
             num_return_sequences: at_least_one(&file, "num_return_sequences")?,
+            unsupported_draws,
+            unsupported_search,
             unknown: map.keys().filter(|key| !known(key)).map(|key| file.full_key(key)).collect(),
         })
     }
@@ -279,17 +286,28 @@ pub(crate) fn warn_of_settings(section: &Section<'_>, warnings: &mut Vec<String>
     }
 }
 
-fn refuse_unsupported(file: &Section<'_>) -> Result<()> {
-    for (key, neutral) in UNSUPPORTED {
-        let Some(value) = file.value(key) else { continue };
-        if is_active(value, *neutral) {
-            let neutral = neutral.map_or("null".to_owned(), |neutral| neutral.to_string());
-            let expected =
-                format!("it would change answers and is not supported; remove it or set it to {neutral}");
-            return Err(file.wrong(key, value, &expected));
+/// Keys and messages that refuse them.
+type Refused = Vec<(&'static str, String)>;
+
+/// What is refused when tokens are drawn, and what when beams are searched.
+///
+/// # Errors
+/// When a key is active that changes answers whatever way they are made.
+fn refuse_unsupported(file: &Section<'_>) -> Result<(Refused, Refused)> {
+    let (mut draws, mut search) = (Vec::new(), Vec::new());
+    for &(key, neutral) in UNSUPPORTED {
+        let Some(value) = file.value(key).filter(|value| is_active(value, neutral)) else { continue };
+        let neutral = neutral.map_or("null".to_owned(), |neutral| neutral.to_string());
+        let expected =
+            format!("it would change answers and is not supported; remove it or set it to {neutral}");
+        let refusal = file.wrong(key, value, &expected);
+        match key {
+            key if WHEN_DRAWN.contains(&key) => draws.push((key, refusal.to_string())),
+            key if WHEN_SEARCHED.contains(&key) => search.push((key, refusal.to_string())),
+            _ => return Err(refusal),
         }
     }
-    Ok(())
+    Ok((draws, search))
 }
 
 /// A token id must be one of the model's.
@@ -386,11 +404,19 @@ mod tests {
             length_penalty: Some(-2.0),
             early_stopping: Some(EarlyStopping::Never),
             num_return_sequences: Some(2),
+            unsupported_draws: Vec::new(),
+            unsupported_search: Vec::new(),
             unknown: Vec::new(),
         };
         assert_eq!(found, expected);
         assert_eq!(parse(json!({"eos_token_id": 4})).unwrap().end_tokens, [4]);
         assert!(parse(json!({"_from_model_config": true})).unwrap().derived);
+        // Older files write -1 for "none".
+        for (ids, expected) in [(json!(-1), vec![]), (json!([-1]), vec![]), (json!([2, -1]), vec![2])] {
+            let found =
+                parse(json!({"eos_token_id": ids, "bos_token_id": -1, "pad_token_id": [-1]})).unwrap();
+            assert_eq!(found.end_tokens, expected, "{ids}");
+        }
     }
 
     #[test]
@@ -412,7 +438,14 @@ mod tests {
             for value in [neutral, Value::Null] {
                 assert!(parse(json!({key: value})).unwrap().unknown.is_empty(), "{key}");
             }
-            let error = parse(json!({key: active})).unwrap_err().to_string();
+            let error = match parse(json!({key: active})) {
+                Err(error) => error.to_string(),
+                Ok(found) if key == "renormalize_logits" => found.unsupported_search[0].1.clone(),
+                Ok(found) => {
+                    assert!(["typical_p", "min_p"].contains(&key), "{key}");
+                    found.unsupported_draws[0].1.clone()
+                }
+            };
             assert!(error.starts_with("generation_config.json: ") && error.contains(key), "{error}");
         }
     }

@@ -1,6 +1,7 @@
 //! A checkpoint of random values, written as a stream: memory stays at some megabytes whatever the model's size. The values
 //! are those that [`otter_nn::Parameters::initialise`] gives a model in memory, in the type of the file.
 
+use std::io::Write;
 use std::path::Path;
 
 use otter_model::Otter;
@@ -27,7 +28,7 @@ pub struct Initialised {
     pub warnings: Vec<String>,
 }
 
-/// Writes a checkpoint with random values, replacing what stands there only when the new one is complete, and opens it.
+/// Writes a checkpoint with random values, replacing what stands there only when the new one is complete and loads.
 /// After each part, `progress` gets the bytes written so far and the bytes of all.
 ///
 /// # Errors
@@ -52,7 +53,7 @@ pub fn initialise_checkpoint(
     let mut written = 0;
     let mut values = vec![0f32; CHUNK];
     let mut bytes = Vec::with_capacity(CHUNK * dtype.size());
-    write_checkpoint(directory, &config, &entries, options, &mut |at, out| {
+    let mut elements = |at: usize, out: &mut dyn Write| {
         let spec = specs[at];
         for start in (0..spec.len()).step_by(CHUNK) {
             let values = &mut values[..CHUNK.min(spec.len() - start)];
@@ -68,8 +69,10 @@ pub fn initialise_checkpoint(
             progress(written, total);
         }
         Ok(())
+    };
+    let warnings = write_checkpoint(directory, &config, &entries, options, &mut elements, |temporary| {
+        verify_directory(temporary, directory, &[])
     })?;
-    let warnings = verify_directory(directory, directory)?;
     let parameters = specs.iter().map(|spec| spec.len() as u64).sum();
     Ok(Initialised { parameters, bytes: total, warnings })
 }

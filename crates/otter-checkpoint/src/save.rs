@@ -117,7 +117,7 @@ pub fn save_checkpoint<'a>(
         .map(|tensor| HeaderEntry { name: &tensor.name, dtype, shape: &tensor.shape })
         .collect();
     let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
-    write_checkpoint(directory, config, &entries, options, &mut |at, out| {
+    let mut elements = |at: usize, out: &mut dyn Write| {
         for chunk in tensors[at].data.chunks(CHUNK) {
             buffer.clear();
             narrow(&chunk, dtype, &mut buffer).map_err(|error| CheckpointError::Tensor {
@@ -128,22 +128,25 @@ pub fn save_checkpoint<'a>(
             out.write_all(&buffer).map_err(CheckpointError::write(directory, directory))?;
         }
         Ok(())
-    })
+    };
+    write_checkpoint(directory, config, &entries, options, &mut elements, |_| Ok(()))
 }
 
 /// As [`save_checkpoint`], for tensors that are made while they are written: `elements(i, out)` writes the little-endian
-/// elements of entry `i`.
-pub(crate) fn write_checkpoint(
+/// elements of entry `i`. `check` looks at the finished directory before it replaces what stands there.
+pub(crate) fn write_checkpoint<T>(
     directory: &Path,
     config: &CheckpointConfig,
     entries: &[HeaderEntry<'_>],
     options: &SaveOptions<'_>,
     elements: Elements<'_>,
-) -> Result<()> {
+    check: impl FnOnce(&Path) -> Result<T>,
+) -> Result<T> {
     check_target(directory)?;
     let temporary = atomic::temporary_dir(directory)?;
     let written = write_all(&temporary, directory, config, entries, options, elements)
-        .and_then(|()| atomic::replace_dir(&temporary, directory));
+        .and_then(|()| check(&temporary))
+        .and_then(|checked| atomic::replace_dir(&temporary, directory).map(|()| checked));
     if written.is_err() {
         let _ = fs::remove_dir_all(&temporary);
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{BlockFormat, LARGEST_BLOCK};
+use crate::narrow::{NarrowError, check_finite};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use otter_nn::QuantisedFormat;
@@ -334,11 +335,23 @@ impl TensorEntry {
         Ok(())
     }
 
-    /// Passes the bytes of a matrix in blocks to `each`, in the order of its rows. Call on a tensor of blocks.
+    /// Passes the bytes of a matrix in blocks to `each`, in the order of its rows. Call on a tensor of blocks. `name` is for
+    /// messages.
     ///
     /// # Errors
-    /// Those of `each`.
-    pub(crate) fn for_each_blocks(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// When the scale of a block makes its elements no finite numbers; those of `each`.
+    pub(crate) fn for_each_blocks(
+        &self,
+        name: &str,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.for_each_f32(name, &mut |values| {
+            check_finite(values).map_err(|value| CheckpointError::Tensor {
+                path: self.location.path.to_path_buf(),
+                name: name.to_owned(),
+                problem: NarrowError::NotFinite(value).problem(),
+            })
+        })?;
         let bytes = &self.location.map[self.location.bytes.clone()];
         let rows = self.shape.first().copied().unwrap_or(0);
         if self.rows == RowOrder::Stored || rows == 0 {

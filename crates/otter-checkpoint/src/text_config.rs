@@ -210,8 +210,6 @@ fn write_activation(map: &mut Map<String, Value>, key: &str, activation: HiddenA
 fn pad_token(text: &Section<'_>, default: Option<u32>) -> Result<Option<u32>> {
     match text.map.get("pad_token_id") {
         None => Ok(default),
-        // Older files write -1 for "no pad token".
-        Some(value) if value.as_i64() == Some(-1) => Ok(None),
         Some(_) => text.token("pad_token_id"),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use otter_data::without_byte_order_mark;
+use otter_data::{foreign_encoding, without_byte_order_mark};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -31,14 +31,7 @@ pub(crate) fn read_bounded(path: &Path, longest: u64) -> Result<Vec<u8>> {
 /// When it cannot be read, is longer than `longest`, or is UTF-16 or UTF-32.
 pub(crate) fn read_text(path: &Path, longest: u64) -> Result<Vec<u8>> {
     let bytes = read_bounded(path, longest)?;
-    let wide = match bytes[..] {
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => true,
-        // Every file read here begins with a character of ASCII.
-        [first, second, ..] => (first == 0) != (second == 0),
-        _ => false,
-    };
-    if wide {
-        let problem = "the text is UTF-16 or UTF-32, as some editors and shells save it; save it as UTF-8";
+    if let Some(problem) = foreign_encoding(&bytes) {
         return Err(CheckpointError::format(path, problem));
     }
     Ok(without_byte_order_mark(&bytes).to_vec())

@@ -71,6 +71,26 @@ fn whole_otters_come_back() {
     }
 }
 
+/// A block whose scale is infinite is not copied.
+#[test]
+fn blocks_that_are_not_finite_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("otter.gguf");
+    let options = GgufOptions { quantization: GgufQuantization::Q8_0, ..GgufOptions::default() };
+    save_gguf(&path, &Checkpoint::open(&golden("llama/checkpoint")).unwrap(), &options).unwrap();
+    let weights = Weights::open(&path).unwrap();
+    let is_block = |name: &&str| matches!(weights.get(name).unwrap().dtype, Dtype::Block(_));
+    let name = weights.names().find(is_block).unwrap().to_owned();
+    let scale = weights.get(&name).unwrap().location.bytes.start;
+    drop(weights);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[scale..scale + 2].copy_from_slice(&0x7c00u16.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let copy = place.path().join("copy.gguf");
+    let error = save_gguf(&copy, &Checkpoint::open(&path).unwrap(), &options).unwrap_err().to_string();
+    assert!(error.contains(&name) && !copy.exists(), "{error}");
+}
+
 /// As a file, and as `model.gguf` in a directory of its own, it is a model that runs.
 #[test]
 fn a_file_is_a_checkpoint() {

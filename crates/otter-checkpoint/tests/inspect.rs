@@ -634,8 +634,78 @@ fn every_kind_has_a_next_step() {
         assert!(step.contains(part) && step.contains("no command"), "{config}: {step}");
     }
     fs::remove_file(file).unwrap();
-    let step = inspect(place.path()).unwrap().next_step().unwrap();
-    assert!(step.contains("otter init --like"), "{step}");
+    // A configuration alone: only an Otter's can be begun from.
+    for (config, part) in [
+        (json!({ "model_type": "otter" }), "otter init --like"),
+        (json!({ "model_type": "llama" }), "fetch its weights, then otter convert --inject"),
+        (json!({ "model_type": "mistral" }), "supported language models are LLaMA"),
+        (json!({}), "fetch its weights, then ask again: otter inspect"),
+        (
+            json!({
+                "model_type": "llava", "text_config": { "model_type": "llama" }, "vision_config": { "hidden_size": 8 },
+            }),
+            "fetch its weights, then ask again",
+        ),
+    ] {
+        fs::write(place.path().join("config.json"), config.to_string()).unwrap();
+        let step = inspect(place.path()).unwrap().next_step().unwrap();
+        assert!(step.contains(part), "{config}: {step}");
+    }
+}
+
+/// A model that sees and writes is no tower, and a type that begins as another's is another.
+#[test]
+fn whole_models_of_others_are_no_towers() {
+    let place = tempfile::tempdir().unwrap();
+    let patches = "embeddings.patch_embedding.bias";
+    for (config, names) in [
+        (
+            json!({ "model_type": "paligemma", "text_config": { "model_type": "gemma" } }),
+            vec![
+                format!("vision_tower.vision_model.{patches}"),
+                "language_model.model.norm.weight".to_owned(),
+            ],
+        ),
+        (json!({}), vec![format!("vision_model.{patches}"), "language_model.model.norm.weight".to_owned()]),
+        (
+            json!({ "model_type": "smolvlm", "text_config": { "model_type": "llama" } }),
+            vec![
+                format!("model.vision_model.{patches}"),
+                "model.text_model.layers.0.mlp.up_proj.weight".to_owned(),
+            ],
+        ),
+        (
+            json!({ "model_type": "llava", "text_config": { "model_type": "llama" } }),
+            vec![
+                "vision_tower.vision_model.embeddings.class_embedding".to_owned(),
+                "language_model.model.norm.weight".to_owned(),
+            ],
+        ),
+        (json!({ "model_type": "vits" }), vec!["text_encoder.embed_tokens.weight".to_owned()]),
+    ] {
+        let tensors = names.into_iter().map(|name| (name, vec![1], vec![1.0])).collect();
+        write_safetensors(&place.path().join("model.safetensors"), &tensors);
+        fs::write(place.path().join("config.json"), config.to_string()).unwrap();
+        let found = inspect(place.path()).unwrap();
+        assert_eq!(found.kind, Kind::Unknown, "{config}");
+        assert!(found.next_step().unwrap().contains("no command"), "{config}");
+    }
+}
+
+/// Layers of an encoder are those of an image tower only in one.
+#[test]
+fn encoders_of_other_models_are_no_vision() {
+    let place = tempfile::tempdir().unwrap();
+    let layer = "encoder.layers.0.fc1.weight";
+    for (first, expected) in
+        [("embeddings.class_embedding", Part::Vision), ("encoder.norm.weight", Part::Other)]
+    {
+        let tensors = [first, layer].map(|name| (name.to_owned(), vec![1], vec![1.0])).to_vec();
+        write_safetensors(&place.path().join("model.safetensors"), &tensors);
+        let found = inspect(place.path()).unwrap();
+        let tensor = found.tensors.iter().find(|tensor| tensor.name == layer).unwrap();
+        assert_eq!(tensor.part, expected, "{first}");
+    }
 }
 
 /// After tuning with this program the hint about the row of `<answer>` is silent; a row that cannot have been touched is not.

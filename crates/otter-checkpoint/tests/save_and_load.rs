@@ -302,6 +302,30 @@ fn a_copy_of_a_tied_model_is_tied() {
     assert!(Checkpoint::config_like(&one).unwrap().model.tie_word_embeddings);
     let untied = Checkpoint::config_like(&common::golden("llama/checkpoint")).unwrap();
     assert!(!untied.model.tie_word_embeddings);
+    // Weights that are there must be whole, and images prepared as here.
+    fs::write(one.join("model.safetensors"), b"cut off").unwrap();
+    let error = Checkpoint::config_like(&one).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors"), "{error}");
+    fs::remove_file(one.join("model.safetensors")).unwrap();
+    fs::write(one.join("preprocessor_config.json"), r#"{"image_mean": [0.5, 0.5, 0.5]}"#).unwrap();
+    let error = Checkpoint::config_like(&one).unwrap_err().to_string();
+    assert!(error.contains("image_mean"), "{error}");
+}
+
+/// What does not load replaces nothing.
+#[test]
+fn random_values_replace_only_what_they_can() {
+    let place = tempfile::tempdir().unwrap();
+    let (out, bad) = (place.path().join("out"), place.path().join("bad"));
+    save(&out, &three(), &SaveOptions::default());
+    fs::create_dir(&bad).unwrap();
+    fs::write(bad.join("tokenizer.json"), "{}").unwrap();
+    let config = Checkpoint::config_like(&common::golden("llama/checkpoint")).unwrap();
+    let options = SaveOptions { tokenizer_from: Some(&bad), ..SaveOptions::default() };
+    let made = initialise_checkpoint(&out, &config, 1, &options, &mut |_, _| {});
+    assert!(made.unwrap_err().to_string().contains("does not load"));
+    assert!(Weights::open(&out).unwrap().get("d").is_some());
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2);
 }
 
 /// The same specification, seed and name begin with the same values in a file and in memory.

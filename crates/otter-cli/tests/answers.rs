@@ -270,6 +270,25 @@ fn settings_that_are_not_used_are_told_or_refused() {
     hi(active.path(), &[]).error(&["generation_config.json", "`penalty_alpha` is 0.6"]);
     otter_with_input(&arguments!["chat", "--model", active.path()], b"hi\n").error(&["penalty_alpha"]);
     hi(active.path(), &["--no-generation-config"]).success();
+    // Settings of drawing change nothing where the most probable token is taken, nor do those of a search without one.
+    let greedy = hi(&golden("llama/checkpoint"), &[]).success().stdout;
+    let drawing = with_settings(&json!({"min_p": 0.1, "typical_p": 0.9}));
+    let run = hi(drawing.path(), &[]).success();
+    assert!(run.stderr.contains("typical_p without `do_sample` change nothing"), "{}", run.stderr);
+    assert!(run.stderr.contains("min_p") && run.stdout == greedy, "{}", run.stderr);
+    hi(drawing.path(), &["--num-beams", "2"]).success();
+    hi(drawing.path(), &["--temperature", "0.8"]).error(&["generation_config.json", "`min_p` is 0.1"]);
+    let sampled = with_settings(&json!({"do_sample": true, "top_h": 0.4}));
+    hi(sampled.path(), &[]).error(&["`top_h` is 0.4", "--no-generation-config"]);
+    assert_eq!(hi(sampled.path(), &["--greedy"]).success().stdout, greedy);
+    let searched = with_settings(&json!({"renormalize_logits": true}));
+    let run = hi(searched.path(), &[]).success();
+    assert!(
+        run.stderr.contains("`renormalize_logits` without beams") && run.stdout == greedy,
+        "{}",
+        run.stderr
+    );
+    hi(searched.path(), &["--num-beams", "2"]).error(&["`renormalize_logits` is true"]);
     let neutral =
         json!({"penalty_alpha": null, "typical_p": 1.0, "guidance_scale": 1.0, "num_beam_groups": 1});
     assert_eq!(hi(with_settings(&neutral).path(), &[]).success().stderr, "");

@@ -76,6 +76,8 @@ impl DecodedImage {
                 }
                 Gray16Rule::Clip | Gray16Rule::Scale => {}
             }
+        } else if self.largest_scaled16().is_some_and(|largest| (1..=DARK).contains(&largest)) {
+            self.notes.insert(ImageNote::Gray16Dark);
         }
         let notes = self.notes;
         let image = RgbImage::new(width, height, self.samples(rules)?);
@@ -86,6 +88,20 @@ impl DecodedImage {
         match &self.pixels {
             DynamicImage::ImageLuma16(image) => image.as_raw().iter().copied().max(),
             DynamicImage::ImageLumaA16(image) if self.gray16 => {
+                image.as_raw().as_chunks::<2>().0.iter().map(|pixel| pixel[0]).max()
+            }
+            _ => None,
+        }
+    }
+
+    /// The largest of 16-bit samples that are scaled whatever the rule for gray is.
+    fn largest_scaled16(&self) -> Option<u16> {
+        match &self.pixels {
+            DynamicImage::ImageRgb16(image) => image.as_raw().iter().copied().max(),
+            DynamicImage::ImageRgba16(image) => {
+                image.as_raw().as_chunks::<4>().0.iter().flat_map(|pixel| &pixel[..3]).copied().max()
+            }
+            DynamicImage::ImageLumaA16(image) => {
                 image.as_raw().as_chunks::<2>().0.iter().map(|pixel| pixel[0]).max()
             }
             _ => None,
@@ -261,6 +277,17 @@ mod tests {
         assert_eq!(of(&dark, Gray16Rule::Clip), (gray([0, 200, 17, 255]), Vec::new()));
         let black = png(&samples16(&[0; 4]), 4, ExtendedColorType::L16);
         assert_eq!(of(&black, Gray16Rule::Scale).1, Vec::new());
+        // Colors are scaled whatever the rule is; the alpha channel counts for nothing here.
+        for (values, color) in
+            [(&[1, 2, 255][..], ExtendedColorType::Rgb16), (&[1, 2, 255, 0xffff], ExtendedColorType::Rgba16)]
+        {
+            let dark = png(&samples16(values), 1, color);
+            for rule in [Gray16Rule::Scale, Gray16Rule::Clip] {
+                assert_eq!(of(&dark, rule), (vec![0; 3], vec![ImageNote::Gray16Dark]), "{color:?}");
+            }
+        }
+        let plain = png(&samples16(&[1, 2, 0x1000]), 1, ExtendedColorType::Rgb16);
+        assert_eq!(of(&plain, Gray16Rule::Scale).1, Vec::new());
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What the bytes of an image file say about it without being decoded.
 
+/// What is wrong with bytes that are no [`is_image`], in base64 or not.
+pub(crate) const NO_IMAGE: &str = "neither a PNG, JPEG, WebP or GIF image nor base64 text of one";
+
 /// Whether the bytes begin like PNG, JPEG, GIF or WebP.
 pub(crate) fn is_image(bytes: &[u8]) -> bool {
     let webp = bytes.len() >= 12 && bytes.starts_with(b"RIFF") && &bytes[8..12] == b"WEBP";
@@ -16,8 +19,36 @@ pub(crate) fn is_cut(bytes: &[u8]) -> bool {
         [b'R', b'I', b'F', b'F', a, b, c, d, ..] => {
             (bytes.len() as u64) < 8 + u64::from(u32::from_le_bytes([*a, *b, *c, *d]))
         }
-        [b'G', b'I', b'F', b'8', ..] => bytes.iter().rfind(|byte| **byte != 0) != Some(&b';'),
+        [b'G', b'I', b'F', b'8', ..] => gif_end(bytes).is_none(),
         _ => false,
+    }
+}
+
+/// Where the end mark of a GIF stands, found block by block: the data of a block may hold the same byte.
+fn gif_end(bytes: &[u8]) -> Option<usize> {
+    let colors = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+    let mut at = 13 + colors(*bytes.get(10)?);
+    loop {
+        match *bytes.get(at)? {
+            b';' => return Some(at),
+            // Extension and its kind.
+            b'!' => at += 2,
+            // Place and size of a frame, its colors, and the width of its codes.
+            b',' => at += 11 + colors(*bytes.get(at + 9)?),
+            // Padding between blocks.
+            0 => {
+                at += 1;
+                continue;
+            }
+            _ => return None,
+        }
+        loop {
+            let length = usize::from(*bytes.get(at)?);
+            at += 1 + length;
+            if length == 0 {
+                break;
+            }
+        }
     }
 }
 
@@ -117,6 +148,9 @@ mod tests {
             drop(encoder);
             assert_eq!(has_several_frames(&gif), frames > 1);
             assert!(!is_cut(&gif));
+            // Something appended does not make it cut; the end of a file that ends early does, whatever it is.
+            assert!(!is_cut(&[gif.as_slice(), b"tail"].concat()));
+            assert!((0..gif.len()).skip(4).all(|length| is_cut(&gif[..length])));
         }
         let chunk =
             |name: &[u8], data: &[u8]| [&(data.len() as u32).to_be_bytes(), name, data, &[0; 4]].concat();

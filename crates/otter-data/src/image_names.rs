@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -23,6 +24,10 @@ pub(crate) struct OtherNames {
     composed: OnceLock<HashMap<String, Vec<u32>>>,
     /// An entry by the hash of its composed name in small letters.
     small: OnceLock<HashMap<u64, u32>>,
+    /// Held while an index is made: only one thread reads all names.
+    making: Mutex<()>,
+    /// A hint was asked for by [`Self::is_first_hint`].
+    hinted: AtomicBool,
 }
 
 impl OtherNames {
@@ -32,23 +37,20 @@ impl OtherNames {
         form: &str,
         names: impl Iterator<Item = Result<N>>,
     ) -> Result<&[u32]> {
-        let index = match self.composed.get() {
-            Some(index) => index,
-            None => {
-                let mut index: HashMap<String, Vec<u32>> = HashMap::new();
-                for (entry, name) in (0u32..).zip(names) {
-                    let name = name?;
-                    let name = name.as_ref();
-                    if !name.is_ascii() {
-                        let form = composed(name);
-                        if form != name {
-                            index.entry(form).or_default().push(entry);
-                        }
+        let index = self.made_once(&self.composed, || {
+            let mut index: HashMap<String, Vec<u32>> = HashMap::new();
+            for (entry, name) in (0u32..).zip(names) {
+                let name = name?;
+                let name = name.as_ref();
+                if !name.is_ascii() {
+                    let form = composed(name);
+                    if form != name {
+                        index.entry(form).or_default().push(entry);
                     }
                 }
-                self.composed.get_or_init(|| index)
             }
-        };
+            Ok(index)
+        })?;
         Ok(index.get(form).map_or(&[], Vec::as_slice))
     }
 
@@ -58,15 +60,27 @@ impl OtherNames {
         name: &str,
         names: impl Iterator<Item = Result<N>>,
     ) -> Result<Option<u32>> {
-        let index = match self.small.get() {
-            Some(index) => index,
-            None => {
-                let entries = (0u32..).zip(names).map(|(entry, name)| Ok((small(name?.as_ref()), entry)));
-                let index = entries.collect::<Result<_>>()?;
-                self.small.get_or_init(|| index)
-            }
-        };
+        let index = self.made_once(&self.small, || {
+            (0u32..).zip(names).map(|(entry, name)| Ok((small(name?.as_ref()), entry))).collect()
+        })?;
         Ok(index.get(&small(name)).copied())
+    }
+
+    /// Whether this is asked for the first time.
+    pub(crate) fn is_first_hint(&self) -> bool {
+        !self.hinted.swap(true, Ordering::Relaxed)
+    }
+
+    fn made_once<'a, T>(&self, index: &'a OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&'a T> {
+        if let Some(made) = index.get() {
+            return Ok(made);
+        }
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have made it in the meantime.
+        match index.get() {
+            Some(made) => Ok(made),
+            None => make().map(|made| index.get_or_init(|| made)),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub enum ImageNote {
     AlphaBlended,
     /// Gray of 16 bits with values above 255, which are white.
     Gray16Clipped,
-    /// Gray of 16 bits whose largest value is so small that it is nearly black.
+    /// Of 16 bits, gray or color, with a largest value so small that it is nearly black.
     Gray16Dark,
     /// The end of the file is missing; the decoder made up the rest.
     Cut,
@@ -58,8 +58,8 @@ impl ImageNote {
                  keeps the tones"
             }
             Self::Gray16Dark => {
-                "gray of 16 bits with small values only, nearly black when scaled (gray16 is `scale`); stretch the values \
-                 beforehand, or use `clip` where they end at 255"
+                "of 16 bits with small values only, nearly black when scaled to 8 bits; stretch the values beforehand, or use \
+                 gray16 `clip` for gray that ends at 255"
             }
             Self::Cut => "cut: the end of the file is missing, and the decoder made up the rest; fetch again",
             Self::OneFrame => "animated, of which one frame is shown; give the frames as images of their own",

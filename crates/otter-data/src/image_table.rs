@@ -197,6 +197,11 @@ impl ImageTable {
         self.id(entry? as usize).ok().map(Cow::into_owned)
     }
 
+    /// The same for the first id only: where many are not found, looking for each costs, and one shows what is wrong.
+    pub(crate) fn first_similar_id(&self, id: &str) -> Option<String> {
+        self.other_names.is_first_hint().then(|| self.similar_id(id)).flatten()
+    }
+
     /// The encoded bytes of an image, or `None` if the table does not have it.
     pub fn encoded(&self, id: &str) -> Result<Option<Vec<u8>>> {
         self.find(id)?.map(|entry| self.encoded_entry(entry)).transpose()
@@ -295,6 +300,8 @@ mod tests {
         assert_eq!(table.encoded("th\u{e9}").unwrap(), None);
         assert_eq!(table.similar_id("Apple").as_deref(), Some("apple"));
         assert_eq!(table.similar_id("pear"), None);
+        assert_eq!(table.first_similar_id("Apple").as_deref(), Some("apple"));
+        assert_eq!(table.first_similar_id("Apple"), None);
         let file = place.path().join("images.json");
         fs::write(&file, format!(r#"{{"{nfc}":"MQ=="}}"#)).unwrap();
         let table = ImageTable::open(&file, 0).unwrap();

@@ -1,6 +1,6 @@
 //! One entry of an instruction file (`spec/data.md` 1.1).
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::json_text::{one_or_many, parse_json, parse_object};
 
@@ -18,10 +18,10 @@ pub struct Record {
     #[serde(default, deserialize_with = "one_or_many")]
     pub rel_ins_ids: Vec<String>,
     /// Code of its language, such as `de`, where the source tells it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "text_or_unsaid", skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
     /// It serves as an example in the context of others, and is no sample of its own where no train file says so.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_is_false", skip_serializing_if = "std::ops::Not::not")]
     pub example_only: bool,
 }
 
@@ -32,6 +32,16 @@ impl Record {
             format!("the record is no object with `instruction`, `answer` and `image_ids`: {fault}")
         })
     }
+}
+
+/// A string that is not empty; whatever else an older file has under the key says nothing.
+fn text_or_unsaid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(value.as_str().filter(|text| !text.is_empty()).map(str::to_owned))
+}
+
+fn null_is_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// Parses the context list of a train file.
@@ -73,6 +83,16 @@ mod tests {
             let record = Record::parse(text.as_bytes());
             assert_eq!(record.as_ref().map(|record| record.example_only), Ok(text == said));
             assert_eq!(serde_json::to_string(&record.unwrap_or_default()).ok().as_deref(), Some(text));
+        }
+        for unsaid in [
+            r#""language":["en"]"#,
+            r#""language":"""#,
+            r#""language":null"#,
+            r#""language":3"#,
+            r#""example_only":null"#,
+        ] {
+            let record = Record::parse(format!(r#"{{"instruction":"q","answer":"a",{unsaid}}}"#).as_bytes());
+            assert_eq!(record.map(|record| (record.language, record.example_only)), Ok((None, false)));
         }
     }
 }

@@ -360,7 +360,7 @@ impl SampleBuilder<'_> {
         }
         let tables: Vec<_> =
             self.table_order.iter().map(|&t| self.tables[t].path().display().to_string()).collect();
-        let similar = self.table_order.iter().find_map(|&table| self.tables[table].similar_id(id));
+        let similar = self.table_order.iter().find_map(|&table| self.tables[table].first_similar_id(id));
         let hint = similar.map(|similar| format!("there is {similar}; ")).unwrap_or_default();
         Err(BuildError::Skip(
             SkipReason::MissingImage,

@@ -248,3 +248,52 @@ fn images_that_differ_only_in_transparency_are_not_merged() {
     let example = white.findings.iter().find(|finding| finding.reason == "transparent_image").unwrap();
     assert!(example.examples[0].message.contains("levels on average"), "{:?}", example.examples[0]);
 }
+
+#[test]
+fn images_of_a_set_that_is_left_out_stay_with_another_set() {
+    let place = tempfile::tempdir().unwrap();
+    let write =
+        |name: &str, value: Value| std::fs::write(place.path().join(name), value.to_string()).unwrap();
+    write("a.json", json!({"data": {"A1": {"instruction": "a", "answer": "", "image_ids": ["one"]}}}));
+    write("b.json", json!({"data": {"B1": record("b", &["one"], &[]), "B2": record("c", &["two"], &[])}}));
+    write("ta.json", json!({"one": STANDARD.encode(png(1)), "spare": STANDARD.encode(png(2))}));
+    write("tb.json", json!({"two": STANDARD.encode(png(3))}));
+    std::fs::write(
+        place.path().join("list.yaml"),
+        "IMAGE_TEXT:
+  A: {mimicit_path: a.json, images_path: ta.json}
+  B: {mimicit_path: b.json, images_path: tb.json}
+",
+    )
+    .unwrap();
+    let config = DataConfig {
+        mimicit_yaml: Some(place.path().join("list.yaml")),
+        image_size: 8,
+        ..DataConfig::default()
+    };
+    for form in OutputForm::ALL {
+        let (_, fixed, after) = fix(&config, &place.path().join(form.name()), form, false);
+        assert!(after.is_clean(), "{form}: {:?}", after.findings);
+        assert_eq!((fixed.records, fixed.images, fixed.images_unused), (2, 2, 1), "{form}");
+        assert_eq!((after.records, after.images), (2, 2), "{form}");
+    }
+    // Where ids meet, no record may silently get another image.
+    write("b.json", json!({"data": {"B1": record("b", &["one", "two"], &[])}}));
+    write("tb.json", json!({"two": STANDARD.encode(png(3)), "one": STANDARD.encode(png(4))}));
+    write("c.json", json!({"data": {"C1": record("c", &["one", "three"], &[])}}));
+    write("tc.json", json!({"three": STANDARD.encode(png(5))}));
+    std::fs::write(
+        place.path().join("list.yaml"),
+        "IMAGE_TEXT:
+  A: {mimicit_path: a.json, images_path: ta.json}
+  B: {mimicit_path: b.json, images_path: tb.json}
+  C: {mimicit_path: c.json, images_path: tc.json}
+",
+    )
+    .unwrap();
+    let fix = FixOptions { form: OutputForm::Json, dedupe: false };
+    let out = place.path().join("out");
+    let error = verify_and_fix(&config, None, &VerifyOptions::default(), &fix, &out, &mut |_| {});
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("ta.json") && message.contains("image one") && !out.exists(), "{message}");
+}

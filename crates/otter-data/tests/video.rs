@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use otter_data::video::{
     FrameSampling, Picture, VideoError, VideoFrame, VideoOptions, find_ffmpeg, open_frames,
 };
+use otter_data::{AlphaRule, ImageNote, ImageRules};
 use tempfile::TempDir;
 
 /// A script that answers `-version` and a run without output as ffmpeg does, and then does `body`.
@@ -232,6 +233,38 @@ fn round(time: f64) -> f64 {
 
 fn times(file: &Path, options: &VideoOptions) -> Vec<f64> {
     taken(file, options).into_iter().map(|(time, ..)| time).collect()
+}
+
+#[test]
+fn the_alpha_channel_of_webm_is_read() {
+    let Some(ffmpeg) = real() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for codec in ["libvpx", "libvpx-vp9"] {
+        let listing = Command::new(&ffmpeg).args(["-hide_banner", "-encoders"]).output().unwrap();
+        if !String::from_utf8_lossy(&listing.stdout).contains(&format!(" {codec} ")) {
+            skip::skipped("ffmpeg", "install one with libvpx to run this test");
+            return;
+        }
+        let file = folder.path().join(format!("{codec}.webm"));
+        make(
+            &ffmpeg,
+            &file,
+            &format!(
+                "-f lavfi -i color=black@0.0:size=64x48:rate=5:duration=1,format=yuva420p -c:v {codec} -auto-alt-ref 0"
+            ),
+        );
+        for (alpha, level) in [(AlphaRule::Drop, 0.0), (AlphaRule::White, 255.0), (AlphaRule::Black, 0.0)] {
+            let rules = ImageRules { alpha, ..ImageRules::default() };
+            let options = VideoOptions { rules, ..VideoOptions::default() };
+            for frame in open_frames(&file, &options).unwrap() {
+                let Picture::Pixels(image) = frame.unwrap().picture else { panic!("pixels are expected") };
+                assert!(image.notes().contains(ImageNote::VideoAlpha), "{codec} {alpha:?}");
+                let sum: u64 = image.pixels().iter().map(|&value| u64::from(value)).sum();
+                let mean = sum as f64 / image.pixels().len() as f64;
+                assert!((mean - level).abs() < 4.0, "{codec} {alpha:?}: {mean}");
+            }
+        }
+    }
 }
 
 #[test]

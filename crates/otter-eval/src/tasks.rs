@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use otter_data::{Dataset, without_byte_order_mark};
+use otter_data::{Dataset, foreign_encoding, without_byte_order_mark};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -125,6 +125,9 @@ impl Truth {
             return Err(format(format!("the file has {length} bytes, more than {LARGEST_TRUTH_FILE}")));
         }
         let bytes = std::fs::read(path).map_err(read)?;
+        if let Some(fault) = foreign_encoding(&bytes) {
+            return Err(format(fault.to_owned()));
+        }
         let entries: Entries = serde_json::from_slice(without_byte_order_mark(&bytes))
             .map_err(|error| format(error.to_string()))?;
         let file = self.files.len();
@@ -298,6 +301,16 @@ mod tests {
         assert_eq!(tasks.iter().map(|t| (t.id.as_str(), t.index)).collect::<Vec<_>>(), [("b", 0), ("a", 1)]);
         // Query b is not asked with two examples.
         assert_eq!(truth.match_ids(vec!["a".into()], 2).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn another_encoding_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("X_truth.json");
+        let wide: Vec<u8> = GOOD.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&path, wide).unwrap();
+        let error = Truth::read(&[path]).map_err(|error| error.to_string()).unwrap_err();
+        assert!(error.contains("X_truth.json") && error.contains("save it as UTF-8"), "{error}");
     }
 
     #[test]

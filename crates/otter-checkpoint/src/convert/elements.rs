@@ -316,7 +316,7 @@ pub(super) mod tests {
         moved.rows = RowOrder::Interleaved { head: 6 };
         let mut copied = Vec::new();
         moved
-            .for_each_blocks(&mut |bytes| {
+            .for_each_blocks("x", &mut |bytes| {
                 copied.extend_from_slice(bytes);
                 Ok(())
             })

@@ -178,6 +178,7 @@ pub fn convert(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>))
     }
 }
 
+/// One file of weights, read back before it is moved into place.
 fn to_file(
     options: &ConvertOptions,
     format: OutputFormat,
@@ -185,10 +186,14 @@ fn to_file(
 ) -> Result<ConvertReport> {
     let mut plan = planning::plan(options, None)?;
     dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
-    write_file(&options.out, &plan.tensors, format, progress)?;
-    verify::verify_tensors(&options.out, &options.out, &plan.tensors)?;
     let name = language::folder_name(&options.out);
-    Ok(report(options, plan, vec![name], Vec::new()))
+    let temporary = atomic::temporary_dir(&options.out)?;
+    let file = temporary.join(&name);
+    let written = write_file(&file, &options.out, &plan.tensors, format, progress)
+        .and_then(|()| verify::verify_tensors(&file, &options.out, &plan.tensors))
+        .and_then(|()| atomic::replace_file(&file, &options.out));
+    let _ = fs::remove_dir_all(&temporary);
+    written.map(|()| report(options, plan, vec![name], Vec::new()))
 }
 
 /// One file with configuration and tokenizer, made in a directory of its own and read back before it is moved.
@@ -196,8 +201,7 @@ fn to_gguf(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> 
     let temporary = atomic::temporary_dir(&options.out)?;
     let inner = ConvertOptions { format: OutputFormat::Gguf, ..options.clone() };
     let written = fill(&temporary, &inner, progress).and_then(|mut report| {
-        fs::rename(temporary.join(gguf::FILE_NAME), &options.out)
-            .map_err(CheckpointError::write(&temporary, &options.out))?;
+        atomic::replace_file(&temporary.join(gguf::FILE_NAME), &options.out)?;
         report.weight_files = vec![language::folder_name(&options.out)];
         report.other_files.clear();
         let settings = temporary.join(GENERATION_CONFIG);
@@ -238,7 +242,7 @@ fn fill(
             plan.keep_parameters();
             stored = write_gguf_file(temporary, target, &plan.tensors, options.quantization, progress)?;
             // As the file alone, without the directory around it.
-            verify_directory(&temporary.join(gguf::FILE_NAME), target)?;
+            verify_directory(&temporary.join(gguf::FILE_NAME), target, &[])?;
             vec![gguf::FILE_NAME.to_owned()]
         }
         format => write_shards(temporary, target, &plan.tensors, format, options.max_shard_bytes, progress)?,
@@ -249,7 +253,7 @@ fn fill(
     }
     verify::verify_tensors(temporary, target, &plan.tensors)?;
     let remarks = match (&plan.config, plan.plain_language_model) {
-        _ if plan.verify => verify_directory(temporary, target)?,
+        _ if plan.verify => verify_directory(temporary, target, &carried_from(&plan))?,
         (Some(config), true) => verify::verify_language_model(config, target)?,
         _ => Vec::new(),
     };
@@ -303,6 +307,20 @@ fn small_files(temporary: &Path, target: &Path, plan: &mut Plan) -> Result<Vec<S
         names.push("README.md".to_owned());
     }
     Ok(names)
+}
+
+/// The files of sources that were copied as they are.
+fn carried_from(plan: &Plan) -> Vec<PathBuf> {
+    let tokenizer = match &plan.tokenizer {
+        Tokenizer::Written => None,
+        Tokenizer::From(directory) => Some(directory),
+    };
+    let tokenizer = tokenizer.into_iter().flat_map(|from| TOKENIZER_FILES.iter().map(|name| from.join(name)));
+    let other = CARRIED.iter().filter_map(|name| {
+        let mut places = plan.carry_from.iter().map(|from| from.join(name));
+        places.find(|file| file.is_file())
+    });
+    tokenizer.chain(other).collect()
 }
 
 fn report(options: &ConvertOptions, plan: Plan, weights: Vec<String>, other: Vec<String>) -> ConvertReport {

@@ -145,11 +145,12 @@ pub(super) fn write_gguf_file(
     })
 }
 
-/// Writes all tensors into one file, which replaces `target` when it is complete.
+/// Writes all tensors into the file at `path`, which will become `target`.
 ///
 /// # Errors
-/// As [`write_shards`]; then `target` is as it was.
+/// As [`write_shards`].
 pub(super) fn write_file(
+    path: &Path,
     target: &Path,
     tensors: &[PlannedTensor],
     format: OutputFormat,
@@ -157,7 +158,7 @@ pub(super) fn write_file(
 ) -> Result<()> {
     check_names(target, tensors)?;
     let total = tensors.iter().map(PlannedTensor::bytes).sum();
-    write_one(target, target, tensors, format, &mut Meter { done: 0, total, report })
+    write_one(path, target, tensors, format, &mut Meter { done: 0, total, report })
 }
 
 fn write_one(

@@ -4,7 +4,7 @@
 use super::elements::{self, PIECE};
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{BlockFormat, GgufQuantization, kept_blocks};
-use crate::narrow::{NarrowError, check_finite, narrow};
+use crate::narrow::{NarrowError, narrow};
 use crate::tensor::{Dtype, TensorEntry};
 use otter_nn::{Init, ParameterSpec};
 use std::io::Write;
@@ -176,13 +176,8 @@ impl PlannedTensor {
     /// When the scale of a block makes its elements no finite numbers; those of `put`.
     pub(super) fn blocks(&self, put: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.parts.iter().try_for_each(|part| {
-            let Part::Stored { name, entry } = part else { return Ok(()) };
-            entry.for_each_f32(name, &mut |values| {
-                check_finite(values).map_err(|value| {
-                    self.error(&entry.location.path, NarrowError::NotFinite(value).problem())
-                })
-            })?;
-            entry.for_each_blocks(put)
+            let Part::Stored { entry, .. } = part else { return Ok(()) };
+            entry.for_each_blocks(&self.name, put)
         })
     }
 
@@ -238,7 +233,8 @@ fn drawn(spec: &ParameterSpec, seed: u64, put: &mut dyn FnMut(&[f32]) -> Result<
     })
 }
 
-/// Share of the covariance of the old rows that new rows have about their mean: enough to tell them apart.
+/// Share of the covariance of the old rows that new rows have about their mean. 32-bit floats tell the rows apart; 16-bit ones
+/// mostly round them to the same bits, until training moves them.
 pub(super) const SHARE_OF_COVARIANCE: f64 = 1e-9;
 
 /// `count` draws from a normal distribution with the mean of the table's rows and [`SHARE_OF_COVARIANCE`] of their covariance, as

@@ -13,15 +13,15 @@ use crate::weights::Weights;
 use crate::wrappers;
 use otter_model::Otter;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Opens a written Otter as any command would and accounts for every tensor. `target` is what it will be. Returns the remarks
-/// of the loader.
+/// Opens a written Otter as any command would and accounts for every tensor. `target` is what it will be, and
+/// `carried` are files of sources that were copied there, which messages name instead. Returns the remarks of the loader.
 ///
 /// # Errors
 /// When the configuration describes no supported model, a parameter is missing, a tensor is unexpected, a shape differs, or
 /// the tokenizer cannot be read.
-pub(crate) fn verify_directory(written: &Path, target: &Path) -> Result<Vec<String>> {
+pub(crate) fn verify_directory(written: &Path, target: &Path, carried: &[PathBuf]) -> Result<Vec<String>> {
     let opened = || -> Result<Vec<String>> {
         let checkpoint = Checkpoint::open(written)?;
         let (_, specs) = Otter::new(&checkpoint.config.model)
@@ -35,7 +35,13 @@ pub(crate) fn verify_directory(written: &Path, target: &Path) -> Result<Vec<Stri
     let own = |text: String| text.replace(&written.display().to_string(), &target.display().to_string());
     match opened() {
         Ok(warnings) => Ok(warnings.into_iter().map(own).collect()),
-        Err(error) => Err(does_not_load(target, &own(error.to_string()))),
+        Err(error) => {
+            let text = carried.iter().fold(error.to_string(), |text, source| {
+                let copy = written.join(source.file_name().unwrap_or_default());
+                text.replace(&copy.display().to_string(), &source.display().to_string())
+            });
+            Err(does_not_load(target, &own(text)))
+        }
     }
 }
 

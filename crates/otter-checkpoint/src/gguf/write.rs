@@ -157,7 +157,9 @@ pub fn save_gguf(
         &tensors,
         &options,
         &mut |index, put| match tensors[index].blocks {
-            Some(_) => entries[index].for_each_blocks(&mut |bytes| put(GgufElements::Blocks(bytes))),
+            Some(_) => {
+                entries[index].for_each_blocks(names[index], &mut |bytes| put(GgufElements::Blocks(bytes)))
+            }
             None => {
                 entries[index].for_each_f32(names[index], &mut |values| put(GgufElements::Floats(values)))
             }

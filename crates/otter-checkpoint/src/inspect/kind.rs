@@ -4,6 +4,7 @@
 use super::facts::Language;
 use super::part::{Part, language_name};
 use super::tower::OtherTower;
+use crate::config_file::ModelFamily;
 use crate::convert::tables::LANGUAGE_MODELS;
 use crate::trained_part::{TRAINED_FILE, TrainedPart};
 use std::fmt;
@@ -55,17 +56,24 @@ impl Kind {
             Self::TrainedPart
         } else if let Some(tower) = tower {
             Self::OtherTower(tower)
-        } else if any(&|name| name.ends_with("class_embedding")) {
+        } else if any(&|name| name.ends_with("class_embedding") && Part::of(name) == Part::Vision) {
             Self::VisionTower
-        } else if any(&|name| language_name(name).is_some()) {
+        } else if any(&|name| language_name(name).is_some()) && !any(&|name| name.contains(".vision_")) {
             Self::LanguageModel
         } else {
             Self::Unknown
         }
     }
 
-    /// The command that makes a whole model of it, when it is a part of one. `path` is what was inspected.
-    pub(super) fn completing_command(self, path: &str) -> Option<String> {
+    /// The command that makes a whole model of it, when it is a part of one. `path` is what was inspected; `family` and
+    /// `language` are what its configuration says.
+    pub(super) fn completing_command(
+        self,
+        path: &str,
+        family: Option<ModelFamily>,
+        language: Option<Language>,
+    ) -> Option<String> {
+        let inject = || format!("otter convert --inject {path} --base-vision CLIP_DIR --out DIR");
         Some(match self {
             Self::OpenFlamingo(_) => {
                 format!("otter convert {path} --base-lm LM_DIR --base-vision CLIP_DIR --out DIR")
@@ -77,21 +85,21 @@ impl Kind {
                 let overlay = if file.exists() { file.display().to_string() } else { path.to_owned() };
                 format!("otter convert {base} --overlay {overlay} --out DIR")
             }
-            Self::LanguageModel => {
-                format!("otter convert --inject {path} --base-vision CLIP_DIR --out DIR")
-            }
+            Self::LanguageModel => inject(),
             Self::VisionTower => {
                 format!("otter convert --inject LM_DIR --base-vision {path} --out DIR")
             }
-            Self::Configuration => {
+            Self::Configuration if family.is_some() => {
                 format!("otter init --like {path} --out DIR (random values), or fetch its weights")
             }
+            Self::Configuration if language.is_some() => format!("fetch its weights, then {}", inject()),
+            Self::Configuration => format!("fetch its weights, then ask again: otter inspect {path}"),
             Self::Model | Self::Adapters | Self::OtherTower(_) | Self::Unknown => return None,
         })
     }
 
     /// Why no command makes a model of it, where none does.
-    pub(super) fn dead_end(self, language: Option<Language>) -> Option<String> {
+    pub(super) fn dead_end(self, family: Option<ModelFamily>, language: Option<Language>) -> Option<String> {
         const MERGE: &str = "no command of otter makes a model of adapters alone; merge them into their model with PEFT \
                              (merge_and_unload) and convert that";
         Some(match self {
@@ -100,10 +108,14 @@ impl Kind {
                 "no command makes an Otter of it: a tower is a CLIP vision transformer with quick_gelu \
                  (openai/clip-vit-large-patch14), and {tower} computes something else"
             ),
-            Self::LanguageModel if language == Some(Language::Other) => format!(
-                "no command makes an Otter of it: supported language models are {}",
-                LANGUAGE_MODELS.iter().map(|model| model.name).collect::<Vec<_>>().join(", ")
-            ),
+            Self::LanguageModel | Self::Configuration
+                if language == Some(Language::Other) && family.is_none() =>
+            {
+                format!(
+                    "no command makes an Otter of it: supported language models are {}",
+                    LANGUAGE_MODELS.iter().map(|model| model.name).collect::<Vec<_>>().join(", ")
+                )
+            }
             Self::Unknown => {
                 "no command makes a model of it: its names are those of no Otter, OpenFlamingo, supported \
                               language model or CLIP tower"

@@ -160,7 +160,7 @@ impl Inspection {
             return None;
         }
         let of = self.whole().map_or(String::new(), |whole| format!(" of {}", billions(whole)));
-        let command = self.kind.completing_command(&self.path.display().to_string())?;
+        let command = self.completing_command()?;
         let base = self.release.as_ref().map_or("the model it was trained from", |found| found.release.base);
         let tower = if self.kind == Kind::TrainedPart { "" } else { " and openai/clip-vit-large-patch14" };
         let have = billions(self.total_parameters as u64);
@@ -169,8 +169,14 @@ impl Inspection {
 
     /// Of what is no whole model: the command that makes one of it, or why none does.
     pub fn next_step(&self) -> Option<String> {
-        let dead_end = self.kind.dead_end(self.facts.language);
-        dead_end.or_else(|| self.kind.completing_command(&self.path.display().to_string()))
+        let dead_end = self.kind.dead_end(self.family, self.facts.language);
+        dead_end.or_else(|| self.completing_command())
+    }
+
+    fn completing_command(&self) -> Option<String> {
+        // A model of others that sees holds more than its language model.
+        let language = self.facts.language.filter(|_| self.facts.vision_width.is_none());
+        self.kind.completing_command(&self.path.display().to_string(), self.family, language)
     }
 
     /// What somebody should know before asking the model anything.
@@ -261,7 +267,8 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
     }
 
     let tied = config.as_ref().is_some_and(|config| config.model.tie_word_embeddings);
-    let tensors = summaries(&source.tensors, tied);
+    let tower = matches!(kind, Kind::VisionTower | Kind::OtherTower(_));
+    let tensors = summaries(&source.tensors, tied, tower);
     let parts = part_sums(&tensors);
     let tables = tied_tables(source.config.as_ref(), &source.tensors, with_model && family.is_some());
     if tables.trap && !warnings.iter().any(|warning| warning.contains("tie_word_embeddings")) {
@@ -358,14 +365,14 @@ fn classes_differ(config: &Map<String, Value>) -> Option<String> {
     differs.then(|| format!("model_type is {kind} but architectures says {class}; model_type counts"))
 }
 
-fn summaries(tensors: &[(String, TensorEntry)], tied: bool) -> Vec<TensorSummary> {
+fn summaries(tensors: &[(String, TensorEntry)], tied: bool, tower: bool) -> Vec<TensorSummary> {
     let stored_input = tensors.iter().any(|(name, _)| is_input_table(name));
     let summary = |(name, entry): &(String, TensorEntry)| {
         let alias = tied && stored_input && is_output_table(name);
         let reason = if alias { Some("tied to the input table") } else { reason_to_ignore(name) };
         TensorSummary {
             name: name.clone(),
-            part: Part::of(name),
+            part: Part::of_checkpoint(name, tower),
             dtype: entry.dtype,
             shape: entry.shape.clone(),
             elements: entry.elements(),

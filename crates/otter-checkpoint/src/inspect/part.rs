@@ -12,12 +12,14 @@ const TOWERS: [&str; 13] = [
     "embeddings.mask_token",
     "embeddings.patch_embedding",
     "embeddings.position_embedding.",
-    "encoder.layers.",
+    TOWER_LAYERS,
     "pre_layrnorm.",
     "post_layernorm.",
     "vit.",
     "dinov2.",
 ];
+/// First components of the layers of a tower without `vision_model.`.
+const TOWER_LAYERS: &str = "encoder.layers.";
 /// Last components of input tables.
 const INPUT_TABLES: [&str; 4] =
     ["embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight"];
@@ -51,6 +53,12 @@ impl Part {
         Self::Embeddings,
         Self::Other,
     ];
+
+    /// As [`Part::of`] in a checkpoint that is an image tower or not: encoders of other models have the names of a tower's
+    /// layers too.
+    pub(super) fn of_checkpoint(name: &str, tower: bool) -> Self {
+        if !tower && name.starts_with(TOWER_LAYERS) { Self::Other } else { Self::of(name) }
+    }
 
     /// The part that a tensor of this name belongs to.
     pub fn of(name: &str) -> Self {

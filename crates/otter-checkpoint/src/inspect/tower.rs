@@ -4,23 +4,26 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::part::language_name;
+
 /// A tower that no Otter has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OtherTower(&'static str);
 
-/// How `model_type` begins, and the name. Longer ones stand before those that they begin with.
+/// First words of a `model_type`, and the name.
 const TYPES: &[(&str, &str)] = &[
     ("siglip2", "SigLIP 2"),
     ("siglip", "SigLIP"),
     ("dinov3", "DINOv3"),
     ("dinov2", "DINOv2"),
     ("vitdet", "ViTDet"),
-    ("vit_", "ViT"),
     ("vit", "ViT"),
     ("deit", "DeiT"),
     ("beit", "BEiT"),
     ("swin", "Swin"),
+    ("swinv2", "Swin"),
     ("convnext", "ConvNeXt"),
+    ("convnextv2", "ConvNeXt"),
     ("resnet", "ResNet"),
     ("aimv2", "AIMv2"),
     ("intern_vit", "InternViT"),
@@ -35,10 +38,17 @@ const TYPES: &[(&str, &str)] = &[
     ("altclip", "AltCLIP"),
 ];
 
+/// What may stand in front of the names of a tower.
+const WRAPPERS: &[&str] = &["vision_model.", "vit.", "dinov2."];
+
 impl OtherTower {
     /// The tower that a `model_type` names.
     pub(super) fn of_type(model_type: &str) -> Option<Self> {
-        TYPES.iter().find(|(start, _)| model_type.starts_with(start)).map(|(_, name)| Self(name))
+        // Whole words: `vits` makes speech.
+        let begins = |start: &str| {
+            model_type.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        TYPES.iter().find(|(start, _)| begins(start)).map(|(_, name)| Self(name))
     }
 
     /// The tower of a checkpoint that is nothing else.
@@ -47,10 +57,22 @@ impl OtherTower {
         if declared.is_some() {
             return declared;
         }
-        let any = |part: &str| names.iter().any(|name| name.contains(part));
+        // A model that sees and writes is none, whatever its tower is.
+        let has_text = config.is_some_and(|config| config.contains_key("text_config"));
+        let is_text = |name: &&str| name.contains("language_model.") || language_name(name).is_some();
+        if has_text || names.iter().any(is_text) {
+            return None;
+        }
+        let own: Vec<&str> = names
+            .iter()
+            .map(|name| WRAPPERS.iter().find_map(|wrapper| name.strip_prefix(wrapper)).unwrap_or(name))
+            .collect();
+        let any = |start: &str| own.iter().any(|name| name.starts_with(start));
+        let scaled =
+            |name: &&str| name.starts_with("encoder.layer.") && name.contains(".layer_scale1.lambda1");
         if any("embeddings.class_embedding") || any("visual.") {
             None
-        } else if any("embeddings.mask_token") || any("layer_scale1.lambda1") {
+        } else if any("embeddings.mask_token") || own.iter().any(scaled) {
             Some(Self("DINOv2"))
         } else if any("embeddings.cls_token") || any("blocks.0.attn.qkv.") && any("patch_embed.") {
             Some(Self("ViT"))

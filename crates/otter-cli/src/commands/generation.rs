@@ -112,6 +112,10 @@ impl Settings {
                 }
             }
         }
+        for (key, _) in defaults.unsupported_search.iter().filter(|_| settings.beams.is_none()) {
+            let file = defaults.path.display();
+            eprintln!("warning: {file}: `{key}` without beams changes nothing");
+        }
         if !used.words.is_empty() {
             eprintln!("{} sets what no option does: {}", defaults.path.display(), used.words.join(", "));
         }
@@ -208,6 +212,9 @@ impl Settings {
                  --num-beams or ask for fewer"
             );
         }
+        if let Some((_, refusal)) = defaults.unsupported_search.first() {
+            bail!("{refusal}, or pass the file over with --no-generation-config");
+        }
         let asked = arguments.early_stopping.map(|choice| match choice {
             EarlyStoppingChoice::False => EarlyStopping::Heuristic,
             EarlyStoppingChoice::True => EarlyStopping::AtOnce,
@@ -266,7 +273,8 @@ fn chosen(arguments: &SamplingArguments, defaults: &GenerationDefaults, used: &m
             ("temperature", defaults.temperature.is_some_and(|value| value != 1.0)),
             ("top_p", defaults.top_p.is_some_and(|value| value != 1.0)),
         ];
-        let set: Vec<&str> = set.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect();
+        let set = set.into_iter().filter(|(_, set)| *set).map(|(key, _)| key);
+        let set: Vec<&str> = set.chain(defaults.unsupported_draws.iter().map(|(key, _)| *key)).collect();
         if !set.is_empty() {
             let (file, keys) = (defaults.path.display(), set.join(" and "));
             eprintln!(
@@ -274,6 +282,9 @@ fn chosen(arguments: &SamplingArguments, defaults: &GenerationDefaults, used: &m
             );
         }
         return Ok(Sampling::Greedy);
+    }
+    if let Some((_, refusal)) = defaults.unsupported_draws.first() {
+        bail!("{refusal}, or pass the file over with --no-generation-config");
     }
     if !asked {
         used.words.push("do_sample true".to_owned());

@@ -1,15 +1,14 @@
 //! Encoded images inside samples: real bytes, or base64 text in their place as in LAION's tars.
 
 use crate::base64_image::decode_base64_image;
-use crate::image_file::is_image;
+use crate::image_file::{NO_IMAGE, is_image};
 
 /// The bytes of an image, decoded from base64 text where they are such.
-pub(super) fn image_bytes(part: &[u8]) -> Result<Vec<u8>, String> {
-    let what = "neither a PNG, JPEG, WebP or GIF image nor base64 text of one";
+pub(crate) fn image_bytes(part: &[u8]) -> Result<Vec<u8>, String> {
     match decode_base64_image(part) {
         Ok(bytes) if is_image(&bytes) => Ok(bytes),
-        Ok(_) => Err(what.to_owned()),
-        Err(message) => Err(format!("{what}: {message}")),
+        Ok(_) => Err(NO_IMAGE.to_owned()),
+        Err(message) => Err(format!("{NO_IMAGE}: {message}")),
     }
 }
 

@@ -17,5 +17,6 @@ mod stream;
 
 pub use assignment::best_assignment;
 pub use config::{CaptionFormat, ImageRule, StreamConfig};
+pub(crate) use embedded_image::image_bytes;
 pub use labels::{caption_label_mask, interleaved_label_mask};
 pub(crate) use stream::{Stream, StreamContext};

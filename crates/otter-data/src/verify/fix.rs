@@ -3,7 +3,7 @@
 //! Every set becomes a data set in a folder of its own, and `data.yaml` beside them is the list of all. Images that
 //! several sets share are written once, with the first of these sets.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,6 +115,8 @@ struct Repair<'a, 'b> {
     kept: Vec<bool>,
     /// Images that stay, for each entry of each table.
     needed: Vec<Vec<bool>>,
+    /// Images that stay though no set of their table does: (set with which they are written, table, entry).
+    adopted: BTreeSet<(usize, usize, u32)>,
     report: FixReport,
 }
 
@@ -131,6 +133,7 @@ impl<'a, 'b> Repair<'a, 'b> {
             without_samples: vec![false; sources.sets.len()],
             kept: vec![false; sources.sets.len()],
             needed: sources.tables.iter().map(|opened| vec![false; opened.table.len()]).collect(),
+            adopted: BTreeSet::new(),
             report: FixReport { list: out.join(FIXED_LIST), ..FixReport::default() },
         };
         if fix.dedupe {
@@ -242,7 +245,9 @@ impl<'a, 'b> Repair<'a, 'b> {
         for (number, opened) in verifier.sources.tables.iter().enumerate() {
             if self.owner(number) == usize::MAX {
                 self.report.images_dropped += opened.bad.len() as u64;
-                self.report.images_unused += (opened.table.len() - opened.bad.len()) as u64;
+                let adopted: HashSet<u32> =
+                    self.adopted.iter().filter(|image| image.1 == number).map(|image| image.2).collect();
+                self.report.images_unused += (opened.table.len() - opened.bad.len() - adopted.len()) as u64;
             }
         }
         let total = self.verifier.sources.sets.len();
@@ -269,11 +274,44 @@ impl<'a, 'b> Repair<'a, 'b> {
                     continue;
                 }
                 for id in self.record(number, entry)?.image_ids {
-                    if let Some((_, (table, entry))) = self.image(number, &id)?
-                        && let Some(needed) = self.needed[table].get_mut(entry as usize)
-                    {
+                    let Some((_, (table, entry))) = self.image(number, &id)? else { continue };
+                    if let Some(adopter) = self.adopter(number, table) {
+                        self.adopted.insert((adopter, table, entry));
+                    } else if let Some(needed) = self.needed[table].get_mut(entry as usize) {
                         *needed = true;
                     }
+                }
+            }
+        }
+        self.check_adopted()
+    }
+
+    /// The set with which the images are written that set `of` finds in a table of which no set of its group stays.
+    fn adopter(&self, of: usize, table: usize) -> Option<usize> {
+        let group = self.verifier.sources.sets[of].set.group;
+        let sets = self.verifier.sources.sets.iter().map(|opened| &opened.set).enumerate();
+        let mut kept = sets.filter(|(number, set)| self.kept[*number] && set.group == group);
+        if kept.clone().any(|(_, set)| set.table == Some(table)) {
+            return None;
+        }
+        // A set of the group without images of its own would be no set of an image group.
+        kept.find_map(|(_, set)| set.table).map(|table| self.owner(table))
+    }
+
+    /// In another file an image must not hide one of the same id.
+    fn check_adopted(&self) -> Result<()> {
+        let tables = &self.verifier.sources.tables;
+        for &(set, table, entry) in &self.adopted {
+            let id = tables[table].table.id(entry as usize)?;
+            for other in self.verifier.sources.table_order(set).filter(|other| *other != table) {
+                let Some(same) = tables[other].table.find(&id)? else { continue };
+                if self.needed[other][same] || self.adopted.contains(&(set, other, same as u32)) {
+                    let other = tables[other].table.path().display();
+                    let message = format!(
+                        "no set that lists this file is left, so its image {id} would move to another file, but {other} has an \
+                         image of that id, too; rename one of them"
+                    );
+                    return Err(DataError::format(tables[table].table.path(), message));
                 }
             }
         }
@@ -299,6 +337,11 @@ impl<'a, 'b> Repair<'a, 'b> {
             create_writer(self.form, &self.out.join(&self.names[number]), &self.names[number], &options)?;
         if let Some(table) = opened.set.table.filter(|table| self.owner(*table) == number) {
             self.write_images(table, writer.as_mut())?;
+        }
+        for &(_, table, entry) in self.adopted.range((number, 0, 0)..(number + 1, 0, 0)) {
+            let table = &self.verifier.sources.tables[table].table;
+            writer.image(&table.id(entry as usize)?, &table.encoded_entry(entry as usize)?)?;
+            self.report.images += 1;
         }
         for entry in 0..opened.set.instructions.len() {
             if !self.stays(number, entry as u32) {

@@ -149,7 +149,7 @@ impl ImageCheck<'_> {
                 (Reason::Gray16Image, format!("values above 255 are white (gray16 is `{gray16}`)"))
             }
             ImageNote::Gray16Dark => {
-                (Reason::Gray16Image, format!("nearly black: its values are small (gray16 is `{gray16}`)"))
+                (Reason::Gray16Image, "nearly black: its values of 16 bits are small".to_owned())
             }
             ImageNote::Cut => {
                 (Reason::TruncatedImage, format!("its {bytes} bytes stop before the end of the image"))
@@ -172,14 +172,26 @@ fn transparency(decoded: &DecodedImage, rules: ImageRules) -> Option<String> {
         return None;
     }
     let shown = |alpha| decoded.clone().into_rgb(ImageRules { alpha, ..rules }).ok();
-    let (dropped, white, own) = (shown(AlphaRule::Drop)?, shown(AlphaRule::White)?, shown(rules.alpha)?);
-    let is_flat = |image: &RgbImage| {
+    let (dropped, white) = (shown(AlphaRule::Drop)?, shown(AlphaRule::White)?);
+    // How far the levels of a channel are apart.
+    let spread = |image: &RgbImage| {
         let (pixels, _) = image.pixels().as_chunks::<3>();
-        pixels.iter().all(|pixel| *pixel == pixels[0])
+        let channels = (0..3).map(|channel| {
+            let levels = pixels.iter().map(|pixel| pixel[channel]);
+            levels.clone().max().unwrap_or_default() - levels.min().unwrap_or_default()
+        });
+        channels.max().unwrap_or_default()
     };
-    if is_flat(&own)
-        && [AlphaRule::White, AlphaRule::Black].iter().any(|&rule| shown(rule).is_some_and(|i| !is_flat(&i)))
-    {
+    let is_flat = |image: &RgbImage| spread(image) == 0;
+    let is_seen = |image: &RgbImage| f64::from(spread(image)) > TRANSPARENCY_MATTERS;
+    let nothing_is_seen = match rules.alpha {
+        AlphaRule::Drop => {
+            is_flat(&dropped) && (is_seen(&white) || shown(AlphaRule::Black).is_some_and(|i| is_seen(&i)))
+        }
+        AlphaRule::White => is_flat(&white) && shown(AlphaRule::Black).is_some_and(|i| is_seen(&i)),
+        AlphaRule::Black => is_seen(&white) && shown(AlphaRule::Black).is_some_and(|i| is_flat(&i)),
+    };
+    if nothing_is_seen {
         return Some(format!(
             "nothing of it is seen with alpha = `{}`: all pixels are equal",
             rules.alpha.name()
@@ -226,6 +238,20 @@ pub(super) fn thumbnail_of(config: &DataConfig, opened: &OpenedTable, entry: u32
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_picture_that_is_plain_on_every_ground_hides_nothing() {
+        let message = |pixel: [u8; 4], alpha| {
+            let mut pixels = image::RgbaImage::from_pixel(9, 9, image::Rgba([9, 90, 200, 255]));
+            pixels.put_pixel(4, 4, image::Rgba(pixel));
+            let decoded = DecodedImage::new(pixels.into(), false);
+            transparency(&decoded, ImageRules { alpha, ..ImageRules::default() })
+        };
+        for alpha in [AlphaRule::Drop, AlphaRule::White, AlphaRule::Black] {
+            assert_eq!(message([9, 90, 200, 254], alpha), None);
+        }
+        assert!(message([9, 90, 200, 0], AlphaRule::Drop).unwrap().contains("nothing of it is seen"));
+    }
 
     #[test]
     fn thumbnails_keep_the_shape_and_small_images_their_size() {

@@ -29,25 +29,37 @@ struct Reader {
     modern: bool,
     /// The pixels of the file have an alpha channel.
     alpha: bool,
+    /// The decoder that reads the alpha channel where ffmpeg's own does not.
+    decoder: Option<&'static str>,
 }
 
 /// What the head of a file says.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Head {
     duration: Option<f64>,
     rate: Option<f64>,
     alpha: bool,
+    codec: Option<String>,
 }
 
 /// Opens a video file.
 pub fn open(path: &Path, options: &VideoOptions) -> Result<Frames, VideoError> {
     let program = find_ffmpeg(options.ffmpeg.as_deref())?;
     let modern = is_modern(&program)?;
-    let mut reader =
-        Reader { program, path: path.to_owned(), options: options.clone(), modern, alpha: false };
+    let mut reader = Reader {
+        program,
+        path: path.to_owned(),
+        options: options.clone(),
+        modern,
+        alpha: false,
+        decoder: None,
+    };
     let head = reader.head()?;
     reader.alpha = head.alpha;
-    if let Some(frames) = reader.seek_uniform(head)? {
+    if head.alpha && options.rules.alpha != AlphaRule::Drop {
+        reader.decoder = alpha_decoder(&reader.program, head.codec.as_deref());
+    }
+    if let Some(frames) = reader.seek_uniform(&head)? {
         return Ok(frames);
     }
     let (selection, thinned) = plan(
@@ -88,6 +100,22 @@ fn is_modern(program: &Path) -> Result<bool, VideoError> {
     })
 }
 
+/// The decoder of a codec that reads an alpha channel, if it is not ffmpeg's own and ffmpeg has it.
+fn alpha_decoder(program: &Path, codec: Option<&str>) -> Option<&'static str> {
+    let wanted = match codec? {
+        "vp8" => "libvpx",
+        "vp9" => "libvpx-vp9",
+        _ => return None,
+    };
+    let listing = std::process::Command::new(program)
+        .args(["-hide_banner", "-decoders"])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&listing.stdout);
+    text.lines().any(|line| line.split_whitespace().nth(1) == Some(wanted)).then_some(wanted)
+}
+
 impl Reader {
     fn arguments(&self, before_input: &[OsString], after_input: &[OsString]) -> Vec<OsString> {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
@@ -98,6 +126,9 @@ impl Reader {
         // A playlist that names addresses or other files' contents is data, too: it gets no network.
         arguments.extend(words("-protocol_whitelist file"));
         arguments.extend_from_slice(before_input);
+        if let Some(decoder) = self.decoder {
+            arguments.extend(["-c:v".into(), decoder.into()]);
+        }
         let mut input = OsString::from("file:");
         input.push(&self.path);
         arguments.extend(["-i".into(), input]);
@@ -124,7 +155,7 @@ impl Reader {
             Err(other) => return Err(other),
         }
         let log = process.log();
-        Ok(Head { duration: log.duration, rate: log.rate, alpha: log.alpha })
+        Ok(Head { duration: log.duration, rate: log.rate, alpha: log.alpha, codec: log.codec.clone() })
     }
 
     fn showinfo(&self) -> &'static str {
@@ -250,7 +281,7 @@ impl Reader {
     }
 
     /// For a few frames far apart: each is sought by itself.
-    fn seek_uniform(&self, head: Head) -> Result<Option<Frames>, VideoError> {
+    fn seek_uniform(&self, head: &Head) -> Result<Option<Frames>, VideoError> {
         let FrameSampling::Uniform(wanted) = self.options.sampling else { return Ok(None) };
         let (Some(duration), Some(rate)) = (head.duration, head.rate) else { return Ok(None) };
         let limit = if self.options.max_frames == 0 { usize::MAX } else { self.options.max_frames };

@@ -13,6 +13,8 @@ pub struct Log {
     pub rate: Option<f64>,
     /// Whether the pixels of the first video stream have an alpha channel.
     pub alpha: bool,
+    /// The codec of the first video stream.
+    pub codec: Option<String>,
     /// Number of frames (copied: packets) that the run reports at its end.
     pub frames: Option<usize>,
     /// Time of the first frame that was decoded.
@@ -40,6 +42,7 @@ impl Log {
             duration: None,
             rate: None,
             alpha: false,
+            codec: None,
             frames: None,
             first_time: None,
             first_error: None,
@@ -75,12 +78,21 @@ impl Log {
         } else if let Some(count) = message.strip_prefix("frame=") {
             self.frames = count.split_whitespace().next().and_then(|count| count.parse().ok());
         } else if self.rate.is_none() && message.contains(" Video: ") {
-            self.alpha = message.split(", ").any(has_alpha);
+            if self.codec.is_none() {
+                let codec =
+                    message.split_once(" Video: ").and_then(|(_, rest)| rest.split([' ', ',']).next());
+                self.codec = codec.map(str::to_owned);
+            }
+            self.alpha |= message.split(", ").any(has_alpha);
             let words = message.split(", ");
             self.rate = words
                 .filter_map(|word| word.strip_suffix(" fps"))
                 .find_map(|rate| rate.trim().parse().ok())
                 .filter(|rate: &f64| *rate > 0.0);
+        }
+        // WebM keeps the alpha channel beside a stream whose own pixels have none.
+        if message.strip_prefix("alpha_mode").is_some_and(|rest| rest.trim_start_matches([' ', ':']) == "1") {
+            self.alpha = true;
         }
         if !message.is_empty() {
             message.clone_into(&mut self.last_line);
@@ -134,7 +146,7 @@ impl Log {
 /// Whether a word such as `yuva420p(tv` names a format of pixels with an alpha channel.
 fn has_alpha(word: &str) -> bool {
     let name = word.split('(').next().unwrap_or_default().trim();
-    let plain = ["rgba", "bgra", "argb", "abgr", "ya8", "ya16"];
+    let plain = ["rgba", "bgra", "argb", "abgr", "ya8", "ya16", "yaf", "ayuv64", "vuya", "ayuv", "uyva"];
     plain.iter().any(|format| name.starts_with(format))
         || name.starts_with("yuva")
         || name.starts_with("gbrap")
@@ -176,6 +188,20 @@ mod tests {
         let mut transparent = Log::new(2);
         transparent.line("[info]   Stream #0:0: Video: qtrle (rle  / 0x20656C72), argb(progressive), 64x48, 10 fps, 10 tbr");
         assert!(transparent.alpha);
+        for (line, alpha) in [
+            ("[info]       alpha_mode      : 1", true),
+            ("[info]       alpha_mode      : 0", false),
+            ("[info]   Stream #0:0: Video: hevc, ayuv64le(tv), 64x48, 10 fps", true),
+            ("[info]   Stream #0:0: Video: hevc, vuya, 64x48, 10 fps", true),
+            ("[info]   Stream #0:0: Video: hevc, vuyx, 64x48, 10 fps", false),
+        ] {
+            let mut log = Log::new(2);
+            log.line("[info]   Stream #0:0: Video: vp9 (Profile 0), yuv420p(tv), 64x48, 10 fps, 10 tbr");
+            assert_eq!((log.codec.as_deref(), log.alpha), (Some("vp9"), false));
+            let mut log = Log::new(2);
+            log.line(line);
+            assert_eq!(log.alpha, alpha, "{line}");
+        }
         let kept =
             "[Parsed_showinfo_2 @ 0x7f] [info] n:   0 pts: 158025728 pts_time:12345.8 duration:    512";
         assert_eq!(log.line(kept), Some(Kept(12345.76)));

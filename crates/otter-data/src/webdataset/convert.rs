@@ -12,12 +12,12 @@ use serde_json::{Map, Value};
 use super::pattern::expand_paths;
 use super::shards::{MAX_PART_BYTES, Shards};
 use super::writer::{ShardLimits, ShardWriter};
-use crate::base64_image::decode_base64_image;
 use crate::error::{DataError, Result, SkipReason};
 use crate::image_files::file_extension;
 use crate::image_table::ImageTable;
 use crate::json_text::{parse_json, parse_object};
 use crate::loader::DataReport;
+use crate::pretraining::image_bytes;
 use crate::text::without_byte_order_mark;
 use crate::text_file::foreign_encoding;
 
@@ -203,7 +203,7 @@ pub fn shard_captions(
             return Err(DataError::format(texts, message));
         }
         let sample = || {
-            let bytes = decode_base64_image(&image.1).map_err(|what| (SkipReason::BadImage, what))?;
+            let bytes = image_bytes(&image.1).map_err(|what| (SkipReason::BadImage, what))?;
             Ok((bytes, caption(&text.1).map_err(|what| (SkipReason::BadRecord, what))?))
         };
         match sample() {
@@ -350,6 +350,20 @@ mod tests {
         let limits = ShardLimits { samples: 1, bytes: 1 };
         let message = shard_captions(&images, &texts, &out, limits, |_, _| {}).unwrap_err().to_string();
         assert!(message.contains("line 1") && message.contains("tab"), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_image_is_left_out_and_told() {
+        let place = tempfile::tempdir().unwrap();
+        let image = STANDARD.encode(PNG);
+        let images = write(place.path(), "i.tsv", &[("a", "bm8gaW1hZ2U="), ("b", &image)]);
+        let text = r#"{"captions":["x"]}"#;
+        let texts = write(place.path(), "t.tsv", &[("a", text), ("b", text)]);
+        let limits = ShardLimits { samples: 9, bytes: 1 << 20 };
+        let out = place.path().join("out");
+        let report = shard_captions(&images, &texts, &out, limits, |_, _| {}).unwrap();
+        assert_eq!((report.samples.used, report.samples.skipped["bad_image"]), (1, 1));
+        assert!(report.samples.examples["bad_image"].contains("line 1"));
     }
 
     #[test]
