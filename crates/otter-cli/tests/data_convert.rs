@@ -170,6 +170,55 @@ fn images_that_another_set_of_the_group_names_stay() {
 }
 
 #[test]
+fn a_set_whose_own_images_no_record_names_is_converted() {
+    let place = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| std::fs::write(place.path().join(name), text).unwrap();
+    let images: Value =
+        serde_json::from_str(&std::fs::read_to_string(golden("data/images.json")).unwrap()).unwrap();
+    let encoded = images.as_object().unwrap().values().next().unwrap();
+    for name in ["a", "b"] {
+        let record = json!({"instruction": "q", "answer": "a", "image_ids": ["x"], "rel_ins_ids": []});
+        write(&format!("{name}.json"), json!({"data": {name: record}}).to_string());
+    }
+    write("ia.json", json!({"spare": encoded}).to_string());
+    write("ib.json", json!({"x": encoded}).to_string());
+    let entry = |name: &str| format!("  {name}: {{mimicit_path: {name}.json, images_path: i{name}.json}}\n");
+    let list = place.path().join("list.yaml");
+    write("list.yaml", format!("IMAGE_TEXT:\n{}{}", entry("a"), entry("b")));
+    for form in FORMS {
+        let out = place.path().join(form);
+        let summary = convert(&list, form, &out, &["--only-referenced"]).json();
+        assert_eq!(summary["sets"][0]["unreferenced_images"], json!(1), "{form}");
+        let config = otter_data::DataConfig {
+            mimicit_yaml: Some(out.join("data.yaml")),
+            ..otter_data::DataConfig::default()
+        };
+        let report = otter_data::verify::verify(
+            &config,
+            None,
+            &otter_data::verify::VerifyOptions::default(),
+            &mut |_| {},
+        );
+        let report = report.unwrap();
+        assert!(report.is_clean(), "{form}: {:?}", report.findings);
+        assert_eq!((report.records, report.images), (2, 1), "{form}");
+    }
+    // Bytes that are no image get no file.
+    write("ib.json", json!({"x": "bm8gaW1hZ2U="}).to_string());
+    let (records, images) = (place.path().join("b.json"), place.path().join("ib.json"));
+    for form in ["folder", "tar"] {
+        let out = place.path().join(format!("no image {form}"));
+        convert(&records, form, &out, &["--images", images.to_str().unwrap()])
+            .error(&["x of ", "neither a PNG"]);
+        convert(&records, form, &out, &["--images", images.to_str().unwrap(), "--skip-bad"]).error(&[
+            "ib.json",
+            "none of its 1 images",
+            "[bad_image]",
+        ]);
+    }
+}
+
+#[test]
 fn a_synthetic_set_is_made_converted_and_shown() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("synthetic");

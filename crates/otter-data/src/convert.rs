@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::SetConfig;
 use crate::error::{DataError, Result, SkipReason};
-use crate::image_file::is_cut;
+use crate::image_file::{NO_IMAGE, is_cut, is_image};
 use crate::image_notes::{ImageCounts, ImageNote, ImageNotes};
 use crate::image_table::ImageTable;
 use crate::instruction_table::{ContextTable, InstructionTable};
@@ -136,7 +136,15 @@ pub fn convert_set(
             if wanted.as_ref().is_some_and(|wanted| !wanted[entry]) {
                 run.converted.unreferenced_images += 1;
             } else {
-                let image = images.id(entry).and_then(|id| Ok((id, images.encoded_entry(entry)?)));
+                let image = images.id(entry).and_then(|id| {
+                    let encoded = images.encoded_entry(entry)?;
+                    // As a file it would have no extension of an image.
+                    if matches!(form, OutputForm::Folder | OutputForm::Tar) && !is_image(&encoded) {
+                        let name = format!("{id} of {}", images.path().display());
+                        return Err(DataError::Image { name, message: NO_IMAGE.to_owned() });
+                    }
+                    Ok((id, encoded))
+                });
                 if let Some((id, encoded)) = run.usable(image, SkipReason::BadImage)? {
                     let notes = ImageNotes::from_iter(is_cut(&encoded).then_some(ImageNote::Cut));
                     let place = || format!("{id} of {}", images.path().display());
@@ -175,13 +183,19 @@ pub fn convert_set(
         }
     }
     // Before anything has its name: nobody shall train on an empty data set.
-    let sources =
-        [images.as_ref().map_or(0, ImageTable::len), total, contexts.as_ref().map_or(0, ContextTable::len)];
-    for ((what, found), written) in
-        ["images", "records", "contexts"].into_iter().zip(sources).zip(run.written)
-    {
+    let wanted = |images: &ImageTable| images.len() - run.converted.unreferenced_images as usize;
+    let sources = [
+        ("images", images.as_ref().map_or(0, wanted), images.as_ref().map(ImageTable::path)),
+        ("records", total, Some(instructions.path())),
+        (
+            "contexts",
+            contexts.as_ref().map_or(0, ContextTable::len),
+            contexts.as_ref().map(ContextTable::path),
+        ),
+    ];
+    for ((what, found, path), written) in sources.into_iter().zip(run.written) {
         if found > 0 && written == 0 {
-            return Err(nothing_of(what, found, &set.instructions, &run.converted));
+            return Err(nothing_of(what, found, path.unwrap_or(&set.instructions), &run.converted));
         }
     }
     let mut converted = run.converted;
@@ -190,11 +204,8 @@ pub fn convert_set(
 }
 
 fn nothing_of(what: &str, found: usize, path: &Path, converted: &Converted) -> DataError {
-    let mut reasons: Vec<String> =
+    let reasons: Vec<String> =
         converted.skipped.iter().map(|(reason, count)| format!("{count} [{reason}]")).collect();
-    if converted.unreferenced_images > 0 && what == "images" {
-        reasons.push(format!("{} that no record names", converted.unreferenced_images));
-    }
     let example = converted.examples.first().map(|example| format!(", e.g. {example}")).unwrap_or_default();
     DataError::format(
         path,

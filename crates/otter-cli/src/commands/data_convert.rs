@@ -28,6 +28,7 @@ pub fn run(arguments: &DataConvert) -> Result<()> {
     }
     let bar = progress_bar();
     let mut summaries = Vec::new();
+    let mut have_images = Vec::new();
     for (set, destination) in source.sets.iter().zip(&destinations) {
         let options = ConvertOptions {
             only_referenced: arguments.only_referenced,
@@ -57,11 +58,15 @@ pub fn run(arguments: &DataConvert) -> Result<()> {
                 bar.set_position(progress.done as u64);
             },
         )?;
+        have_images.push(converted.written.images > 0);
         report(arguments, set, destination, &converted, &bar, &mut summaries)?;
     }
     bar.finish_and_clear();
-    let list =
-        if source.has_groups { Some(write_list(arguments, &source.sets, &destinations)?) } else { None };
+    let list = if source.has_groups {
+        Some(write_list(arguments, &source.sets, &destinations, &have_images)?)
+    } else {
+        None
+    };
     if arguments.json {
         return output::json(&json!({"form": arguments.to.name(), "list": list, "sets": summaries}));
     }
@@ -248,11 +253,16 @@ fn report(
 }
 
 /// Writes the data list of the new files; JSON strings are YAML strings.
-fn write_list(arguments: &DataConvert, sets: &[SetConfig], destinations: &[Destination]) -> Result<PathBuf> {
+fn write_list(
+    arguments: &DataConvert,
+    sets: &[SetConfig],
+    destinations: &[Destination],
+    have_images: &[bool],
+) -> Result<PathBuf> {
     let quoted = |text: &str| Value::from(text).to_string();
     let mut text = String::new();
     let mut group = None;
-    for (set, destination) in sets.iter().zip(destinations) {
+    for (index, (set, destination)) in sets.iter().zip(destinations).enumerate() {
         if group != Some(set.group) {
             text.push_str(&format!("{}:\n", set.group.name()));
             group = Some(set.group);
@@ -269,6 +279,15 @@ fn write_list(arguments: &DataConvert, sets: &[SetConfig], destinations: &[Desti
         } else {
             for (key, path) in keys.iter().zip(&paths).filter(|(_, path)| path.exists()) {
                 text.push_str(&format!("    {key}: {}\n", quoted(&relative(path))));
+            }
+        }
+        if set.images.is_some() && !have_images[index] {
+            // None of its images was needed; it finds those of its group all the same.
+            let other = (0..sets.len()).find(|&other| sets[other].group == set.group && have_images[other]);
+            if let Some(other) = other.map(|other| &destinations[other]) {
+                let paths = output_paths(arguments.to, &other.directory, &other.name);
+                let images = paths.get(1).unwrap_or(&other.directory);
+                text.push_str(&format!("    images_path: {}\n", quoted(&relative(images))));
             }
         }
         text.push_str(&format!("    num_samples: {}\n", set.num_samples));

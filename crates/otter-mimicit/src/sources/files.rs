@@ -102,6 +102,10 @@ impl Folder {
 
     /// `; there is …` where a name differs from one that is there only in capitals.
     pub fn hint(&self, relative: &str) -> String {
+        self.hint_of(relative, Path::exists)
+    }
+
+    fn hint_of(&self, relative: &str, fits: fn(&Path) -> bool) -> String {
         let mut found = String::new();
         let mut path = self.root.clone();
         for part in relative.split('/').filter(|part| !matches!(*part, "" | ".")) {
@@ -110,7 +114,7 @@ impl Folder {
             path.push(name);
             found = if found.is_empty() { name.clone() } else { format!("{found}/{name}") };
         }
-        if found.is_empty() { found } else { format!("; there is {found}") }
+        if found.is_empty() || !fits(&path) { String::new() } else { format!("; there is {found}") }
     }
 
     fn listing(&self, folder: &Path) -> Arc<Listing> {
@@ -127,7 +131,7 @@ impl Folder {
                 return Ok(path);
             }
         }
-        let hint = names.iter().map(|name| self.hint(name)).find(|hint| !hint.is_empty());
+        let hint = names.iter().map(|name| self.hint_of(name, Path::is_file)).find(|hint| !hint.is_empty());
         Err(Skip::new(
             Reason::MissingImage,
             format!(
@@ -185,30 +189,45 @@ pub struct PictureIds {
     short: fn(&str) -> String,
     /// Hashes of short ids that several paths would have.
     shared: HashSet<u64>,
+    /// Hashes of whole paths that are equal but for their extension.
+    of_several_kinds: HashSet<u64>,
 }
 
 impl PictureIds {
     /// Looks at all paths.
     pub fn new(paths: impl Iterator<Item = String>, short: fn(&str) -> String) -> Self {
         let mut first: HashMap<u64, u64> = HashMap::new();
-        let mut shared = HashSet::new();
+        let mut first_whole = HashMap::new();
+        let (mut shared, mut of_several_kinds) = (HashSet::new(), HashSet::new());
         for path in paths {
-            let (id, path) = (hash(&short(&path)), hash(path.trim_start_matches("./")));
+            let (id, whole) = (hash(&short(&path)), hash(&whole_id(&path)));
+            let path = hash(path.trim_start_matches("./"));
             if *first.entry(id).or_insert(path) != path {
                 shared.insert(id);
             }
+            if *first_whole.entry(whole).or_insert(path) != path {
+                of_several_kinds.insert(whole);
+            }
         }
-        Self { short, shared }
+        Self { short, shared, of_several_kinds }
     }
 
     /// The id of a path.
     pub fn id(&self, path: &str) -> String {
         let short = (self.short)(path);
         if self.shared.contains(&hash(&short)) {
-            return without_extension(path.trim_start_matches("./")).replace(['/', '\\'], "_");
+            let whole = whole_id(path);
+            if self.of_several_kinds.contains(&hash(&whole)) {
+                return path.trim_start_matches("./").replace(['/', '\\', '.'], "_");
+            }
+            return whole;
         }
         short
     }
+}
+
+fn whole_id(path: &str) -> String {
+    without_extension(path.trim_start_matches("./")).replace(['/', '\\'], "_")
 }
 
 fn hash(text: &str) -> u64 {
@@ -251,6 +270,10 @@ mod tests {
             "{message}"
         );
         assert!(!file("pear.png").unwrap_err().message.contains("there is"));
+        std::fs::create_dir(place.path().join("foo")).unwrap();
+        for name in ["foo", "Foo"] {
+            assert!(!file(name).unwrap_err().message.contains("there is"), "{name}");
+        }
         // Two files that look alike, and a third way to write it.
         for name in [nfc, nfd] {
             std::fs::write(place.path().join(format!("{name}.jpg")), "3").unwrap();
@@ -273,5 +296,9 @@ mod tests {
             |path| id_name(path).to_owned(),
         );
         assert_eq!(["a/1.png", "b/1.png", "b/2.png"].map(|path| ids.id(path)), ["a_1", "b_1", "2"]);
+        let ids = PictureIds::new(["a/9.png", "a/9.jpg", "b/9.png"].map(str::to_owned).into_iter(), |path| {
+            id_name(path).to_owned()
+        });
+        assert_eq!(["a/9.png", "a/9.jpg", "b/9.png"].map(|path| ids.id(path)), ["a_9_png", "a_9_jpg", "b_9"]);
     }
 }
