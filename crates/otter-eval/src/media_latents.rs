@@ -47,6 +47,9 @@ pub(crate) struct MediaLatents<'a> {
     noted: HashSet<String>,
 }
 
+/// The files of images of each set of a data set.
+type ImageLists = Vec<(Group, Option<PathBuf>)>;
+
 impl<'a> MediaLatents<'a> {
     pub(crate) fn new(
         otter: &'a Otter,
@@ -55,11 +58,11 @@ impl<'a> MediaLatents<'a> {
     ) -> Result<Self, EvaluationError> {
         // Equal lists of image files in equal groups find the same picture for an id, so such data sets share latents
         // where they show it alike.
-        let mut lists: Vec<(ImageRules, Vec<(Group, Option<PathBuf>)>)> = Vec::new();
+        let mut lists: Vec<(ImageRules, ImageLists)> = Vec::new();
         let mut files = Vec::with_capacity(datasets.len());
         for (_, dataset) in datasets {
             let sets = dataset.config().resolved_sets()?;
-            let list: Vec<_> = sets.into_iter().map(|set| (set.group, set.images)).collect();
+            let list: ImageLists = sets.into_iter().map(|set| (set.group, set.images)).collect();
             let list = (dataset.switches().image_rules, list);
             let number = lists.iter().position(|known| *known == list).unwrap_or(lists.len());
             if number == lists.len() {
