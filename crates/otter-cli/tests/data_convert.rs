@@ -111,8 +111,11 @@ fn what_cannot_be_converted_is_named() {
     let record = json!({"instruction": "q", "answer": "a", "image_ids": ["x"], "rel_ins_ids": []});
     std::fs::write(&source, json!({"data": {"good": record, "wrong": {"instruction": 1}}}).to_string())
         .unwrap();
-    std::fs::write(&images, json!({"x": "aGk=", "y": "aGk=", "../z": "aGk=", "bad": "*"}).to_string())
-        .unwrap();
+    std::fs::write(
+        &images,
+        json!({"x": "iVBORw0KGgo=", "y": "iVBORw0KGgo=", "../z": "iVBORw0KGgo=", "bad": "*"}).to_string(),
+    )
+    .unwrap();
     let given = ["--images", images.to_str().unwrap()];
     convert(&source, "layout", &out, &[]).error(&["wrong", "A_instructions.json", "bad_record"]);
     convert(&source, "tar", &out, &given).error(&["../z"]);
