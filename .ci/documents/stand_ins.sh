@@ -131,7 +131,7 @@ PYTHON
 # Runs: as long as recipes say, but for the sizes.
 sed -i -e 's/^steps = .*/steps = 4/' -e 's/^batch_size = .*/batch_size = 2/' -e 's/^\(eval\|checkpoint\)_every = .*/\1_every = 2/' \
     -e 's/^log_every = .*/log_every = 1/' -e 's/^max_batches = .*/max_batches = 1/' -e 's/^warmup_steps = .*/warmup_steps = 1/' \
-    -e 's/^epochs = .*/epochs = 1/' -e 's/^image_size = 224/image_size = 32/' -e 's|/{00000..00041}.tar||' recipes/*.toml
+    -e 's/^epochs = .*/steps = 4/' -e 's/^gradient_accumulation = .*/gradient_accumulation = 2/' -e 's/^image_size = 224/image_size = 32/' -e 's|/{00000..00041}.tar||' recipes/*.toml
 sed -i 's/^image_size = 32/image_size = 28/' recipes/pretrain.toml
 cp recipes/toybox.toml my.toml
 cp recipes/one-24gb.toml big.toml

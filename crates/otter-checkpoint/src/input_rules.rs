@@ -2,14 +2,14 @@
 //! use of the model see the same. It stands under one top-level key of `config.json`:
 //!
 //! ```json
-//! "otter_input": { "begin_token": true, "alpha": "white", "gray16": "scale" }
+//! "otter_input": { "begin_token": true, "alpha": "white", "gray16": "scale", "images_of_record": "frames" }
 //! ```
 //!
 //! A rule that is absent is the original's, so its checkpoints, which have no such key, keep their behavior.
 
 use std::path::Path;
 
-use otter_data::{AlphaRule, Gray16Rule};
+use otter_data::{AlphaRule, Gray16Rule, ImagesOfRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -22,7 +22,7 @@ use crate::trained_part::TrainedPart;
 /// The top-level key of `config.json`.
 pub(crate) const INPUT_RULES: &str = "otter_input";
 /// The rules by their keys.
-const KEYS: &[&str] = &["begin_token", "alpha", "gray16"];
+const KEYS: &[&str] = &["begin_token", "alpha", "gray16", "images_of_record"];
 
 /// What a checkpoint records about its inputs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,10 @@ pub struct InputRules {
     /// What becomes of gray of 16 bits. `None` is the original's way, `clip`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gray16: Option<Gray16Rule>,
+    /// How several images of one question are shown. `None` is frames of one media item for a checkpoint with frame
+    /// embeddings, otherwise a media item each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_of_record: Option<ImagesOfRecord>,
 }
 
 impl InputRules {
@@ -77,6 +81,7 @@ impl InputRules {
             begin_token: self.begin_token.or(below.begin_token),
             alpha: self.alpha.or(below.alpha),
             gray16: self.gray16.or(below.gray16),
+            images_of_record: self.images_of_record.or(below.images_of_record),
         }
     }
 
@@ -104,16 +109,23 @@ impl InputRules {
             Some("clip") => Some(Gray16Rule::Clip),
             Some(other) => return Err(section.wrong("gray16", &other, "expected scale or clip")),
         };
-        Ok(Self { begin_token: section.flag("begin_token")?, alpha, gray16 })
+        let images_of_record = match section.text("images_of_record")? {
+            None => None,
+            Some("frames") => Some(ImagesOfRecord::Frames),
+            Some("media") => Some(ImagesOfRecord::Media),
+            Some(other) => return Err(section.wrong("images_of_record", &other, "expected frames or media")),
+        };
+        Ok(Self { begin_token: section.flag("begin_token")?, alpha, gray16, images_of_record })
     }
 
     /// Sets the rules in the top level of a configuration; what they do not say stays as it is there.
     pub(crate) fn write(&self, top: &mut Map<String, Value>) {
-        let Self { begin_token, alpha, gray16 } = self;
+        let Self { begin_token, alpha, gray16, images_of_record } = self;
         let rules = [
             ("begin_token", begin_token.map(|value| json!(value))),
             ("alpha", alpha.map(|rule| json!(rule.name()))),
             ("gray16", gray16.map(|rule| json!(rule.name()))),
+            ("images_of_record", images_of_record.map(|rule| json!(rule.name()))),
         ];
         for (key, value) in rules {
             let Some(value) = value else { continue };

@@ -81,7 +81,7 @@ pub use initialise::{Initialised, initialise_checkpoint};
 pub use input_rules::InputRules;
 pub use inspect::{
     Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, OtherTower, Part, PartSummary,
-    TensorSummary, TiedTables, TokenCheck, TrainingSigns, inspect, scan, warnings_before_chat,
+    TensorSummary, TiedTables, TokenCheck, TrainingSigns, beginning, inspect, scan, warnings_before_chat,
 };
 pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
 pub use model::{

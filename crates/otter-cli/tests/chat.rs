@@ -6,6 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{CheckpointCopy, Run, golden, otter, otter_with_input};
+use serde_json::json;
 
 thread_local! {
     /// The random golden model would say bytes that are no text; without them its answers can be read back. One for
@@ -65,6 +66,36 @@ fn turns_build_the_template() {
     let third = format!("{second}{}<|endofchunk|>User:Sure? GPT:<answer>", said[1].trim());
     assert_eq!(said[2].trim(), generated(&third, &["wide.png", "grey.png"]));
     assert!(run.stderr.contains("120 x 80"), "{}", run.stderr);
+}
+
+/// Several images of one question are what the model's records with several images were in training.
+#[test]
+fn several_images_of_a_question_are_shown_as_in_training() {
+    let copy = CheckpointCopy::new("llama/checkpoint", |_| {});
+    let both = [image("wide.png"), image("grey.png")];
+    let ask = |rule: Option<&str>, command: &str, prompt: &[&str]| {
+        copy.edit_json("config.json", |config| config["otter_input"] = json!({ "images_of_record": rule }));
+        let mut arguments = arguments![command, "--model", copy.path()].to_vec();
+        arguments.extend(
+            ["--image", &both[0], "--image", &both[1]].iter().chain(&LIMITS).chain(prompt).map(Into::into),
+        );
+        otter_with_input(&arguments, b"What is it?\nAnd now?\n")
+    };
+    let written = |rule, prompt| ask(rule, "generate", &["--prompt", prompt]);
+    let framed = written(Some("frames"), "<image>User:What is it? GPT:<answer>").success().stdout;
+    let separate = written(None, "<image><image>User:What is it? GPT:<answer>").success().stdout;
+    assert_ne!(framed, separate);
+    written(Some("media"), "<image>User:What is it? GPT:<answer>")
+        .error(&["1 <image> placeholder,", "2 images"]);
+    for (rule, expected) in [(Some("frames"), &framed), (Some("media"), &separate), (None, &separate)] {
+        let asked = ask(rule, "generate", &["--prompt", "What is it?", "--chat"]).success();
+        assert_eq!(asked.stdout, *expected, "{rule:?}");
+        let said = ask(rule, "chat", &[]).success();
+        assert_eq!(answers(&said).len(), 2, "{said:?}");
+        assert_eq!(answers(&said)[0].trim(), expected.trim(), "{rule:?}");
+    }
+    ask(Some("both"), "generate", &["--prompt", "a"])
+        .error(&["otter_input.images_of_record", "frames or media"]);
 }
 
 #[test]

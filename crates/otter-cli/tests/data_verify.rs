@@ -5,7 +5,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{golden, otter};
+use common::{CheckpointCopy, golden, otter};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -248,4 +248,30 @@ fn empty_sets_are_an_error_and_no_command_leaves_one_behind() {
     otter(&arguments!["data", "verify", data.path("list.yaml"), "--fix", "--out", out]).success();
     assert!(out.join("good").is_dir() && !out.join("bad").exists());
     otter(&arguments!["data", "verify", out.join("data.yaml")]).success();
+}
+
+/// Training would stop at a media item with more frames than the model has embeddings for.
+#[test]
+fn more_frames_than_the_model_takes_are_found() {
+    let data = Data::new();
+    let copy = CheckpointCopy::new("video/checkpoint", |tensors| {
+        let (_, shape, rows) =
+            tensors.iter_mut().find(|(name, _, _)| name == "perceiver.frame_embs").unwrap();
+        rows.truncate(shape[1]);
+        shape[0] = 1;
+    });
+    copy.edit_json("config.json", |config| config["max_num_frames"] = json!(1));
+    data.json("SD_train.json", &json!({"SD_INS_1": ["SD_INS_2"], "SD_INS_2": []}));
+    let model = copy.path().to_str().unwrap().to_owned();
+    let found = || {
+        let report: Value =
+            serde_json::from_str(&data.verify(&["--json", "--model", &model]).stdout).unwrap();
+        let all = report["findings"].as_array().unwrap().clone();
+        all.into_iter().find(|finding| finding["reason"] == "too_many_frames")
+    };
+    let finding = found().unwrap();
+    assert_eq!(finding["count"], 1, "{finding}");
+    assert!(finding.to_string().contains("has 2 frames; the model takes 1"), "{finding}");
+    copy.edit_json("config.json", |config| config["max_num_frames"] = json!(2));
+    assert_eq!(found(), None);
 }

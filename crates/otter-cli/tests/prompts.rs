@@ -254,3 +254,25 @@ fn byte_order_marks_are_passed_over() {
     otter(&arguments!["generate", "--model", place.model(), "--prompt", "a"])
         .error(&["config.json", "UTF-16"]);
 }
+
+/// Where samples begin otherwise than prompts, as with the original's MPT, it is told before a run and with a sample.
+#[test]
+fn two_ways_of_beginning_are_told() {
+    let place = Place::new(MPT);
+    let run = |tells: bool| {
+        let config = place.config(place.model(), "told");
+        let _ = std::fs::remove_dir_all(place.directory.path().join("told"));
+        let trained = otter(&arguments!["train", "--config", &config]).success();
+        let said = format!("{}{}", trained.stdout, trained.stderr);
+        let told = "begin with the begin token, as in the original, though its tokenizer files let a prompt begin without";
+        assert_eq!(said.contains(told), tells, "{said}");
+        let shown = otter(&arguments!["data", "show", "--config", &config, "--index", "0"]).success();
+        assert_eq!(
+            shown.stdout.contains("a sample begins with [0] in training, a prompt with nothing"),
+            tells
+        );
+    };
+    run(true);
+    place.edit("config.json", |config| config["otter_input"] = json!({ "begin_token": false }));
+    run(false);
+}

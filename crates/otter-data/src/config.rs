@@ -169,6 +169,16 @@ pub enum ImagesOfRecord {
     Media,
 }
 
+impl ImagesOfRecord {
+    /// As configurations write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Frames => "frames",
+            Self::Media => "media",
+        }
+    }
+}
+
 /// What happens to samples longer than `max_seq_len` (D15, D16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -479,7 +479,7 @@ fn a_table_of_ones_own() {
     assert_eq!(contexts, [("MY_INS_000002", "first".to_owned()), ("MY_INS_000003", "first zero".to_owned())]);
     assert_eq!((report.languages["en"], report.example_only), (4, 2));
     for part in [
-        "1 ids that no pair has, e.g. zero in the context of MY_INS_000003",
+        "1 of 2 samples cannot be built: their contexts name 1 ids that no pair has, e.g. zero in the context of MY_INS_000003",
         "1 pairs have no context",
         "1 pairs have no image",
     ] {
@@ -538,6 +538,19 @@ fn rows_without_a_context_are_samples_where_no_row_has_one_or_when_asked_for() {
         message.contains("no pair of the 1 usable items is a sample") && message.contains("gone.png"),
         "{message}"
     );
+    // Its context names nobody: it cannot be built. A later row is somebody.
+    place.annotations(
+        "own.csv",
+        "image,instruction,answer,id,context\na.png,q,a,x,\na.png,r,b,y,nobody nobody z\n",
+    );
+    let message = place.run().unwrap_err().to_string();
+    assert!(
+        message.contains("is a sample") && message.contains("1 of 1 samples cannot be built"),
+        "{message}"
+    );
+    place.annotations("own.csv", "image,instruction,answer,id,context\na.png,r,b,y,x\na.png,q,a,x,\n");
+    let (collected, report) = place.finished();
+    assert_eq!((collected.contexts.len(), report.warnings.len()), (1, 0), "{:?}", report.warnings);
 }
 
 #[test]

@@ -53,7 +53,8 @@ pub enum ModelError {
     FeaturesOfTrainedTower,
     /// More frames than the frame embedding table has rows.
     #[error(
-        "a media item has {frames} frames, but the checkpoint's frame embeddings cover {limit}; sample fewer frames"
+        "a media item has {frames} frames, but the checkpoint's frame embeddings cover {limit}; take fewer frames \
+         (data.resample_frames, --frames) or give images a placeholder each"
     )]
     TooManyFrames {
         /// Frames of the item.

@@ -230,6 +230,19 @@ fn train_in(
     // So that prompts begin as the samples of this run did.
     file.input.begin_token = Some(begins);
     (file.input.alpha, file.input.gray16) = (config.data.alpha, config.data.gray16);
+    if has_sets(&config.data) {
+        let rule = config.data.switches().images_of_record;
+        if let Some(before) = file.input.images_of_record.filter(|before| *before != rule) {
+            observer.message(&format!(
+                "warning: several images of one record are shown as {} here, while {} was trained with {} (`otter_input`); \
+                 data.images_of_record chooses",
+                rule.name(),
+                config.model.init_from.display(),
+                before.name()
+            ));
+        }
+        file.input.images_of_record = Some(rule);
+    }
     let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image)?
         .with_quantised_base(quantise);
     if let Some(cache) = cache {
@@ -269,18 +282,29 @@ fn train_in(
     Ok(summary)
 }
 
+/// Whether there are sets of instructions, not only streams.
+fn has_sets(data: &DataConfig) -> bool {
+    !data.sets.is_empty() || data.mimicit_yaml.is_some()
+}
+
 /// Whether the samples of a run begin with the begin token. Only a base of the original has two ways, one for samples of
 /// sets and one for streams and prompts.
 fn begins(tokenizer: &TextTokenizer, data: &DataConfig, observer: &mut dyn Observer) -> bool {
-    let sets = !data.sets.is_empty() || data.mimicit_yaml.is_some();
-    if sets && !data.streams.is_empty() && tokenizer.begins().is_none() {
-        observer.message(
-            "warning: samples of sets begin with the begin token and those of streams without it, as in the original; the \
-             model is saved for prompts that begin with it. Write \"otter_input\": {\"begin_token\": true} (or false) into \
+    let sets = has_sets(data);
+    let begins = !if sets { tokenizer.sample_prefix() } else { tokenizer.prompt_prefix() }.is_empty();
+    if sets && tokenizer.begins().is_none() {
+        let way = |begins: bool| if begins { "with the begin token" } else { "without the begin token" };
+        let streams = if data.streams.is_empty() { "" } else { ", and so samples of streams," };
+        observer.message(&format!(
+            "{}samples of sets begin {}, as in the original, though its tokenizer files let a prompt{streams} begin {}; the \
+             model is saved for prompts that begin {1}. Write \"otter_input\": {{\"begin_token\": true}} (or false) into \
              config.json of model.init_from to have one way",
-        );
+            if data.streams.is_empty() { "" } else { "warning: " },
+            way(begins),
+            way(!tokenizer.prompt_prefix().is_empty()),
+        ));
     }
-    !if sets { tokenizer.sample_prefix() } else { tokenizer.prompt_prefix() }.is_empty()
+    begins
 }
 
 /// A run goes on as it began, whatever the base says by now.

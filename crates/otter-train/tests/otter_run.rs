@@ -440,6 +440,8 @@ fn a_run_goes_on_with_the_images_it_began_with() {
         (rules.alpha.unwrap().name(), rules.gray16.unwrap().name())
     };
     assert_eq!(recorded(&first), ("white", "scale"));
+    let rules = otter_checkpoint::InputRules::of(&first.checkpoint.clone().unwrap().join("model")).unwrap();
+    assert_eq!(rules.images_of_record, Some(otter_data::ImagesOfRecord::Frames));
 
     // Another choice is refused; without one, the run's own is kept.
     let refused =

@@ -92,7 +92,12 @@ impl LoraConfig {
         let beside = source.path.join(ADAPTER_CONFIG);
         let config = source.path.join("config.json");
         let (path, name, map) = match lora {
-            Some(Value::Object(map)) => (config, "lora_config", map),
+            Some(Value::Object(map)) => {
+                if beside.is_file() {
+                    must_agree(&config, &map, &beside, &read_object(&beside, LONGEST_CONFIG)?)?;
+                }
+                (config, "lora_config", map)
+            }
             None | Some(Value::Null) if beside.is_file() => {
                 (beside.clone(), "", read_object(&beside, LONGEST_CONFIG)?)
             }
@@ -175,6 +180,47 @@ impl LoraConfig {
         };
         [unused("rank_pattern", &self.ranks), unused("alpha_pattern", &self.alphas)].concat()
     }
+}
+
+/// Refuses two files that say different strengths: nothing tells which of them the adapters were trained with.
+fn must_agree(
+    config: &Path,
+    own: &Map<String, Value>,
+    beside: &Path,
+    other: &Map<String, Value>,
+) -> Result<()> {
+    for key in OBEYED.iter().chain(REFUSED.iter().map(|(key, _)| key)) {
+        let (found, expected) = (said(key, own), said(key, other));
+        if found != expected {
+            let shown =
+                |value: Option<Value>| value.map_or_else(|| "not set".to_owned(), |value| value.to_string());
+            return Err(CheckpointError::Key {
+                path: config.to_path_buf(),
+                key: format!("lora_config.{key}"),
+                found: shown(found),
+                expected: format!(
+                    "{} says {}; make the two say what the adapters were trained with, or take one of them away",
+                    beside.display(),
+                    shown(expected)
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What a file says with a key, in one form; nothing where that is what the absent key means.
+fn said(key: &str, map: &Map<String, Value>) -> Option<Value> {
+    let value = map.get(key).filter(|value| !value.is_null())?;
+    let silent = match value {
+        Value::Bool(value) => !value,
+        Value::Object(value) => value.is_empty(),
+        Value::Array(value) => value.is_empty(),
+        Value::String(value) => key == "peft_type" && value.eq_ignore_ascii_case("lora"),
+        _ => false,
+    };
+    let number = value.as_f64().map(Value::from);
+    (!silent).then(|| number.unwrap_or_else(|| value.clone()))
 }
 
 /// The value of the first pattern that matches, in the order of the file, as in PEFT.
@@ -282,6 +328,37 @@ mod tests {
             "init_lora_weights": true, "loftq_config": {}, "lora_dropout": 0.1
         });
         assert!(parse(inactive).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn two_files_must_say_the_same() {
+        let agree = |own: Value, other: Value| {
+            let (Value::Object(own), Value::Object(other)) = (own, other) else { panic!("no objects") };
+            must_agree(Path::new("config.json"), &own, Path::new("adapter_config.json"), &other)
+        };
+        let own = json!({ "r": 8, "lora_alpha": 16, "task_type": "CAUSAL_LM" });
+        let same = json!({
+            "r": 8, "lora_alpha": 16.0, "use_rslora": false, "peft_type": "LORA", "rank_pattern": {}, "use_dora": null,
+            "task_type": "VL", "target_modules": ["q_proj"]
+        });
+        agree(own.clone(), same.clone()).unwrap();
+        for (key, value) in [
+            ("lora_alpha", json!(32)),
+            ("r", json!(4)),
+            ("use_rslora", json!(true)),
+            ("use_dora", json!(true)),
+            ("alpha_pattern", json!({ "q_proj": 4 })),
+            ("peft_type", json!("LOHA")),
+        ] {
+            let mut other = same.clone();
+            other[key] = value.clone();
+            let refused = agree(own.clone(), other).unwrap_err().to_string();
+            let parts = [&format!("lora_config.{key}"), "adapter_config.json", "take one of them away"];
+            assert!(parts.iter().all(|part| refused.contains(*part)), "{refused}");
+            if value.is_boolean() {
+                assert!(refused.contains("not set"), "{refused}");
+            }
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use kind::Kind;
 pub use part::Part;
 pub use scan::{NonFinite, scan};
 pub use source::FileSummary;
-pub use tokens::TokenCheck;
+pub use tokens::{TokenCheck, beginning};
 pub use tower::OtherTower;
 pub use untrained::TrainingSigns;
 

@@ -94,8 +94,8 @@ pub(super) fn check(
     Ok(TokenCheck { special, vocab_size, order, class_order, rows_without_token, notes, warnings })
 }
 
-/// What stands in front of samples and prompts.
-fn beginning(tokenizer: &TextTokenizer) -> String {
+/// What stands in front of samples and prompts, in words.
+pub fn beginning(tokenizer: &TextTokenizer) -> String {
     let shown = |prefix: &[u32]| match prefix {
         [] => "nothing".to_owned(),
         _ => format!("{prefix:?}"),

@@ -1,6 +1,7 @@
 //! `otter chat`: a conversation about images in the terminal.
 
 use std::io::{BufRead, IsTerminal};
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -20,6 +21,8 @@ use crate::output;
 struct Conversation {
     text: String,
     images: Vec<PathBuf>,
+    /// The media items that they are.
+    media: Vec<Range<usize>>,
     pending: Vec<PathBuf>,
 }
 
@@ -95,10 +98,17 @@ fn answer(
     let mut images = conversation.images.clone();
     images.extend(conversation.pending.iter().cloned());
     let question = without_special_tokens(question);
-    let turn = model::chat_prompt(&question, conversation.pending.len());
+    let new = model::media_of_question(model, conversation.pending.len());
+    let turn = model::chat_prompt(&question, new.len());
     let prompt = format!("{}{turn}", conversation.text);
     let ids = model::prompt_ids(model, &prompt)?;
-    let vision = model::vision_input(model, &images, pictures, &ids)?;
+    let before = conversation.images.len();
+    let mut media = conversation.media.clone();
+    media.extend(new.into_iter().map(|item| before + item.start..before + item.end));
+    let vision = match images.is_empty() {
+        true => None,
+        false => Some(model::vision_of(model, &images, media.clone(), pictures)?),
+    };
     let prompts = [ids];
     let batch = PromptBatch::new(&prompts, 0, model.tokenizer.special().image)?;
     let (options, _) = settings.for_prompts(model, &prompts)?;
@@ -135,7 +145,7 @@ fn answer(
     // The answer can spell a placeholder in ordinary tokens; read again as text it would ask for an image.
     let said = without_special_tokens(cut_at_stop(&said, stop).0.trim());
     conversation.text = format!("{prompt}{said}{END_OF_CHUNK_TOKEN}");
-    conversation.images = images;
+    (conversation.images, conversation.media) = (images, media);
     conversation.pending.clear();
     Ok(())
 }

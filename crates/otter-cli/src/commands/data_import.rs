@@ -212,7 +212,7 @@ fn print(report: &ImportReport, out: &Path, name: &str) -> Result<()> {
     }
     if report.example_only > 0 {
         notes.push(format!(
-            "{} pairs have no context and serve only as examples; they are no samples",
+            "{} pairs have no context and are no samples; they serve as examples where a context names them",
             count(report.example_only)
         ));
     }

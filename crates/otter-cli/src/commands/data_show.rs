@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use otter_checkpoint::load_tokenizer;
+use otter_checkpoint::{beginning, load_tokenizer};
 use otter_data::{DataConfig, Dataset, Sample, TextTokenizer};
 use serde_json::{Value, json};
 
@@ -66,6 +66,9 @@ fn print(sample: &Sample, tokenizer: &TextTokenizer) -> Result<()> {
     line("tokens", format!("{}, {} of them trained", sample.input_ids.len(), sample.label_tokens()))?;
     line("ids", format!("{:?}", sample.input_ids))?;
     line("labels", format!("{:?}", sample.labels))?;
+    if tokenizer.begins().is_none() {
+        line("begins", beginning(tokenizer))?;
+    }
     let marked: Vec<String> = sample
         .labelled_text(tokenizer)?
         .into_iter()

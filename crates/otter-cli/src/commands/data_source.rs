@@ -1,15 +1,12 @@
 //! What `SRC` of the data commands may be: a run's configuration, a YAML data list, one instruction file, or a data set directory.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use otter_checkpoint::load_tokenizer;
 use otter_data::layout::{Manifest, layout_directory};
-use otter_data::{DataConfig, Group, SetConfig, TextTokenizer};
+use otter_data::{DataConfig, Group, SetConfig};
 use otter_train::config::TrainConfig;
 
-use super::hub;
 use crate::arguments::DataSource;
 
 /// The sets that `SRC` names, and the model of its configuration where it is one.
@@ -96,15 +93,4 @@ fn single_set(source: &DataSource) -> Result<SetConfig> {
         task_description: Vec::new(),
         languages: Vec::new(),
     })
-}
-
-/// The tokenizer of `--model`, or else of the configuration's model.
-pub fn tokenizer(
-    source: &Path,
-    given: Option<&Path>,
-    configured: Option<&Path>,
-) -> Result<Option<Arc<TextTokenizer>>> {
-    let Some(model) = given.or(configured) else { return Ok(None) };
-    let model = hub::resolve_from(source, model)?;
-    Ok(Some(Arc::new(load_tokenizer(&model)?)))
 }

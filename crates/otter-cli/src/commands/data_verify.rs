@@ -2,16 +2,18 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use otter_checkpoint::{Checkpoint, load_tokenizer};
 use otter_data::OutputForm;
 use otter_data::verify::{
     FixOptions, FixReport, HistogramSummary, Severity, VerifyOptions, VerifyProgress, VerifyReport,
     report_html, verify, verify_and_fix,
 };
 
-use super::data_source;
+use super::{data_source, hub};
 use crate::arguments::DataVerify;
 use crate::output;
 
@@ -39,16 +41,18 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
     }
     let rules = arguments.rules.or(config.switches().image_rules);
     (config.alpha, config.gray16) = (Some(rules.alpha), Some(rules.gray16));
-    let tokenizer = if arguments.ids_only {
-        None
-    } else {
-        data_source::tokenizer(source, arguments.model.as_deref(), configured.as_deref())?
-    };
+    let model = arguments.model.as_deref().or(configured.as_deref()).filter(|_| !arguments.ids_only);
+    let model = model.map(|model| hub::resolve_from(source, model)).transpose()?;
+    let tokenizer = model.as_deref().map(load_tokenizer).transpose()?.map(Arc::new);
+    // A directory with a tokenizer alone, or with a language model, tells nothing of frames.
+    let checkpoint = model.as_deref().and_then(|model| Checkpoint::open(model).ok());
+    let max_frames = checkpoint.and_then(|found| found.config.model.perceiver.max_num_frames);
     let options = VerifyOptions {
         ids_only: arguments.ids_only,
         strict: arguments.strict,
         max_examples: arguments.max_examples,
         thumbnails: arguments.report.is_some(),
+        max_frames,
     };
     let bar = Bar::new();
     let mut show = |progress| bar.show(progress);

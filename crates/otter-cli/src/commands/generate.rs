@@ -62,7 +62,10 @@ fn answer(
     let mut pictures = Pictures::new(model, arguments.rules);
     let mut notes = Vec::with_capacity(lines.len());
     for (row, line) in lines.iter().enumerate() {
-        let media = if arguments.video.is_some() { 1 } else { line.images.len() };
+        let media = match &arguments.video {
+            Some(_) => 1,
+            None => model::media_of_question(model, line.images.len()).len(),
+        };
         let text = if chat { model::chat_prompt(&line.prompt, media) } else { line.prompt.clone() };
         let ids = model::prompt_ids(model, &text)?;
         if ids.is_empty() {

@@ -1,5 +1,6 @@
 //! What several commands share: loading a model, images and prompts.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -7,7 +8,7 @@ use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
 use otter_cuda::Precision;
 use otter_data::prompt::{self, InstructionFormat};
 use otter_data::video::{FrameSampling, Picture, VideoOptions, open_frames};
-use otter_data::{ImageTransform, JoinedText, open_image, preprocess};
+use otter_data::{ImageTransform, ImagesOfRecord, JoinedText, open_image, preprocess};
 use otter_model::VisionInput;
 use otter_nn::{Device, QuantisedFormat, Tensor};
 
@@ -57,6 +58,23 @@ pub fn warn_before_chat(model: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether several images of one question are the frames of one media item: as the model was trained, or else as a
+/// checkpoint with frame embeddings is made for.
+fn shows_frames(model: &LoadedModel) -> bool {
+    match model.config.input.images_of_record {
+        Some(rule) => rule == ImagesOfRecord::Frames,
+        None => model.otter.config().perceiver.max_num_frames.is_some(),
+    }
+}
+
+/// The media items that `images` of one question are: ranges of images.
+pub fn media_of_question(model: &LoadedModel, images: usize) -> Vec<Range<usize>> {
+    if images > 1 && shows_frames(model) {
+        return std::iter::once(0..images).collect();
+    }
+    (0..images).map(|i| i..i + 1).collect()
+}
+
 /// The prompt in the Otter template with one placeholder per media item.
 pub fn chat_prompt(question: &str, media: usize) -> String {
     prompt::inference_prompt(InstructionFormat::Simple, media, question)
@@ -76,17 +94,11 @@ pub fn joined_ids(model: &LoadedModel, prompt: &str, answer: &str) -> Result<Joi
     Ok(joined)
 }
 
-/// How many media items `images` are for a prompt with `placeholders` of them.
-///
-/// A checkpoint with frame embeddings reads several images under one placeholder as the frames of a video.
-pub fn media_frames(
-    model: &LoadedModel,
-    images: usize,
-    placeholders: usize,
-) -> Result<Vec<std::ops::Range<usize>>> {
-    let video = model.otter.config().perceiver.max_num_frames.is_some();
-    if video && placeholders == 1 && images > 1 {
-        return Ok(std::iter::once(0..images).collect());
+/// The media items that `images` are for a prompt with `placeholders` of them: several images under one placeholder are
+/// frames of one item for a model that shows them so.
+fn media_frames(model: &LoadedModel, images: usize, placeholders: usize) -> Result<Vec<Range<usize>>> {
+    if placeholders == 1 && images > 1 && shows_frames(model) {
+        return Ok(media_of_question(model, images));
     }
     if images == placeholders {
         return Ok((0..images).map(|i| i..i + 1).collect());
@@ -128,8 +140,18 @@ pub fn vision_input(
     if files.is_empty() {
         return Ok(None);
     }
+    vision_of(model, files, media_frames, pictures).map(Some)
+}
+
+/// The vision input of one prompt, whose media items are ranges of `files`.
+pub fn vision_of(
+    model: &LoadedModel,
+    files: &[PathBuf],
+    media_frames: Vec<Range<usize>>,
+    pictures: &mut Pictures,
+) -> Result<VisionInput> {
     let slots = vec![(0..media_frames.len()).collect()];
-    Ok(Some(VisionInput { pixels: pixels(model, files, pictures)?, media_frames, slots }))
+    Ok(VisionInput { pixels: pixels(model, files, pictures)?, media_frames, slots })
 }
 
 /// Frames taken of a video unless asked otherwise, as in training (`resample_frames`).

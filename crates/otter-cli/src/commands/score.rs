@@ -16,7 +16,7 @@ use crate::output;
 pub fn run(arguments: &Score) -> Result<()> {
     let model = model::load(&arguments.model)?;
     let prompt = if arguments.chat {
-        model::chat_prompt(&arguments.prompt, arguments.images.len())
+        model::chat_prompt(&arguments.prompt, model::media_of_question(&model, arguments.images.len()).len())
     } else {
         arguments.prompt.clone()
     };

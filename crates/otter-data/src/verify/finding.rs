@@ -92,6 +92,9 @@ reasons! {
     NoLabelTokens "no_label_tokens" Error
         "No position of the sample would be trained."
         "Look at its answer, and at max_seq_len if samples are cut.";
+    TooManyFrames "too_many_frames" Error
+        "A media item has more frames than the model has frame embeddings; training would stop there."
+        "Lower data.resample_frames, or set data.images_of_record = \"media\" where images are no video.";
     BadImageEntry "bad_image_entry" Error
         "The entry of an image is no readable base64 text."
         "Convert this image again.";

@@ -70,11 +70,13 @@ pub struct VerifyOptions {
     pub max_examples: usize,
     /// Make small pictures for [`report_html`].
     pub thumbnails: bool,
+    /// Most frames of a media item that the model has embeddings for.
+    pub max_frames: Option<usize>,
 }
 
 impl Default for VerifyOptions {
     fn default() -> Self {
-        Self { ids_only: false, strict: false, max_examples: 5, thumbnails: false }
+        Self { ids_only: false, strict: false, max_examples: 5, thumbnails: false, max_frames: None }
     }
 }
 
@@ -389,6 +391,7 @@ impl<'a> Verifier<'a> {
                 tokenizer: self.tokenizer.map(Arc::as_ref),
                 sources: &self.sources,
                 max_examples: self.options.max_examples,
+                max_frames: self.options.max_frames,
             };
             let count = self.sources.sets[number].candidates();
             let (findings, histograms) = (&mut self.findings, &mut self.histograms);

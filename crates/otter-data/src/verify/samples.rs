@@ -33,6 +33,7 @@ pub(super) struct SampleCheck<'a> {
     pub(super) tokenizer: Option<&'a TextTokenizer>,
     pub(super) sources: &'a Sources,
     pub(super) max_examples: usize,
+    pub(super) max_frames: Option<usize>,
 }
 
 impl SampleCheck<'_> {
@@ -179,6 +180,14 @@ impl SampleCheck<'_> {
         let name = || self.sources.file_name(file);
         match builder.build(turns, false) {
             Ok(sample) => {
+                let frames = sample.media.iter().map(|item| item.frames.len()).max().unwrap_or(0);
+                if let Some(most) = self.max_frames.filter(|&most| frames > most) {
+                    self.sources.sets[query.0].add_flags(query.1, flag::TOKENS);
+                    checked.findings.add(Reason::TooManyFrames, file, id, || {
+                        (name(), format!("a media item has {frames} frames; the model takes {most}"))
+                    });
+                    return Ok(false);
+                }
                 checked.tokens.add(sample.input_ids.len() as u64);
                 checked.trained_tokens.add(sample.label_tokens() as u64);
                 if sample.dropped_turns > 0 {

@@ -50,7 +50,8 @@ fn nothing_used(report: &ImportReport) -> String {
     };
     let left_out =
         if left_out.is_empty() { String::new() } else { format!("; left out: {}", left_out.join("; ")) };
-    format!("{what}, so no data set was written{left_out}")
+    let told: String = report.warnings.iter().map(|warning| format!("; {warning}")).collect();
+    format!("{what}, so no data set was written{left_out}{told}")
 }
 
 impl ImportError {

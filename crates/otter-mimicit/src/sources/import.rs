@@ -110,8 +110,7 @@ pub fn import(
         observer(Progress { done: done + 1, total, skipped: 0, writing: true });
     }
     drop(reader);
-    let samples = replay.samples;
-    let mut report = replay.finish();
+    let (mut report, samples) = replay.finish();
     report.warnings.splice(0..0, source.warnings());
     if samples == 0 {
         // What it says of missing files may be mended before the next try.

@@ -38,8 +38,10 @@ pub struct Replay<'s> {
     /// Hashes of the ids of pairs that are only examples.
     examples: Vec<u128>,
     /// Pairs that are samples, and pairs that show no image.
-    pub samples: u64,
+    samples: u64,
     without_images: u64,
+    /// Numbers of samples with hashes of what their contexts name and no pair had by then.
+    open: Vec<(u64, u128)>,
     group: Group,
     strict: bool,
     numbered: usize,
@@ -64,6 +66,7 @@ impl<'s> Replay<'s> {
             examples: Vec::new(),
             samples: 0,
             without_images: 0,
+            open: Vec::new(),
             group: source.group(),
             strict,
             numbered: 0,
@@ -153,27 +156,36 @@ impl<'s> Replay<'s> {
                 };
                 writer.context(&id, &context)?;
                 if self.contexts_of_source {
-                    self.note_context(&id, &context);
+                    self.note_context(self.samples, &id, &context);
                 }
             }
         }
         Ok(())
     }
 
-    fn note_context(&mut self, id: &str, context: &[String]) {
+    fn note_context(&mut self, sample: u64, id: &str, context: &[String]) {
         for named in context {
-            self.named.entry(hash128(named)).or_insert_with(|| (id.to_owned(), named.clone()));
+            let hash = hash128(named);
+            if !self.records.contains(&hash) {
+                self.open.push((sample, hash));
+            }
+            self.named.entry(hash).or_insert_with(|| (id.to_owned(), named.clone()));
         }
     }
 
-    /// The account, with what is odd about the whole.
-    pub fn finish(mut self) -> ImportReport {
+    /// The account, with what is odd about the whole, and the number of samples that can be built.
+    pub fn finish(mut self) -> (ImportReport, u64) {
+        // Those of one sample stand next to each other.
+        self.open.retain(|(_, hash)| !self.records.contains(hash));
+        self.open.dedup_by_key(|(sample, _)| *sample);
+        let unusable = self.open.len() as u64;
         let gone =
             || self.named.iter().filter(|(hash, _)| !self.records.contains(*hash)).map(|(_, pair)| pair);
         if let Some((id, named)) = gone().min() {
             self.report.warnings.push(format!(
-                "contexts name {} ids that no pair has, e.g. {named} in the context of {id}; their samples cannot be built: add \
-                 the rows, or take the ids out",
+                "{unusable} of {} samples cannot be built: their contexts name {} ids that no pair has, e.g. {named} in the \
+                 context of {id}; add the rows, or take the ids out",
+                self.samples,
                 gone().count()
             ));
         }
@@ -192,7 +204,7 @@ impl<'s> Replay<'s> {
                 self.group.name()
             ));
         }
-        self.report
+        (self.report, self.samples - unusable)
     }
 
     fn conflicts(&self, image: &EntryImage) -> bool {
