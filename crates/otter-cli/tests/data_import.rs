@@ -449,7 +449,8 @@ fn a_signal_stops_and_a_second_one_ends_at_once() {
     let videos = place.path().join("videos");
     fs::create_dir(&videos).unwrap();
     let mut entries = serde_json::Map::new();
-    for name in ["v_a", "v_b"] {
+    // More than are done before the slowest signal comes.
+    for name in ["v_a", "v_b", "v_c", "v_d", "v_e", "v_f"] {
         fs::write(videos.join(format!("{name}.mp4")), "video").unwrap();
         entries
             .insert(name.into(), json!({"duration": 2, "timestamps": [[0, 2]], "sentences": ["Something."]}));
