@@ -8,19 +8,12 @@
 
 mod error;
 pub mod evaluate;
-mod media_latents;
 pub mod parity;
-mod prompt_pass;
 pub mod report;
-mod report_html;
-mod report_samples;
-mod report_svg;
-pub mod table;
-pub mod tasks;
 
 pub use error::EvaluationError;
+pub use evaluate::table::{Detail, Measure, ShotTable, wilson_interval};
+pub use evaluate::tasks::{Task, Truth, TruthRecord};
 pub use evaluate::{Evaluation, EvaluationOptions, EvaluationProgress, EvaluationRecord, evaluate};
-pub use report::{QuickstartReport, render};
-pub use report_samples::sample_card;
-pub use table::{Detail, Measure, ShotTable, wilson_interval};
-pub use tasks::{Task, Truth, TruthRecord};
+pub use evaluate::{table, tasks};
+pub use report::{QuickstartReport, render, sample_card};

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// A file being written. Dropped without [`AtomicFile::finish`], it leaves nothing behind.
-pub(crate) struct AtomicFile {
+pub struct AtomicFile {
     path: PathBuf,
     temporary: PathBuf,
     writer: Option<BufWriter<File>>,
@@ -14,7 +14,7 @@ pub(crate) struct AtomicFile {
 
 impl AtomicFile {
     /// Starts a file that will be called `path`; an existing file stays until the end.
-    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+    pub fn create(path: &Path) -> io::Result<Self> {
         let name = path.file_name().ok_or_else(|| io::Error::other("the path has no file name"))?;
         let temporary =
             path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
@@ -23,7 +23,7 @@ impl AtomicFile {
     }
 
     /// Syncs the content and gives the file its name.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    pub fn finish(mut self) -> io::Result<()> {
         if let Some(writer) = self.writer.take() {
             let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;

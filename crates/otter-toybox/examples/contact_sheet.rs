@@ -2,7 +2,7 @@
 //! `cargo run -p otter-mimicit --example contact_sheet -- sheet.png`
 
 use image::{RgbImage, imageops};
-use otter_mimicit::toybox::{Concept, Object, Scene, Size, random_stream, render};
+use otter_toybox::world::{Concept, Object, Scene, Size, random_stream, render};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args().nth(1).ok_or("give the name of the PNG to write")?;

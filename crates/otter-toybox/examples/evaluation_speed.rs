@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use otter_data::{DataConfig, Dataset, SpecialTokens, TextTokenizer};
 use otter_eval::{Detail, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
-use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_model::Otter;
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_nn::{Device, Parameters};
+use otter_toybox::world::{FamilyCounts, ToyboxOptions, write_toybox};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let number = |place: usize, default: usize| {

@@ -1,7 +1,7 @@
 //! Writes the default toybox and prints how long it took.
 //! `cargo run --release -p otter-mimicit --example time_writing -- FOLDER`
 
-use otter_mimicit::toybox::{ToyboxOptions, write_toybox};
+use otter_toybox::world::{ToyboxOptions, write_toybox};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("give the folder to write")?;

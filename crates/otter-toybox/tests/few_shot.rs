@@ -9,14 +9,14 @@ use otter_data::{DataConfig, Dataset, Sample, SpecialTokens, TextTokenizer};
 use otter_eval::{
     Detail, EvaluationOptions, EvaluationRecord, Measure, ShotTable, Truth, evaluate, sample_card,
 };
-use otter_mimicit::toybox::language::Family;
-use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_model::config::{
     CrossAttentionConfig, LlamaConfig, OptConfig, OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
 };
 use otter_model::generate::{GenerationOptions, PromptBatch};
 use otter_model::{Otter, TextInput, VisionInput};
 use otter_nn::{Device, IGNORE_INDEX, Parameters, Tensor};
+use otter_toybox::world::language::Family;
+use otter_toybox::world::{FamilyCounts, ToyboxOptions, write_toybox};
 
 const SHOTS: [usize; 3] = [0, 1, 2];
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use base64::Engine;
-use otter_mimicit::toybox::held_out::is_pair_held_out;
-use otter_mimicit::toybox::{Concept, FamilyCounts, MadeUpWord, ToyboxOptions, write_toybox};
+use otter_toybox::world::held_out::is_pair_held_out;
+use otter_toybox::world::{Concept, FamilyCounts, MadeUpWord, ToyboxOptions, write_toybox};
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -353,7 +353,7 @@ mod tests {
     /// Both ways of `--lengths` are the same work.
     #[test]
     fn packed_sequences_have_the_loss_of_padded_ones() -> Result<()> {
-        let config = otter_quickstart::base::config();
+        let config = otter_toybox::quickstart::base::config();
         let (otter, specs) = Otter::new(&config)?;
         let parameters =
             Parameters::build(&specs, Device::Cpu, |spec| Ok::<_, Infallible>(formula_value(spec)))?;

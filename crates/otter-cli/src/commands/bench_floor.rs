@@ -227,7 +227,7 @@ mod tests {
     /// Written out for the shipped base, whose matrices are all f32.
     #[test]
     fn a_decode_reads_every_matrix_of_the_language_model_once() -> anyhow::Result<()> {
-        let config = otter_quickstart::base::config();
+        let config = otter_toybox::quickstart::base::config();
         let (_, specs) = Otter::new(&config)?;
         let parameters = Parameters::build(&specs, Device::Cpu, |s| {
             Ok::<_, Infallible>(Tensor::zeros(&s.shape, Device::Cpu))

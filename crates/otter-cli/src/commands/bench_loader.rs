@@ -146,7 +146,7 @@ fn time_loader(
 
 /// The toybox tokenizer: the text is no part of what is measured.
 fn tokenizer(scratch: &Path) -> Result<Arc<TextTokenizer>> {
-    let base = otter_quickstart::unpack_base(&scratch.join("base"))?;
+    let base = otter_toybox::quickstart::unpack_base(&scratch.join("base"))?;
     Ok(Arc::new(otter_checkpoint::load_tokenizer(&base)?))
 }
 

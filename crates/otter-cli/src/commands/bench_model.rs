@@ -49,7 +49,7 @@ fn build_here(arguments: &Bench) -> Result<BenchModel> {
         Some(name) => config_of(name)?,
         None => match arguments.preset {
             BenchPreset::Mid => mid_size(),
-            BenchPreset::Toybox => otter_quickstart::base::config(),
+            BenchPreset::Toybox => otter_toybox::quickstart::base::config(),
         },
     };
     let (otter, specs) = Otter::new(&config)?;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use anyhow::{Context, Result};
 use otter_hub::HubError;
 use otter_mimicit::retrieve::RetrieveError;
-use otter_quickstart::QuickstartError;
+use otter_toybox::quickstart::QuickstartError;
 
 /// The first signal received; 0 before.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);

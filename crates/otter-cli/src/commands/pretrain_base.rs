@@ -1,7 +1,7 @@
 //! `otter pretrain-base`: makes the small base model that ships with this project.
 
 use anyhow::{Result, bail};
-use otter_quickstart::base::{self, BaseProgress, BaseRecipe};
+use otter_toybox::quickstart::base::{self, BaseProgress, BaseRecipe};
 
 use crate::arguments::PretrainBase;
 use crate::output;

@@ -1,7 +1,7 @@
 //! `otter quickstart`: from nothing to a tuned model and a report.
 
 use anyhow::Result;
-use otter_quickstart::QuickstartOptions;
+use otter_toybox::quickstart::QuickstartOptions;
 use otter_train::progress::Progress;
 
 use super::{hub, interrupt};
@@ -20,7 +20,8 @@ pub fn run(arguments: &Quickstart) -> Result<()> {
     };
     let flag = interrupt::flag("stopping at the end of this step or stage")?;
     let mut progress = Progress::new(50);
-    let result = otter_quickstart::run(&options, &flag, &mut progress, &mut |line| eprintln!("{line}"))?;
+    let result =
+        otter_toybox::quickstart::run(&options, &flag, &mut progress, &mut |line| eprintln!("{line}"))?;
     if arguments.json {
         return output::json(&result.json);
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use otter_mimicit::toybox::{ToyboxOptions, write_toybox};
+use otter_toybox::world::{ToyboxOptions, write_toybox};
 use serde_json::json;
 
 use crate::arguments::Toybox;

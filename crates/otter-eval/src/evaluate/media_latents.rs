@@ -12,8 +12,8 @@ use otter_model::{Otter, VisionInput};
 use otter_nn::{Device, Parameters, Tensor};
 use rayon::prelude::*;
 
+use super::prompt_pass::Media;
 use crate::error::EvaluationError;
-use crate::prompt_pass::Media;
 
 /// Memory for kept latents, in numbers of f32.
 const KEPT_NUMBERS: usize = 1 << 26;

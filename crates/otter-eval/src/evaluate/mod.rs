@@ -15,10 +15,15 @@ use otter_nn::Parameters;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+mod media_latents;
+mod prompt_pass;
+pub mod table;
+pub mod tasks;
+
+use self::media_latents::MediaLatents;
+use self::prompt_pass::{PromptPass, StructuralIds, spare_tokens};
+use self::tasks::{Task, Truth};
 use crate::error::EvaluationError;
-use crate::media_latents::MediaLatents;
-use crate::prompt_pass::{PromptPass, StructuralIds, spare_tokens};
-use crate::tasks::{Task, Truth};
 
 /// How to evaluate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -399,7 +404,7 @@ fn answer_tokens(tokenizer: &TextTokenizer, answer: &str, keep_symbols: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::{HeldOut, TruthRecord};
+    use crate::evaluate::tasks::{HeldOut, TruthRecord};
 
     #[test]
     fn a_score_that_is_no_number_never_wins() {

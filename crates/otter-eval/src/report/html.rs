@@ -5,9 +5,9 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::svg::{colour_class, shot_panel, stage_bar, step_chart};
+use crate::evaluate::table::{Measure, counts};
 use crate::report::{Card, CommandGroup, Curve, ModelResult, QuickstartReport, SampleCard, Turn};
-use crate::report_svg::{colour_class, shot_panel, stage_bar, step_chart};
-use crate::table::{Measure, counts};
 
 /// Text for HTML, inside elements and quoted attributes.
 pub(crate) fn escape(text: &str) -> String {
@@ -383,8 +383,8 @@ fn commands(groups: &[CommandGroup]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluate::table::{Cell, ShotTable, TableRow};
     use crate::report::Stage;
-    use crate::table::{Cell, ShotTable, TableRow};
 
     #[test]
     fn units_are_readable() {

@@ -2,10 +2,16 @@
 //!
 //! [`QuickstartReport`] is plain data; [`render`] turns it into the page. Everything in it is text and is escaped.
 
+mod html;
+mod samples;
+mod svg;
+
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::EvaluationRecord;
-use crate::table::ShotTable;
+use crate::evaluate::table::ShotTable;
+
+pub use samples::sample_card;
 
 /// Everything the page shows. Empty lists leave their section out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -157,5 +163,5 @@ impl SampleCard {
 
 /// The page.
 pub fn render(report: &QuickstartReport) -> String {
-    crate::report_html::page(report)
+    html::page(report)
 }

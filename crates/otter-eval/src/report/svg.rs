@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
+use super::html::{duration, escape};
+use crate::evaluate::table::Measure;
 use crate::report::{Curve, ModelResult, Stage};
-use crate::report_html::{duration, escape};
-use crate::table::Measure;
 
 /// Most points of a drawn curve; longer ones are averaged in windows.
 const DRAWN_POINTS: usize = 300;

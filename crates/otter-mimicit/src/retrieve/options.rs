@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::image_encoder::ImagePooling;
-use super::plan::{IndexKind, SearchPlan};
-use super::rules::TurnedAway;
+use crate::retrieve::encode::image_encoder::ImagePooling;
+use crate::retrieve::search::plan::{IndexKind, SearchPlan};
+use crate::retrieve::select::rules::TurnedAway;
 
 /// Where vectors come from.
 #[derive(Clone, Debug)]

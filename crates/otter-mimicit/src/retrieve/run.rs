@@ -7,21 +7,21 @@ use std::time::Instant;
 use otter_data::{ContextTable, ImageTable, InstructionTable};
 use rayon::prelude::*;
 
-use super::embed::{Encoder, embed};
 use super::error::{Result, RetrieveError};
-use super::neighbours::{Index, Neighbours};
 use super::options::{
     EmbeddingSource, ExampleOrder, Heuristic, Observer, RetrieveOptions, RetrieveReport, Stage,
 };
-use super::plan::SearchPlan;
-use super::random;
-use super::records::{ItemKind, NO_ITEM, Records, Unusable};
-use super::rules::{Picked, Rules};
-use super::scene::Scenes;
-use super::top_k::Neighbour;
-use super::vectors::Vectors;
 use super::work::Work;
-use crate::atomic_file::AtomicFile;
+use crate::retrieve::encode::embed::{Encoder, embed};
+use crate::retrieve::search::neighbours::{Index, Neighbours};
+use crate::retrieve::search::plan::SearchPlan;
+use crate::retrieve::search::top_k::Neighbour;
+use crate::retrieve::select::random;
+use crate::retrieve::select::records::{ItemKind, NO_ITEM, Records, Unusable};
+use crate::retrieve::select::rules::{Picked, Rules};
+use crate::retrieve::select::scene::Scenes;
+use crate::retrieve::vectors::Vectors;
+use otter_io::AtomicFile;
 
 /// Most examples of a query.
 pub const MOST_EXAMPLES: usize = 1024;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::bert_config::read_json;
 use super::error::{Result, RetrieveError};
-use crate::atomic_file::AtomicFile;
+use crate::retrieve::encode::bert_config::read_json;
+use otter_io::AtomicFile;
 
 /// What the files of the folder belong to.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::item::Skip;
-use super::report::ImportReport;
+use crate::sources::import::report::ImportReport;
 
 /// An error of an import; each says what was found, what was expected and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -7,38 +7,20 @@
 //! Where a source describes rather than asks (captions, narrations, differences), pairs come from a file of replies of a
 //! chat model ([`Replies`]), or without one from a fixed question whose answer is the description.
 
-mod annotations;
-mod csv;
-mod dense_captions;
-mod ego4d;
+mod datasets;
 mod error;
-mod files;
-mod funqa;
-mod general_difference;
 mod import;
 mod item;
-mod journal;
-mod llava;
-mod own;
-mod pairs;
-mod parallel;
-mod picture;
-mod process;
-mod replay;
-mod report;
-mod scene_navigation;
-mod spot_the_difference;
-mod story;
-mod tv_captions;
+mod reading;
 
 use std::path::{Path, PathBuf};
 
 pub use error::ImportError;
-pub use import::{ImportOptions, Imported, Progress, import, journal_folder};
+pub use import::picture::{FrameFormat, PictureOptions};
+pub use import::report::{ImportReport, SkipCount};
+pub use import::run::{ImportOptions, Imported, Progress, import, journal_folder};
 pub use item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
-pub use pairs::{Replies, parse_reply};
-pub use picture::{FrameFormat, PictureOptions};
-pub use report::{ImportReport, SkipCount};
+pub use reading::pairs::{Replies, parse_reply};
 
 /// The sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -179,20 +161,22 @@ pub fn open_source(kind: SourceKind, inputs: &Inputs) -> Result<Box<dyn Source>,
                     "--name {name:?}: ids begin with it; use letters, digits, - and _"
                 )));
             }
-            Box::new(own::Own::open(inputs, name)?)
+            Box::new(datasets::own::Own::open(inputs, name)?)
         }
-        SourceKind::Llava => Box::new(llava::Llava::open(inputs, inputs.kind)?),
-        SourceKind::Sd => Box::new(spot_the_difference::SpotTheDifference::open(inputs)?),
-        SourceKind::Cgd => Box::new(general_difference::GeneralDifference::open(inputs)?),
-        SourceKind::Vst => Box::new(story::VisualStory::open(inputs)?),
+        SourceKind::Llava => Box::new(datasets::llava::Llava::open(inputs, inputs.kind)?),
+        SourceKind::Sd => Box::new(datasets::spot_the_difference::SpotTheDifference::open(inputs)?),
+        SourceKind::Cgd => Box::new(datasets::general_difference::GeneralDifference::open(inputs)?),
+        SourceKind::Vst => Box::new(datasets::story::VisualStory::open(inputs)?),
         SourceKind::Tvc => {
-            let frames = inputs.frames.unwrap_or(tv_captions::FRAMES);
-            Box::new(tv_captions::TvCaptions::open(inputs, frames)?)
+            let frames = inputs.frames.unwrap_or(datasets::tv_captions::FRAMES);
+            Box::new(datasets::tv_captions::TvCaptions::open(inputs, frames)?)
         }
-        SourceKind::Dc => Box::new(dense_captions::DenseCaptions::open(inputs)?),
-        SourceKind::E4d => Box::new(ego4d::Ego4d::open(inputs)?),
-        SourceKind::Sn => Box::new(scene_navigation::SceneNavigation::open(inputs, inputs.max_frames)?),
-        SourceKind::Funqa => Box::new(funqa::FunQa::open(inputs)?),
+        SourceKind::Dc => Box::new(datasets::dense_captions::DenseCaptions::open(inputs)?),
+        SourceKind::E4d => Box::new(datasets::ego4d::Ego4d::open(inputs)?),
+        SourceKind::Sn => {
+            Box::new(datasets::scene_navigation::SceneNavigation::open(inputs, inputs.max_frames)?)
+        }
+        SourceKind::Funqa => Box::new(datasets::funqa::FunQa::open(inputs)?),
     })
 }
 

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use otter_checkpoint::atomic;
 
-use crate::error::QuickstartError;
+use super::error::QuickstartError;
 
 /// Files of `assets/toybox-base`.
 const FILES: [(&str, &[u8]); 7] = [
-    ("config.json", include_bytes!("../../../assets/toybox-base/config.json")),
-    ("generation_config.json", include_bytes!("../../../assets/toybox-base/generation_config.json")),
-    ("model.safetensors", include_bytes!("../../../assets/toybox-base/model.safetensors")),
-    ("tokenizer.json", include_bytes!("../../../assets/toybox-base/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../../../assets/toybox-base/tokenizer_config.json")),
-    ("special_tokens_map.json", include_bytes!("../../../assets/toybox-base/special_tokens_map.json")),
-    ("added_tokens.json", include_bytes!("../../../assets/toybox-base/added_tokens.json")),
+    ("config.json", include_bytes!("../../../../assets/toybox-base/config.json")),
+    ("generation_config.json", include_bytes!("../../../../assets/toybox-base/generation_config.json")),
+    ("model.safetensors", include_bytes!("../../../../assets/toybox-base/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../../../../assets/toybox-base/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../../../assets/toybox-base/tokenizer_config.json")),
+    ("special_tokens_map.json", include_bytes!("../../../../assets/toybox-base/special_tokens_map.json")),
+    ("added_tokens.json", include_bytes!("../../../../assets/toybox-base/added_tokens.json")),
 ];
 
 /// Writes the base model as the directory `to`.

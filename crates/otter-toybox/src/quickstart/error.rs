@@ -18,7 +18,7 @@ pub enum QuickstartError {
     Checkpoint(#[from] otter_checkpoint::CheckpointError),
     /// Data that cannot be written.
     #[error(transparent)]
-    Toybox(#[from] otter_mimicit::toybox::ToyboxError),
+    Toybox(#[from] crate::world::ToyboxError),
     /// Training that failed.
     #[error(transparent)]
     Train(#[from] otter_train::TrainError),

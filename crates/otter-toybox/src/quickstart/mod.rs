@@ -3,9 +3,9 @@
 pub mod base;
 mod embedded;
 mod error;
-mod quickstart;
+mod run;
 mod summary;
 
 pub use embedded::unpack as unpack_base;
 pub use error::QuickstartError;
-pub use quickstart::{QuickstartOptions, QuickstartResult, SHOTS, run};
+pub use run::{QuickstartOptions, QuickstartResult, SHOTS, run};

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::world::language::Family;
+use crate::world::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_checkpoint::{LoadedModel, atomic, load_model};
 use otter_cuda::Precision;
 use otter_data::{DataConfig, Dataset};
 use otter_eval::{Detail, Evaluation, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
-use otter_mimicit::toybox::language::Family;
-use otter_mimicit::toybox::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_model::FreezeRule;
 use otter_nn::Device;
 use otter_train::memory_plan::MemoryPlan;
 use otter_train::{Observer, Resume, StepReport, TrainConfig, TrainSummary};
 
-use crate::error::QuickstartError;
-use crate::summary::{self, Curves, Results};
-use crate::{base, embedded};
+use super::error::QuickstartError;
+use super::summary::{self, Curves, Results};
+use super::{base, embedded};
 
 /// What to run.
 #[derive(Clone, Debug)]

@@ -11,8 +11,8 @@ use otter_model::FreezeRule;
 use otter_train::{StepReport, TokenCounts, TrainSummary};
 use serde_json::{Value, json};
 
-use crate::error::QuickstartError;
-use crate::quickstart::{MEASURE, Measured, QuickstartOptions};
+use super::error::QuickstartError;
+use super::run::{MEASURE, Measured, QuickstartOptions};
 
 /// Parameters of a model.
 #[derive(Clone, Copy, Debug)]

@@ -108,7 +108,7 @@ fn words(count: usize, held_out: bool, random: &mut ChaCha8Rng) -> Vec<MadeUpWor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toybox::random_stream;
+    use crate::world::random_stream;
 
     #[test]
     fn training_episodes_hold_nothing_of_the_evaluation() {

@@ -59,7 +59,7 @@ pub fn patch_labels(scene: &Scene, size: u32, patch: u32) -> Result<Vec<PatchLab
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::toybox::{random_stream, render};
+    use crate::world::{random_stream, render};
 
     /// The colour of the palette nearest to a pixel.
     fn nearest(pixel: [u8; 3]) -> Colour {

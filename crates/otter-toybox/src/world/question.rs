@@ -338,8 +338,8 @@ fn more_objects(rank: usize, random: &mut ChaCha8Rng) -> Example {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toybox::language::{Family, KINDS};
-    use crate::toybox::random_stream;
+    use crate::world::language::{Family, KINDS};
+    use crate::world::random_stream;
     use std::collections::BTreeMap;
 
     fn some(kind: QuestionKind, count: usize) -> Vec<Example> {

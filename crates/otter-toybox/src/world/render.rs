@@ -72,7 +72,7 @@ fn noise(random: &mut ChaCha8Rng) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toybox::scene::{Colour, Concept, Shape, Size};
+    use crate::world::scene::{Colour, Concept, Shape, Size};
 
     fn centred(colour: Colour, shape: Shape) -> Scene {
         Scene::single(Object { colour, shape, size: Size::Large, x: 16.0, y: 16.0 })

@@ -262,7 +262,7 @@ pub(crate) fn random_size(random: &mut ChaCha8Rng) -> Size {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toybox::random_stream;
+    use crate::world::random_stream;
 
     #[test]
     fn objects_are_fully_inside_and_do_not_overlap() {

@@ -15,7 +15,7 @@ use super::language::{
     COLOUR_NAMES, FIRST_SYLLABLES, FUNCTION_WORDS, NUMBER_NAMES, PUNCTUATION, SECOND_SYLLABLES, SHAPE_NAMES,
     SHAPE_PLURALS, SIZE_NAMES, YES_NO,
 };
-use crate::atomic_file::AtomicFile;
+use otter_io::AtomicFile;
 
 /// Special tokens in front of the vocabulary; their ids are 0, 1, 2.
 pub const LEADING_SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
@@ -214,8 +214,8 @@ fn token_json(content: &str) -> Value {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::toybox::language::KINDS;
-    use crate::toybox::{MadeUpWord, make_example, random_stream};
+    use crate::world::language::KINDS;
+    use crate::world::{MadeUpWord, make_example, random_stream};
     use tokenizers::Tokenizer;
 
     fn tokenizer() -> Tokenizer {

@@ -29,7 +29,7 @@ use super::options::ToyboxOptions;
 use super::render::render;
 use super::seeding::random_stream;
 use super::vocabulary::Vocabulary;
-use crate::atomic_file::AtomicFile;
+use otter_io::AtomicFile;
 
 /// Records whose pictures are drawn at a time; bounds the memory of the pictures.
 const RECORDS_AT_ONCE: usize = 2048;

@@ -13,7 +13,7 @@ use otter_nn::{
 };
 
 use super::bert_config::BertConfig;
-use super::error::{Result, RetrieveError};
+use crate::retrieve::error::{Result, RetrieveError};
 
 /// The encoder and its weights.
 pub struct Bert {

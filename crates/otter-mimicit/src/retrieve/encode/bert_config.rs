@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{Result, RetrieveError};
+use crate::retrieve::error::{Result, RetrieveError};
 
 /// No configuration file is longer.
 const LONGEST_JSON: u64 = 1 << 24;
@@ -225,7 +225,7 @@ fn pooling(path: &Path) -> Result<TextPooling> {
 }
 
 /// Reads a JSON file of bounded size.
-pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let length = std::fs::metadata(path).map_err(RetrieveError::io(path, "open"))?.len();
     if length > LONGEST_JSON {
         return Err(RetrieveError::format(

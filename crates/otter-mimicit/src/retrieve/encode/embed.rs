@@ -5,16 +5,16 @@ use std::path::Path;
 use otter_data::{ImageTable, InstructionTable};
 use rayon::prelude::*;
 
-use super::error::{Result, RetrieveError};
 use super::image_encoder::ImageEncoder;
-use super::options::EmbeddingSource;
 use super::precomputed::Precomputed;
-use super::records::{Records, encoded, first_image};
-use super::row_file::RowFile;
 use super::sentence_encoder::SentenceEncoder;
 use super::tfidf::TfIdf;
-use super::vectors::{ELEMENT, Vectors, narrowed};
-use super::work::Work;
+use crate::retrieve::error::{Result, RetrieveError};
+use crate::retrieve::options::EmbeddingSource;
+use crate::retrieve::row_file::RowFile;
+use crate::retrieve::select::records::{Records, encoded, first_image};
+use crate::retrieve::vectors::{ELEMENT, Vectors, narrowed};
+use crate::retrieve::work::Work;
 
 /// Texts that an encoder gets at once: enough for full batches of each length.
 const TEXTS: usize = 2048;

@@ -9,9 +9,9 @@ use otter_nn::{Device, ParameterSpecs, Parameters, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::error::{Result, RetrieveError};
-use super::hash;
-use super::vectors::normalise_rows;
+use crate::retrieve::error::{Result, RetrieveError};
+use crate::retrieve::hash;
+use crate::retrieve::vectors::normalise_rows;
 
 /// Where the tower stands in the names of a checkpoint.
 const TOWER: &str = "vision_encoder.vision_model";

@@ -7,9 +7,9 @@ use half::f16;
 use otter_checkpoint::Weights;
 use otter_data::{parse_json, read_text_file};
 
-use super::error::{Result, RetrieveError};
-use super::hash;
-use super::vectors::normalise_rows;
+use crate::retrieve::error::{Result, RetrieveError};
+use crate::retrieve::hash;
+use crate::retrieve::vectors::normalise_rows;
 
 /// Longest header of a `.npy` file that is looked at.
 const LONGEST_HEADER: usize = 1 << 16;

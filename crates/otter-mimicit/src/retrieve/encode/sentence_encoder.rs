@@ -13,9 +13,9 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use super::bert::Bert;
 use super::bert_config::{BertConfig, SentenceConfig, TextPooling, read_json};
-use super::error::{Result, RetrieveError};
-use super::hash;
-use super::vectors::normalise_rows;
+use crate::retrieve::error::{Result, RetrieveError};
+use crate::retrieve::hash;
+use crate::retrieve::vectors::normalise_rows;
 
 /// Tokens of a batch: bounds the activations.
 const BATCH_TOKENS: usize = 8192;

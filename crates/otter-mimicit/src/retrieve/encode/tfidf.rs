@@ -5,7 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::vectors::normalise_rows;
+use crate::retrieve::vectors::normalise_rows;
 
 /// Slots of the table of document frequencies; features that share a slot share a frequency.
 const SLOTS: usize = 1 << 18;
@@ -54,7 +54,7 @@ impl TfIdf {
         let mut hasher = Sha256::new();
         hasher.update(self.texts.to_le_bytes());
         self.frequencies.iter().for_each(|count| hasher.update(count.to_le_bytes()));
-        format!("tfidf-1 {} {}", self.width, super::hash::hex(&hasher.finalize()))
+        format!("tfidf-1 {} {}", self.width, crate::retrieve::hash::hex(&hasher.finalize()))
     }
 
     /// The unit vector of a text; zero where it has no letter or digit.
@@ -117,7 +117,7 @@ fn hash(kind: u8, parts: &[&str]) -> u64 {
 }
 
 /// A bijection of 64 bits with good diffusion (the finaliser of SplitMix64, Steele et al., 2014).
-pub(super) fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -4,7 +4,7 @@ use otter_nn::kernels::matmul;
 use rayon::prelude::*;
 
 use super::top_k::{Neighbour, TopK};
-use super::vectors::Vectors;
+use crate::retrieve::vectors::Vectors;
 
 /// Queries multiplied at once.
 pub const QUERY_ROWS: usize = 1024;

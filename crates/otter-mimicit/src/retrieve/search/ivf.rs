@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
 
 use super::top_k::{Neighbour, TopK};
-use super::vectors::{Vectors, normalise_rows};
+use crate::retrieve::vectors::{Vectors, normalise_rows};
 
 /// Rows assigned to centroids at once.
 const ASSIGN_ROWS: usize = 1024;
@@ -253,7 +253,7 @@ fn product(y: &mut [f32], x: &[f32], w: &[f32], width: usize) {
 }
 
 /// Positions of `values` by value: where each of `count` values begins, and the positions.
-pub(super) fn buckets(count: usize, values: &[usize]) -> (Vec<usize>, Vec<u32>) {
+pub(crate) fn buckets(count: usize, values: &[usize]) -> (Vec<usize>, Vec<u32>) {
     let mut starts = vec![0; count + 1];
     for &value in values {
         starts[value + 1] += 1;
@@ -284,6 +284,6 @@ fn sample(items: &[u32], count: usize, seed: u64) -> Vec<u32> {
 }
 
 /// Uniform below `bound`, to 2^-64.
-pub(super) fn below(random: &mut impl Rng, bound: usize) -> usize {
+pub(crate) fn below(random: &mut impl Rng, bound: usize) -> usize {
     ((u128::from(random.next_u64()) * bound as u128) >> 64) as usize
 }

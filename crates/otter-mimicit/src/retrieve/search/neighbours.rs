@@ -4,15 +4,15 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-use super::error::Result;
 use super::exact;
 use super::ivf::{Ivf, IvfOptions};
 use super::plan::{APPROXIMATE_ROWS, IndexKind, SearchPlan};
-use super::records::NO_ITEM;
-use super::row_file::{RowFile, map_rows};
 use super::top_k::Neighbour;
-use super::vectors::Vectors;
-use super::work::write_file;
+use crate::retrieve::error::Result;
+use crate::retrieve::row_file::{RowFile, map_rows};
+use crate::retrieve::select::records::NO_ITEM;
+use crate::retrieve::vectors::Vectors;
+use crate::retrieve::work::write_file;
 
 /// Bytes of a neighbour in the file.
 const NEIGHBOUR: usize = 8;

@@ -109,7 +109,7 @@ impl SearchPlan {
             probes,
             index: asked_for.unwrap_or(chosen),
             asked_for: asked_for.is_some(),
-            embedding_bytes: (items * width * super::vectors::ELEMENT) as u64,
+            embedding_bytes: (items * width * crate::retrieve::vectors::ELEMENT) as u64,
             neighbour_bytes: (queries * neighbours * size_of::<Neighbour>()) as u64,
         }
     }

@@ -3,10 +3,10 @@
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 
-use super::ivf::below;
 use super::records::Records;
 use super::rules::Picked;
-use super::tfidf::mix;
+use crate::retrieve::encode::tfidf::mix;
+use crate::retrieve::search::ivf::below;
 
 /// Draws for each example that is wanted before all records are walked through.
 const DRAWS: usize = 16;

@@ -9,9 +9,9 @@ use otter_data::{ImageTable, InstructionTable, Record};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::error::{Result, RetrieveError};
-use super::hash;
-use super::ivf::buckets;
+use crate::retrieve::error::{Result, RetrieveError};
+use crate::retrieve::hash;
+use crate::retrieve::search::ivf::buckets;
 
 /// Marks a record that stands for no item.
 pub const NO_ITEM: u32 = u32::MAX;

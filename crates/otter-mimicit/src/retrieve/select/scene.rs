@@ -11,9 +11,9 @@ use std::cmp::Reverse;
 
 use otter_data::{InstructionTable, Record};
 
-use super::hash;
 use super::records::Records;
 use super::rules::Picked;
+use crate::retrieve::hash;
 
 /// Records with the same image or sequence that are looked at for one query, the nearest in the file.
 const MOST_NEAR: usize = 1024;

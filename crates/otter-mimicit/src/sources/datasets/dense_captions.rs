@@ -10,12 +10,12 @@
 use otter_data::Group;
 use serde::Deserialize;
 
-use super::Inputs;
-use super::annotations::Annotations;
-use super::error::ImportError;
-use super::files::{Folder, id_name};
-use super::item::{Item, Pair, Reason, Skip, Source, Visual};
-use super::pairs::Replies;
+use crate::sources::Inputs;
+use crate::sources::error::ImportError;
+use crate::sources::item::{Item, Pair, Reason, Skip, Source, Visual};
+use crate::sources::reading::annotations::Annotations;
+use crate::sources::reading::files::{Folder, id_name};
+use crate::sources::reading::pairs::Replies;
 
 #[derive(Deserialize)]
 struct Entry {
@@ -51,7 +51,7 @@ fn questions(entry: &Entry) -> Vec<Pair> {
         .collect();
     parts.sort_by(|a, b| a.0[0].total_cmp(&b.0[0]));
     let all: Vec<String> = parts.iter().map(|(_, sentence)| (*sentence).to_owned()).collect();
-    let mut pairs = vec![Pair::new("What happens in this video, in order?", super::sentences(&all))];
+    let mut pairs = vec![Pair::new("What happens in this video, in order?", crate::sources::sentences(&all))];
     if parts.len() > 1 {
         pairs.extend(parts.iter().map(|([from, to], sentence)| {
             Pair::new(

@@ -8,12 +8,12 @@
 use otter_data::Group;
 use serde::Deserialize;
 
-use super::Inputs;
-use super::annotations::Annotations;
-use super::error::ImportError;
-use super::files::{Folder, id_name};
-use super::item::{Item, Pair, Reason, Skip, Source, Visual};
-use super::pairs::Replies;
+use crate::sources::Inputs;
+use crate::sources::error::ImportError;
+use crate::sources::item::{Item, Pair, Reason, Skip, Source, Visual};
+use crate::sources::reading::annotations::Annotations;
+use crate::sources::reading::files::{Folder, id_name};
+use crate::sources::reading::pairs::Replies;
 
 #[derive(Deserialize)]
 struct Video {
@@ -107,7 +107,7 @@ impl Source for Ego4d {
             None => {
                 let said: Vec<String> =
                     narrations.iter().map(|narration| in_words(&narration.text)).collect();
-                vec![Pair::new("What happens here, step by step?", super::sentences(&said))]
+                vec![Pair::new("What happens here, step by step?", crate::sources::sentences(&said))]
             }
         };
         let path = self.videos.video(name, &place)?;

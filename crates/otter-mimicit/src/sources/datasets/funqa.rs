@@ -8,12 +8,12 @@ use otter_data::Group;
 use serde::Deserialize;
 use std::collections::HashMap;
 
-use super::Inputs;
-use super::annotations::Annotations;
-use super::error::ImportError;
-use super::files::{Folder, id_name};
-use super::item::{Item, Pair, Skip, Source, Visual};
-use super::pairs::Replies;
+use crate::sources::Inputs;
+use crate::sources::error::ImportError;
+use crate::sources::item::{Item, Pair, Skip, Source, Visual};
+use crate::sources::reading::annotations::Annotations;
+use crate::sources::reading::files::{Folder, id_name};
+use crate::sources::reading::pairs::Replies;
 
 #[derive(Deserialize)]
 struct Entry {

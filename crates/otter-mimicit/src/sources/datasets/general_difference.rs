@@ -10,13 +10,13 @@
 use otter_data::read_text_file;
 use serde::Deserialize;
 
-use super::annotations::Annotations;
-use super::error::ImportError;
-use super::files::{Folder, PictureIds, id_name};
-use super::item::{ImageFile, Item, Pair, Skip, Source, Visual};
-use super::pairs::{Name, Replies};
 use super::spot_the_difference::QUESTION;
-use super::{Inputs, sentences};
+use crate::sources::error::ImportError;
+use crate::sources::item::{ImageFile, Item, Pair, Skip, Source, Visual};
+use crate::sources::reading::annotations::Annotations;
+use crate::sources::reading::files::{Folder, PictureIds, id_name};
+use crate::sources::reading::pairs::{Name, Replies};
+use crate::sources::{Inputs, sentences};
 
 #[derive(Deserialize)]
 struct Entry {

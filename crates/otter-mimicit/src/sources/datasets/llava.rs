@@ -10,12 +10,12 @@ use otter_data::{Group, one_or_many};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::annotations::Annotations;
-use super::error::ImportError;
-use super::files::{Folder, PictureIds, id_name};
-use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
-use super::pairs::Name;
-use super::{Inputs, LlavaKind};
+use crate::sources::error::ImportError;
+use crate::sources::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
+use crate::sources::reading::annotations::Annotations;
+use crate::sources::reading::files::{Folder, PictureIds, id_name};
+use crate::sources::reading::pairs::Name;
+use crate::sources::{Inputs, LlavaKind};
 
 /// What stands for an image in a question.
 const MARK: &str = "<image>";

@@ -24,12 +24,12 @@ use otter_data::{Group, one_or_many, parse_object, read_text_file};
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::Inputs;
-use super::csv::Rows;
-use super::error::ImportError;
-use super::files::Folder;
-use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
-use super::pairs::Name;
+use crate::sources::Inputs;
+use crate::sources::error::ImportError;
+use crate::sources::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
+use crate::sources::reading::csv::Rows;
+use crate::sources::reading::files::Folder;
+use crate::sources::reading::pairs::Name;
 
 const COLUMNS: [&str; 8] = ["instruction", "answer", "image", "images", "video", "id", "context", "language"];
 
@@ -354,7 +354,7 @@ fn separated(
 }
 
 /// A row of separated fields by the names of its columns.
-fn named(columns: &[String], row: super::csv::Row) -> Result<Row, String> {
+fn named(columns: &[String], row: crate::sources::reading::csv::Row) -> Result<Row, String> {
     if row.fields.len() != columns.len() {
         return Err(format!(
             "line {}: {} fields, but the first line names {} columns; put fields that hold a separator in quotes",

@@ -7,12 +7,12 @@
 
 use serde::Deserialize;
 
-use super::annotations::Annotations;
-use super::error::ImportError;
-use super::files::Folder;
-use super::item::{ImageFile, Item, Pair, Skip, Source, Visual};
-use super::pairs::{Name, Replies};
-use super::{Inputs, sentences};
+use crate::sources::error::ImportError;
+use crate::sources::item::{ImageFile, Item, Pair, Skip, Source, Visual};
+use crate::sources::reading::annotations::Annotations;
+use crate::sources::reading::files::Folder;
+use crate::sources::reading::pairs::{Name, Replies};
+use crate::sources::{Inputs, sentences};
 
 #[derive(Deserialize)]
 struct Entry {

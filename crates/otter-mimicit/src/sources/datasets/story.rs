@@ -11,11 +11,11 @@ use otter_data::{parse_object, read_text_file};
 use serde::Deserialize;
 use std::collections::HashMap;
 
-use super::error::ImportError;
-use super::files::Folder;
-use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
-use super::pairs::{Name, Replies};
-use super::{Inputs, sentences};
+use crate::sources::error::ImportError;
+use crate::sources::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
+use crate::sources::reading::files::Folder;
+use crate::sources::reading::pairs::{Name, Replies};
+use crate::sources::{Inputs, sentences};
 
 #[derive(Deserialize)]
 struct File {

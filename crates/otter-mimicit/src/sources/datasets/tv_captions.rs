@@ -11,12 +11,12 @@ use otter_data::Group;
 use otter_data::video::image_files;
 use serde::Deserialize;
 
-use super::annotations::Annotations;
-use super::error::ImportError;
-use super::files::{Folder, id_name};
-use super::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
-use super::pairs::Replies;
-use super::{Inputs, middles};
+use crate::sources::error::ImportError;
+use crate::sources::item::{ImageFile, Item, Pair, Reason, Skip, Source, Visual};
+use crate::sources::reading::annotations::Annotations;
+use crate::sources::reading::files::{Folder, id_name};
+use crate::sources::reading::pairs::Replies;
+use crate::sources::{Inputs, middles};
 
 #[derive(Deserialize)]
 struct Entry {

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::error::ImportError;
 use super::process::{Entry, Finished};
+use crate::sources::error::ImportError;
 
 /// Largest entry without its images that is believed.
 const MAX_ENTRY: u64 = 1 << 30;
@@ -207,8 +207,8 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::process::EntryImage;
     use super::*;
+    use crate::sources::import::process::EntryImage;
 
     fn item(number: usize) -> Finished {
         let image = |name: &str, bytes, kept| EntryImage {

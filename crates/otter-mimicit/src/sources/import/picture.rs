@@ -15,7 +15,7 @@ use otter_data::{
 };
 use serde::Serialize;
 
-use super::item::{Reason, Skip};
+use crate::sources::item::{Reason, Skip};
 
 /// How frames of videos are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

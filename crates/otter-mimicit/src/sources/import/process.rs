@@ -6,9 +6,9 @@ use otter_data::ImageNotes;
 use otter_data::video::{VideoError, VideoOptions, open_frames};
 use serde::{Deserialize, Serialize};
 
-use super::error::ImportError;
-use super::item::{Item, Pair, Reason, Skip, Visual};
 use super::picture::{PictureOptions, prepare_file, prepare_frame};
+use crate::sources::error::ImportError;
+use crate::sources::item::{Item, Pair, Reason, Skip, Visual};
 
 /// A finished item, as it stands in the journal; the bytes of its images follow it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

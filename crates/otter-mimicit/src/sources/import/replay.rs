@@ -7,10 +7,10 @@ use std::path::Path;
 
 use otter_data::{DatasetWriter, Group, Record};
 
-use super::error::ImportError;
-use super::item::{Pair, Reason, Skip, Source};
 use super::process::{EntryImage, Finished};
 use super::report::ImportReport;
+use crate::sources::error::ImportError;
+use crate::sources::item::{Pair, Reason, Skip, Source};
 
 /// Most siblings that a pair names: with all of them the lists of n pairs about one image would take n² ids.
 const MOST_SIBLINGS: usize = 100;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use otter_data::{ImageCounts, WrittenSet};
 use serde::Serialize;
 
-use super::item::Skip;
+use crate::sources::item::Skip;
 
 /// Examples kept of every reason.
 const EXAMPLES: usize = 5;

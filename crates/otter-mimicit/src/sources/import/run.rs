@@ -8,15 +8,15 @@ use otter_data::DatasetWriter;
 use otter_data::video::VideoOptions;
 use serde_json::{Value, json};
 
-use super::error::ImportError;
-use super::item::Source;
 use super::journal::Journal;
 use super::parallel::in_order;
 use super::picture::PictureOptions;
 use super::process::{Finished, process};
 use super::replay::Replay;
 use super::report::ImportReport;
-use super::{Inputs, SourceKind};
+use crate::sources::error::ImportError;
+use crate::sources::item::Source;
+use crate::sources::{Inputs, SourceKind};
 
 /// Longest time that finished items wait in memory before they stand in the journal.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);

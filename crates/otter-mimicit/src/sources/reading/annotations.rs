@@ -11,8 +11,8 @@ use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::error::ImportError;
-use super::item::{Reason, Skip};
+use crate::sources::error::ImportError;
+use crate::sources::item::{Reason, Skip};
 
 /// The entries of one file.
 pub struct Annotations {

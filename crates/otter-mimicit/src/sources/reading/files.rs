@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use otter_data::composed;
 
-use super::item::{Reason, Skip};
+use crate::sources::item::{Reason, Skip};
 
 /// What is looked for when an annotation names a video without its extension, besides a folder of that name.
 const VIDEO_EXTENSIONS: [&str; 7] = ["mp4", "mkv", "webm", "avi", "mov", "m4v", "gif"];

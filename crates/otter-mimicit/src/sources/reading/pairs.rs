@@ -9,8 +9,8 @@ use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 
 use super::annotations::Annotations;
-use super::error::ImportError;
-use super::item::{Pair, Reason, Skip};
+use crate::sources::error::ImportError;
+use crate::sources::item::{Pair, Reason, Skip};
 
 #[derive(Deserialize)]
 struct Entry {

@@ -11,8 +11,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use otter_mimicit::toybox::language::QuestionKind;
-use otter_mimicit::toybox::{BindingEpisode, Example, MadeUpWord, Vocabulary, make_example};
+use crate::world::language::QuestionKind;
+use crate::world::{BindingEpisode, Example, MadeUpWord, Vocabulary, make_example};
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
@@ -413,7 +413,7 @@ fn other_kind(rungs: Rungs, random: &mut ChaCha8Rng) -> QuestionKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use otter_mimicit::toybox::random_stream;
+    use crate::world::random_stream;
 
     #[test]
     fn samples_are_consistent_on_every_rung() {

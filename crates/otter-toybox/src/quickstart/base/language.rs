@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use otter_mimicit::toybox::random_stream;
+use crate::world::random_stream;
 use otter_model::config::OtterConfig;
 use otter_model::decoder::Rows;
 use otter_model::language_model::{Context, causal_mask};

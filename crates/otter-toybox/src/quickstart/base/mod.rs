@@ -8,13 +8,13 @@ pub mod vision;
 
 use std::path::Path;
 
+use crate::world::Vocabulary;
 use otter_checkpoint::{CheckpointConfig, SaveDtype, SaveOptions, atomic, save_model};
-use otter_mimicit::toybox::Vocabulary;
 use otter_model::Otter;
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_nn::{Device, Parameters};
 
-use crate::error::QuickstartError;
+use crate::quickstart::error::QuickstartError;
 use language::{LanguageProgress, LanguageRecipe, TextBinding};
 use vision::{VisionProgress, VisionRecipe};
 

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
+use crate::world::{PatchLabel, Scene, patch_labels, random_stream, render};
 use otter_data::{ImageTransform, RgbImage, preprocess};
-use otter_mimicit::toybox::{PatchLabel, Scene, patch_labels, random_stream, render};
 use otter_model::clip::ClipVision;
 use otter_model::config::VisionConfig;
 use otter_nn::{

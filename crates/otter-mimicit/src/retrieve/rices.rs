@@ -1,11 +1,11 @@
 //! Examples for a query that is not in the set, by the similarity of pictures: retrieval in-context example selection (RICES;
 //! Yang et al., arXiv 2109.05014; used by Flamingo, arXiv 2204.14198, with the nearest example right before the query).
 
+use super::encode::image_encoder::ImageEncoder;
 use super::error::{Result, RetrieveError};
-use super::exact;
-use super::image_encoder::ImageEncoder;
 use super::options::ExampleOrder;
 use super::vectors::Vectors;
+use crate::retrieve::search::exact;
 
 /// Pictures encoded at once.
 const PICTURES: usize = 32;
