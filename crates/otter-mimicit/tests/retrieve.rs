@@ -9,7 +9,7 @@ use otter_mimicit::retrieve::{
     Observer, RetrieveOptions, RetrieveReport, Rices, SearchPlan, SentenceEncoder, Stage, Vectors,
     normalise_rows, retrieve, search_exactly,
 };
-use otter_model::clip::ClipVision;
+use otter_model::vision::ClipVision;
 use otter_nn::{Device, ParameterSpecs, Parameters, Tensor};
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};

@@ -7,8 +7,8 @@
 use std::convert::Infallible;
 use std::time::Instant;
 
-use otter_model::clip::ClipVision;
 use otter_model::config::VisionConfig;
+use otter_model::vision::ClipVision;
 use otter_nn::{
     Device, ParameterSpec, ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, Tensor, Weight,
 };

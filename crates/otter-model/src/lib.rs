@@ -7,34 +7,21 @@
 //! ids (B, L) ─ embedding ─► x (B, L, D) ─ [gated cross-attention over latents] ─ decoder layer ─ … ─► norm ─► logits
 //! ```
 
-pub mod clip;
 pub mod config;
-pub mod decoder;
 mod error;
-mod falcon;
-mod feed_forward;
+pub mod flamingo;
 pub mod freeze;
-pub mod gated_cross_attention;
 pub mod generate;
-mod gpt_neox;
-mod key_value_projection;
-pub mod language_model;
-pub mod layer_cache;
-pub mod llama;
-pub mod mpt;
+mod input;
+mod input_checks;
 mod not_finite;
-mod opt;
 pub mod otter;
-pub mod perceiver_resampler;
-mod plain_feed_forward;
-pub mod scratch;
-mod self_attention;
-pub mod text_config;
-mod text_embedding;
-mod text_output;
-pub mod transformer_layer;
+pub mod text;
+pub mod vision;
+pub mod workspace;
 
 pub use error::ModelError;
 pub use freeze::FreezeRule;
+pub use input::{TextInput, VisionInput};
 pub use not_finite::NotFiniteCause;
-pub use otter::{LossScale, Otter, TextInput, Trace, VisionInput};
+pub use otter::{LossScale, Otter, Trace};

@@ -6,7 +6,8 @@ use std::fmt;
 use otter_nn::{NotFinite, Parameters, Real, Tensor};
 
 use crate::ModelError;
-use crate::otter::{Otter, TextInput, VisionInput};
+use crate::input::{TextInput, VisionInput};
+use crate::otter::Otter;
 
 /// Parameters that a message names.
 const NAMED: usize = 3;

@@ -1,19 +1,17 @@
-//! Otter: vision tower, resampler and language model put together (`spec/model.md` sections 1 and 5).
+//! Otter: vision tower, resampler and language model put together.
 
 use std::ops::Range;
 
 use otter_nn::layers::cross_entropy::LossSum;
 use otter_nn::layers::rows;
-use otter_nn::{
-    AttentionMask, Gradients, IGNORE_INDEX, MediaRows, ParameterSpecs, Parameters, Real, Segments, Tensor,
-};
+use otter_nn::{Gradients, IGNORE_INDEX, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::ModelError;
-use crate::clip::{ClipSaved, ClipVision};
-use crate::config::{OtterConfig, TextConfig};
-use crate::decoder::Rows;
-use crate::language_model::{Context, LanguageModel, causal_mask};
-use crate::perceiver_resampler::{PerceiverResampler, PerceiverSaved};
+use crate::config::OtterConfig;
+use crate::flamingo::LanguageModel;
+use crate::flamingo::perceiver_resampler::{PerceiverResampler, PerceiverSaved};
+use crate::input::{TextInput, TextPlan, VisionInput};
+use crate::vision::clip::{ClipSaved, ClipVision};
 
 /// Receives intermediate results by name (`xattn.3`, `hidden.3`, `final_norm`, …).
 pub type Trace<'a, T> = dyn FnMut(&str, &Tensor<T>) + 'a;
@@ -25,36 +23,6 @@ pub struct Otter {
     vision: ClipVision,
     perceiver: PerceiverResampler,
     language: LanguageModel,
-}
-
-/// Frames, how they group into media items, and which items each sequence shows.
-#[derive(Clone)]
-pub struct VisionInput<T = f32> {
-    /// On the host: (frames of all items, 3, S, S); or, where the frozen tower has seen them before, what
-    /// [`Otter::vision_features`] gives: (frames of all items, patches, width).
-    pub pixels: Tensor<T>,
-    /// Frames of each media item, in order and without gaps.
-    pub media_frames: Vec<Range<usize>>,
-    /// Per sequence (in packed rows: per segment): the media item of its first, second, … media token. Items may be
-    /// shared.
-    pub slots: Vec<Vec<usize>>,
-}
-
-/// Token ids of a batch.
-#[derive(Clone, Debug)]
-pub struct TextInput {
-    /// (batch, length).
-    pub ids: Vec<u32>,
-    /// (batch, length): false for padding.
-    pub attention_mask: Vec<bool>,
-    /// Rows.
-    pub batch: usize,
-    /// Tokens of each, padding included.
-    pub length: usize,
-    /// The sequences in packed rows; `None` when every row is one sequence.
-    pub segments: Option<Segments>,
-    /// Id of `<image>`.
-    pub media_token_id: u32,
 }
 
 /// Factor on the sum of token losses before the reverse pass.
@@ -321,173 +289,6 @@ impl Otter {
         Ok(loss)
     }
 
-    /// Labels moved one position to the left: the target of each row.
-    fn targets(&self, labels: &[i64], text: &TextInput) -> Result<Vec<i64>, ModelError> {
-        let expected = text.batch * text.length;
-        if labels.len() != expected {
-            return Err(ModelError::Shape { what: "number of labels", found: labels.len(), expected });
-        }
-        let vocabulary = self.config.text.vocab_size();
-        let mut first = vec![false; labels.len()];
-        match &text.segments {
-            None => first.iter_mut().step_by(text.length.max(1)).for_each(|first| *first = true),
-            Some(segments) => {
-                let padding =
-                    |(index, &label): (usize, &i64)| label != IGNORE_INDEX && !text.attention_mask[index];
-                if let Some(index) = labels.iter().enumerate().position(padding) {
-                    let (row, position, label) = (index / text.length, index % text.length, labels[index]);
-                    return Err(ModelError::LabelOnPadding { row, position, label });
-                }
-                segments.list().iter().for_each(|segment| first[segments.tokens(segment).start] = true);
-            }
-        }
-        let mut targets = vec![IGNORE_INDEX; labels.len()];
-        for (index, &label) in labels.iter().enumerate() {
-            // Nothing comes before the first token of a sequence.
-            if first[index] || label == IGNORE_INDEX {
-                continue;
-            }
-            if !(0..vocabulary as i64).contains(&label) {
-                let (sequence, position) = (index / text.length, index % text.length);
-                let id = u32::try_from(label).unwrap_or(u32::MAX);
-                return Err(ModelError::TokenOutside { id, sequence, position, vocabulary });
-            }
-            targets[index - 1] = label;
-        }
-        Ok(targets)
-    }
-
-    pub(crate) fn check_text<T: Real>(
-        &self,
-        text: &TextInput,
-        vision: Option<&VisionInput<T>>,
-    ) -> Result<(), ModelError> {
-        let expected = text.batch * text.length;
-        for (what, found) in
-            [("number of token ids", text.ids.len()), ("attention mask length", text.attention_mask.len())]
-        {
-            if found != expected {
-                return Err(ModelError::Shape { what, found, expected });
-            }
-        }
-        if let Some(segments) = &text.segments {
-            text.check_segments(segments)?;
-        }
-        if let Some(vision) = vision
-            && vision.slots.len() != text.sequences()
-        {
-            let (found, expected) = (vision.slots.len(), text.sequences());
-            return Err(ModelError::Shape { what: "sequences of the vision input", found, expected });
-        }
-        self.check_length(text, |_| 0)?;
-        let vocabulary = self.config.text.vocab_size();
-        match text.ids.iter().position(|&id| id as usize >= vocabulary) {
-            Some(index) => Err(ModelError::TokenOutside {
-                id: text.ids[index],
-                sequence: index / text.length,
-                position: index % text.length,
-                vocabulary,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether every token, and `new` more behind each sequence, has a row in the table of learned positions.
-    pub(crate) fn check_length(
-        &self,
-        text: &TextInput,
-        new: impl Fn(usize) -> usize,
-    ) -> Result<(), ModelError> {
-        let Some(limit) = self.config.text.learned_positions() else { return Ok(()) };
-        let counts: Vec<usize> = match &text.segments {
-            Some(segments) => segments.list().iter().map(|segment| segment.len).collect(),
-            None => {
-                let rows = text.attention_mask.chunks(text.length.max(1));
-                rows.map(|mask| mask.iter().filter(|&&visible| visible).count()).collect()
-            }
-        };
-        let mut lengths =
-            counts.iter().enumerate().map(|(sequence, count)| (sequence, count + new(sequence)));
-        match lengths.find(|&(_, tokens)| tokens > limit) {
-            None => Ok(()),
-            Some((sequence, tokens)) => Err(ModelError::TooLong { sequence, tokens, limit }),
-        }
-    }
-
-    fn check_vision<T: Real>(&self, vision: &VisionInput<T>) -> Result<(), ModelError> {
-        let side = self.config.vision.image_size;
-        let shape = vision.pixels.shape();
-        let features = [self.config.vision.num_patches(), self.config.vision.hidden_size];
-        let pixels = [3, side, side];
-        let (what, expected) = match vision.is_features() {
-            true => ("patches and width of the features", features.as_slice()),
-            false => ("channels and sides of the pixels", pixels.as_slice()),
-        };
-        if !vision.is_features() && shape.len() != 4 {
-            return Err(ModelError::Shape {
-                what: "dimensions of the pixels",
-                found: shape.len(),
-                expected: 4,
-            });
-        }
-        for (&found, &expected) in shape[1..].iter().zip(expected) {
-            if found != expected {
-                return Err(ModelError::Shape { what, found, expected });
-            }
-        }
-        let mut end = 0;
-        for range in &vision.media_frames {
-            if range.start != end || range.is_empty() {
-                return Err(ModelError::Shape {
-                    what: "first frame of a media item",
-                    found: range.start,
-                    expected: end,
-                });
-            }
-            end = range.end;
-            if let Some(limit) = self.config.perceiver.max_num_frames
-                && range.len() > limit
-            {
-                return Err(ModelError::TooManyFrames { frames: range.len(), limit });
-            }
-        }
-        if end != shape[0] {
-            return Err(ModelError::Shape {
-                what: "frames of all media items",
-                found: end,
-                expected: shape[0],
-            });
-        }
-        let items = vision.media_frames.len();
-        match vision.slots.iter().flatten().find(|&&item| item >= items) {
-            Some(&found) => Err(ModelError::Shape { what: "media item of a slot", found, expected: items }),
-            None => Ok(()),
-        }
-    }
-
-    /// Place of each media item in its sequence.
-    fn media_times<T: Real>(&self, vision: &VisionInput<T>) -> Result<Vec<usize>, ModelError> {
-        let mut times = vec![0; vision.media_frames.len()];
-        if !self.perceiver.has_media_time() {
-            return Ok(times);
-        }
-        let mut placed = vec![None; times.len()];
-        for slots in &vision.slots {
-            if let Some(limit) = self.config.perceiver.max_num_media
-                && slots.len() > limit
-            {
-                return Err(ModelError::TooManyMedia { media: slots.len(), limit });
-            }
-            for (time, &item) in slots.iter().enumerate() {
-                if placed[item].replace(time).is_some_and(|other| other != time) {
-                    return Err(ModelError::SharedMedia { item });
-                }
-                times[item] = time;
-            }
-        }
-        Ok(times)
-    }
-
     /// Features of a group of media items (rows, width) and the items' places.
     fn gather<T: Real>(
         &self,
@@ -528,102 +329,4 @@ fn groups(media_frames: &[Range<usize>]) -> Vec<(usize, Vec<usize>)> {
         }
     }
     groups
-}
-
-impl<T: Real> VisionInput<T> {
-    /// Whether features stand in the place of the pixels.
-    pub fn is_features(&self) -> bool {
-        self.pixels.shape().len() == 3
-    }
-}
-
-impl TextInput {
-    /// One sequence without padding.
-    pub fn single(ids: Vec<u32>, media_token_id: u32) -> Self {
-        let length = ids.len();
-        Self { attention_mask: vec![true; length], ids, batch: 1, length, segments: None, media_token_id }
-    }
-
-    /// Number of sequences: rows, or segments where rows are packed.
-    pub fn sequences(&self) -> usize {
-        self.segments.as_ref().map_or(self.batch, |segments| segments.list().len())
-    }
-
-    /// Whether the segments are those of these rows and hold exactly what the mask marks as text.
-    fn check_segments(&self, segments: &Segments) -> Result<(), ModelError> {
-        for (what, found, expected) in [
-            ("rows of the segments", segments.rows(), self.batch),
-            ("row length of the segments", segments.length(), self.length),
-        ] {
-            if found != expected {
-                return Err(ModelError::Shape { what, found, expected });
-            }
-        }
-        let mut inside = vec![false; self.attention_mask.len()];
-        segments.list().iter().for_each(|segment| inside[segments.tokens(segment)].fill(true));
-        match inside.iter().zip(&self.attention_mask).position(|(inside, visible)| inside != visible) {
-            None => Ok(()),
-            Some(index) => {
-                let (row, position) = (index / self.length, index % self.length);
-                Err(ModelError::SegmentMask { row, position, visible: self.attention_mask[index] })
-            }
-        }
-    }
-
-    /// Whether some sequence has a media token.
-    pub fn shows_media(&self) -> bool {
-        self.ids.contains(&self.media_token_id)
-    }
-
-    /// Position of every token, counting no padding; padding before a sequence stands at `padding`.
-    pub(crate) fn positions_without_padding(&self, padding: u32) -> Vec<u32> {
-        let mut positions = Vec::with_capacity(self.ids.len());
-        for mask in self.attention_mask.chunks(self.length.max(1)) {
-            let mut next = 0;
-            for &visible in mask {
-                positions.push(if visible { next } else { padding });
-                next += u32::from(visible);
-            }
-        }
-        positions
-    }
-
-    /// What every token attends, given each sequence's media.
-    pub fn media_rows(&self, slots: Option<&[Vec<usize>]>) -> MediaRows {
-        let media_tokens: Vec<bool> = self.ids.iter().map(|&id| id == self.media_token_id).collect();
-        let none = vec![Vec::new(); self.sequences()];
-        let items = slots.unwrap_or(&none);
-        match &self.segments {
-            Some(segments) => MediaRows::in_segments(&media_tokens, segments, items),
-            None => MediaRows::from_media_tokens(&media_tokens, self.length, items),
-        }
-    }
-}
-
-/// Positions, mask and media of a plain pass.
-struct TextPlan {
-    positions: Vec<u32>,
-    mask: AttentionMask,
-    media_rows: MediaRows,
-}
-
-impl TextPlan {
-    fn new(text: &TextInput, slots: Option<&[Vec<usize>]>, config: &TextConfig) -> Self {
-        let media_rows = text.media_rows(slots);
-        if let Some(segments) = &text.segments {
-            let mask = AttentionMask::Segments(segments.clone());
-            return Self { positions: segments.positions(), mask, media_rows };
-        }
-        let positions = if config.positions_skip_padding() {
-            text.positions_without_padding(0)
-        } else {
-            (0..text.batch).flat_map(|_| 0..text.length as u32).collect()
-        };
-        Self { positions, mask: causal_mask(&text.attention_mask, 0), media_rows }
-    }
-
-    fn context(&self, text: &TextInput) -> Context<'_> {
-        let rows = Rows { batch: text.batch, positions: &self.positions, mask: &self.mask };
-        Context { rows, media_rows: &self.media_rows }
-    }
 }

@@ -3,12 +3,12 @@
 use otter_model::config::{
     CrossAttentionConfig, LlamaConfig, MptConfig, OtterConfig, PerceiverConfig, TextConfig, VisionConfig,
 };
-use otter_model::decoder::Rows;
+use otter_model::flamingo::{Context, causal_mask};
 use otter_model::generate::{
     BeamOptions, Decoding, EarlyStopping, FinishReason, Generated, GenerationOptions, Processors,
     PromptBatch, Sampling,
 };
-use otter_model::language_model::{Context, causal_mask};
+use otter_model::text::Rows;
 use otter_model::{ModelError, Otter, TextInput, VisionInput};
 use otter_nn::gradient_check::{random_parameters, random_tensor};
 use otter_nn::{MediaRows, MediaTarget, ParameterSpecs, Parameters};

@@ -4,8 +4,8 @@
 //! continuation's keys join the cache behind it and are hidden from what is tried next; positions are counted on from
 //! the prompt, so the hidden keys leave no trace in the numbers.
 
-use otter_model::decoder::Rows;
-use otter_model::language_model::{Context, LanguageCache, causal_mask};
+use otter_model::flamingo::{Context, LanguageCache, causal_mask};
+use otter_model::text::Rows;
 use otter_model::{ModelError, Otter};
 use otter_nn::layers::cross_entropy::log_sum_exp;
 use otter_nn::layers::rows;

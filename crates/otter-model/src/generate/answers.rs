@@ -6,7 +6,8 @@ use super::continuations::Continuations;
 use super::sampler::Sampler;
 use super::{FinishReason, Generated, GenerationOptions, PromptBatch};
 use crate::ModelError;
-use crate::otter::{Otter, VisionInput};
+use crate::input::VisionInput;
+use crate::otter::Otter;
 
 /// State of one answer.
 struct Answer {

@@ -9,7 +9,8 @@ use super::continuations::Continuations;
 use super::sampler::{BeamSampler, largest};
 use super::{Generated, GenerationOptions, PromptBatch};
 use crate::ModelError;
-use crate::otter::{Otter, VisionInput};
+use crate::input::VisionInput;
+use crate::otter::Otter;
 
 /// The search of one prompt.
 struct Prompt {

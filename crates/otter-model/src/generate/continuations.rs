@@ -8,9 +8,10 @@ use otter_nn::{AttentionMask, Device, MediaRows, MediaTarget, NotFinite, Paramet
 
 use super::{Decoding, PromptBatch};
 use crate::ModelError;
-use crate::decoder::Rows;
-use crate::language_model::{Context, LanguageCache, causal_mask};
-use crate::otter::{Otter, TextInput, VisionInput};
+use crate::flamingo::wrapped_language_model::{Context, LanguageCache, causal_mask};
+use crate::input::{TextInput, VisionInput};
+use crate::otter::Otter;
+use crate::text::decoder::Rows;
 
 /// Prompts and the rows that continue them.
 pub(super) struct Continuations<'a> {

@@ -25,7 +25,8 @@ pub use processors::Processors;
 pub use sampler::Sampling;
 
 use crate::ModelError;
-use crate::otter::{Otter, TextInput, VisionInput};
+use crate::input::{TextInput, VisionInput};
+use crate::otter::Otter;
 use continuations::Continuations;
 
 /// What generated tokens see of the media.

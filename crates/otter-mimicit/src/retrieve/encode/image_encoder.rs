@@ -4,7 +4,7 @@ use std::path::Path;
 
 use otter_checkpoint::Checkpoint;
 use otter_data::{ImageRules, ImageTransform, open_image, preprocess};
-use otter_model::clip::ClipVision;
+use otter_model::vision::ClipVision;
 use otter_nn::{Device, ParameterSpecs, Parameters, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};

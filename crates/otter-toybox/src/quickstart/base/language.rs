@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::world::random_stream;
 use otter_model::config::OtterConfig;
-use otter_model::decoder::Rows;
-use otter_model::language_model::{Context, causal_mask};
+use otter_model::flamingo::{Context, causal_mask};
+use otter_model::text::Rows;
 use otter_model::{ModelError, Otter};
 use otter_nn::{Device, Gradients, IGNORE_INDEX, MediaRows, Parameters, Tensor};
 use otter_train::clip::{clip_factor, global_norm};

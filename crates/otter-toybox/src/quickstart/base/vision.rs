@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use crate::world::{PatchLabel, Scene, patch_labels, random_stream, render};
 use otter_data::{ImageTransform, RgbImage, preprocess};
-use otter_model::clip::ClipVision;
 use otter_model::config::VisionConfig;
+use otter_model::vision::ClipVision;
 use otter_nn::{
     CrossEntropy, Device, Gradients, IGNORE_INDEX, Init, LayerNorm, ParameterSpecs, Parameters, Tensor,
 };

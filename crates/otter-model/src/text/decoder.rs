@@ -3,12 +3,12 @@
 use otter_nn::{AttentionMask, Gradients, Linear, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::config::TextConfig;
-use crate::layer_cache::LayerCache;
-use crate::llama::{LlamaLayer, LlamaLayerSaved};
-use crate::mpt::{MptLayer, MptLayerSaved};
-use crate::scratch::Scratch;
-use crate::transformer_layer::{TransformerLayer, TransformerLayerSaved};
-use crate::{falcon, gpt_neox, opt};
+use crate::text::block::{TransformerLayer, TransformerLayerSaved};
+use crate::text::cache::LayerCache;
+use crate::text::families::llama_layer::{LlamaLayer, LlamaLayerSaved};
+use crate::text::families::mpt_layer::{MptLayer, MptLayerSaved};
+use crate::text::families::{falcon_layer as falcon, gpt_neox_layer as gpt_neox, opt_layer as opt};
+use crate::workspace::Scratch;
 
 /// Where the rows of a pass stand.
 #[derive(Clone, Debug)]

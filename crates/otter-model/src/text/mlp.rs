@@ -5,8 +5,8 @@ use otter_nn::layers::elementwise::{activate, activate_backward, activated};
 use otter_nn::{ActivationKind, Gradients, Init, Linear, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::config::HiddenActivation;
-use crate::decoder::{add_backward, input_gradient};
-use crate::scratch::Scratch;
+use crate::text::decoder::{add_backward, input_gradient};
+use crate::workspace::Scratch;
 
 /// Widening, activation, narrowing.
 #[derive(Clone, Debug)]

@@ -7,9 +7,9 @@
 use otter_nn::{LayerNorm, ParameterSpecs, SelfAttentionCore};
 
 use crate::config::{FalconBlock, FalconConfig, alibi_slopes};
-use crate::plain_feed_forward::PlainFeedForward;
-use crate::self_attention::{ProjectionSpec, SelfAttention};
-use crate::transformer_layer::{Order, TransformerLayer};
+use crate::text::attention::{ProjectionSpec, SelfAttention};
+use crate::text::block::{Order, TransformerLayer};
+use crate::text::mlp::PlainFeedForward;
 
 /// Exponent of the smallest slope of ALiBi.
 const ALIBI_BIAS_MAX: f64 = 8.0;
@@ -50,7 +50,7 @@ pub(crate) fn layer(specs: &mut ParameterSpecs, name: &str, config: &FalconConfi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decoder::tests::check_layer;
+    use crate::text::decoder::tests::check_layer;
 
     #[test]
     fn layers_pass_every_check() {

@@ -7,9 +7,9 @@ use otter_nn::{
     Gradients, Init, Linear, ParameterSpecs, Parameters, Real, Rotary, SelfAttentionCore, Tensor,
 };
 
-use crate::decoder::{Rows, add_backward};
-use crate::layer_cache::LayerCache;
-use crate::scratch::Scratch;
+use crate::text::cache::LayerCache;
+use crate::text::decoder::{Rows, add_backward};
+use crate::workspace::Scratch;
 
 /// Projections, positions, attention, output.
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::HiddenActivation;
-use super::rope::RopeConfig;
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
+use crate::text::family::HiddenActivation;
+use crate::text::rope::RopeConfig;
 
 /// GPT-NeoX language model: layer norms, fused projections, rotary positions on a part of each head, biases, untied
 /// tables.
@@ -74,7 +74,7 @@ impl GptNeoxConfig {
         (self.head_dim() as f64 * self.rotary_pct) as usize
     }
 
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.hidden_size", self.hidden_size, LARGEST_WIDTH)?;
         bounded("text.intermediate_size", self.intermediate_size, LARGEST_WIDTH)?;
         bounded("text.num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)?;
@@ -91,7 +91,7 @@ impl GptNeoxConfig {
     }
 
     /// Parameters of the decoder layers and the final norm.
-    pub(super) fn parameter_count(&self) -> u128 {
+    pub(crate) fn parameter_count(&self) -> u128 {
         let wide = |value: usize| value as u128;
         let (d, di) = (wide(self.hidden_size), wide(self.intermediate_size));
         let attention = 4 * d * d + if self.attention_bias { 4 * d } else { 0 };

@@ -5,7 +5,7 @@ use otter_nn::layers::elementwise;
 use otter_nn::{Embedding, Gradients, Init, Linear, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::config::TextConfig;
-use crate::scratch::Scratch;
+use crate::workspace::Scratch;
 
 /// Spread of new tables.
 pub(crate) const INIT: Init = Init::Normal(0.02);

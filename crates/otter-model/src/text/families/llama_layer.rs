@@ -8,10 +8,10 @@ use otter_nn::{
 };
 
 use crate::config::LlamaConfig;
-use crate::decoder::{Rows, add_backward, input_gradient};
-use crate::layer_cache::LayerCache;
-use crate::scratch::Scratch;
-use crate::self_attention::{ProjectionSpec, SelfAttention, SelfAttentionSaved};
+use crate::text::attention::{ProjectionSpec, SelfAttention, SelfAttentionSaved};
+use crate::text::cache::LayerCache;
+use crate::text::decoder::{Rows, add_backward, input_gradient};
+use crate::workspace::Scratch;
 
 /// One decoder layer.
 #[derive(Clone, Debug)]
@@ -154,7 +154,7 @@ impl LlamaLayer {
 mod tests {
     use super::*;
     use crate::config::RopeScaling;
-    use crate::decoder::tests::check_layer;
+    use crate::text::decoder::tests::check_layer;
 
     #[test]
     fn layers_pass_every_check() {

@@ -3,11 +3,11 @@
 
 use otter_nn::{Gradients, LayerNorm, NormStatistics, Parameters, Real, Tensor};
 
-use crate::decoder::Rows;
-use crate::layer_cache::LayerCache;
-use crate::plain_feed_forward::PlainFeedForward;
-use crate::scratch::Scratch;
-use crate::self_attention::{SelfAttention, SelfAttentionSaved};
+use crate::text::attention::{SelfAttention, SelfAttentionSaved};
+use crate::text::cache::LayerCache;
+use crate::text::decoder::Rows;
+use crate::text::mlp::PlainFeedForward;
+use crate::workspace::Scratch;
 
 /// One decoder layer.
 #[derive(Clone, Debug)]

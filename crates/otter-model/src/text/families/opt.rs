@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::HiddenActivation;
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides};
+use crate::text::family::HiddenActivation;
 
 /// OPT language model: learned positions, layer norms before or after each part, biases, usually tied tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ impl OptConfig {
         self.word_embed_proj_dim != self.hidden_size
     }
 
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.hidden_size", self.hidden_size, LARGEST_WIDTH)?;
         bounded("text.ffn_dim", self.ffn_dim, LARGEST_WIDTH)?;
         bounded("text.num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)?;
@@ -87,7 +87,7 @@ impl OptConfig {
     }
 
     /// Parameters of the decoder layers, the final norm, the position table and the projections of the tables.
-    pub(super) fn parameter_count(&self) -> u128 {
+    pub(crate) fn parameter_count(&self) -> u128 {
         let wide = |value: usize| value as u128;
         let (d, di) = (wide(self.hidden_size), wide(self.ffn_dim));
         let biases = if self.enable_bias { 5 * d + di } else { 0 };

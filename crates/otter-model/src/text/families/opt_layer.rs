@@ -4,9 +4,9 @@
 use otter_nn::{LayerNorm, ParameterSpecs, SelfAttentionCore};
 
 use crate::config::OptConfig;
-use crate::plain_feed_forward::PlainFeedForward;
-use crate::self_attention::{ProjectionSpec, SelfAttention};
-use crate::transformer_layer::{Order, TransformerLayer};
+use crate::text::attention::{ProjectionSpec, SelfAttention};
+use crate::text::block::{Order, TransformerLayer};
+use crate::text::mlp::PlainFeedForward;
 
 /// Epsilon of every norm of the family.
 pub(crate) const EPSILON: f64 = 1e-5;
@@ -39,7 +39,7 @@ pub(crate) fn layer(specs: &mut ParameterSpecs, name: &str, config: &OptConfig) 
 mod tests {
     use super::*;
     use crate::config::HiddenActivation;
-    use crate::decoder::tests::check_layer;
+    use crate::text::decoder::tests::check_layer;
 
     #[test]
     fn layers_pass_every_check() {

@@ -77,7 +77,7 @@ impl RopeConfig {
         Rotary::with_frequencies(head_size, frequencies)
     }
 
-    pub(super) fn validate(&self, head_size: usize, rotated: usize) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self, head_size: usize, rotated: usize) -> Result<(), ConfigError> {
         positive("text.rope_theta", self.theta)?;
         if rotated > head_size || !rotated.is_multiple_of(2) {
             return Err(ConfigError::OddHead { value: rotated, head: head_size });

@@ -145,7 +145,7 @@ impl MptConfig {
         }
     }
 
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.d_model", self.d_model, LARGEST_WIDTH)?;
         bounded("text.n_heads", self.n_heads, LARGEST_WIDTH)?;
         bounded("text.key_heads", self.key_heads, LARGEST_WIDTH)?;
@@ -166,7 +166,7 @@ impl MptConfig {
     }
 
     /// Parameters of the decoder layers, the final norm and the position table.
-    pub(super) fn parameter_count(&self) -> u128 {
+    pub(crate) fn parameter_count(&self) -> u128 {
         let wide = |value: usize| value as u128;
         let (d, di, k) =
             (wide(self.d_model), wide(self.d_model * self.expansion_ratio), wide(self.key_width()));

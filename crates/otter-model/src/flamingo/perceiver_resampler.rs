@@ -11,8 +11,8 @@ use otter_nn::{
 };
 
 use crate::config::PerceiverConfig;
-use crate::feed_forward::{self, FeedForward};
-use crate::key_value_projection::{KeyValueProjection, KeysAndValues};
+use crate::flamingo::feed_forward::{self, FeedForward};
+use crate::flamingo::key_value_projection::{KeyValueProjection, KeysAndValues};
 
 /// The resampler.
 #[derive(Clone, Debug)]
@@ -74,11 +74,6 @@ impl PerceiverResampler {
             .collect();
         let norm = LayerNorm::new(specs, &format!("{name}.norm"), width, true, 1e-5);
         Self { config: config.clone(), width, latents, frame_embs, media_time_embs, layers, norm }
-    }
-
-    /// Whether the place of a media item in its sequence matters.
-    pub fn has_media_time(&self) -> bool {
-        self.media_time_embs.is_some()
     }
 
     /// Latents (items * latents, width) of features (items * frames * patches, width). `times` gives each item's place

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::HiddenActivation;
-use super::rope::RopeConfig;
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
+use crate::text::family::HiddenActivation;
+use crate::text::rope::RopeConfig;
 
 /// How attention and feed-forward of a Falcon layer join the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ impl FalconConfig {
         self.num_kv_heads * self.head_dim()
     }
 
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.hidden_size", self.hidden_size, LARGEST_WIDTH)?;
         bounded("text.ffn_hidden_size", self.ffn_hidden_size, LARGEST_WIDTH)?;
         bounded("text.num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)?;
@@ -103,7 +103,7 @@ impl FalconConfig {
     }
 
     /// Parameters of the decoder layers and the final norm.
-    pub(super) fn parameter_count(&self) -> u128 {
+    pub(crate) fn parameter_count(&self) -> u128 {
         let wide = |value: usize| value as u128;
         let (d, di, k) = (wide(self.hidden_size), wide(self.ffn_hidden_size), wide(self.key_width()));
         let fused = d + 2 * k;

@@ -8,10 +8,10 @@ use otter_nn::{
 };
 
 use crate::config::CrossAttentionConfig;
-use crate::feed_forward::{self, FeedForward};
-use crate::key_value_projection::KeyValueProjection;
-pub use crate::key_value_projection::KeysAndValues;
-use crate::scratch::Scratch;
+use crate::flamingo::feed_forward::{self, FeedForward};
+use crate::flamingo::key_value_projection::KeyValueProjection;
+pub use crate::flamingo::key_value_projection::KeysAndValues;
+use crate::workspace::Scratch;
 
 /// One block.
 #[derive(Clone, Debug)]

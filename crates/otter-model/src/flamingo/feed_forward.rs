@@ -7,7 +7,7 @@ use otter_nn::{
     Tensor,
 };
 
-use crate::scratch::Scratch;
+use crate::workspace::Scratch;
 
 const GELU: ActivationKind = ActivationKind::Gelu;
 

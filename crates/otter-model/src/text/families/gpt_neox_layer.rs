@@ -4,9 +4,9 @@
 use otter_nn::{LayerNorm, ParameterSpecs, SelfAttentionCore};
 
 use crate::config::GptNeoxConfig;
-use crate::plain_feed_forward::PlainFeedForward;
-use crate::self_attention::{ProjectionSpec, SelfAttention};
-use crate::transformer_layer::{Order, TransformerLayer};
+use crate::text::attention::{ProjectionSpec, SelfAttention};
+use crate::text::block::{Order, TransformerLayer};
+use crate::text::mlp::PlainFeedForward;
 
 /// Registers a layer under `<name>.`.
 pub(crate) fn layer(specs: &mut ParameterSpecs, name: &str, config: &GptNeoxConfig) -> TransformerLayer {
@@ -38,7 +38,7 @@ pub(crate) fn layer(specs: &mut ParameterSpecs, name: &str, config: &GptNeoxConf
 mod tests {
     use super::*;
     use crate::config::HiddenActivation;
-    use crate::decoder::tests::check_layer;
+    use crate::text::decoder::tests::check_layer;
 
     #[test]
     fn layers_pass_every_check() {

@@ -1,21 +1,10 @@
 //! The language models an Otter can be built on, as sizes; and what the rest of the model asks of them.
 
-mod falcon;
-mod gpt_neox;
-mod llama;
-mod mpt;
-mod opt;
-mod rope;
-
 use serde::{Deserialize, Serialize};
 
-pub use falcon::{FalconBlock, FalconConfig};
-pub use gpt_neox::GptNeoxConfig;
-pub use llama::LlamaConfig;
-pub use mpt::{MptConfig, MptStyle, NormKind, alibi_slopes};
-pub use opt::OptConfig;
-pub use rope::{RopeConfig, RopeScaling};
-
+use super::families::{
+    FalconBlock, FalconConfig, GptNeoxConfig, LlamaConfig, MptConfig, MptStyle, OptConfig,
+};
 use crate::config::ConfigError;
 
 /// A language model.

@@ -6,9 +6,9 @@ use otter_nn::{
 };
 
 use crate::config::TextConfig;
-use crate::scratch::Scratch;
-use crate::text_embedding::INIT;
-use crate::{mpt, opt};
+use crate::text::embedding::INIT;
+use crate::text::families::{mpt_layer as mpt, opt_layer as opt};
+use crate::workspace::Scratch;
 
 /// Norm and projection.
 #[derive(Clone, Debug)]

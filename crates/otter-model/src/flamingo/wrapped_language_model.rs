@@ -8,13 +8,13 @@ use otter_nn::{
 };
 
 use crate::config::OtterConfig;
-use crate::decoder::{DecoderLayer, DecoderSaved, Rows};
-use crate::gated_cross_attention::{CrossAttentionSaved, GatedCrossAttention, KeysAndValues};
-use crate::layer_cache::LayerCache;
+use crate::flamingo::gated_cross_attention::{CrossAttentionSaved, GatedCrossAttention, KeysAndValues};
 use crate::otter::Trace;
-use crate::scratch::Scratch;
-use crate::text_embedding::{INIT, TextEmbedding};
-use crate::text_output::{TextOutput, TextOutputSaved};
+use crate::text::cache::LayerCache;
+use crate::text::decoder::{DecoderLayer, DecoderSaved, Rows};
+use crate::text::embedding::{INIT, TextEmbedding};
+use crate::text::head::{TextOutput, TextOutputSaved};
+use crate::workspace::Scratch;
 
 /// Embedding, wrapped decoder layers, final norm, output table.
 #[derive(Clone, Debug)]

@@ -10,9 +10,9 @@ use otter_nn::{
 };
 
 use crate::config::{MptConfig, MptStyle, NormKind};
-use crate::decoder::{Rows, input_gradient};
-use crate::layer_cache::LayerCache;
-use crate::scratch::Scratch;
+use crate::text::cache::LayerCache;
+use crate::text::decoder::{Rows, input_gradient};
+use crate::workspace::Scratch;
 
 /// Epsilon of every norm of the family.
 const EPSILON: f64 = 1e-5;
@@ -281,7 +281,7 @@ fn through_norm<T: Real>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decoder::tests::check_layer;
+    use crate::text::decoder::tests::check_layer;
 
     fn config() -> MptConfig {
         MptConfig {

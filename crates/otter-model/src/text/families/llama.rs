@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rope::{RopeConfig, RopeScaling};
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
+use crate::text::rope::{RopeConfig, RopeScaling};
 
 /// LLaMA language model: RMS norms, rotary positions, SwiGLU, usually no biases and an untied output table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ impl LlamaConfig {
         RopeConfig { theta: self.rope_theta, scaling: self.rope_scaling }
     }
 
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.hidden_size", self.hidden_size, LARGEST_WIDTH)?;
         bounded("text.intermediate_size", self.intermediate_size, LARGEST_WIDTH)?;
         bounded("text.num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)?;
@@ -120,7 +120,7 @@ impl LlamaConfig {
     }
 
     /// Parameters of the decoder layers and the final norm.
-    pub(super) fn parameter_count(&self) -> u128 {
+    pub(crate) fn parameter_count(&self) -> u128 {
         let wide = |value: usize| value as u128;
         let (d, di) = (wide(self.hidden_size), wide(self.intermediate_size));
         let query = wide(self.num_attention_heads) * wide(self.head_dim());

@@ -1,0 +1,5 @@
+//! The vision tower.
+
+pub mod clip;
+
+pub use clip::{ClipSaved, ClipVision};
