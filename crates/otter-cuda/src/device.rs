@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use otter_nn::Device;
 use otter_nn::card::Card;
 
-use crate::operations::Layers;
+use crate::backend::Layers;
 use crate::{Gpu, GpuError, Precision, Result};
 
 /// Cards that are open, with how they multiply.

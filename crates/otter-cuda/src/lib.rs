@@ -9,42 +9,23 @@
 //! Layers use a card through [`open`]. Arithmetic is f32, or with [`Precision::Bf16`] products of many rows are those of
 //! bfloat16 factors. Sums have a fixed order, so that results do not depend on the run or on the size of the card.
 
-pub mod adamw;
-pub mod attention;
-pub mod copy;
-pub mod cross_entropy;
+mod backend;
 mod device;
-mod elements;
-pub mod elementwise;
-pub mod embedding;
+mod driver;
 mod error;
-pub mod few_rows;
-mod gpu;
-pub mod matmul;
-mod matrix;
-pub mod media;
-pub mod norm;
-mod operations;
-pub mod quantised;
-pub mod rotary;
-
-#[cfg(feature = "cuda")]
-mod card;
-#[cfg(feature = "emulate")]
-mod counted;
-#[cfg(feature = "emulate")]
-mod emulated;
-#[cfg(any(feature = "cuda", test))]
-mod ring;
-#[cfg(feature = "cuda")]
-mod staging;
+mod memory;
+pub mod ops;
 
 #[cfg(feature = "emulate")]
 pub use device::emulated as emulated_device;
 pub use device::{device, open};
+pub use driver::gpu::{Argument, Buffer, Constant, Element, Gpu, Launch};
 pub use error::GpuError;
-pub use gpu::{Argument, Buffer, Constant, Element, Gpu, Launch};
-pub use matrix::{Matrix, Precision};
+pub use ops::matrix::{Matrix, Precision};
+pub use ops::{
+    adamw, attention, copy, cross_entropy, elementwise, embedding, few_rows, matmul, media, norm, quantised,
+    rotary,
+};
 
 /// What calls on a card give.
 pub type Result<T> = std::result::Result<T, GpuError>;

@@ -19,24 +19,16 @@
 //! assert_eq!((y.shape(), dx.shape()), (&[1, 2][..], &[1, 3][..]));
 //! ```
 
-pub mod card;
-mod finite;
-pub mod gradient_check;
-mod gradients;
-pub mod kernels;
+pub mod backend;
 pub mod layers;
-mod parameters;
-pub mod quantised;
-mod real;
 #[cfg(test)]
 #[path = "../../../tests/skip.rs"]
 mod skip;
-mod tensor;
-mod weight;
+pub mod tensor;
+pub mod testing;
 
-pub use card::ActivationKind;
-pub use finite::{NotFinite, all_finite};
-pub use gradients::Gradients;
+pub use backend::card::{self, ActivationKind};
+pub use backend::cpu as kernels;
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
 pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};
 pub use layers::embedding::Embedding;
@@ -46,8 +38,10 @@ pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
 pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
 pub use layers::rotary::{Rotary, rotary_frequencies};
 pub use layers::segments::{Segment, SegmentError, SegmentProblem, Segments};
-pub use parameters::{Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory};
-pub use quantised::{QuantisedFormat, QuantisedMatrix, QuantisedView};
-pub use real::Real;
-pub use tensor::{Device, DeviceError, SharedSlice, Tensor};
-pub use weight::{Weight, WeightView};
+pub use tensor::quantized as quantised;
+pub use tensor::{
+    Device, DeviceError, Gradients, Init, NotFinite, Parameter, ParameterId, ParameterSpec, ParameterSpecs,
+    Parameters, QuantisedFormat, QuantisedMatrix, QuantisedView, Real, SharedSlice, Tensor, Weight,
+    WeightMemory, WeightView, all_finite,
+};
+pub use testing::gradient_check;

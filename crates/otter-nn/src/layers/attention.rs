@@ -1,10 +1,10 @@
 //! Softmax attention of one sequence over itself or over a cache, without its projections.
 
-use crate::card::{Card, CardAttended, CardInputGradients, CardInputs};
-use crate::kernels::attention::{
+use crate::backend::card::{Card, CardAttended, CardInputGradients, CardInputs};
+use crate::backend::cpu::attention::row::forward_rows;
+use crate::backend::cpu::attention::{
     self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
 };
-use crate::kernels::attention_row::forward_rows;
 use crate::{Device, Real, Segment, Segments, Tensor};
 
 /// Which keys a query row may see.
@@ -324,7 +324,7 @@ fn visible(mask: &AttentionMask, keys: usize) -> Option<(&[bool], usize)> {
 mod tests {
     use super::*;
     use crate::ParameterSpecs;
-    use crate::gradient_check::{check, random_tensor};
+    use crate::testing::gradient_check::{check, random_tensor};
 
     fn masks(batch: usize, keys: usize) -> Vec<AttentionMask> {
         let mut visible = vec![true; batch * keys];

@@ -1,8 +1,8 @@
 //! Output projection and softmax cross-entropy in one, in chunks of tokens: (tokens x vocabulary) never exists whole,
 //! and tokens without a target are never projected.
 
-use crate::card::{Card, CardBuffer};
-use crate::kernels::{for_row_blocks, matmul, max_of, sum_of, zeros};
+use crate::backend::card::{Card, CardBuffer};
+use crate::backend::cpu::{for_row_blocks, gemm as matmul, max_of, sum_of, zeros};
 use crate::layers::rows;
 use crate::{Device, Gradients, ParameterId, Parameters, Real, Tensor};
 
@@ -225,7 +225,7 @@ fn numbers(rows: &[usize]) -> Vec<u32> {
 
 /// Log of the sum of exponentials. It is NaN where a logit is not finite, negative infinity included: no model means that.
 pub fn log_sum_exp<T: Real>(logits: &[T]) -> T {
-    crate::kernels::simd(|| {
+    crate::backend::cpu::simd(|| {
         let max = max_of(logits);
         // A product with zero is zero, or NaN.
         max + sum_of(logits, |l| (l - max).exp() + l * T::ZERO).ln()
@@ -235,7 +235,7 @@ pub fn log_sum_exp<T: Real>(logits: &[T]) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradient_check::{check, check_half, random_tensor};
+    use crate::testing::gradient_check::{check, check_half, random_tensor};
     use crate::{Init, ParameterSpecs};
 
     #[test]

@@ -1,7 +1,7 @@
 //! Activations, gated products and sums of whole tensors, on whichever device they are.
 
-use crate::card::ActivationKind;
-use crate::kernels::elementwise as kernel;
+use crate::backend::card::ActivationKind;
+use crate::backend::cpu::elementwise as kernel;
 use crate::{Device, Real, Tensor};
 
 /// `$call` with the activation type of a kind.
@@ -9,19 +9,19 @@ macro_rules! with_kind {
     ($kind:expr, $activation:ident => $call:expr) => {
         match $kind {
             ActivationKind::Gelu => {
-                type $activation = crate::kernels::elementwise::Gelu;
+                type $activation = crate::backend::cpu::elementwise::Gelu;
                 $call
             }
             ActivationKind::GeluTanh => {
-                type $activation = crate::kernels::elementwise::GeluTanh;
+                type $activation = crate::backend::cpu::elementwise::GeluTanh;
                 $call
             }
             ActivationKind::QuickGelu => {
-                type $activation = crate::kernels::elementwise::QuickGelu;
+                type $activation = crate::backend::cpu::elementwise::QuickGelu;
                 $call
             }
             ActivationKind::Relu => {
-                type $activation = crate::kernels::elementwise::Relu;
+                type $activation = crate::backend::cpu::elementwise::Relu;
                 $call
             }
         }

@@ -82,7 +82,7 @@ impl Embedding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradient_check::check;
+    use crate::testing::gradient_check::check;
 
     #[test]
     fn gradients_match_finite_differences() {

@@ -1,6 +1,6 @@
 //! The tanh gate of gated cross-attention: `residual + branch * tanh(gate)` with one learned number.
 
-use crate::kernels::elementwise;
+use crate::backend::cpu::elementwise;
 use crate::{Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 /// A learned gate of shape (1,), starting at 0 so that a fresh branch changes nothing.
@@ -80,7 +80,7 @@ fn factor<T: Real>(gate: T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradient_check::{check, random_tensor};
+    use crate::testing::gradient_check::{check, random_tensor};
 
     #[test]
     fn gradients_match_finite_differences() {

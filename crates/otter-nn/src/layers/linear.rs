@@ -1,8 +1,8 @@
 //! Linear layer: `y = x W^T + b`.
 
-use crate::card::ActivationKind;
-use crate::kernels::elementwise::{self, Activation};
-use crate::kernels::{matmul, norm::add_column_sums};
+use crate::backend::card::ActivationKind;
+use crate::backend::cpu::elementwise::{self, Activation};
+use crate::backend::cpu::{gemm as matmul, norm::add_column_sums};
 use crate::layers::elementwise::{activated, with_kind};
 use crate::layers::rows;
 use crate::{
@@ -250,7 +250,7 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradient_check::{check, check_half, random_tensor};
+    use crate::testing::gradient_check::{check, check_half, random_tensor};
 
     #[test]
     fn gradients_match_finite_differences() {
@@ -286,7 +286,7 @@ mod tests {
     /// Few and many rows, with and without bias: a fused activation has the bits of one that follows.
     #[test]
     fn activations_may_be_fused() {
-        use crate::kernels::elementwise::Gelu;
+        use crate::backend::cpu::elementwise::Gelu;
         for (rows, bias) in [(2, true), (40, true), (40, false)] {
             let mut specs = ParameterSpecs::default();
             let layer = Linear::new(&mut specs, "l", 65, 70, bias, Init::Normal(0.7));

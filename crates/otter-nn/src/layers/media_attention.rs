@@ -5,11 +5,11 @@
 //! plain mean of all of the sequence's latents. Rows are grouped into runs with the same item, so the scores against
 //! other items' latents are never computed.
 
-use crate::card::{Card, CardAttended, CardInputGradients, CardInputs};
-use crate::kernels::attention::{
+use crate::backend::card::{Card, CardAttended, CardInputGradients, CardInputs};
+use crate::backend::cpu::attention::row::forward_rows;
+use crate::backend::cpu::attention::{
     self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
 };
-use crate::kernels::attention_row::forward_rows;
 use crate::{Device, Real, Segments, Tensor};
 
 /// What one text row attends.
@@ -343,7 +343,7 @@ impl MediaAttention {
 mod tests {
     use super::*;
     use crate::ParameterSpecs;
-    use crate::gradient_check::{check, random_tensor};
+    use crate::testing::gradient_check::{check, random_tensor};
     use MediaTarget::{Item, Nothing, Uniform};
 
     fn tokens(pattern: &[u8]) -> Vec<bool> {

@@ -1,7 +1,7 @@
 //! Layer norm and root-mean-square norm.
 
-use crate::card::CardBuffer;
-use crate::kernels::norm;
+use crate::backend::card::CardBuffer;
+use crate::backend::cpu::norm;
 use crate::{Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 /// Per row mean and reciprocal deviation, kept for the reverse pass.
@@ -261,7 +261,7 @@ impl Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradient_check::{check, random_tensor};
+    use crate::testing::gradient_check::{check, random_tensor};
 
     /// Both ways of normalising give the same bits.
     #[test]

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::kernels::for_row_blocks;
+use crate::backend::cpu::for_row_blocks;
 use crate::{Device, Real, Tensor};
 
 /// Pairs whose angles are computed together for a single row.
@@ -185,8 +185,8 @@ impl Rotary {
 mod tests {
     use super::*;
     use crate::ParameterSpecs;
-    use crate::gradient_check::{check, random_tensor};
     use crate::layers::rows;
+    use crate::testing::gradient_check::{check, random_tensor};
 
     /// A row by itself has the bits that it has among others.
     #[test]

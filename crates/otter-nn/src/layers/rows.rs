@@ -1,7 +1,7 @@
 //! Rows cut out of tensors, joined, repeated and picked, on whichever device they are.
 
-pub use crate::card::RowLayout;
-use crate::kernels::for_row_blocks;
+pub use crate::backend::card::RowLayout;
+use crate::backend::cpu::for_row_blocks;
 use crate::{Device, Real, Tensor};
 
 impl RowLayout {
@@ -97,7 +97,9 @@ pub fn add_to_each<T: Real>(x: &mut Tensor<T>, row: &Tensor<T>) {
         Device::Cpu => {
             let row = row.data();
             for_row_blocks(x.data_mut(), row.len(), 1, |_, block| {
-                block.chunks_exact_mut(row.len()).for_each(|x| crate::kernels::elementwise::add_part(x, row));
+                block
+                    .chunks_exact_mut(row.len())
+                    .for_each(|x| crate::backend::cpu::elementwise::add_part(x, row));
             });
         }
         Device::Card(card) => card.add_to_rows(x.on_card_mut(), row.on_card()),
@@ -109,7 +111,7 @@ pub fn add_sum_of_each<T: Real>(sum: &mut Tensor<T>, x: &Tensor<T>) {
     match x.device() {
         Device::Cpu => {
             for part in x.data().chunks_exact(sum.len().max(1)) {
-                crate::kernels::elementwise::add_part(sum.data_mut(), part);
+                crate::backend::cpu::elementwise::add_part(sum.data_mut(), part);
             }
         }
         Device::Card(card) => card.add_column_sums(sum.on_card_mut(), x.on_card()),
@@ -128,7 +130,7 @@ pub fn picked<T: Real>(x: &Tensor<T>, rows: &[u32], width: usize) -> Tensor<T> {
             Tensor::from_vec(rows.iter().flat_map(row).collect(), &shape, Device::Cpu)
         }
         Device::Card(card) => {
-            let table = crate::card::CardMatrix::F32(x.on_card());
+            let table = crate::backend::card::CardMatrix::F32(x.on_card());
             Tensor::from_card(card.table_rows(table, rows, width), &shape, card)
         }
     }
@@ -143,7 +145,7 @@ pub fn add_to_picked<T: Real>(x: &mut Tensor<T>, d: &Tensor<T>, rows: &[u32], wi
         Device::Cpu => {
             let x = x.data_mut();
             for (&at, d) in rows.iter().zip(d.data().chunks_exact(width)) {
-                crate::kernels::elementwise::add_part(&mut x[at as usize * width..][..width], d);
+                crate::backend::cpu::elementwise::add_part(&mut x[at as usize * width..][..width], d);
             }
         }
         Device::Card(card) => card.add_table_rows(x.on_card_mut(), d.on_card(), rows, width),

@@ -1,0 +1,334 @@
+//! A dense row-major tensor: a shape, a device, and elements that are owned, borrowed from a mapped file, or on a card.
+//!
+//! Any plain element can be stored, also the half-precision ones of a file; arithmetic needs [`Real`] ones.
+
+use std::sync::Arc;
+
+use crate::backend::card::{Card, CardBuffer};
+use crate::{Real, layers::elementwise};
+
+/// Where a tensor's elements live and its kernels run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// Host memory and host threads.
+    #[default]
+    Cpu,
+    /// A card: its memory, its kernels, for f32.
+    Card(Card),
+}
+
+/// A card that failed; what it was doing is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceError(pub String);
+
+impl std::fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for DeviceError {}
+
+impl Device {
+    /// The card, if it is one.
+    pub fn card(self) -> Option<Card> {
+        match self {
+            Self::Cpu => None,
+            Self::Card(card) => Some(card),
+        }
+    }
+
+    /// Whether everything that was asked of the device so far succeeded, or is still under way.
+    ///
+    /// # Errors
+    /// The first failure since this was last asked.
+    pub fn check(self) -> Result<(), DeviceError> {
+        match self.card().and_then(|card| card.take_error()) {
+            None => Ok(()),
+            Some(error) => Err(DeviceError(error)),
+        }
+    }
+}
+
+/// Elements that live elsewhere, for example in a memory-mapped checkpoint.
+pub trait SharedSlice<T>: Send + Sync {
+    /// The elements.
+    fn as_slice(&self) -> &[T];
+
+    /// Says that the elements will hardly be read again: a mapped file gives their pages back, and would read them again.
+    fn give_back(&self) {}
+}
+
+#[derive(Clone)]
+enum Storage<T> {
+    Owned(Vec<T>),
+    Shared(Arc<dyn SharedSlice<T>>),
+    Card(CardBuffer),
+}
+
+/// Sizes of dimensions, without memory of their own for as many as models have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Shape {
+    Few([usize; 4], usize),
+    Many(Vec<usize>),
+}
+
+impl Shape {
+    fn new(sizes: &[usize]) -> Self {
+        let mut few = [0; 4];
+        match few.get_mut(..sizes.len()) {
+            Some(room) => room.copy_from_slice(sizes),
+            None => return Self::Many(sizes.to_vec()),
+        }
+        Self::Few(few, sizes.len())
+    }
+
+    fn sizes(&self) -> &[usize] {
+        match self {
+            Self::Few(sizes, count) => &sizes[..*count],
+            Self::Many(sizes) => sizes,
+        }
+    }
+}
+
+/// A dense row-major tensor.
+#[derive(Clone)]
+pub struct Tensor<T = f32> {
+    shape: Shape,
+    storage: Storage<T>,
+    device: Device,
+}
+
+impl<T: Copy> Tensor<T> {
+    /// Takes `data`, of the host, as the elements of `shape`.
+    ///
+    /// # Panics
+    /// When the number of elements is not the product of `shape`; callers check user input before. When the device is a
+    /// card: [`Tensor::to_device`] copies.
+    pub fn from_vec(data: Vec<T>, shape: &[usize], device: Device) -> Self {
+        assert_eq!(data.len(), shape.iter().product::<usize>(), "elements do not fill shape {shape:?}");
+        assert_eq!(device, Device::Cpu, "elements of the host");
+        Self { shape: Shape::new(shape), storage: Storage::Owned(data), device }
+    }
+
+    /// Borrows elements that are kept alive by `shared`.
+    ///
+    /// # Panics
+    /// As [`Tensor::from_vec`].
+    pub fn from_shared(shared: Arc<dyn SharedSlice<T>>, shape: &[usize], device: Device) -> Self {
+        let count = shape.iter().product::<usize>();
+        assert_eq!(shared.as_slice().len(), count, "elements do not fill {shape:?}");
+        assert_eq!(device, Device::Cpu, "elements of the host");
+        Self { shape: Shape::new(shape), storage: Storage::Shared(shared), device }
+    }
+
+    /// Takes what lies on a card as the elements of `shape`.
+    ///
+    /// # Panics
+    /// As [`Tensor::from_vec`].
+    pub fn from_card(buffer: CardBuffer, shape: &[usize], card: Card) -> Self {
+        assert_eq!(buffer.len(), shape.iter().product::<usize>(), "elements do not fill shape {shape:?}");
+        Self { shape: Shape::new(shape), storage: Storage::Card(buffer), device: Device::Card(card) }
+    }
+
+    /// Sizes of the dimensions, slowest first.
+    pub fn shape(&self) -> &[usize] {
+        self.shape.sizes()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The last dimension's size (1 for a scalar).
+    pub fn width(&self) -> usize {
+        self.shape().last().copied().unwrap_or(1)
+    }
+
+    /// Product of all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        self.len() / self.width().max(1)
+    }
+
+    /// Where the elements live.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The elements in row-major order, of a tensor of the host.
+    ///
+    /// # Panics
+    /// When the elements are on a card: whoever reads them copies them first ([`Tensor::to_host`]), so that nothing is
+    /// computed on the host unnoticed.
+    pub fn data(&self) -> &[T] {
+        match &self.storage {
+            Storage::Owned(data) => data,
+            Storage::Shared(shared) => shared.as_slice(),
+            Storage::Card(_) => panic!("the elements of this tensor {:?} are on a card", self.shape()),
+        }
+    }
+
+    /// The elements, writable. Borrowed elements are copied first (once).
+    ///
+    /// # Panics
+    /// As [`Tensor::data`].
+    pub fn data_mut(&mut self) -> &mut [T] {
+        self.make_owned();
+        match &mut self.storage {
+            Storage::Owned(data) => data,
+            Storage::Shared(_) => unreachable!("shared elements were copied above"),
+            Storage::Card(_) => panic!("the elements of this tensor are on a card"),
+        }
+    }
+
+    /// The elements on a card.
+    ///
+    /// # Panics
+    /// When they are on the host: an operation of a card takes nothing from there unnoticed.
+    pub fn on_card(&self) -> &CardBuffer {
+        match &self.storage {
+            Storage::Card(buffer) => buffer,
+            _ => panic!("the elements of this tensor {:?} are not on a card", self.shape()),
+        }
+    }
+
+    /// As [`Tensor::on_card`], writable.
+    ///
+    /// # Panics
+    /// As [`Tensor::on_card`].
+    pub fn on_card_mut(&mut self) -> &mut CardBuffer {
+        match &mut self.storage {
+            Storage::Card(buffer) => buffer,
+            _ => panic!("the elements of this tensor are not on a card"),
+        }
+    }
+
+    /// Copies borrowed elements to memory of this tensor's own, and gives the pages of the mapped file back: they would count as
+    /// memory of this process beside the copy.
+    pub fn make_owned(&mut self) {
+        if let Storage::Shared(shared) = &self.storage {
+            let shared = Arc::clone(shared);
+            self.storage = Storage::Owned(shared.as_slice().to_vec());
+            shared.give_back();
+        }
+    }
+
+    /// Gives the pages of borrowed elements back, which stay readable.
+    pub fn give_back(&self) {
+        if let Storage::Shared(shared) = &self.storage {
+            shared.give_back();
+        }
+    }
+
+    /// The elements as an owned vector.
+    ///
+    /// # Panics
+    /// As [`Tensor::data`].
+    pub fn into_vec(self) -> Vec<T> {
+        match self.storage {
+            Storage::Owned(data) => data,
+            _ => self.data().to_vec(),
+        }
+    }
+
+    /// Whether the elements are borrowed from a mapped file.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.storage, Storage::Shared(_))
+    }
+
+    /// The same elements under another shape of the same size.
+    pub fn reshape(mut self, shape: &[usize]) -> Self {
+        let count = shape.iter().product::<usize>();
+        assert_eq!(self.len(), count, "cannot reshape {:?} to {shape:?}", self.shape());
+        self.shape = Shape::new(shape);
+        self
+    }
+}
+
+impl<T: Real> Tensor<T> {
+    /// A tensor of zeros.
+    pub fn zeros(shape: &[usize], device: Device) -> Self {
+        let len = shape.iter().product();
+        match device {
+            Device::Cpu => Self::from_vec(crate::backend::cpu::zeros(len), shape, device),
+            Device::Card(card) => Self::from_card(card.zeros(len), shape, card),
+        }
+    }
+
+    /// A tensor of whatever is in its memory (zeros on the host), for what is written at once.
+    pub fn empty(shape: &[usize], device: Device) -> Self {
+        match device {
+            Device::Cpu => Self::zeros(shape, device),
+            Device::Card(card) => Self::from_card(card.empty(shape.iter().product()), shape, card),
+        }
+    }
+
+    /// A tensor of zeros with this one's shape and device.
+    pub fn zeros_like(&self) -> Self {
+        Self::zeros(self.shape(), self.device)
+    }
+
+    /// The same elements on another device; those that are there already are copied.
+    ///
+    /// # Panics
+    /// When a card is to take elements other than f32.
+    pub fn to_device(&self, device: Device) -> Self {
+        match (device, self.device) {
+            (to, from) if to == from => self.clone(),
+            (Device::Cpu, Device::Card(card)) => {
+                let mut elements = vec![T::ZERO; self.len()];
+                card.download(self.on_card(), T::as_singles_mut(&mut elements));
+                Self::from_vec(elements, self.shape(), device)
+            }
+            (Device::Card(card), _) => {
+                Self::from_card(card.upload(T::as_singles(self.to_host().data())), self.shape(), card)
+            }
+            (Device::Cpu, Device::Cpu) => self.clone(),
+        }
+    }
+
+    /// The same elements on the host: after a failure of the card, NaN.
+    pub fn to_host(&self) -> Self {
+        self.to_device(Device::Cpu)
+    }
+
+    /// Overwrites the elements with those of another tensor of the same shape.
+    ///
+    /// # Panics
+    /// When lengths or devices differ.
+    pub fn copy_from(&mut self, other: &Self) {
+        match self.device {
+            Device::Cpu => self.data_mut().copy_from_slice(other.data()),
+            Device::Card(_) => {
+                assert_eq!(self.len(), other.len(), "lengths differ");
+                *self.on_card_mut() = other.on_card().clone();
+            }
+        }
+    }
+
+    /// Adds `other` element by element.
+    pub fn add_assign(&mut self, other: &Self) {
+        elementwise::add_assign(self, other);
+    }
+
+    /// Converts the elements to another type.
+    pub fn cast<U: Real>(&self) -> Tensor<U> {
+        let data = self.data().iter().map(|&v| U::from_f64(v.to_f64())).collect();
+        Tensor::from_vec(data, self.shape(), self.device)
+    }
+}
+
+impl<T: Copy + std::fmt::Debug> std::fmt::Debug for Tensor<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.storage {
+            Storage::Card(_) => write!(f, "Tensor{:?} on a card", self.shape()),
+            _ => write!(f, "Tensor{:?}{:?}", self.shape(), self.data().iter().take(6).collect::<Vec<_>>()),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What tests of layers and models share.
+
+pub mod gradient_check;
