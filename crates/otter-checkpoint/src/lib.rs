@@ -25,82 +25,60 @@
 //! ```
 
 pub mod atomic;
-mod checkpoint;
-mod config_file;
-mod config_foreign;
-mod config_keys;
-mod config_section;
-mod config_write;
+mod config;
 pub mod convert;
+mod directory;
 mod error;
-mod generation_config;
+mod export;
+mod facts;
 mod gguf;
-mod initialise;
-mod input_rules;
 mod inspect;
-mod load_report;
-mod model;
-mod model_card;
 mod named_models;
 mod narrow;
 mod pickle;
-mod preprocessor;
 mod releases;
 mod safetensors_file;
-mod save;
-mod sentencepiece;
-mod shards;
 pub mod spelling;
 mod tensor;
-mod text_config;
-mod text_file;
 mod tokenizer;
-mod tokenizer_bpe;
-mod tokenizer_files;
-mod tokenizer_json;
-mod tokenizer_write;
 mod torch_file;
 mod torch_names;
 mod torch_write;
-mod trained_part;
-mod transformers_module;
-mod weights;
-mod wrappers;
 mod zip_archive;
 mod zip_write;
 
-pub use checkpoint::{Checkpoint, TiePolicy};
-pub use config_file::{CheckpointConfig, ModelFamily};
+pub use config::checkpoint_config::{CheckpointConfig, ModelFamily};
+pub use config::generation::GenerationDefaults;
+pub use config::input_rules::InputRules;
+pub use config::preprocessor::preprocessor_json;
+pub use directory::account::{LoadReport, ShapeMismatch, reason_to_ignore};
+pub use directory::initialize::{Initialised, initialise_checkpoint};
+pub use directory::load::{
+    LoadOptions, LoadedModel, PlannedWeight, load_model, load_model_with, planned_weight, quantised_format,
+    save_model,
+};
+pub use directory::open::{Checkpoint, TiePolicy};
+pub use directory::save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
+pub use directory::text_file::read_text_file;
+pub use directory::trained_part::{TRAINED_FILE, TrainedPart};
+pub use directory::weights::{WeightForm, Weights};
 pub use error::{CheckpointError, Result};
-pub use generation_config::GenerationDefaults;
+pub use export::model_card::{ModelCard, TrainingFacts, today};
+pub use export::transformers_module::write_transformers_module;
 pub use gguf::{
     BlockFormat, GgufElements, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements,
     StoredTensor, save_gguf, write_gguf,
 };
-pub use initialise::{Initialised, initialise_checkpoint};
-pub use input_rules::InputRules;
 pub use inspect::{
     Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, OtherTower, Part, PartSummary,
     TensorSummary, TiedTables, TokenCheck, TrainingSigns, beginning, inspect, scan, warnings_before_chat,
 };
-pub use load_report::{LoadReport, ShapeMismatch, reason_to_ignore};
-pub use model::{
-    LoadOptions, LoadedModel, PlannedWeight, load_model, load_model_with, planned_weight, quantised_format,
-    save_model,
-};
-pub use model_card::{ModelCard, TrainingFacts, today};
 pub use named_models::{NAMED_MODELS, NamedModel};
-pub use preprocessor::preprocessor_json;
 pub use releases::{RELEASES, Release, ReleaseMatch};
-pub use save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
 pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
-pub use text_file::read_text_file;
-pub use tokenizer::{
+pub use tokenizer::json::parse as parse_tokenizer_json;
+pub use tokenizer::load::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
 };
-pub use tokenizer_json::parse as parse_tokenizer_json;
-pub use tokenizer_write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
+pub use tokenizer::write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
 pub use torch_write::{TorchTensor, write_torch};
-pub use trained_part::{TRAINED_FILE, TrainedPart};
-pub use transformers_module::write_transformers_module;
-pub use weights::{WeightForm, Weights};

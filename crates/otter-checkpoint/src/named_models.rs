@@ -2,7 +2,7 @@
 
 use otter_model::config::{FalconConfig, LlamaConfig, OtterConfig};
 
-use crate::config_file::{CheckpointConfig, ModelFamily};
+use crate::config::checkpoint_config::{CheckpointConfig, ModelFamily};
 
 /// A published model.
 #[derive(Debug, Clone, Copy)]

@@ -4,14 +4,14 @@
 //! supported are errors. Others, which the next release of a writer may add, are warned of. In the objects of this project
 //! (`perceiver_config`, `cross_attention_config`) they are errors.
 
-use crate::config_foreign;
-use crate::config_keys::{CROSS_ATTENTION, GENERIC, PERCEIVER, TOP, VISION};
-use crate::config_section::{Section, unknown_keys_warning};
+use crate::config::foreign;
+use crate::config::generation::{check_id, warn_of_settings};
+use crate::config::input_rules::InputRules;
+use crate::config::keys::{CROSS_ATTENTION, GENERIC, PERCEIVER, TOP, VISION};
+use crate::config::section::{Section, unknown_keys_warning};
+use crate::config::text::{TextKind, text_config, unknown_text_keys};
+use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::error::{CheckpointError, Result};
-use crate::generation_config::{check_id, warn_of_settings};
-use crate::input_rules::InputRules;
-use crate::text_config::{TextKind, text_config, unknown_text_keys};
-use crate::text_file::{LONGEST_CONFIG, read_object};
 use otter_model::config::{CrossAttentionConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -109,9 +109,9 @@ impl CheckpointConfig {
         top.must_be_absent("quantization_config", UNQUANTIZED)?;
         let vision = top.section("vision_config")?;
         for section in [&top, &vision] {
-            config_foreign::refuse(section, &[])?;
+            foreign::refuse(section, &[])?;
         }
-        let foreign = config_foreign::names();
+        let foreign = foreign::names();
         let mut unknown = top.unknown_keys(&[TOP, GENERIC, &foreign]);
         unknown.extend(unknown_text_keys(kind, &text)?);
         unknown.extend(vision.unknown_keys(&[VISION, GENERIC, &foreign]));

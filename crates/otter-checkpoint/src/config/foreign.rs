@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::config_section::Section;
+use crate::config::section::Section;
 use crate::error::Result;
 
 /// The values of a setting that leave the numbers as they are; null always does.

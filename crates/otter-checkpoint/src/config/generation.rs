@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use otter_model::generate::EarlyStopping;
 use serde_json::{Map, Value};
 
-use crate::config_section::Section;
+use crate::config::section::Section;
+use crate::directory::text_file::{LONGEST_CONFIG, read_object};
+use crate::directory::trained_part::TrainedPart;
 use crate::error::Result;
 use crate::gguf;
-use crate::text_file::{LONGEST_CONFIG, read_object};
-use crate::trained_part::TrainedPart;
 
 /// Name of the file.
 pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";

@@ -13,11 +13,11 @@ use otter_data::{AlphaRule, Gray16Rule, ImagesOfRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::config_section::Section;
+use crate::config::section::Section;
+use crate::directory::text_file::{LONGEST_CONFIG, read_object};
+use crate::directory::trained_part::TrainedPart;
 use crate::error::Result;
 use crate::gguf::{self, GgufFile};
-use crate::text_file::{LONGEST_CONFIG, read_object};
-use crate::trained_part::TrainedPart;
 
 /// The top-level key of `config.json`.
 pub(crate) const INPUT_RULES: &str = "otter_input";

@@ -4,9 +4,9 @@
 //! Images are always prepared as CLIP was trained. A file that asks for something else is refused by the key, because the
 //! tower would see other pixels than it was trained on.
 
-use crate::config_section::{Section, unknown_keys_warning};
+use crate::config::section::{Section, unknown_keys_warning};
+use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::error::Result;
-use crate::text_file::{LONGEST_CONFIG, read_object};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

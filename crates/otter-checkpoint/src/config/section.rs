@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::config_keys::nearest;
+use crate::config::keys::nearest;
 use crate::error::{CheckpointError, Result};
 use crate::spelling::edit_distance;
 

@@ -1,8 +1,8 @@
 //! `config.json` as the original writes it: sub-configurations under `vision_config` and `text_config`, the
 //! keys in the order of the file that was loaded, and everything that file said but this project does not use.
 
-use crate::config_file::CheckpointConfig;
-use crate::text_config::{text_template, write_text_config};
+use crate::config::checkpoint_config::CheckpointConfig;
+use crate::config::text::{text_template, write_text_config};
 use otter_model::config::{CrossAttentionConfig, PerceiverConfig};
 use serde_json::{Map, Value, json};
 

@@ -1,7 +1,7 @@
 //! In which type each tensor is written.
 
-use super::plan::PlannedTensor;
-use crate::save::SaveDtype;
+use crate::convert::plan::PlannedTensor;
+use crate::directory::save::SaveDtype;
 use crate::tensor::Dtype;
 
 /// Kinds of tensors that may stay 32-bit floats when everything else is narrowed.

@@ -1,12 +1,12 @@
 //! The tokenizer inside a GGUF file as the files of a directory.
 
-use super::output::write_json;
+use crate::convert::output::write_json;
+use crate::directory::save::TOKENIZER_FILES;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::GgufFile;
-use crate::save::TOKENIZER_FILES;
-use crate::tokenizer::TOKENIZER_JSON;
-use crate::tokenizer_files::TOKENIZER_CONFIG;
-use crate::tokenizer_json;
+use crate::tokenizer::files::TOKENIZER_CONFIG;
+use crate::tokenizer::json;
+use crate::tokenizer::load::TOKENIZER_JSON;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub(super) fn unpack(file: &GgufFile, path: &Path, directory: &Path) -> Result<b
             [("bos_token", id("bos_token_id")), ("eos_token", id("eos_token_id")), ("pad_token", None)];
         (file.language_tokenizer_json()?.to_string(), roles)
     };
-    let tokenizer = tokenizer_json::parse(text.as_bytes())
+    let tokenizer = json::parse(text.as_bytes())
         .map_err(|error| CheckpointError::tokenizer(path, format!("not a tokenizer: {error}")))?;
     let mut config = Map::new();
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));

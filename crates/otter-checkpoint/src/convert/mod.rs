@@ -13,48 +13,40 @@
 //! A plan is made from headers alone. Every tensor of every source is written, or dropped with a reason that the
 //! [`ConvertReport`] lists, or part of an error.
 
-mod assemble;
-mod bridge;
-mod delta;
 mod dtype;
 mod elements;
 mod gguf_tokenizer;
-mod language;
-mod lora;
-mod lora_config;
+mod merge;
 mod output;
-mod overlay;
+mod parts;
 mod plan;
 mod planning;
-pub mod rename;
 mod report;
 mod source;
-pub mod tables;
 mod to_open_flamingo;
-mod tokens;
 mod verify;
-mod vision;
 
-pub use assemble::NewRows;
-pub use dtype::KeepF32;
-pub use output::OutputFormat;
-pub use plan::{Part, PlannedTensor};
-pub use report::{ConvertReport, Created, Dropped};
-pub use source::{Source, SourceKind};
+pub use crate::convert::dtype::KeepF32;
+pub use crate::convert::output::OutputFormat;
+pub use crate::convert::plan::{Part, PlannedTensor};
+pub use crate::convert::report::{ConvertReport, Created, Dropped};
+pub use crate::convert::source::{Source, SourceKind};
+pub use crate::facts::{rename, tables};
+pub use parts::assemble::NewRows;
 pub(crate) use verify::verify_directory;
 
 use crate::atomic;
+use crate::config::generation::{GENERATION_CONFIG, is_derived};
+use crate::config::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
+use crate::convert::output::{CARRIED, carry, write_file, write_gguf_file, write_json, write_shards};
+use crate::convert::planning::{Plan, Tokenizer};
+use crate::convert::report::count_dtypes;
+use crate::directory::save::{DEFAULT_SHARD_BYTES, SaveDtype, TOKENIZER_FILES, check_target};
 use crate::error::{CheckpointError, Result};
-use crate::generation_config::{GENERATION_CONFIG, is_derived};
+use crate::export::model_card::{self, Described, ModelCard};
+use crate::export::transformers_module::write_transformers_module;
 use crate::gguf::{self, GgufQuantization};
-use crate::model_card::{self, Described, ModelCard};
-use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
-use crate::save::{DEFAULT_SHARD_BYTES, SaveDtype, TOKENIZER_FILES, check_target};
-use crate::tokenizer_write::TokenOrder;
-use crate::transformers_module::write_transformers_module;
-use output::{CARRIED, carry, write_file, write_gguf_file, write_json, write_shards};
-use planning::{Plan, Tokenizer};
-use report::count_dtypes;
+use crate::tokenizer::write::TokenOrder;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -186,7 +178,7 @@ fn to_file(
 ) -> Result<ConvertReport> {
     let mut plan = planning::plan(options, None)?;
     dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
-    let name = language::folder_name(&options.out);
+    let name = parts::language::folder_name(&options.out);
     let temporary = atomic::temporary_dir(&options.out)?;
     let file = temporary.join(&name);
     let written = write_file(&file, &options.out, &plan.tensors, format, progress)
@@ -202,7 +194,7 @@ fn to_gguf(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> 
     let inner = ConvertOptions { format: OutputFormat::Gguf, ..options.clone() };
     let written = fill(&temporary, &inner, progress).and_then(|mut report| {
         atomic::replace_file(&temporary.join(gguf::FILE_NAME), &options.out)?;
-        report.weight_files = vec![language::folder_name(&options.out)];
+        report.weight_files = vec![parts::language::folder_name(&options.out)];
         report.other_files.clear();
         let settings = temporary.join(GENERATION_CONFIG);
         if settings.is_file() && !is_derived(&settings) {
@@ -340,7 +332,7 @@ fn report(options: &ConvertOptions, plan: Plan, weights: Vec<String>, other: Vec
         bytes: plan.tensors.iter().map(PlannedTensor::bytes).sum(),
         dtypes,
         renamed: plan.tensors.iter().filter(renamed).count(),
-        token_order: plan.token_order.map(|order| tokens::order_name(order).to_owned()),
+        token_order: plan.token_order.map(|order| parts::tokens::order_name(order).to_owned()),
         special_tokens: plan.special_tokens,
         dropped: plan.dropped,
         created: plan.created,

@@ -1,16 +1,16 @@
 //! Writing a plan: weight files of a directory, or one file.
 
 use super::Progress;
-use super::plan::PlannedTensor;
-use crate::config_file::CheckpointConfig;
+use crate::config::checkpoint_config::CheckpointConfig;
+use crate::config::generation::GENERATION_CONFIG;
+use crate::convert::plan::PlannedTensor;
+use crate::directory::save::TOKENIZER_FILES;
+use crate::directory::shards;
+use crate::directory::text_file::read_for_copy;
 use crate::error::{CheckpointError, Result};
-use crate::generation_config::GENERATION_CONFIG;
 use crate::gguf::{self, GgufElements, GgufOptions, GgufQuantization, GgufTensor, StoredTensor, write_gguf};
 use crate::safetensors_file::{self, HeaderEntry};
-use crate::save::TOKENIZER_FILES;
-use crate::shards;
-use crate::text_file::read_for_copy;
-use crate::tokenizer::load_tokenizer;
+use crate::tokenizer::load::load_tokenizer;
 use crate::torch_write::{TorchTensor, write_torch};
 use otter_data::TextTokenizer;
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! What to write: each tensor of the result, and where its elements come from. A plan is made from headers alone; nothing
 //! is read before it is written.
 
-use super::elements::{self, PIECE};
+use crate::convert::elements::{self, PIECE};
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{BlockFormat, GgufQuantization, kept_blocks};
 use crate::narrow::{NarrowError, narrow};

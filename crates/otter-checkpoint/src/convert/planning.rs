@@ -1,24 +1,23 @@
 //! Which conversion is meant: told from the options and from what the source is.
 
-use super::assemble::{AssembleOptions, Assembly, assemble};
-use super::bridge::Bridge;
-use super::language::{Language, folder_name};
-use super::plan::PlannedTensor;
-use super::report::{Created, Dropped};
-use super::source::{Source, SourceKind};
-use super::to_open_flamingo::{self, OpenFlamingoOptions};
-use super::tokens::{added_ids, is_open_flamingo_table};
-use super::vision::Vision;
-use super::{
-    ConvertOptions, ConvertTarget, OutputFormat, delta, gguf_tokenizer, lora, option_error, overlay,
-};
-use crate::config_section::Section;
+use super::merge::{delta, lora, overlay};
+use super::{ConvertOptions, ConvertTarget, OutputFormat, gguf_tokenizer, option_error};
+use crate::config::input_rules::InputRules;
+use crate::config::section::Section;
+use crate::convert::parts::assemble::{AssembleOptions, Assembly, assemble};
+use crate::convert::parts::bridge::Bridge;
+use crate::convert::parts::language::{Language, folder_name};
+use crate::convert::parts::tokens::{added_ids, is_open_flamingo_table};
+use crate::convert::parts::vision::Vision;
+use crate::convert::plan::PlannedTensor;
+use crate::convert::report::{Created, Dropped};
+use crate::convert::source::{Source, SourceKind};
+use crate::convert::to_open_flamingo::{self, OpenFlamingoOptions};
+use crate::directory::account::reason_to_ignore;
+use crate::directory::save::TRAINING;
+use crate::directory::trained_part::TrainedPart;
 use crate::error::Result;
-use crate::input_rules::InputRules;
-use crate::load_report::reason_to_ignore;
-use crate::save::TRAINING;
-use crate::tokenizer_write::{TokenOrder, add_special_tokens};
-use crate::trained_part::TrainedPart;
+use crate::tokenizer::write::{TokenOrder, add_special_tokens};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
 //! What a conversion did: every tensor of every source is written, or dropped here with a reason.
 
-use super::language::folder_name;
+use crate::convert::parts::language::folder_name;
 use crate::gguf::StoredTensor;
 use serde::Serialize;
 use serde_json::{Value, json};

@@ -1,15 +1,15 @@
 //! A source of tensors: a directory or a file, its names without wrappers, and what kind of thing it is.
 
-use super::elements::same_bytes;
-use super::rename::captures;
-use super::report::Dropped;
-use super::tables::{LANGUAGE_MODELS, LanguageModel};
+use crate::convert::elements::same_bytes;
+use crate::convert::report::Dropped;
+use crate::directory::text_file::{LONGEST_CONFIG, read_object};
+use crate::directory::weights::{Weights, list};
 use crate::error::{CheckpointError, Result};
+use crate::facts::rename::captures;
+use crate::facts::tables::{LANGUAGE_MODELS, LanguageModel};
 use crate::gguf::{self, GgufFile};
 use crate::inspect::OtherTower;
 use crate::tensor::TensorEntry;
-use crate::text_file::{LONGEST_CONFIG, read_object};
-use crate::weights::{Weights, list};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fmt;

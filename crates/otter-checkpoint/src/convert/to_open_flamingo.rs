@@ -1,12 +1,12 @@
 //! The trained part of an Otter as an OpenFlamingo (v2) checkpoint.
 
-use super::elements::rows;
-use super::plan::PlannedTensor;
-use super::report::Dropped;
-use super::source::Source;
-use super::tables::OPEN_FLAMINGO;
+use crate::convert::elements::rows;
+use crate::convert::plan::PlannedTensor;
+use crate::convert::report::Dropped;
+use crate::convert::source::Source;
+use crate::directory::account::reason_to_ignore;
 use crate::error::{CheckpointError, Result};
-use crate::load_report::reason_to_ignore;
+use crate::facts::tables::OPEN_FLAMINGO;
 use serde_json::Value;
 
 /// What to write.
@@ -98,7 +98,7 @@ pub(super) fn plan(
     if let (Some(config), Some((input, _))) = (&source.config, &tables)
         && options.embedding_rows.is_none()
         && config.get("model_type").and_then(Value::as_str).is_some()
-        && let Ok(tokenizer) = crate::tokenizer::load_tokenizer(&source.path)
+        && let Ok(tokenizer) = crate::tokenizer::load::load_tokenizer(&source.path)
         && let Some(height) = source.get(input).and_then(|entry| entry.shape.first())
         && *height != tokenizer.vocab_size()
     {

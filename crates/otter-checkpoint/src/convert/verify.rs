@@ -1,16 +1,16 @@
 //! The result opened before success is said of it: configuration, tokenizer, and the name and shape of every tensor.
 
-use super::plan::PlannedTensor;
-use crate::checkpoint::Checkpoint;
-use crate::config_section::Section;
+use crate::config::section::Section;
+use crate::config::text::{TextKind, text_config};
+use crate::convert::plan::PlannedTensor;
+use crate::directory::account::LoadReport;
+use crate::directory::open::Checkpoint;
+use crate::directory::save::TOKENIZER_FILES;
+use crate::directory::weights::Weights;
+use crate::directory::wrappers;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
-use crate::load_report::LoadReport;
-use crate::save::TOKENIZER_FILES;
-use crate::text_config::{TextKind, text_config};
-use crate::tokenizer::read_tokenizer;
-use crate::weights::Weights;
-use crate::wrappers;
+use crate::tokenizer::load::read_tokenizer;
 use otter_model::Otter;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};

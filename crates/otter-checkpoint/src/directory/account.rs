@@ -1,8 +1,8 @@
 //! Strict accounting: after loading, every tensor of the file and every parameter of the model is
 //! loaded, knowingly ignored with a reason, or part of an error.
 
+use crate::directory::weights::{Weights, list};
 use crate::error::{CheckpointError, Result};
-use crate::weights::{Weights, list};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 

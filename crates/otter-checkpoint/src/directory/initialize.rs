@@ -7,12 +7,12 @@ use std::path::Path;
 use otter_model::Otter;
 use otter_nn::ParameterSpec;
 
-use crate::config_file::CheckpointConfig;
+use crate::config::checkpoint_config::CheckpointConfig;
 use crate::convert::verify_directory;
+use crate::directory::save::{SaveOptions, TRAINING, write_checkpoint};
 use crate::error::{CheckpointError, Result};
 use crate::narrow::narrow;
 use crate::safetensors_file::HeaderEntry;
-use crate::save::{SaveOptions, TRAINING, write_checkpoint};
 
 /// Elements made before they are written.
 const CHUNK: usize = 1 << 22;

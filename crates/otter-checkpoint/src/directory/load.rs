@@ -14,17 +14,17 @@ use otter_nn::{
     Device, ParameterSpec, Parameters, QuantisedFormat, QuantisedMatrix, SharedSlice, Tensor, Weight,
 };
 
-use crate::checkpoint::Checkpoint;
-use crate::config_file::CheckpointConfig;
+use crate::config::checkpoint_config::CheckpointConfig;
+use crate::config::input_rules::InputRules;
+use crate::directory::account::LoadReport;
+use crate::directory::open::Checkpoint;
+use crate::directory::save::{NamedTensor, SaveOptions, save_checkpoint};
+use crate::directory::trained_part::{TrainedPart, open_trained};
+use crate::directory::weights::Weights;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{GgufQuantization, stored_type};
-use crate::input_rules::InputRules;
-use crate::load_report::LoadReport;
-use crate::save::{NamedTensor, SaveOptions, save_checkpoint};
 use crate::tensor::{Dtype, give_back};
-use crate::tokenizer::load_tokenizer;
-use crate::trained_part::{TrainedPart, open_trained};
-use crate::weights::Weights;
+use crate::tokenizer::load::load_tokenizer;
 
 /// A model read from a directory.
 pub struct LoadedModel {

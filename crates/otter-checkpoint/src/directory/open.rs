@@ -2,12 +2,12 @@
 //! resolved and reported.
 
 use crate::atomic;
-use crate::config_file::CheckpointConfig;
+use crate::config::checkpoint_config::CheckpointConfig;
+use crate::config::preprocessor::check_preprocessor;
+use crate::directory::account::LoadReport;
+use crate::directory::weights::Weights;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
-use crate::load_report::LoadReport;
-use crate::preprocessor::check_preprocessor;
-use crate::weights::Weights;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 

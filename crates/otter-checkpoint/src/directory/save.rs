@@ -2,16 +2,16 @@
 //! The directory appears under its name only when all of it is on the disk.
 
 use crate::atomic;
-use crate::config_file::CheckpointConfig;
+use crate::config::checkpoint_config::CheckpointConfig;
+use crate::config::generation::{GENERATION_CONFIG, is_derived};
+use crate::config::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
+use crate::directory::shards;
+use crate::directory::text_file::read_for_copy;
 use crate::error::{CheckpointError, Result};
-use crate::generation_config::{GENERATION_CONFIG, is_derived};
-use crate::model_card::{self, Described, ModelCard};
+use crate::export::model_card::{self, Described, ModelCard};
 use crate::narrow::narrow;
-use crate::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::safetensors_file::{self, HeaderEntry};
-use crate::shards;
 use crate::tensor::Dtype;
-use crate::text_file::read_for_copy;
 use otter_nn::WeightView;
 use serde_json::{Value, json};
 use std::collections::HashSet;

@@ -14,10 +14,10 @@ use otter_nn::{ParameterSpecs, QuantisedFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
+use crate::config::input_rules::InputRules;
+use crate::directory::text_file::read_json;
+use crate::directory::weights::Weights;
 use crate::error::{CheckpointError, Result};
-use crate::input_rules::InputRules;
-use crate::text_file::read_json;
-use crate::weights::Weights;
 
 /// The file of the trained parameters.
 pub const TRAINED_FILE: &str = "trained.safetensors";

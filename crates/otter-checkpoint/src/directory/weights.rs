@@ -1,11 +1,12 @@
 //! The tensors of a checkpoint directory or of a single file, whichever of the known forms they have:
 //! `model.safetensors`, its shards, `pytorch_model.bin`, its shards, `model.gguf`.
 
+use super::wrappers;
+use crate::directory::text_file::{LONGEST_INDEX, read_json};
 use crate::error::{CheckpointError, Result};
 use crate::tensor::{TensorEntry, map_file};
-use crate::text_file::{LONGEST_INDEX, read_json};
 use crate::torch_file::Content;
-use crate::{gguf, safetensors_file, torch_file, wrappers};
+use crate::{gguf, safetensors_file, torch_file};
 use memmap2::Mmap;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};

@@ -5,7 +5,7 @@
 
 use crate::error::{CheckpointError, Result};
 use crate::inspect::Part;
-use crate::tokenizer::load_tokenizer;
+use crate::tokenizer::load::load_tokenizer;
 use otter_data::prompt::{InstructionFormat, inference_prompt};
 use serde_json::{Value, json};
 use std::fmt::Write;

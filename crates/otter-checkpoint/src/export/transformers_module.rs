@@ -2,21 +2,21 @@
 //! the Python files of `python/transformers_module`, and the keys that lead to them.
 
 use crate::atomic;
-use crate::checkpoint::Checkpoint;
-use crate::config_file::ModelFamily;
+use crate::config::checkpoint_config::ModelFamily;
+use crate::directory::open::Checkpoint;
+use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::error::{CheckpointError, Result};
-use crate::text_file::{LONGEST_CONFIG, read_object};
-use crate::tokenizer::load_tokenizer;
+use crate::tokenizer::load::load_tokenizer;
 use otter_data::{AlphaRule, Gray16Rule};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// The Python files, by name.
 const FILES: [(&str, &str); 4] = [
-    ("configuration_otter.py", include_str!("../../../python/transformers_module/configuration_otter.py")),
-    ("modeling_otter.py", include_str!("../../../python/transformers_module/modeling_otter.py")),
-    ("modeling_otter_mpt.py", include_str!("../../../python/transformers_module/modeling_otter_mpt.py")),
-    ("processing_otter.py", include_str!("../../../python/transformers_module/processing_otter.py")),
+    ("configuration_otter.py", include_str!("../../../../python/transformers_module/configuration_otter.py")),
+    ("modeling_otter.py", include_str!("../../../../python/transformers_module/modeling_otter.py")),
+    ("modeling_otter_mpt.py", include_str!("../../../../python/transformers_module/modeling_otter_mpt.py")),
+    ("processing_otter.py", include_str!("../../../../python/transformers_module/processing_otter.py")),
 ];
 
 /// Adds the Python module to a checkpoint directory.

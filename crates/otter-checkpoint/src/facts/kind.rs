@@ -1,12 +1,12 @@
 //! What kind of thing a checkpoint is: a whole model, the part that a trainer saves, an OpenFlamingo file, or one of the
 //! frozen models that an Otter is made from.
 
-use super::facts::Language;
-use super::part::{Part, language_name};
-use super::tower::OtherTower;
-use crate::config_file::ModelFamily;
-use crate::convert::tables::LANGUAGE_MODELS;
-use crate::trained_part::{TRAINED_FILE, TrainedPart};
+use crate::config::checkpoint_config::ModelFamily;
+use crate::directory::trained_part::{TRAINED_FILE, TrainedPart};
+use crate::facts::model::Language;
+use crate::facts::part::{Part, language_name};
+use crate::facts::tables::LANGUAGE_MODELS;
+use crate::facts::tower::OtherTower;
 use std::fmt;
 use std::path::Path;
 
@@ -34,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of(names: &[&str], language: Option<&Language>, tower: Option<OtherTower>) -> Self {
+    pub(crate) fn of(names: &[&str], language: Option<&Language>, tower: Option<OtherTower>) -> Self {
         let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|name| test(name));
         let lora = |name: &str| name.contains(".lora_A.") || name.contains(".lora_B.");
         let foreign = |name: &str| {
@@ -67,7 +67,7 @@ impl Kind {
 
     /// The command that makes a whole model of it, when it is a part of one. `path` is what was inspected; `family` and
     /// `language` are what its configuration says.
-    pub(super) fn completing_command(
+    pub(crate) fn completing_command(
         self,
         path: &str,
         family: Option<ModelFamily>,
@@ -99,7 +99,7 @@ impl Kind {
     }
 
     /// Why no command makes a model of it, where none does.
-    pub(super) fn dead_end(self, family: Option<ModelFamily>, language: Option<Language>) -> Option<String> {
+    pub(crate) fn dead_end(self, family: Option<ModelFamily>, language: Option<Language>) -> Option<String> {
         const MERGE: &str = "no command of otter makes a model of adapters alone; merge them into their model with PEFT \
                              (merge_and_unload) and convert that";
         Some(match self {

@@ -56,7 +56,7 @@ impl Part {
 
     /// As [`Part::of`] in a checkpoint that is an image tower or not: encoders of other models have the names of a tower's
     /// layers too.
-    pub(super) fn of_checkpoint(name: &str, tower: bool) -> Self {
+    pub(crate) fn of_checkpoint(name: &str, tower: bool) -> Self {
         if !tower && name.starts_with(TOWER_LAYERS) { Self::Other } else { Self::of(name) }
     }
 

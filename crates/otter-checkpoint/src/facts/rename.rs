@@ -28,7 +28,7 @@ impl RenameTable {
 }
 
 /// What the placeholders of `pattern` stand for in `name`.
-pub(super) fn captures<'n>(pattern: &str, name: &'n str) -> Option<Vec<&'n str>> {
+pub(crate) fn captures<'n>(pattern: &str, name: &'n str) -> Option<Vec<&'n str>> {
     let mut found = Vec::new();
     matches(pattern, name, &mut found).then_some(found)
 }

@@ -8,7 +8,7 @@
 //! | [`OPEN_CLIP`] | open_clip | Hugging Face `CLIPVisionModel` |
 //! | [`PEFT`], [`PEFT_BASE_LAYER`] | an Otter wrapped by PEFT | Otter |
 
-use super::rename::RenameTable;
+use crate::facts::rename::RenameTable;
 
 /// OpenFlamingo's names and Otter's. The path component `ff` is replaced inside a gated block only: MPT's own `ffn`
 /// and everything else keeps its name.

@@ -1,10 +1,10 @@
 //! Special tokens: whose order their ids follow, whether that is the order of the class that the configuration names, and
 //! how the tokenizer fits the embedding table (`spec/model.md` 8).
 
-use super::facts::{Facts, Language};
-use crate::config_file::ModelFamily;
-use crate::tokenizer::read_tokenizer;
-use crate::tokenizer_write::TokenOrder;
+use crate::config::checkpoint_config::ModelFamily;
+use crate::facts::model::{Facts, Language};
+use crate::tokenizer::load::read_tokenizer;
+use crate::tokenizer::write::TokenOrder;
 use otter_data::{SpecialTokens, TextTokenizer};
 use std::path::Path;
 
@@ -38,7 +38,7 @@ impl TokenCheck {
 ///
 /// # Errors
 /// Why there is no usable tokenizer, and what the original would look for.
-pub(super) fn check(
+pub(crate) fn check(
     directory: &Path,
     family: Option<ModelFamily>,
     facts: &Facts,

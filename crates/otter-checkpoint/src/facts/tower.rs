@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::part::language_name;
+use crate::facts::part::language_name;
 
 /// A tower that no Otter has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ const WRAPPERS: &[&str] = &["vision_model.", "vit.", "dinov2."];
 
 impl OtherTower {
     /// The tower that a `model_type` names.
-    pub(super) fn of_type(model_type: &str) -> Option<Self> {
+    pub(crate) fn of_type(model_type: &str) -> Option<Self> {
         // Whole words: `vits` makes speech.
         let begins = |start: &str| {
             model_type.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))

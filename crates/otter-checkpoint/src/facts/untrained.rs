@@ -5,8 +5,8 @@
 //! `<answer>` all zero or bit for bit equal to another row. One is a strong hint: a row whose length is far outside the
 //! range of the table's rows, as the mean of the table (short) or a fresh row of unit normals (long) is.
 
-use super::part::is_input_table;
-use crate::load_report::reason_to_ignore;
+use crate::directory::account::reason_to_ignore;
+use crate::facts::part::is_input_table;
 use crate::tensor::TensorEntry;
 use otter_data::SpecialTokens;
 
@@ -52,7 +52,7 @@ impl TrainingSigns {
         warnings
     }
 
-    pub(super) fn of<'t>(
+    pub(crate) fn of<'t>(
         tensors: impl Iterator<Item = (&'t str, &'t TensorEntry)>,
         special: Option<&SpecialTokens>,
         tuned: bool,

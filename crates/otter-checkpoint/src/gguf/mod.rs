@@ -42,7 +42,7 @@ pub(crate) use parse::MAGIC;
 use crate::error::{CheckpointError, Result};
 use crate::pickle::printable;
 use crate::tensor::{Location, RowOrder, TensorEntry, map_file, row_major_strides};
-use crate::tokenizer_json;
+use crate::tokenizer::json;
 use crate::torch_file::Content;
 use memmap2::Mmap;
 use names::{Architecture, Fate, Moved};
@@ -145,7 +145,7 @@ impl GgufFile {
         let Some(text) = self.text(&header, key::TOKENIZER)? else {
             return Err(bad(format!("the file holds no tokenizer (`{}`)", key::TOKENIZER)));
         };
-        let tokenizer = tokenizer_json::parse(text.as_bytes())
+        let tokenizer = json::parse(text.as_bytes())
             .map_err(|error| bad(format!("`{}` is not a tokenizer: {error}", key::TOKENIZER)))?;
         let optional = |key: &str| match header.get(key) {
             None => Ok(None),
@@ -184,7 +184,7 @@ impl GgufFile {
     pub fn language_tokenizer_json(&self) -> Result<Value> {
         let json = tokenizer::tokenizer_json(&self.path, &self.header()?)
             .map_err(|problem| CheckpointError::tokenizer(&self.path, problem))?;
-        tokenizer_json::parse(json.to_string().as_bytes()).map_err(|error| {
+        json::parse(json.to_string().as_bytes()).map_err(|error| {
             CheckpointError::tokenizer(
                 &self.path,
                 format!("the tokenizer in the metadata is damaged: {error}"),

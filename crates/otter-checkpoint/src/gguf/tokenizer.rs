@@ -2,7 +2,7 @@
 //! BPE (`gpt2`).
 
 use super::parse::{Header, List, Meta};
-use crate::sentencepiece::SentencePiece;
+use crate::tokenizer::sentencepiece::SentencePiece;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

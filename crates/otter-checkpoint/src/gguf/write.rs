@@ -5,13 +5,13 @@ use super::parse::{DEFAULT_ALIGNMENT, MAGIC, MOST_AXES, kind, size, type_number}
 use super::quantize::{GgufQuantization, narrow};
 use super::{FORMAT_VERSION, LARGEST_BLOCK, OTTER, key};
 use crate::atomic;
-use crate::checkpoint::Checkpoint;
-use crate::config_file::CheckpointConfig;
+use crate::config::checkpoint_config::CheckpointConfig;
+use crate::directory::account::reason_to_ignore;
+use crate::directory::open::Checkpoint;
 use crate::error::{CheckpointError, Result};
-use crate::load_report::reason_to_ignore;
 use crate::narrow::NarrowError;
 use crate::tensor::Dtype;
-use crate::tokenizer::load_tokenizer;
+use crate::tokenizer::load::load_tokenizer;
 use otter_data::SpecialTokens;
 use std::collections::HashSet;
 use std::fs::File;

@@ -3,40 +3,34 @@
 //! Nothing here needs the model to be loadable: a configuration that is not supported, missing shards and unexpected
 //! tensors are reported. Only a file that is damaged or hostile is an error.
 
-mod facts;
-mod kind;
-mod part;
 mod scan;
 mod source;
-mod tokens;
-mod tower;
-mod untrained;
 
-use crate::checkpoint::Checkpoint;
-use crate::config_file::{CheckpointConfig, ModelFamily};
+use crate::config::checkpoint_config::{CheckpointConfig, ModelFamily};
+use crate::directory::account::{LoadReport, reason_to_ignore};
+use crate::directory::open::Checkpoint;
+use crate::directory::save::TRAINING;
+use crate::directory::weights::WeightForm;
 use crate::error::Result;
+use crate::facts::part::{is_input_table, is_output_table};
 use crate::gguf;
-use crate::load_report::{LoadReport, reason_to_ignore};
+use crate::inspect::source::Source;
 use crate::releases::{Candidate, ReleaseMatch, matching};
-use crate::save::TRAINING;
 use crate::tensor::{Dtype, TensorEntry};
-use crate::weights::WeightForm;
 use otter_model::config::OtterConfig;
 use otter_model::{FreezeRule, Otter};
-use part::{is_input_table, is_output_table};
 use serde_json::{Map, Value};
-use source::Source;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use facts::{Facts, Language};
-pub use kind::Kind;
-pub use part::Part;
-pub use scan::{NonFinite, scan};
-pub use source::FileSummary;
-pub use tokens::{TokenCheck, beginning};
-pub use tower::OtherTower;
-pub use untrained::TrainingSigns;
+pub use crate::facts::kind::Kind;
+pub use crate::facts::model::{Facts, Language};
+pub use crate::facts::part::Part;
+pub use crate::facts::tokens::{TokenCheck, beginning};
+pub use crate::facts::tower::OtherTower;
+pub use crate::facts::untrained::TrainingSigns;
+pub use crate::inspect::scan::{NonFinite, scan};
+pub use crate::inspect::source::FileSummary;
 
 /// One tensor.
 #[derive(Debug, Clone)]
@@ -278,7 +272,7 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
                 .to_owned(),
         );
     }
-    let special_tokens = tokens::check(directory, family, &facts);
+    let special_tokens = crate::facts::tokens::check(directory, family, &facts);
     let special = special_tokens.as_ref().ok().map(|check| check.special);
     let signs = TrainingSigns::of(
         source.tensors.iter().map(|(name, entry)| (name.as_str(), entry)),

@@ -1,7 +1,7 @@
 //! Looking for NaN and infinity in every tensor, streaming.
 
-use super::source::Source;
 use crate::error::Result;
+use crate::inspect::source::Source;
 use crate::tensor::{Dtype, TensorEntry};
 use otter_nn::NotFinite;
 use std::path::Path;

@@ -1,11 +1,11 @@
 //! What lies at a path, opened as far as it can be: shards may be missing, the configuration may be of an unknown kind.
 
 use crate::atomic;
+use crate::directory::text_file::{LONGEST_CONFIG, LONGEST_INDEX, read_json, read_object};
+use crate::directory::weights::{WeightForm, Weights};
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
 use crate::tensor::TensorEntry;
-use crate::text_file::{LONGEST_CONFIG, LONGEST_INDEX, read_json, read_object};
-use crate::weights::{WeightForm, Weights};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs;

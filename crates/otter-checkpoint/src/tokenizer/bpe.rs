@@ -1,9 +1,9 @@
 //! Byte-level BPE from `vocab.json` and `merges.txt` (GPT-2, OPT, GPT-NeoX without a `tokenizer.json`), turned into the
 //! equivalent `tokenizer.json`.
 
+use crate::directory::text_file::{LONGEST_TOKENIZER, into_text, read_object, read_text};
 use crate::error::{CheckpointError, Result};
-use crate::text_file::{LONGEST_TOKENIZER, into_text, read_object, read_text};
-use crate::tokenizer_files::Declared;
+use crate::tokenizer::files::Declared;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

@@ -11,8 +11,8 @@
 //! Two files that give one token different ids, or one id different tokens, are an error. Two files that name different
 //! begin, end or pad tokens are a warning: the one that transformers would take counts.
 
+use crate::directory::text_file::{self, LONGEST_TOKENIZER};
 use crate::error::{CheckpointError, Result};
-use crate::text_file::{self, LONGEST_TOKENIZER};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -194,7 +194,7 @@ impl Declared {
             let id = id.ok_or_else(|| {
                 CheckpointError::tokenizer(path, "expected an object of token texts and ids")
             })?;
-            let special = crate::tokenizer::is_structural(content) || self.special.contains(content);
+            let special = crate::tokenizer::load::is_structural(content) || self.special.contains(content);
             let token = AddedToken::from(content.as_str(), special).normalized(!special);
             self.add(path, id, token, ADDED_TOKENS)?;
         }

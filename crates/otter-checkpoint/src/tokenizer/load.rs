@@ -4,15 +4,15 @@
 //! Which of `<answer>` and `<PAD>` comes first differs between the Otter and the Flamingo class, so ids are
 //! always taken from the files and never assumed.
 
+use crate::config::input_rules::InputRules;
+use crate::directory::text_file::{LONGEST_TOKENIZER, read_bounded, read_text};
+use crate::directory::trained_part::TrainedPart;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
-use crate::input_rules::InputRules;
-use crate::sentencepiece::SentencePiece;
-use crate::text_file::{LONGEST_TOKENIZER, read_bounded, read_text};
-use crate::tokenizer_bpe::{self, MERGES, VOCABULARY};
-use crate::tokenizer_files::{Declared, TOKENIZER_CONFIG};
-use crate::tokenizer_json;
-use crate::trained_part::TrainedPart;
+use crate::tokenizer::bpe::{self, MERGES, VOCABULARY};
+use crate::tokenizer::files::{Declared, TOKENIZER_CONFIG};
+use crate::tokenizer::json;
+use crate::tokenizer::sentencepiece::SentencePiece;
 use otter_data::prompt::END_OF_UTTERANCE_TOKEN;
 use otter_data::{BrokenToken, DataError, SpecialTokens, TextTokenizer};
 use std::fmt;
@@ -187,7 +187,7 @@ impl Base {
     fn json(path: &Path, model: &Path, declared: &Declared) -> Result<Self> {
         let text = read_text(path, LONGEST_TOKENIZER)?;
         let mut base = Self::build(path, TokenizerForm::Json, &text)?;
-        for (content, listed) in tokenizer_json::added_tokens(&text) {
+        for (content, listed) in json::added_tokens(&text) {
             let found = base.tokenizer.token_to_id(&content);
             if is_structural(&content) && found != Some(listed) {
                 let found = found.map_or("none".to_owned(), |id| id.to_string());
@@ -216,14 +216,14 @@ impl Base {
     }
 
     fn vocabulary_and_merges(directory: &Path, declared: &Declared) -> Result<Self> {
-        let json = tokenizer_bpe::tokenizer_json(directory, declared)?.to_string();
+        let json = bpe::tokenizer_json(directory, declared)?.to_string();
         let path = directory.join(VOCABULARY);
         let base = Self::build(&path, TokenizerForm::VocabularyAndMerges, json.as_bytes())?;
         Ok(Self { json: Some(json), ..base })
     }
 
     fn build(path: &Path, form: TokenizerForm, json: &[u8]) -> Result<Self> {
-        let tokenizer = tokenizer_json::parse(json)
+        let tokenizer = json::parse(json)
             .map_err(|error| CheckpointError::tokenizer(path, format!("not a tokenizer: {error}")))?;
         let path = path.to_path_buf();
         Ok(Self { path, form, tokenizer, json: None, ends: (None, None), warnings: Vec::new() })

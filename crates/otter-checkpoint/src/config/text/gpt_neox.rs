@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::rope::{rope, rotated_share, write_rope};
 use super::{activation, pad_token, write_activation};
-use crate::config_section::Section;
-use crate::config_write::set;
+use crate::config::section::Section;
+use crate::config::write::set;
 use crate::error::Result;
 
 /// What is absent takes the defaults of Transformers' class, those of GPT-NeoX 20B.

@@ -9,11 +9,11 @@ use otter_model::config::{HiddenActivation, LlamaConfig, MptConfig, MptStyle, No
 use serde_json::{Map, Value, json};
 
 use self::rope::{must_turn_whole_heads, rope, write_rope};
-use crate::config_file::UNQUANTIZED;
-use crate::config_foreign;
-use crate::config_keys::{FALCON, GENERIC, GPT_NEOX, LLAMA, MOSAIC_GPT, MPT, MPT_ATTENTION, OPT, ROPE};
-use crate::config_section::Section;
-use crate::config_write::set;
+use crate::config::checkpoint_config::UNQUANTIZED;
+use crate::config::foreign;
+use crate::config::keys::{FALCON, GENERIC, GPT_NEOX, LLAMA, MOSAIC_GPT, MPT, MPT_ATTENTION, OPT, ROPE};
+use crate::config::section::Section;
+use crate::config::write::set;
 use crate::error::Result;
 
 /// A language model that this project knows, by the name of its class.
@@ -111,7 +111,7 @@ impl TextKind {
 
 /// Keys of the section and of those inside it that nothing here knows.
 pub(crate) fn unknown_text_keys(kind: TextKind, text: &Section<'_>) -> Result<Vec<String>> {
-    let foreign = config_foreign::names();
+    let foreign = foreign::names();
     let mut unknown = text.unknown_keys(&[kind.keys(), GENERIC, &foreign]);
     if let Some(attention) = text.optional_section("attn_config")? {
         unknown.extend(attention.unknown_keys(&[MPT_ATTENTION, &foreign]));
@@ -130,7 +130,7 @@ pub(crate) fn text_config(
     text: &Section<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<TextConfig> {
-    config_foreign::refuse(text, kind.keys())?;
+    foreign::refuse(text, kind.keys())?;
     text.must_be_absent("quantization_config", UNQUANTIZED)?;
     Ok(match kind {
         TextKind::Llama => llama(text, warnings)?.into(),
@@ -236,7 +236,7 @@ fn mpt(text: &Section<'_>, kind: TextKind, warnings: &mut Vec<String>) -> Result
     let attention = text.optional_section("attn_config")?;
     let attention =
         attention.unwrap_or(Section { path: text.path, name: "text_config.attn_config", map: &empty });
-    config_foreign::refuse(&attention, MPT_ATTENTION)?;
+    foreign::refuse(&attention, MPT_ATTENTION)?;
     refuse_other_masks(&attention, warnings)?;
     if attention.flag("fused_qkv")? == Some(false) {
         return Err(attention.wrong(

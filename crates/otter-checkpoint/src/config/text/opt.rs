@@ -4,8 +4,8 @@ use otter_model::config::OptConfig;
 use serde_json::{Map, Value, json};
 
 use super::{activation, pad_token, write_activation};
-use crate::config_section::Section;
-use crate::config_write::set;
+use crate::config::section::Section;
+use crate::config::write::set;
 use crate::error::Result;
 
 /// What is absent takes the defaults of Transformers' class, those of OPT 125M.

@@ -3,8 +3,8 @@
 use otter_model::config::{RopeConfig, RopeScaling};
 use serde_json::{Map, Value, json};
 
-use crate::config_section::Section;
-use crate::config_write::set;
+use crate::config::section::Section;
+use crate::config::write::set;
 use crate::error::Result;
 
 /// Key of the object that Transformers 5 writes.

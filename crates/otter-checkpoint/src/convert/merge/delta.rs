@@ -1,21 +1,27 @@
 //! Weights published as a difference to a base: result = base + delta, tensor by tensor.
 
-use super::elements::rows;
-use super::plan::{Part, PlannedTensor, widest};
-use super::source::Source;
+use crate::convert::elements::rows;
+use crate::convert::plan::{Part, PlannedTensor, widest};
+use crate::convert::source::Source;
+use crate::directory::weights::list;
 use crate::error::{CheckpointError, Result};
 use crate::tensor::Dtype;
-use crate::weights::list;
 
 /// Plans the sum. A tensor of the delta with more rows than the base's gets the base's rows added to its first ones; what
 /// the base does not have at all is taken from the delta.
 ///
 /// # Errors
 /// When the base has a tensor that the delta lacks, or shapes differ in more than rows.
-pub(super) fn apply(base: &Source, delta: &Source, warnings: &mut Vec<String>) -> Result<Vec<PlannedTensor>> {
+pub(in crate::convert) fn apply(
+    base: &Source,
+    delta: &Source,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<PlannedTensor>> {
     let missing: Vec<&str> = base
         .names()
-        .filter(|name| delta.get(name).is_none() && crate::load_report::reason_to_ignore(name).is_none())
+        .filter(|name| {
+            delta.get(name).is_none() && crate::directory::account::reason_to_ignore(name).is_none()
+        })
         .collect();
     if !missing.is_empty() {
         let base = base.path.display();

@@ -1,20 +1,20 @@
 //! Merging LoRA adapters: `W + scale * B A`, in 32-bit floats, under the names of either age of PEFT. The scale of each is
 //! that of [`LoraConfig`].
 
-use super::lora_config::LoraConfig;
-use super::plan::{Part, PlannedTensor};
-use super::report::{Created, Dropped};
-use super::source::{Source, require_unique};
-use super::tables::{PEFT, PEFT_BASE_LAYER};
+use crate::convert::merge::lora_config::LoraConfig;
+use crate::convert::plan::{Part, PlannedTensor};
+use crate::convert::report::{Created, Dropped};
+use crate::convert::source::{Source, require_unique};
+use crate::directory::weights::list;
 use crate::error::{CheckpointError, Result};
+use crate::facts::tables::{PEFT, PEFT_BASE_LAYER};
 use crate::tensor::TensorEntry;
-use crate::weights::list;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The planned tensors and the configuration without `lora_config`.
 #[derive(Debug)]
-pub(super) struct Merged {
+pub(in crate::convert) struct Merged {
     pub tensors: Vec<PlannedTensor>,
     pub config: Map<String, Value>,
     pub created: Vec<Created>,
@@ -33,7 +33,7 @@ struct Adapter<'s> {
 ///
 /// # Errors
 /// When `lora_config` is missing, an adapter is not complete or does not fit its matrix, or a name is not known.
-pub(super) fn merge(source: &Source) -> Result<Merged> {
+pub(in crate::convert) fn merge(source: &Source) -> Result<Merged> {
     let mut config = source.config.clone().unwrap_or_default();
     let lora = LoraConfig::read(source, config.shift_remove("lora_config"))?;
     let mut adapters: BTreeMap<&str, Adapter<'_>> = BTreeMap::new();

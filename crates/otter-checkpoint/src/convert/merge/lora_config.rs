@@ -3,10 +3,10 @@
 //! Settings that change the merged matrix are obeyed, or refused by name. Those that say where adapters are or how they
 //! were trained change nothing: the tensors tell.
 
-use super::source::Source;
-use crate::config_section::{Section, unknown_keys_warning};
+use crate::config::section::{Section, unknown_keys_warning};
+use crate::convert::source::Source;
+use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::error::{CheckpointError, Result};
-use crate::text_file::{LONGEST_CONFIG, read_object};
 use regex::Regex;
 use serde_json::{Map, Value};
 use std::cell::Cell;
@@ -72,7 +72,7 @@ struct Pattern {
 }
 
 /// The settings that decide how strong adapters are.
-pub(super) struct LoraConfig {
+pub(in crate::convert) struct LoraConfig {
     path: PathBuf,
     rank: usize,
     alpha: f64,

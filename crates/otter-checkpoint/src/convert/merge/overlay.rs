@@ -1,19 +1,19 @@
 //! A partial checkpoint (`final_weights.pt`, `checkpoint_steps_100.pt`) over a whole one.
 
-use super::bridge::Bridge;
-use super::elements::rows;
-use super::language::WrappedTensor;
-use super::plan::{Part, PlannedTensor, widest};
-use super::report::Dropped;
-use super::source::Source;
+use crate::convert::elements::rows;
+use crate::convert::parts::bridge::Bridge;
+use crate::convert::parts::language::WrappedTensor;
+use crate::convert::plan::{Part, PlannedTensor, widest};
+use crate::convert::report::Dropped;
+use crate::convert::source::Source;
+use crate::directory::weights::list;
 use crate::error::{CheckpointError, Result};
 use crate::tensor::TensorEntry;
-use crate::weights::list;
 use serde_json::{Map, Value, json};
 
 /// The planned tensors and the configuration that fits them.
 #[derive(Debug)]
-pub(super) struct Overlaid {
+pub(in crate::convert) struct Overlaid {
     pub tensors: Vec<PlannedTensor>,
     pub config: Map<String, Value>,
 }
@@ -25,7 +25,11 @@ pub(super) struct Overlaid {
 ///
 /// # Errors
 /// When the part holds a tensor that the base does not have, or one of another shape.
-pub(super) fn overlay(base: &Source, part: &Bridge, dropped: &mut Vec<Dropped>) -> Result<Overlaid> {
+pub(in crate::convert) fn overlay(
+    base: &Source,
+    part: &Bridge,
+    dropped: &mut Vec<Dropped>,
+) -> Result<Overlaid> {
     let mut config = base.config.clone().unwrap_or_default();
     let model = base.language_model();
     let table_names = model.map(|model| (model.wrapped_input_table(), model.wrapped_output_table()));

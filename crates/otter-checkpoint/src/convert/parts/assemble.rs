@@ -1,15 +1,15 @@
 //! A whole Otter from its parts: vision tower, language model, and a trained part or fresh values between them.
 
-use super::bridge::{Bridge, incomplete};
-use super::elements::{rows, same_bytes};
-use super::language::{Language, WrappedTensor};
-use super::plan::{Part, PlannedTensor, SHARE_OF_COVARIANCE, widest};
-use super::report::{Created, Dropped};
-use super::tokens::{RowSource, added_ids, table_rows};
-use super::vision::Vision;
+use crate::convert::elements::{rows, same_bytes};
+use crate::convert::parts::bridge::{Bridge, incomplete};
+use crate::convert::parts::language::{Language, WrappedTensor};
+use crate::convert::parts::tokens::{RowSource, added_ids, table_rows};
+use crate::convert::parts::vision::Vision;
+use crate::convert::plan::{Part, PlannedTensor, SHARE_OF_COVARIANCE, widest};
+use crate::convert::report::{Created, Dropped};
 use crate::error::{CheckpointError, Result};
 use crate::tensor::TensorEntry;
-use crate::tokenizer_write::AddedSpecialTokens;
+use crate::tokenizer::write::AddedSpecialTokens;
 use otter_model::config::{CrossAttentionConfig, PerceiverConfig};
 use otter_model::flamingo::GatedCrossAttention;
 use otter_model::flamingo::PerceiverResampler;
@@ -30,7 +30,7 @@ pub enum NewRows {
 
 /// Choices that the parts do not make.
 #[derive(Debug, Clone)]
-pub(super) struct AssembleOptions {
+pub(in crate::convert) struct AssembleOptions {
     /// Blocks before every n-th layer; told by the trained part where it has blocks.
     pub cross_attn_every: Option<usize>,
     /// Frame embeddings of a fresh resampler.
@@ -43,7 +43,7 @@ pub(super) struct AssembleOptions {
 
 /// A whole model, planned.
 #[derive(Debug)]
-pub(super) struct Assembly {
+pub(in crate::convert) struct Assembly {
     pub config: Map<String, Value>,
     pub tensors: Vec<PlannedTensor>,
     pub created: Vec<Created>,
@@ -54,7 +54,7 @@ pub(super) struct Assembly {
 ///
 /// # Errors
 /// When the parts do not fit each other.
-pub(super) fn assemble(
+pub(in crate::convert) fn assemble(
     bridge: Option<&Bridge>,
     language: Language,
     vision: Vision,

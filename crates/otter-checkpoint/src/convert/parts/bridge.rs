@@ -1,11 +1,11 @@
 //! The trained part of a Flamingo: resampler, gated cross-attention blocks, tables; and the sizes that their shapes tell.
 
-use super::language::{Language, WrappedTensor};
-use super::rename::captures;
-use super::report::Dropped;
-use super::source::{Source, SourceKind, require_unique};
-use super::tables::OPEN_FLAMINGO;
+use crate::convert::parts::language::{Language, WrappedTensor};
+use crate::convert::report::Dropped;
+use crate::convert::source::{Source, SourceKind, require_unique};
 use crate::error::{CheckpointError, Result};
+use crate::facts::rename::captures;
+use crate::facts::tables::OPEN_FLAMINGO;
 use otter_model::config::{CrossAttentionConfig, PerceiverConfig};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ const HEAD_WIDTH: usize = 64;
 
 /// Trained tensors under their Otter names.
 #[derive(Debug)]
-pub(super) struct Bridge {
+pub(in crate::convert) struct Bridge {
     pub path: PathBuf,
     pub tensors: Vec<WrappedTensor>,
 }
@@ -140,7 +140,7 @@ impl Bridge {
 }
 
 /// An error that names what a part lacks to make a whole.
-pub(super) fn incomplete(path: &Path, what: &str) -> CheckpointError {
+pub(in crate::convert) fn incomplete(path: &Path, what: &str) -> CheckpointError {
     CheckpointError::format(
         path,
         format!(

@@ -1,19 +1,19 @@
 //! The base language model of a conversion: a plain one, or that inside an Otter.
 
-use super::elements::same_bytes;
-use super::report::Dropped;
-use super::source::{Source, SourceKind};
-use super::tables::LanguageModel;
+use crate::convert::elements::same_bytes;
+use crate::convert::report::Dropped;
+use crate::convert::source::{Source, SourceKind};
+use crate::directory::account::reason_to_ignore;
 use crate::error::{CheckpointError, Result};
+use crate::facts::tables::LanguageModel;
 use crate::gguf::GgufFile;
-use crate::load_report::reason_to_ignore;
 use crate::tensor::TensorEntry;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// A tensor with its name inside an Otter and the one in its file.
 #[derive(Debug, Clone)]
-pub(super) struct WrappedTensor {
+pub(in crate::convert) struct WrappedTensor {
     pub name: String,
     pub stored_name: String,
     pub entry: TensorEntry,
@@ -21,7 +21,7 @@ pub(super) struct WrappedTensor {
 
 /// A language model whose tensors have the names they get inside an Otter.
 #[derive(Debug)]
-pub(super) struct Language {
+pub(in crate::convert) struct Language {
     pub path: PathBuf,
     pub model: &'static LanguageModel,
     /// Its configuration, to become `text_config`.
@@ -202,7 +202,7 @@ fn folder_of_name(name: &str) -> String {
     if is_path { folder_name(Path::new(name)) } else { name.to_owned() }
 }
 
-pub(super) fn folder_name(path: &Path) -> String {
+pub(in crate::convert) fn folder_name(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
@@ -217,7 +217,8 @@ fn lacks_prefix(source: &Source, model: &LanguageModel) -> bool {
 fn layer_count(model: &LanguageModel, tensors: &[WrappedTensor]) -> usize {
     let pattern = format!("{}.#.*", model.wrapped_layers());
     let index = |tensor: &WrappedTensor| {
-        super::rename::captures(&pattern, &tensor.name).and_then(|found| found[0].parse::<usize>().ok())
+        crate::facts::rename::captures(&pattern, &tensor.name)
+            .and_then(|found| found[0].parse::<usize>().ok())
     };
     tensors.iter().filter_map(index).max().map_or(0, |last| last + 1)
 }

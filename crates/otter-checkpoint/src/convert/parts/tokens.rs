@@ -3,12 +3,12 @@
 //! `<answer>` and `<PAD>` change places between two classes of the original (`spec/model.md` 8): a checkpoint must be used
 //! with the order it was trained with. The order is therefore an option, and is recorded.
 
-use crate::tokenizer::{ANSWER, DEFAULT_PAD, END_OF_CHUNK, IMAGE};
-use crate::tokenizer_write::{AddedSpecialTokens, TokenOrder};
+use crate::tokenizer::load::{ANSWER, DEFAULT_PAD, END_OF_CHUNK, IMAGE};
+use crate::tokenizer::write::{AddedSpecialTokens, TokenOrder};
 use std::ops::Range;
 
 /// The word for an order, as the command line and the report have it.
-pub(super) fn order_name(order: TokenOrder) -> &'static str {
+pub(in crate::convert) fn order_name(order: TokenOrder) -> &'static str {
     match order {
         TokenOrder::Otter => "otter",
         TokenOrder::Flamingo => "flamingo",
@@ -17,7 +17,7 @@ pub(super) fn order_name(order: TokenOrder) -> &'static str {
 
 /// Rows of a new table, each from one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RowSource {
+pub(in crate::convert) enum RowSource {
     /// Rows of the trained part.
     Trained(Range<usize>),
     /// Rows of the base language model.
@@ -28,7 +28,7 @@ pub(super) enum RowSource {
 
 /// Whether a trained table has exactly the rows OpenFlamingo gives it: those of the base tokenizer, then
 /// `<|endofchunk|>`, `<image>` and, where the base has no pad token, `<PAD>`.
-pub(super) fn is_open_flamingo_table(trained: usize, tokens: &AddedSpecialTokens) -> bool {
+pub(in crate::convert) fn is_open_flamingo_table(trained: usize, tokens: &AddedSpecialTokens) -> bool {
     let known = open_flamingo_ids(tokens);
     known.iter().min().is_some_and(|first| trained == first + known.len())
 }
@@ -42,7 +42,7 @@ fn open_flamingo_ids(tokens: &AddedSpecialTokens) -> Vec<usize> {
 
 /// Texts and ids of Otter's tokens, whether they were added just now or before. A pad token that lies apart from them is
 /// the language model's own.
-pub(super) fn added_ids(tokens: &AddedSpecialTokens) -> Vec<(String, u32)> {
+pub(in crate::convert) fn added_ids(tokens: &AddedSpecialTokens) -> Vec<(String, u32)> {
     let special = &tokens.special;
     let mut ids = vec![
         (END_OF_CHUNK.to_owned(), special.endofchunk),
@@ -61,7 +61,7 @@ pub(super) fn added_ids(tokens: &AddedSpecialTokens) -> Vec<(String, u32)> {
 /// `trained` is the number of rows of the trained part's table (0 when there is none), `base` that of the base language
 /// model. The rows of OpenFlamingo's own table go where their tokens have their ids; those of any other trained table
 /// stay in place. What the trained part does not have is the base's, padding rows included; what neither has is new.
-pub(super) fn table_rows(
+pub(in crate::convert) fn table_rows(
     total: usize,
     trained: usize,
     base: usize,

@@ -1,16 +1,16 @@
 //! The base vision tower of a conversion: a CLIP model of Hugging Face or of open_clip, or that inside an Otter.
 
-use super::elements::rows;
-use super::language::folder_name;
-use super::plan::PlannedTensor;
-use super::rename::captures;
-use super::report::Dropped;
-use super::source::{Source, SourceKind};
-use super::tables::{CLIP, OPEN_CLIP, OPEN_CLIP_FUSED};
+use crate::convert::elements::rows;
+use crate::convert::parts::language::folder_name;
+use crate::convert::plan::PlannedTensor;
+use crate::convert::report::Dropped;
+use crate::convert::source::{Source, SourceKind};
+use crate::directory::account::reason_to_ignore;
+use crate::directory::text_file::{LONGEST_CONFIG, read_object};
+use crate::directory::weights::list;
 use crate::error::{CheckpointError, Result};
-use crate::load_report::reason_to_ignore;
-use crate::text_file::{LONGEST_CONFIG, read_object};
-use crate::weights::list;
+use crate::facts::rename::captures;
+use crate::facts::tables::{CLIP, OPEN_CLIP, OPEN_CLIP_FUSED};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ const TEXT_SIDE: &[&str] = &[
 
 /// A vision tower whose tensors have the names they get inside an Otter.
 #[derive(Debug)]
-pub(super) struct Vision {
+pub(in crate::convert) struct Vision {
     pub path: PathBuf,
     /// To become `vision_config`.
     pub config: Map<String, Value>,

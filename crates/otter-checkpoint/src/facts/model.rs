@@ -1,8 +1,8 @@
 //! Sizes of a model as names, shapes and configuration show them, for any language model, loadable or not.
 
-use super::part::{is_input_table, is_output_table, language_name, layer_of};
-use super::tower::OtherTower;
-use crate::load_report::reason_to_ignore;
+use crate::directory::account::reason_to_ignore;
+use crate::facts::part::{is_input_table, is_output_table, language_name, layer_of};
+use crate::facts::tower::OtherTower;
 use crate::tensor::TensorEntry;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -99,7 +99,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    pub(super) fn of(config: Option<&Map<String, Value>>, tensors: &[(String, TensorEntry)]) -> Self {
+    pub(crate) fn of(config: Option<&Map<String, Value>>, tensors: &[(String, TensorEntry)]) -> Self {
         let mut facts = Self::default();
         if let Some(config) = config {
             facts.read_config(config);
