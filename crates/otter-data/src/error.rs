@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use otter_media::ImageError;
+
 /// What went wrong while opening data or building a sample.
 ///
 /// Every variant names the file, key or sample concerned and says what to do.
@@ -80,6 +82,15 @@ impl DataError {
         match self {
             Self::Sample { reason, .. } => Some(*reason),
             _ => None,
+        }
+    }
+}
+
+impl From<ImageError> for DataError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Io { path, message } => Self::Io { path, message },
+            ImageError::Decode { name, message } => Self::Image { name, message },
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use otter_data::{ImageRules, open_image};
+use otter_media::{ImageRules, open_image};
 use proptest::prelude::*;
 use serde_json::Value;
 

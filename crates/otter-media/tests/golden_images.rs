@@ -4,7 +4,7 @@
 mod common;
 
 use common::golden;
-use otter_data::{ImageRules, ImageTransform, open_image, preprocess};
+use otter_media::{ImageRules, ImageTransform, open_image, preprocess};
 use safetensors::SafeTensors;
 
 #[test]

@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use otter_data::{
-    DataError, ImageRules, ImageTransform, RgbImage, load_image_file, open_image, preprocess, resize_bicubic,
+use otter_media::{
+    ImageError, ImageRules, ImageTransform, RgbImage, load_image_file, open_image, preprocess, resize_bicubic,
 };
 use serde_json::Value;
 
@@ -78,7 +78,7 @@ fn cut_files_are_errors_that_name_the_image() {
         let bytes = std::fs::read(fixture(file)).unwrap();
         for length in [0, 4, 20, bytes.len() / 2] {
             match open_image(&bytes[..length], ImageRules::default(), "IMG_7 of a.json") {
-                Err(DataError::Image { name, .. }) => assert_eq!(name, "IMG_7 of a.json"),
+                Err(ImageError::Decode { name, .. }) => assert_eq!(name, "IMG_7 of a.json"),
                 other => panic!("{file} cut to {length} bytes: {other:?}"),
             }
         }

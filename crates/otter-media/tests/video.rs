@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use otter_data::video::{
+use otter_media::video::{
     FrameSampling, Picture, VideoError, VideoFrame, VideoOptions, find_ffmpeg, open_frames,
 };
-use otter_data::{AlphaRule, ImageNote, ImageRules};
+use otter_media::{AlphaRule, ImageNote, ImageRules};
 use tempfile::TempDir;
 
 /// A script that answers `-version` and a run without output as ffmpeg does, and then does `body`.

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::config::Sampling;
 use crate::error::{DataError, Result};
-use crate::python_random::PythonRandom;
+use crate::sample::python_random::PythonRandom;
 
 /// The sets of a data set as runs of sample indices, with the share of an epoch each of them gets.
 #[derive(Debug, Clone, Default, PartialEq)]

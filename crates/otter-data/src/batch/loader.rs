@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
+use otter_media::ImageCounts;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
-use crate::dataset::Dataset;
-use crate::epoch_order::Rank;
+use crate::batch::epoch_order::Rank;
+use crate::batch::packing::Packing;
 use crate::error::{DataError, Result, SkipReason};
-use crate::frame_cache::FrameCounts;
-use crate::image_notes::ImageCounts;
-use crate::packing::Packing;
 use crate::sample::Sample;
+use crate::sample::dataset::Dataset;
+use crate::sample::frame_cache::FrameCounts;
 
 /// How batches are made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,11 +1,15 @@
 //! Samples put together: rows padded on the right, of one sample or of several, and each distinct media item once.
 
+pub(crate) mod epoch_order;
+pub(crate) mod loader;
+pub(crate) mod packing;
+
 use std::ops::Range;
 
+use crate::batch::packing::{Segment, best_fit};
 use crate::config::Group;
-use crate::labels::IGNORE_INDEX;
-use crate::packing::{Segment, best_fit};
 use crate::sample::{MediaItem, Sample};
+use crate::text::labels::IGNORE_INDEX;
 
 /// A batch, free of any model. Numbers of media items and frames may differ between samples.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,9 +8,9 @@ use serde::{Deserialize, Deserializer};
 
 use crate::config::{Group, SetConfig};
 use crate::error::{DataError, Result};
-use crate::json_text::one_or_many;
+use crate::files::json_text::one_or_many;
+use crate::files::text_file::read_text_file;
 use crate::layout::layout_directory;
-use crate::text_file::read_text_file;
 
 /// A mapping that keeps the order of the file: it decides the order of the samples.
 struct Ordered<V>(Vec<(String, V)>);

@@ -3,19 +3,19 @@
 //! Defaults repair the defects of the original data path (`spec/defects.md` section 2). Each
 //! repair has a named switch, and `preset = "reference"` turns all of them back at once.
 
+pub(crate) mod mixture_yaml;
+
 use std::path::{Path, PathBuf};
 
+use otter_media::{AlphaRule, Gray16Rule, ImageRules, ImageTransform, Orientation};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
-use crate::image_preprocess::ImageTransform;
-use crate::image_rules::{AlphaRule, Gray16Rule, ImageRules, Orientation};
-use crate::json_text::one_or_many;
-use crate::labels::LabelRule;
+use crate::files::json_text::one_or_many;
 use crate::layout::{Manifest, layout_directory};
-use crate::mixture_yaml;
-use crate::pretraining::StreamConfig;
-use crate::prompt::InstructionFormat;
+use crate::streams::pretraining::StreamConfig;
+use crate::text::labels::LabelRule;
+use crate::text::prompt::InstructionFormat;
 
 /// Task groups: the four of instruction tuning, where the group decides about placeholders and frames, and the two of
 /// pre-training streams.

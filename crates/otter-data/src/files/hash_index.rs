@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::{DataError, Result};
-use crate::mapped_file::MappedFile;
+use crate::files::mapped_file::MappedFile;
 
 const MAGIC: &[u8; 8] = b"OTTERIDX";
 const VERSION: u32 = 1;

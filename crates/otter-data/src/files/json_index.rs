@@ -13,9 +13,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::error::{DataError, Result};
-use crate::json_scan::{ScanError, Scanner};
-use crate::mapped_file::MappedFile;
-use crate::text_file::foreign_encoding;
+use crate::files::json_scan::{ScanError, Scanner};
+use crate::files::mapped_file::MappedFile;
+use crate::files::text_file::foreign_encoding;
 
 /// Which object of the file is indexed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

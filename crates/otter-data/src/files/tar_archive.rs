@@ -7,8 +7,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::{DataError, Result};
-use crate::positioned_file::PositionedFile;
-use crate::staging::StagedFile;
+use crate::files::positioned_file::PositionedFile;
+use crate::files::staging::StagedFile;
 
 const BLOCK: u64 = 512;
 

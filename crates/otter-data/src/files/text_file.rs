@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{DataError, Result};
-use crate::text::without_byte_order_mark;
+use crate::text::clean::without_byte_order_mark;
 
 /// Reads a text file; a byte order mark is passed over.
 pub fn read_text_file(path: &Path) -> Result<String> {

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Group;
 use crate::error::{DataError, Result};
-use crate::json_text::parse_object;
-use crate::text::without_byte_order_mark;
+use crate::files::json_text::parse_object;
+use crate::text::clean::without_byte_order_mark;
 
 /// Name of the manifest in its directory.
 pub const FILE_NAME: &str = "manifest.json";

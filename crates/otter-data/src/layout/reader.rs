@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use super::manifest::{Manifest, digest_of_shards, wrong_size};
 use super::schema::{CONTEXTS, EXAMPLE_ONLY, IMAGES, INSTRUCTIONS, LANGUAGE, MARK, Table};
 use crate::error::{DataError, Result};
-use crate::hash_index::HashIndex;
-use crate::parquet_file::{ColumnForm, ParquetFile};
-use crate::parquet_table::{PageValue, ParquetTable, RepeatedIds};
-use crate::record::Record;
+use crate::files::hash_index::HashIndex;
+use crate::files::parquet::file::{ColumnForm, ParquetFile};
+use crate::files::parquet::table::{PageValue, ParquetTable, RepeatedIds};
+use crate::sample::record::Record;
 
 /// Memory for decompressed pages of text; more helps only where records are read in order by many threads.
 const TEXT_CACHE_BYTES: usize = 16 << 20;

@@ -7,7 +7,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
 
-use crate::parquet_file::ColumnForm;
+use crate::files::parquet::file::ColumnForm;
 
 /// Rows of a text column in one page: what is decompressed to fetch one record.
 const ROWS_OF_TEXT_PAGE: usize = 64;

@@ -9,9 +9,9 @@ use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use super::manifest::{ManifestFile, digest_of_shards, hexadecimal};
 use super::schema::Table;
 use crate::error::{DataError, Result};
-use crate::hash_index::{HashIndex, hash_id};
-use crate::parquet_file::ColumnForm;
-use crate::staging::{StagedFile, Staging};
+use crate::files::hash_index::{HashIndex, hash_id};
+use crate::files::parquet::file::ColumnForm;
+use crate::files::staging::{StagedFile, Staging};
 
 /// Largest single value; a page must stay below 2 GiB.
 const MAX_VALUE_BYTES: usize = 1 << 30;

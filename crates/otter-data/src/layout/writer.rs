@@ -6,9 +6,9 @@ use super::manifest::{FILE_NAME, Manifest, ManifestFile};
 use super::schema::{CONTEXTS, IMAGES, INSTRUCTIONS, MARK};
 use super::shards::{Cell, ShardSeries};
 use crate::error::{DataError, Result};
-use crate::record::Record;
-use crate::staging::Staging;
-use crate::writer::{DatasetWriter, UniqueIds, WriterOptions, WrittenSet};
+use crate::files::staging::Staging;
+use crate::sample::record::Record;
+use crate::write::{DatasetWriter, UniqueIds, WriterOptions, WrittenSet};
 
 /// Writes the three tables side by side. Held in memory: a row group of each, and up to 40 bytes an id.
 pub(crate) struct LayoutWriter {

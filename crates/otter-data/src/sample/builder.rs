@@ -1,5 +1,6 @@
 //! From the records of a query and its context to token ids, labels and media (`spec/data.md` 2).
 
+use otter_media::{ImageNotes, open_image, preprocess_shared};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,23 +9,20 @@ use crate::config::{
     DataConfig, Group, ImagesOfRecord, InContextImages, ItemSeed, RecordsWithoutImages, SpecialTokensInText,
     Switches, Truncation,
 };
-use crate::dataset::Set;
 use crate::error::{DataError, SkipReason};
-use crate::frame_cache::FrameCache;
-use crate::image_notes::ImageNotes;
-use crate::image_open::open_image;
-use crate::image_preprocess::preprocess_shared;
-use crate::image_table::ImageTable;
-use crate::labels::{IGNORE_INDEX, label_mask, span_label_mask};
-use crate::prompt::{
+use crate::sample::dataset::Set;
+use crate::sample::frame_cache::FrameCache;
+use crate::sample::python_random::{PythonRandom, reference_item_seed, resample_frames};
+use crate::sample::record::Record;
+use crate::sample::{Frame, MediaItem, Sample};
+use crate::tables::image_table::ImageTable;
+use crate::text::clean::{clean_answer, clean_question};
+use crate::text::labels::{IGNORE_INDEX, label_mask, span_label_mask};
+use crate::text::prompt::{
     ANSWER_TOKEN, END_OF_CHUNK_TOKEN, FAKE_TOKEN, FUYU_ANSWER, IMAGE_TOKEN, InstructionFormat, Piece,
     Placeholder, pieces_text, turn_pieces,
 };
-use crate::python_random::{PythonRandom, reference_item_seed, resample_frames};
-use crate::record::Record;
-use crate::sample::{Frame, MediaItem, Sample};
-use crate::text::{clean_answer, clean_question};
-use crate::tokenizer::{SpecialTokens, TextTokenizer};
+use crate::text::tokenizer::{SpecialTokens, TextTokenizer};
 
 /// A turn or text of more bytes for each token of `max_seq_len`, and of more than the floor below, is not tokenised: it
 /// cannot fit, and finding its exact length would take minutes and gigabytes.
@@ -438,7 +436,8 @@ fn answer_spans(pieces: &[Piece]) -> Vec<Range<usize>> {
     spans
 }
 
-fn bad_image(error: DataError) -> BuildError {
+fn bad_image(error: impl Into<DataError>) -> BuildError {
+    let error = error.into();
     match error {
         DataError::Image { .. } | DataError::Format { .. } => {
             BuildError::Skip(SkipReason::BadImage, error.to_string())

@@ -10,20 +10,20 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::batch::epoch_order::Mixture;
+use crate::batch::loader::DataReport;
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
-use crate::epoch_order::Mixture;
 use crate::error::{DataError, Result, SkipReason, excerpt};
-use crate::frame_cache::{FrameCache, FrameCounts};
-use crate::image_table::ImageTable;
-use crate::instruction_table::{ContextTable, InstructionTable};
-use crate::loader::DataReport;
-use crate::pretraining::{Stream, StreamContext};
-use crate::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN, InstructionFormat};
-use crate::python_random::resample_positions;
-use crate::record::Record;
+use crate::sample::builder::{BuildError, SampleBuilder, Turn, roles};
+use crate::sample::frame_cache::{FrameCache, FrameCounts};
+use crate::sample::python_random::resample_positions;
+use crate::sample::record::Record;
 use crate::sample::{Frame, Sample};
-use crate::sample_builder::{BuildError, SampleBuilder, Turn, roles};
-use crate::tokenizer::TextTokenizer;
+use crate::streams::pretraining::{Stream, StreamContext};
+use crate::tables::image_table::ImageTable;
+use crate::tables::instruction_table::{ContextTable, InstructionTable};
+use crate::text::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN, InstructionFormat};
+use crate::text::tokenizer::TextTokenizer;
 
 /// One opened set.
 pub(crate) struct Set {

@@ -125,8 +125,9 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use otter_media::ImageNotes;
+
     use super::*;
-    use crate::image_notes::ImageNotes;
 
     fn frame(table: usize, id: &str, pixels: usize) -> Frame {
         Frame {

@@ -1,12 +1,18 @@
 //! What a training sample and its media look like.
 
+pub(crate) mod builder;
+pub(crate) mod dataset;
+pub(crate) mod frame_cache;
+pub(crate) mod python_random;
+pub(crate) mod record;
+
+use otter_media::ImageNotes;
 use std::sync::Arc;
 
 use crate::config::Group;
 use crate::error::Result;
-use crate::image_notes::ImageNotes;
-use crate::labels::IGNORE_INDEX;
-use crate::tokenizer::TextTokenizer;
+use crate::text::labels::IGNORE_INDEX;
+use crate::text::tokenizer::TextTokenizer;
 
 /// One preprocessed picture.
 #[derive(Debug, Clone, PartialEq)]

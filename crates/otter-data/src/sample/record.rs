@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::json_text::{one_or_many, parse_json, parse_object};
+use crate::files::json_text::{one_or_many, parse_json, parse_object};
 
 /// Question, answer and images of one instruction id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]

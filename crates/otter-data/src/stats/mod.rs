@@ -4,6 +4,8 @@
 //! Unique things are counted by 64-bit hashes: 24 bytes each, and among ten million of them one is lost with a
 //! probability of about 3 in a million.
 
+pub(crate) mod language;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
@@ -12,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{DataConfig, Group};
 use crate::error::{DataError, Result};
-use crate::instruction_table::{ContextTable, InstructionTable};
-use crate::language::guess_language;
-use crate::record::Record;
+use crate::sample::record::Record;
+use crate::stats::language::guess_language;
+use crate::tables::instruction_table::{ContextTable, InstructionTable};
 use crate::verify::in_windows;
 
 /// Records read by one task between two merges.

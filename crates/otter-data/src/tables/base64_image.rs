@@ -5,10 +5,10 @@
 //! these are told from plain base64 text by characters that it cannot hold, or by what comes out. Whatever else stands in
 //! place of an image is refused by its name.
 
+use otter_media::{is_cut, is_image};
 use std::borrow::Cow;
 
-use crate::base64_text::{decode_base64, decode_unpadded};
-use crate::image_file::{is_cut, is_image};
+use crate::files::base64_text::{decode_base64, decode_unpadded};
 
 /// A wrapper or the kind of a text is told by this many bytes of its beginning.
 const HEAD_BYTES: usize = 256;
@@ -58,7 +58,7 @@ fn within(wrapper: &'static str) -> Cow<'static, str> {
 
 /// The base64 text inside, and the name of what was around it.
 fn unwrapped(text: &[u8]) -> Result<(Cow<'_, [u8]>, &'static str), String> {
-    let mut inner = crate::text::without_byte_order_mark(text).trim_ascii();
+    let mut inner = crate::text::clean::without_byte_order_mark(text).trim_ascii();
     let mut wrapper = "";
     if let Some(quoted) = python_bytes(inner) {
         (inner, wrapper) = (quoted, "Python's b'…'");

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::error::{DataError, Result};
-use crate::parquet_file::{ColumnForm, ParquetFile};
-use crate::parquet_table::{PageValue, ParquetTable, RepeatedIds};
+use crate::files::parquet::file::{ColumnForm, ParquetFile};
+use crate::files::parquet::table::{PageValue, ParquetTable, RepeatedIds};
 
 /// Encoded images of one or several parquet files.
 pub struct ParquetImages {

@@ -13,15 +13,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::base64_image::{decode_base64_image, image_of_file};
 use crate::error::{DataError, Result};
-use crate::image_files::{ImageFolder, image_stem};
-use crate::image_names::{OtherNames, composed};
-use crate::image_parquet::ParquetImages;
-use crate::image_tar::TarImages;
-use crate::json_index::{JsonIndex, Section, json_string};
+use crate::files::json_index::{JsonIndex, Section, json_string};
+use crate::files::tar_archive::is_tar;
 use crate::layout::{LayoutImages, layout_directory};
-use crate::tar_archive::is_tar;
+use crate::tables::base64_image::{decode_base64_image, image_of_file};
+use crate::tables::image_files::{ImageFolder, image_stem};
+use crate::tables::image_names::{OtherNames, composed};
+use crate::tables::image_parquet::ParquetImages;
+use crate::tables::image_tar::TarImages;
 
 /// Encoded images by id.
 pub struct ImageTable {

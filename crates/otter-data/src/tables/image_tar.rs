@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{DataError, Result};
-use crate::hash_index::{HashIndex, hash_id};
-use crate::image_files::{image_stem, path_fault};
-use crate::positioned_file::PositionedFile;
-use crate::tar_archive::{TarEntries, TarEntry};
+use crate::files::hash_index::{HashIndex, hash_id};
+use crate::files::positioned_file::PositionedFile;
+use crate::files::tar_archive::{TarEntries, TarEntry};
+use crate::tables::image_files::{image_stem, path_fault};
 
 /// Image files of one or several archives. The id is the path inside without extension; the name with it is found, too.
 pub struct TarImages {

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use crate::error::Result;
-use crate::json_index::{JsonIndex, Section};
+use crate::files::json_index::{JsonIndex, Section};
 use crate::layout::{LayoutContexts, LayoutInstructions, layout_directory};
-use crate::record::{Record, parse_context};
+use crate::sample::record::{Record, parse_context};
 
 /// Instruction records by id, in file order (`spec/data.md` 1.1).
 pub enum InstructionTable {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tokenizer::SpecialTokens;
+use crate::text::tokenizer::SpecialTokens;
 
 /// The label of a position that is not trained.
 pub const IGNORE_INDEX: i64 = -100;

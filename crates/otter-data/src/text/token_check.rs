@@ -10,11 +10,11 @@ use std::ops::Range;
 use tokenizers::Encoding;
 
 use crate::error::{DataError, Result};
-use crate::prompt::{
+use crate::text::prompt::{
     ANSWER_TOKEN, END_OF_CHUNK_TOKEN, END_OF_UTTERANCE_TOKEN, FAKE_TOKEN, IMAGE_TOKEN, InstructionFormat,
     Piece, Placeholder, turn_pieces,
 };
-use crate::tokenizer::TextTokenizer;
+use crate::text::tokenizer::TextTokenizer;
 
 /// What stands beside a structural token: words of the templates, the ends of answers, white space.
 const NEIGHBORS: [&str; 8] = ["User:", " GPT:", "word", "7", ".", "[/INST]", " ", "\n"];
@@ -165,7 +165,7 @@ mod tests {
     use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer};
 
     use super::*;
-    use crate::tokenizer::SpecialTokens;
+    use crate::text::tokenizer::SpecialTokens;
 
     const MARKS: [&str; 4] = [IMAGE_TOKEN, ANSWER_TOKEN, END_OF_CHUNK_TOKEN, "<PAD>"];
 

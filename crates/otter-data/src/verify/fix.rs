@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{DataConfig, Group};
 use crate::error::{DataError, Result};
-use crate::record::Record;
-use crate::tokenizer::TextTokenizer;
-use crate::writer::{DatasetWriter, OutputForm, WriterOptions, create_writer, output_paths};
+use crate::sample::record::Record;
+use crate::text::tokenizer::TextTokenizer;
+use crate::write::{DatasetWriter, OutputForm, WriterOptions, create_writer, output_paths};
 
 use super::finding::Reason;
 use super::id_table::id_hash;

@@ -5,14 +5,13 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use image::{ExtendedColorType, ImageEncoder, ImageReader};
+use otter_media::{
+    AlphaRule, DecodedImage, ImageNote, ImageRules, MAX_PIXELS, MAX_SIDE, RgbImage, decode_image, open_image,
+    resize_bicubic,
+};
 
 use crate::config::DataConfig;
 use crate::error::{DataError, Result};
-use crate::image_decoded::DecodedImage;
-use crate::image_notes::ImageNote;
-use crate::image_open::{MAX_PIXELS, MAX_SIDE, RgbImage, decode_image, open_image};
-use crate::image_resize::resize_bicubic;
-use crate::image_rules::{AlphaRule, ImageRules};
 
 use super::finding::{Findings, Reason};
 use super::histogram::Histogram;
@@ -94,7 +93,7 @@ impl ImageCheck<'_> {
             .opened
             .table
             .encoded_entry(entry as usize)
-            .map_err(|error| (Reason::BadImageEntry, without_name(&error)))?;
+            .map_err(|error| (Reason::BadImageEntry, without_name(error)))?;
         if bytes.is_empty() {
             return Err((Reason::EmptyImage, "its entry holds no byte".into()));
         }
@@ -113,7 +112,7 @@ impl ImageCheck<'_> {
         let lock =
             (pixels > LARGE_PIXELS).then(|| self.one_large.lock().unwrap_or_else(PoisonError::into_inner));
         let decoded = decode_image(&bytes, self.rules.orientation, id)
-            .map_err(|error| undecodable(without_name(&error)))?;
+            .map_err(|error| undecodable(without_name(error)))?;
         checked.width.add(u64::from(width));
         checked.height.add(u64::from(height));
         checked.bytes.add(bytes.len() as u64);
@@ -207,9 +206,9 @@ fn transparency(decoded: &DecodedImage, rules: ImageRules) -> Option<String> {
 }
 
 /// The message of an image error; the id stands beside it anyway.
-fn without_name(error: &DataError) -> String {
-    match error {
-        DataError::Image { message, .. } => message.clone(),
+fn without_name(error: impl Into<DataError>) -> String {
+    match error.into() {
+        DataError::Image { message, .. } => message,
         other => other.to_string(),
     }
 }

@@ -35,7 +35,7 @@ use std::time::Instant;
 use crate::config::{DataConfig, Group, Sampling};
 use crate::error::Result;
 use crate::layout::Manifest;
-use crate::tokenizer::TextTokenizer;
+use crate::text::tokenizer::TextTokenizer;
 
 pub use finding::{Example, FileCount, FindingSummary, Reason, Severity};
 pub use fix::{FIXED_LIST, FixOptions, FixReport, verify_and_fix};

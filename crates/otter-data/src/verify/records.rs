@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use crate::config::{DataConfig, Group, RecordsWithoutImages};
 use crate::error::Result;
-use crate::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN};
-use crate::record::Record;
-use crate::tokenizer::TextTokenizer;
+use crate::sample::record::Record;
+use crate::text::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN};
+use crate::text::tokenizer::TextTokenizer;
 
 use super::finding::{Findings, Reason};
 use super::histogram::Histogram;

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use crate::config::{DataConfig, Group, InContextImages, Switches};
 use crate::error::{Result, SkipReason};
-use crate::frame_cache::FrameCache;
-use crate::sample_builder::{BuildError, SampleBuilder, Turn};
-use crate::tokenizer::TextTokenizer;
+use crate::sample::builder::{BuildError, SampleBuilder, Turn};
+use crate::sample::frame_cache::FrameCache;
+use crate::text::tokenizer::TextTokenizer;
 
 use super::finding::{Findings, Reason};
 use super::histogram::Histogram;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::config::{DataConfig, Group, SetConfig};
-use crate::dataset::Set;
 use crate::error::{DataError, Result};
-use crate::image_table::ImageTable;
-use crate::instruction_table::{ContextTable, InstructionTable};
 use crate::layout::MANIFEST_NAME as MANIFEST;
+use crate::sample::dataset::Set;
+use crate::tables::image_table::ImageTable;
+use crate::tables::instruction_table::{ContextTable, InstructionTable};
 
 use super::finding::{Findings, Reason};
 use super::id_table::{IdTable, id_hash};

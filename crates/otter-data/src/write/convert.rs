@@ -1,15 +1,14 @@
 //! One data set from any form to any other, record by record.
 
+use otter_media::{ImageCounts, ImageNote, ImageNotes, NO_IMAGE, is_cut, is_image};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::config::SetConfig;
 use crate::error::{DataError, Result, SkipReason};
-use crate::image_file::{NO_IMAGE, is_cut, is_image};
-use crate::image_notes::{ImageCounts, ImageNote, ImageNotes};
-use crate::image_table::ImageTable;
-use crate::instruction_table::{ContextTable, InstructionTable};
-use crate::writer::{OutputForm, WriterOptions, WrittenSet, create_writer};
+use crate::tables::image_table::ImageTable;
+use crate::tables::instruction_table::{ContextTable, InstructionTable};
+use crate::write::{OutputForm, WriterOptions, WrittenSet, create_writer};
 
 /// Memory for pages of the source; the source is read in order, so few are needed.
 const CACHE_BYTES: usize = 64 << 20;

@@ -13,7 +13,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
 use crate::error::{DataError, Result};
-use crate::staging::{StagedFile, Staging};
+use crate::files::staging::{StagedFile, Staging};
 
 /// Name that dask gives to the index column.
 const INDEX: &str = "__null_dask_index__";

@@ -7,12 +7,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::error::{DataError, Result};
-use crate::image_files::{check_file_id, file_extension};
-use crate::image_parquet_writer::ParquetImageWriter;
-use crate::record::Record;
-use crate::staging::{StagedFile, Staging};
-use crate::tar_archive::TarWriter;
-use crate::writer::{DatasetWriter, OutputForm, UniqueIds, WriterOptions, WrittenSet};
+use crate::files::staging::{StagedFile, Staging};
+use crate::files::tar_archive::TarWriter;
+use crate::sample::record::Record;
+use crate::tables::image_files::{check_file_id, file_extension};
+use crate::write::image_parquet::ParquetImageWriter;
+use crate::write::{DatasetWriter, OutputForm, UniqueIds, WriterOptions, WrittenSet};
 
 /// A JSON object that is written entry by entry.
 struct JsonObject {

@@ -1,5 +1,9 @@
 //! Where a data set is written to, whatever the form of the files.
 
+pub(crate) mod convert;
+mod image_parquet;
+mod mimicit;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -7,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Group;
 use crate::error::{DataError, Result};
-use crate::hash_index::hash_id;
+use crate::files::hash_index::hash_id;
 use crate::layout::{LayoutWriter, MANIFEST_NAME};
-use crate::mimicit_writer::MimicItWriter;
-use crate::record::Record;
+use crate::sample::record::Record;
+use crate::write::mimicit::MimicItWriter;
 
 /// Takes the parts of one data set. Ids must be unique among images and among records.
 ///

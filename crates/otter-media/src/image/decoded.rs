@@ -5,26 +5,28 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use image::DynamicImage;
 use image::metadata::Orientation as StoredOrientation;
 
-use crate::image_notes::{ImageNote, ImageNotes};
-use crate::image_open::RgbImage;
-use crate::image_rules::{AlphaRule, Gray16Rule, ImageRules, Orientation};
+use super::notes::{ImageNote, ImageNotes};
+use super::open::RgbImage;
+use super::rules::{AlphaRule, Gray16Rule, ImageRules, Orientation};
 
 /// Largest value of gray of 16 bits that is called dark: scaled, it is below 16 of 255.
 const DARK: u16 = 0x0fff;
 
 /// Samples as they were decoded, of whatever kind.
-#[derive(Clone)]
-pub(crate) struct DecodedImage {
+#[derive(Debug, Clone)]
+pub struct DecodedImage {
     pixels: DynamicImage,
     /// The file has one 16-bit sample a pixel; an alpha channel of `pixels` comes from its transparent value.
     gray16: bool,
     /// A stored turn that was not applied.
     stored_turn: Option<StoredOrientation>,
-    pub(crate) notes: ImageNotes,
+    /// What the pixels do not show.
+    pub notes: ImageNotes,
 }
 
 impl DecodedImage {
-    pub(crate) fn new(pixels: DynamicImage, gray16: bool) -> Self {
+    /// Wraps decoded samples; `gray16`: the file has one sample of 16 bits a pixel.
+    pub fn new(pixels: DynamicImage, gray16: bool) -> Self {
         Self { pixels, gray16, stored_turn: None, notes: ImageNotes::default() }
     }
 
@@ -41,7 +43,7 @@ impl DecodedImage {
     }
 
     /// Whether any pixel is transparent, in part or in full.
-    pub(crate) fn is_transparent(&self) -> bool {
+    pub fn is_transparent(&self) -> bool {
         match &self.pixels {
             DynamicImage::ImageRgba8(image) => {
                 image.as_raw().as_chunks::<4>().0.iter().any(|p| p[3] < u8::MAX)
@@ -60,7 +62,7 @@ impl DecodedImage {
     }
 
     /// The image as 8-bit RGB.
-    pub(crate) fn into_rgb(mut self, rules: ImageRules) -> Result<RgbImage, &'static str> {
+    pub fn into_rgb(mut self, rules: ImageRules) -> Result<RgbImage, &'static str> {
         let (width, height) = (self.pixels.width() as usize, self.pixels.height() as usize);
         if self.is_transparent() {
             self.notes.insert(match rules.alpha {
@@ -132,7 +134,7 @@ impl DecodedImage {
 
     /// Equal for images that a person sees alike on any ground: every sample counts but the colors of pixels that are
     /// transparent in full. `whole` are the bytes of a file of which this is only a part.
-    pub(crate) fn shown_hash(&self, whole: Option<&[u8]>) -> u64 {
+    pub fn shown_hash(&self, whole: Option<&[u8]>) -> u64 {
         let mut hasher = DefaultHasher::new();
         whole.hash(&mut hasher);
         self.pixels.width().hash(&mut hasher);
@@ -214,7 +216,7 @@ mod tests {
     use image::{ExtendedColorType, ImageEncoder};
 
     use super::*;
-    use crate::image_open::{decode_image, open_image};
+    use crate::{decode_image, open_image};
 
     fn png(pixels: &[u8], width: u32, color: ExtendedColorType) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -316,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_stored_turn_that_is_ignored_is_told() {
-        let turned = include_bytes!("../tests/fixtures/turned.jpg");
+        let turned = include_bytes!("../../tests/fixtures/turned.jpg");
         let notes = |rules| open_image(turned, rules, "x").unwrap().notes();
         assert!(notes(ImageRules::REFERENCE).contains(ImageNote::Turned));
         assert!(notes(ImageRules::default()).is_empty());
@@ -325,13 +327,13 @@ mod tests {
     #[test]
     fn animations_and_cmyk_are_told() {
         for (bytes, note) in [
-            (&include_bytes!("../tests/fixtures/animated.gif")[..], ImageNote::OneFrame),
-            (include_bytes!("../tests/fixtures/cmyk.jpg"), ImageNote::Cmyk),
+            (&include_bytes!("../../tests/fixtures/animated.gif")[..], ImageNote::OneFrame),
+            (include_bytes!("../../tests/fixtures/cmyk.jpg"), ImageNote::Cmyk),
         ] {
             let image = open_image(bytes, ImageRules::default(), "x").unwrap();
             assert!(image.notes().contains(note), "{:?}", image.notes());
         }
-        let still = include_bytes!("../tests/fixtures/subsampled.jpg");
+        let still = include_bytes!("../../tests/fixtures/subsampled.jpg");
         assert!(open_image(still, ImageRules::default(), "x").unwrap().notes().is_empty());
     }
 }

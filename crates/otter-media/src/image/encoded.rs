@@ -1,16 +1,16 @@
 //! What the bytes of an image file say about it without being decoded.
 
 /// What is wrong with bytes that are no [`is_image`], in base64 or not.
-pub(crate) const NO_IMAGE: &str = "neither a PNG, JPEG, WebP or GIF image nor base64 text of one";
+pub const NO_IMAGE: &str = "neither a PNG, JPEG, WebP or GIF image nor base64 text of one";
 
 /// Whether the bytes begin like PNG, JPEG, GIF or WebP.
-pub(crate) fn is_image(bytes: &[u8]) -> bool {
+pub fn is_image(bytes: &[u8]) -> bool {
     let webp = bytes.len() >= 12 && bytes.starts_with(b"RIFF") && &bytes[8..12] == b"WEBP";
     webp || [&b"\x89PNG"[..], b"\xff\xd8\xff", b"GIF8"].iter().any(|magic| bytes.starts_with(magic))
 }
 
 /// Whether a file lacks the mark that ends it. Decoders fill up what is missing.
-pub(crate) fn is_cut(bytes: &[u8]) -> bool {
+pub fn is_cut(bytes: &[u8]) -> bool {
     let last = |mark: &[u8]| memchr::memmem::rfind(bytes, mark);
     match bytes {
         // The end mark after the last start of a scan: thumbnails in the head have marks of their own.

@@ -11,11 +11,11 @@ use std::path::Path;
 use image::metadata::Orientation as StoredOrientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageReader, Limits};
 
-use crate::error::{DataError, Result};
-use crate::image_decoded::DecodedImage;
-use crate::image_file::{has_several_frames, is_cmyk, is_cut};
-use crate::image_notes::{ImageNote, ImageNotes};
-use crate::image_rules::{ImageRules, Orientation};
+use super::decoded::DecodedImage;
+use super::encoded::{has_several_frames, is_cmyk, is_cut};
+use super::notes::{ImageNote, ImageNotes};
+use super::rules::{ImageRules, Orientation};
+use crate::error::ImageError;
 use crate::jpeg;
 
 /// Largest number of pixels that is decoded; a small file can claim far more.
@@ -44,6 +44,7 @@ impl RgbImage {
         (expected > 0 && pixels.len() == expected).then_some(Self { width, height, pixels, notes })
     }
 
+    /// The same image with what its pixels do not show.
     pub(crate) fn with_notes(mut self, notes: ImageNotes) -> Self {
         self.notes = notes;
         self
@@ -71,14 +72,16 @@ impl RgbImage {
 }
 
 /// Reads and decodes an image file.
-pub fn load_image_file(path: &Path, rules: ImageRules) -> Result<RgbImage> {
+pub fn load_image_file(path: &Path, rules: ImageRules) -> Result<RgbImage, ImageError> {
     let name = path.display().to_string();
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| DataError::io(path, error))?;
+    let unreadable =
+        |error: std::io::Error| ImageError::Io { path: path.to_owned(), message: error.to_string() };
+    let file = File::open(path).map_err(unreadable)?;
     // Reads at most one byte too many: the size in the directory says nothing about devices and pipes.
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| DataError::io(path, error))?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(DataError::Image {
+        return Err(ImageError::Decode {
             name,
             message: format!("more than the limit of {MAX_FILE_BYTES} bytes; no image is that large"),
         });
@@ -87,18 +90,18 @@ pub fn load_image_file(path: &Path, rules: ImageRules) -> Result<RgbImage> {
 }
 
 /// Decodes PNG, JPEG, WebP or GIF bytes; `name` is used in messages.
-pub fn open_image(bytes: &[u8], rules: ImageRules, name: &str) -> Result<RgbImage> {
+pub fn open_image(bytes: &[u8], rules: ImageRules, name: &str) -> Result<RgbImage, ImageError> {
     let decoded = decode_image(bytes, rules.orientation, name)?;
-    let failed = |message: &str| DataError::Image { name: name.to_owned(), message: message.to_owned() };
+    let failed = |message: &str| ImageError::Decode { name: name.to_owned(), message: message.to_owned() };
     decoded.into_rgb(rules).map_err(failed)
 }
 
 /// As [`open_image`], before samples become 8-bit RGB.
-pub(crate) fn decode_image(bytes: &[u8], orientation: Orientation, name: &str) -> Result<DecodedImage> {
+pub fn decode_image(bytes: &[u8], orientation: Orientation, name: &str) -> Result<DecodedImage, ImageError> {
     if let Some(decoded) = decode_baseline_jpeg(bytes, orientation) {
         return Ok(decoded);
     }
-    let failed = |message: String| DataError::Image { name: name.to_owned(), message };
+    let failed = |message: String| ImageError::Decode { name: name.to_owned(), message };
     let decoding_failed = |error: image::ImageError| {
         failed(format!("cannot be decoded ({error}); the bytes are damaged or no PNG, JPEG, WebP or GIF"))
     };

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image_open::RgbImage;
-use crate::image_resize::{resize_bicubic, resize_bicubic_window};
+use super::open::RgbImage;
+use super::resize::{resize_bicubic, resize_bicubic_window};
 
 /// The transforms of the original.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub fn preprocess(image: &RgbImage, size: usize, transform: ImageTransform) -> V
 }
 
 /// The same, ready to be shared by samples and a cache.
-pub(crate) fn preprocess_shared(image: &RgbImage, size: usize, transform: ImageTransform) -> Arc<[f32]> {
+pub fn preprocess_shared(image: &RgbImage, size: usize, transform: ImageTransform) -> Arc<[f32]> {
     let mut output: Arc<[f32]> = std::iter::repeat_n(0.0, 3 * size.max(1).pow(2)).collect();
     if let Some(output) = Arc::get_mut(&mut output) {
         preprocess_into(image, size, transform, output);

@@ -8,8 +8,8 @@
 use std::f64::consts::PI;
 use std::ops::Range;
 
-use crate::image_open::RgbImage;
-use crate::image_resize_passes::{PRECISION_BITS, resize_columns, resize_rows};
+use super::open::RgbImage;
+use super::resize_passes::{PRECISION_BITS, resize_columns, resize_rows};
 
 /// An interpolation filter and how far it reaches.
 #[derive(Clone, Copy)]

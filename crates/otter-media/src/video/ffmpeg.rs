@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use super::ffmpeg_process::{Process, find_ffmpeg};
 use super::select::{Selection, plan};
 use super::{FrameSampling, Frames, Picture, VideoError, VideoFrame, VideoOptions, frame_number};
-use crate::image_notes::{ImageNote, ImageNotes};
-use crate::image_open::RgbImage;
-use crate::image_rules::AlphaRule;
+use crate::AlphaRule;
+use crate::RgbImage;
+use crate::{ImageNote, ImageNotes};
 
 /// Parts longer than this are reached by seeking instead of decoding everything between two frames.
 const SEEK_FROM_SECONDS: f64 = 20.0;

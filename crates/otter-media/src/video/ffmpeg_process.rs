@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::VideoError;
 use super::ffmpeg_log::Log;
-use crate::image_open::{MAX_PIXELS, MAX_SIDE, RgbImage};
+use crate::{MAX_PIXELS, MAX_SIDE, RgbImage};
 
 /// How often a silent child is looked after.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -10,9 +10,9 @@ use image::{AnimationDecoder, DynamicImage, ImageDecoder, Limits};
 use super::scene::SceneScore;
 use super::select::{Selection, plan};
 use super::{Frames, Picture, VideoError, VideoFrame, VideoOptions, frame_number};
-use crate::image_decoded::DecodedImage;
-use crate::image_open::{MAX_PIXELS, RgbImage};
-use crate::image_rules::ImageRules;
+use crate::DecodedImage;
+use crate::ImageRules;
+use crate::{MAX_PIXELS, RgbImage};
 
 /// Delays below this are written by programs that mean "as fast as possible"; browsers show them for a tenth of a second.
 const SHORTEST_DELAY: f64 = 0.02;

@@ -8,14 +8,14 @@
 //! | folder of images | nobody: the files' bytes are handed on | 1 |
 //!
 //! ```no_run
-//! use otter_data::video::{FrameSampling, VideoOptions, open_frames};
+//! use otter_media::video::{FrameSampling, VideoOptions, open_frames};
 //!
 //! let options = VideoOptions { sampling: FrameSampling::Uniform(16), ..VideoOptions::default() };
 //! for frame in open_frames("clip.mp4".as_ref(), &options)? {
 //!     let frame = frame?;
 //!     println!("{:.3} s", frame.timestamp);
 //! }
-//! # Ok::<(), otter_data::video::VideoError>(())
+//! # Ok::<(), otter_media::video::VideoError>(())
 //! ```
 
 mod error;
@@ -37,8 +37,8 @@ pub use ffmpeg_process::find_ffmpeg;
 pub use select::spread;
 pub use sequence::{image_files, natural_order};
 
-use crate::image_open::RgbImage;
-use crate::image_rules::ImageRules;
+use crate::ImageRules;
+use crate::RgbImage;
 
 /// Which frames of a video are taken.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]

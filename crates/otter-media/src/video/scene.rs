@@ -1,7 +1,7 @@
 //! The scene score of ffmpeg's `select` filter, for GIFs and folders: how much more a frame differs from the one before
 //! than that one did from its own predecessor.
 
-use crate::image_open::RgbImage;
+use crate::RgbImage;
 
 /// Scores frames that come one after the other.
 #[derive(Default)]

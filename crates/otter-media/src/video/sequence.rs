@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::scene::SceneScore;
 use super::select::{Selection, plan};
 use super::{Frames, Picture, VideoError, VideoFrame, VideoOptions, frame_number};
-use crate::image_open::load_image_file;
-use crate::image_rules::ImageRules;
+use crate::ImageRules;
+use crate::load_image_file;
 
 const EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "gif"];
 

@@ -18,10 +18,10 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use parquet::file::reader::SerializedPageReader;
 use parquet::schema::types::ColumnDescriptor;
 
+use super::plain_page;
 use crate::error::{DataError, Result};
-use crate::page_cache::{DecodedPage, Span};
-use crate::plain_page;
-use crate::positioned_file::PositionedFile;
+use crate::files::parquet::page_cache::{DecodedPage, Span};
+use crate::files::positioned_file::PositionedFile;
 
 /// A page may always hold this many values; more only in proportion to its bytes.
 const VALUES_OF_ANY_PAGE: usize = 1 << 20;

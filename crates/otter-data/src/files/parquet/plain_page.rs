@@ -10,7 +10,7 @@
 
 use parquet::errors::ParquetError;
 
-use crate::page_cache::Span;
+use crate::files::parquet::page_cache::Span;
 
 /// Repetition levels, definition levels, and where the values that are present stand in the page.
 pub(crate) type Levels = (Vec<i16>, Vec<i16>, Vec<Span>);

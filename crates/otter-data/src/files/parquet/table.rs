@@ -10,9 +10,9 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::error::{DataError, Result};
-use crate::hash_index::{HashIndex, hash_id};
-use crate::page_cache::{DecodedPage, PageCache, Span};
-use crate::parquet_file::{ColumnForm, ParquetFile};
+use crate::files::hash_index::{HashIndex, hash_id};
+use crate::files::parquet::file::{ColumnForm, ParquetFile};
+use crate::files::parquet::page_cache::{DecodedPage, PageCache, Span};
 
 /// Several parquet files, their rows numbered through.
 pub(crate) struct ParquetTable {

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use super::config::CaptionFormat;
-use crate::prompt::{END_OF_CHUNK_TOKEN, IMAGE_TOKEN, Piece};
-use crate::text::clean_answer;
+use crate::text::clean::clean_answer;
+use crate::text::prompt::{END_OF_CHUNK_TOKEN, IMAGE_TOKEN, Piece};
 
 /// The fields of a caption's JSON that are read; `image_*` only where the image is no file of its own.
 #[derive(Debug, Default, Deserialize)]
@@ -32,7 +32,7 @@ pub(super) fn caption_pieces(caption: &str, format: CaptionFormat) -> Option<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::pieces_text;
+    use crate::text::prompt::pieces_text;
 
     #[test]
     fn formats() {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Group;
 use crate::error::{DataError, Result};
-use crate::json_text::one_or_many;
+use crate::files::json_text::one_or_many;
 
 /// The text around a caption.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::json_text::parse_object;
+use crate::files::json_text::parse_object;
 
 /// A web page in the form of MMC4. Fields that are not listed are ignored.
 #[derive(Debug, Deserialize)]

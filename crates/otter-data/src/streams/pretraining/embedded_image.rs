@@ -1,7 +1,8 @@
 //! Encoded images inside samples: real bytes, or base64 text in their place as in LAION's tars.
 
-use crate::base64_image::decode_base64_image;
-use crate::image_file::{NO_IMAGE, is_image};
+use otter_media::{NO_IMAGE, is_image};
+
+use crate::tables::base64_image::decode_base64_image;
 
 /// The bytes of an image, decoded from base64 text where they are such.
 pub(crate) fn image_bytes(part: &[u8]) -> Result<Vec<u8>, String> {

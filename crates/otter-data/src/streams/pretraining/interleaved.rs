@@ -4,7 +4,7 @@ use super::assignment::best_assignment;
 use super::config::{DocumentRules, ImageRule};
 use super::document::WebDocument;
 use crate::error::SkipReason;
-use crate::prompt::{END_OF_CHUNK_TOKEN, IMAGE_TOKEN, Piece};
+use crate::text::prompt::{END_OF_CHUNK_TOKEN, IMAGE_TOKEN, Piece};
 
 /// An image and the sentence that it stands before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +184,7 @@ pub(super) fn order_by_sentence(placements: &mut [Placement]) {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::prompt::pieces_text;
+    use crate::text::prompt::pieces_text;
 
     fn sentences(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|&text| text.to_owned()).collect()

@@ -1,5 +1,6 @@
 //! An opened stream and how its samples are built.
 
+use otter_media::{ImageNotes, ImageTransform, open_image, preprocess};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,21 +10,18 @@ use super::document::{Document, SyntheticDocument, WebDocument};
 use super::embedded_image::{image_bytes, mirror};
 use super::interleaved::{document_pieces, order_by_sentence, place_images, synthetic_pieces};
 use super::labels::{caption_label_mask, interleaved_label_mask};
-use crate::base64_image::decode_base64_image;
 use crate::config::{DataConfig, Group, Preset, SpecialTokensInText, Switches};
 use crate::error::{DataError, Result, SkipReason};
-use crate::image_notes::ImageNotes;
-use crate::image_open::open_image;
-use crate::image_preprocess::{ImageTransform, preprocess};
-use crate::image_table::ImageTable;
-use crate::json_text::parse_object;
-use crate::labels::IGNORE_INDEX;
-use crate::prompt::{Piece, pieces_text};
-use crate::python_random::PythonRandom;
+use crate::files::json_text::parse_object;
+use crate::sample::builder::{BuildError, encode_pieces};
+use crate::sample::python_random::PythonRandom;
 use crate::sample::{Frame, MediaItem, Sample};
-use crate::sample_builder::{BuildError, encode_pieces};
-use crate::tokenizer::TextTokenizer;
-use crate::webdataset::{Item, Shards, expand_paths};
+use crate::streams::webdataset::{Item, Shards, expand_paths};
+use crate::tables::base64_image::decode_base64_image;
+use crate::tables::image_table::ImageTable;
+use crate::text::labels::IGNORE_INDEX;
+use crate::text::prompt::{Piece, pieces_text};
+use crate::text::tokenizer::TextTokenizer;
 
 const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 const CAPTION_EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "gif", "txt", "json"];
@@ -376,7 +374,8 @@ fn bad_image(message: String) -> BuildError {
     BuildError::Skip(SkipReason::BadImage, message)
 }
 
-fn sample_error(error: DataError) -> BuildError {
+fn sample_error(error: impl Into<DataError>) -> BuildError {
+    let error = error.into();
     match error {
         DataError::Image { .. } | DataError::Format { .. } => bad_image(error.to_string()),
         other => BuildError::Data(other),

@@ -12,14 +12,14 @@ use serde_json::{Map, Value};
 use super::pattern::expand_paths;
 use super::shards::{MAX_PART_BYTES, Shards};
 use super::writer::{ShardLimits, ShardWriter};
+use crate::batch::loader::DataReport;
 use crate::error::{DataError, Result, SkipReason};
-use crate::image_files::file_extension;
-use crate::image_table::ImageTable;
-use crate::json_text::{parse_json, parse_object};
-use crate::loader::DataReport;
-use crate::pretraining::image_bytes;
-use crate::text::without_byte_order_mark;
-use crate::text_file::foreign_encoding;
+use crate::files::json_text::{parse_json, parse_object};
+use crate::files::text_file::foreign_encoding;
+use crate::streams::pretraining::image_bytes;
+use crate::tables::image_files::file_extension;
+use crate::tables::image_table::ImageTable;
+use crate::text::clean::without_byte_order_mark;
 
 /// What was written, and what was left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::error::{DataError, Result};
-use crate::positioned_file::PositionedFile;
-use crate::tar_archive::{TarEntries, is_tar};
-use crate::text::without_byte_order_mark;
-use crate::text_file::foreign_encoding;
+use crate::files::positioned_file::PositionedFile;
+use crate::files::tar_archive::{TarEntries, is_tar};
+use crate::files::text_file::foreign_encoding;
+use crate::text::clean::without_byte_order_mark;
 
 /// Largest file of a sample, or line, that is read.
 pub(super) const MAX_PART_BYTES: u64 = 1 << 27;

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{DataError, Result};
-use crate::staging::Staging;
-use crate::tar_archive::TarWriter;
+use crate::files::staging::Staging;
+use crate::files::tar_archive::TarWriter;
 
 /// When a shard is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
