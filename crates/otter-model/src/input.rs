@@ -123,7 +123,7 @@ impl TextPlan {
             let mask = AttentionMask::Segments(segments.clone());
             return Self { positions: segments.positions(), mask, media_rows };
         }
-        let positions = if config.positions_skip_padding() {
+        let positions = if config.sizes().positions_skip_padding {
             text.positions_without_padding(0)
         } else {
             (0..text.batch).flat_map(|_| 0..text.length as u32).collect()

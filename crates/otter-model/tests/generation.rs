@@ -99,8 +99,7 @@ fn reordered_caches_equal_recomputing_the_sequences() -> Result<(), ModelError> 
             let length = 1 + number(&mut rng, 4);
             let mut batch = 1 + number(&mut rng, 3);
             let mut sequences: Vec<Vec<u32>> = vec![Vec::new(); batch];
-            let mut cache =
-                language.new_cache(&parameters, otter.config(), Some(&latents), batch, length + 12);
+            let mut cache = language.new_cache(&parameters, Some(&latents), batch, length + 12);
             for step in 0..12 {
                 if step > 0 {
                     // All rows may change, or only rows that begin alike exchange what comes after.

@@ -71,8 +71,7 @@ impl<'a> PromptPass<'a> {
         let media_rows = MediaRows::from_media_tokens(&is_media, length, &media.slots);
         let target = (0..batch).map(|row| media_rows.targets[(row + 1) * length - 1]).collect();
         let language = otter.language();
-        let mut cache =
-            language.new_cache(parameters, otter.config(), media.latents.as_ref(), batch, length + spare);
+        let mut cache = language.new_cache(parameters, media.latents.as_ref(), batch, length + spare);
         let mask = causal_mask(&visible.concat(), 0);
         let rows = Rows { batch, positions: &positions, mask: &mask };
         let context = Context { rows, media_rows: &media_rows };

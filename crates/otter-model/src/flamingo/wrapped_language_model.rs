@@ -1,4 +1,4 @@
-//! The language model with gated cross-attention wrapped around its decoder layers (`spec/model.md` section 5): the
+//! The language model with gated cross-attention wrapped around its decoder layers: the
 //! block of layer i, present when `(i + 1) % every_n_layers == 0`, runs before the layer itself.
 
 use otter_nn::layers::elementwise;
@@ -10,8 +10,8 @@ use otter_nn::{
 use crate::config::OtterConfig;
 use crate::flamingo::gated_cross_attention::{CrossAttentionSaved, GatedCrossAttention, KeysAndValues};
 use crate::otter::Trace;
+use crate::text::block::{BlockSaved, Rows, TransformerBlock};
 use crate::text::cache::LayerCache;
-use crate::text::decoder::{DecoderLayer, DecoderSaved, Rows};
 use crate::text::embedding::{INIT, TextEmbedding};
 use crate::text::head::{TextOutput, TextOutputSaved};
 use crate::workspace::Scratch;
@@ -37,7 +37,7 @@ pub struct LanguageModel {
 #[derive(Clone, Debug)]
 struct WrappedLayer {
     gated_cross_attn_layer: Option<GatedCrossAttention>,
-    decoder_layer: DecoderLayer,
+    decoder_layer: TransformerBlock,
 }
 
 /// What text rows attend: masks and positions for the decoder, media for the cross-attention.
@@ -52,7 +52,7 @@ enum LayerSaved<T> {
     /// Layer input only: run again in the reverse pass.
     Input(Tensor<T>),
     /// Everything the reverse pass needs.
-    Whole(Option<Box<CrossAttentionSaved<T>>>, Box<DecoderSaved<T>>),
+    Whole(Option<Box<CrossAttentionSaved<T>>>, Box<BlockSaved<T>>),
 }
 
 /// Kept for the reverse pass of the whole stack.
@@ -86,7 +86,7 @@ impl LanguageModel {
                     let name = format!("{layer}.gated_cross_attn_layer");
                     GatedCrossAttention::new(specs, &name, sizes, &config.cross_attention)
                 });
-                let decoder_layer = DecoderLayer::new(specs, &format!("{layer}.decoder_layer"), text);
+                let decoder_layer = text.block(specs, &format!("{layer}.decoder_layer"));
                 WrappedLayer { gated_cross_attn_layer, decoder_layer }
             })
             .collect();
@@ -97,7 +97,7 @@ impl LanguageModel {
             let name = format!("{name}.{}", names.output);
             Linear::new(specs, &name, text.embedding_width(), text.vocab_size(), false, INIT)
         };
-        let logit_scale = text.logit_scale();
+        let logit_scale = text.sizes().logit_scale;
         let (width, table_width) = (text.hidden_size(), text.embedding_width());
         Self { embedding, layers, layer_names, output, head, logit_scale, width, table_width }
     }
@@ -275,13 +275,12 @@ impl LanguageModel {
     pub fn new_cache<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        config: &OtterConfig,
         latents: Option<&Tensor<T>>,
         batch: usize,
         capacity: usize,
     ) -> LanguageCache<T> {
         let device = parameters.device();
-        let layer_cache = |_| LayerCache::new(config.text.key_heads(), batch, capacity, device);
+        let layer_cache = |layer: &WrappedLayer| layer.decoder_layer.new_cache(batch, capacity, device);
         let layers = self.layers.iter().map(layer_cache).collect();
         let media = self
             .layers
@@ -327,8 +326,8 @@ impl LanguageModel {
                 let (x, rows) = (&mut x, context.media_rows);
                 block.forward_projected(parameters, x, media.as_ref(), rows, scratch);
             }
-            let cached = (layer_cache, *len);
-            layer.decoder_layer.forward_cached(parameters, &mut x, &context.rows, cached, scratch);
+            let cached = Some((layer_cache, *len));
+            layer.decoder_layer.forward(parameters, &mut x, &context.rows, cached, scratch);
         }
         *len += ids.len() / context.rows.batch;
         self.output.forward_into(parameters, &x, hidden, scratch);

@@ -11,7 +11,7 @@ use crate::ModelError;
 use crate::flamingo::wrapped_language_model::{Context, LanguageCache, causal_mask};
 use crate::input::{TextInput, VisionInput};
 use crate::otter::Otter;
-use crate::text::decoder::Rows;
+use crate::text::block::Rows;
 
 /// Prompts and the rows that continue them.
 pub(super) struct Continuations<'a> {
@@ -62,8 +62,7 @@ impl<'a> Continuations<'a> {
         let slots = vision.map(|v| v.slots.as_slice());
         let language = otter.language();
         let capacity = text.length + limits.iter().copied().max().unwrap_or(0);
-        let mut cache =
-            language.new_cache(parameters, otter.config(), latents.as_ref(), text.batch, capacity);
+        let mut cache = language.new_cache(parameters, latents.as_ref(), text.batch, capacity);
         let positions = text.positions_without_padding(1);
         let mask = causal_mask(&text.attention_mask, 0);
         let media_rows = text.media_rows(slots);

@@ -1,45 +1,61 @@
-//! The decoder layer that GPT-NeoX, OPT and Falcon share: self-attention and a plain feed-forward, joined to the residual
-//! stream in one of four ways. Each model's own file says which, and gives the parts their names.
+//! The transformer block: self-attention and a feed-forward, joined to the residual stream. Every language model, the image
+//! tower and the sentence encoder are made of it; what they choose is in [`BlockParts`] and [`Residual`].
 
-use otter_nn::{Gradients, LayerNorm, NormStatistics, Parameters, Real, Tensor};
+use otter_nn::{
+    AttentionMask, Device, Gradients, Init, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs,
+    Parameters, Real, RmsNorm, Tensor,
+};
 
-use crate::text::attention::{SelfAttention, SelfAttentionSaved};
-use crate::text::cache::LayerCache;
-use crate::text::decoder::Rows;
-use crate::text::mlp::PlainFeedForward;
+use super::attention::{AttentionSpec, SelfAttention, SelfAttentionSaved};
+use super::cache::LayerCache;
+use super::mlp::{Mlp, MlpSaved, MlpSpec};
 use crate::workspace::Scratch;
 
-/// One decoder layer.
+/// Where the rows of a pass stand.
 #[derive(Clone, Debug)]
-pub struct TransformerLayer {
-    pub(crate) order: Order,
-    pub(crate) attention: SelfAttention,
-    pub(crate) feed_forward: PlainFeedForward,
+pub struct Rows<'a> {
+    /// Sequences.
+    pub batch: usize,
+    /// Position of every row (batch * length), for models with rotary or learned positions.
+    pub positions: &'a [u32],
+    /// Which keys each row may see.
+    pub mask: &'a AttentionMask,
+}
+
+/// One block.
+#[derive(Clone, Debug)]
+pub struct TransformerBlock {
+    /// The norms, and how the two branches join.
+    pub residual: Residual,
+    /// The first branch.
+    pub attention: SelfAttention,
+    /// The second branch.
+    pub mlp: Mlp,
 }
 
 /// How the two branches join the residual stream, with the norms.
 #[derive(Clone, Debug)]
-pub(crate) enum Order {
-    /// m = x + attention(n1(x)); y = m + feed_forward(n2(m))
-    PreNorm(LayerNorm, LayerNorm),
-    /// m = n1(x + attention(x)); y = n2(m + feed_forward(m))
-    PostNorm(LayerNorm, LayerNorm),
-    /// y = x + attention(n(x)) + feed_forward(n(x))
-    Parallel(LayerNorm),
-    /// y = x + attention(n1(x)) + feed_forward(n2(x))
-    ParallelTwoNorms(LayerNorm, LayerNorm),
+pub enum Residual {
+    /// m = x + attention(n1(x)); y = m + mlp(n2(m))
+    PreNorm(Norm, Norm),
+    /// m = n1(x + attention(x)); y = n2(m + mlp(m))
+    PostNorm(Norm, Norm),
+    /// y = x + attention(n(x)) + mlp(n(x))
+    Parallel(Norm),
+    /// y = x + attention(n1(x)) + mlp(n2(x))
+    ParallelTwoNorms(Norm, Norm),
 }
 
-/// Kept for the reverse pass: nothing that a cheap pass over rows can make again.
-pub struct TransformerLayerSaved<T> {
+/// Kept for the backward pass: nothing that a cheap pass over rows can compute again.
+pub struct BlockSaved<T> {
     x: Tensor<T>,
     attention: SelfAttentionSaved<T>,
-    widened: Tensor<T>,
+    mlp: MlpSaved<T>,
     first: NormStatistics<T>,
     rest: Rest<T>,
 }
 
-/// What each [`Order`] keeps besides.
+/// What each [`Residual`] keeps besides.
 enum Rest<T> {
     PreNorm {
         middle: Tensor<T>,
@@ -57,85 +73,161 @@ enum Rest<T> {
     },
 }
 
-impl TransformerLayer {
-    /// The layer on x (batch * length, width).
+/// A kind of norm with its epsilon.
+#[derive(Clone, Copy, Debug)]
+pub enum NormSpec {
+    /// Mean and deviation.
+    Layer {
+        /// Added to the variance.
+        eps: f64,
+        /// Whether there is a bias beside the weight.
+        bias: bool,
+    },
+    /// Root mean square.
+    Rms {
+        /// Added to the mean square.
+        eps: f64,
+    },
+}
+
+impl NormSpec {
+    /// Registers a norm of rows of `width` under `name`.
+    pub fn build(self, specs: &mut ParameterSpecs, name: &str, width: usize) -> Norm {
+        match self {
+            Self::Layer { eps, bias } => Norm::Layer(LayerNorm::new(specs, name, width, bias, eps)),
+            Self::Rms { eps } => Norm::Rms(RmsNorm::new(specs, name, width, eps)),
+        }
+    }
+}
+
+/// Registers the parts of one block. Parameters are listed in the order of the calls.
+pub struct BlockParts<'a> {
+    /// Receives the parameters.
+    pub specs: &'a mut ParameterSpecs,
+    /// Name of the block; its parts stand under `<name>.`.
+    pub name: &'a str,
+    /// Width of the residual stream.
+    pub width: usize,
+}
+
+impl BlockParts<'_> {
+    /// A norm of rows of the residual stream.
+    pub fn norm(&mut self, part: &str, spec: NormSpec) -> Norm {
+        self.norm_of(part, spec, self.width)
+    }
+
+    /// A norm of rows of another width.
+    pub fn norm_of(&mut self, part: &str, spec: NormSpec, width: usize) -> Norm {
+        spec.build(self.specs, &format!("{}.{part}", self.name), width)
+    }
+
+    /// The projections of the attention.
+    pub fn attention(&mut self, spec: AttentionSpec<'_>) -> SelfAttention {
+        SelfAttention::new(self, spec)
+    }
+
+    /// The matrices of the feed-forward.
+    pub fn mlp(&mut self, spec: &MlpSpec<'_>) -> Mlp {
+        Mlp::new(self, spec)
+    }
+
+    pub(crate) fn linear(&mut self, part: &str, from: usize, to: usize, bias: bool, init: Init) -> Linear {
+        Linear::new(self.specs, &format!("{}.{part}", self.name), from, to, bias, init)
+    }
+}
+
+impl TransformerBlock {
+    /// An empty cache for `capacity` tokens of `batch` sequences.
+    pub fn new_cache<T: Real>(&self, batch: usize, capacity: usize, device: Device) -> LayerCache<T> {
+        LayerCache::new(self.attention.key_heads(), batch, capacity, device)
+    }
+
+    /// Elements that [`TransformerBlock::forward_saved`] keeps for each row of `width` features.
+    pub fn saved_elements_per_row(&self, width: usize) -> usize {
+        let between = match &self.residual {
+            Residual::PreNorm(..) => width,
+            Residual::PostNorm(..) => 2 * width,
+            Residual::Parallel(_) | Residual::ParallelTwoNorms(..) => 0,
+        };
+        width + between + self.attention.saved_elements_per_row() + self.mlp.saved_elements_per_row()
+    }
+
+    /// The block on x (batch * length, width), with what the backward pass needs.
     pub fn forward_saved<T: Real>(
         &self,
         parameters: &Parameters<T>,
         x: Tensor<T>,
         rows: &Rows<'_>,
-    ) -> (Tensor<T>, TransformerLayerSaved<T>) {
+    ) -> (Tensor<T>, BlockSaved<T>) {
         let attend = |normed: &Tensor<T>, residual: &mut Tensor<T>| {
             self.attention.forward_saved(parameters, normed, rows, residual)
         };
         let feed = |normed: &Tensor<T>, residual: &mut Tensor<T>| {
-            self.feed_forward.forward_saved(parameters, normed, residual)
+            self.mlp.forward_saved(parameters, normed, residual)
         };
-        match &self.order {
-            Order::PreNorm(norm_1, norm_2) => {
+        match &self.residual {
+            Residual::PreNorm(norm_1, norm_2) => {
                 let (normed, first) = norm_1.forward_saved(parameters, &x);
                 let mut middle = x.clone();
                 let attention = attend(&normed, &mut middle);
                 let (normed, second) = norm_2.forward_saved(parameters, &middle);
                 let mut y = middle.clone();
-                let widened = feed(&normed, &mut y);
-                let rest = Rest::PreNorm { middle, second };
-                (y, TransformerLayerSaved { x, attention, widened, first, rest })
+                let mlp = feed(&normed, &mut y);
+                (y, BlockSaved { x, attention, mlp, first, rest: Rest::PreNorm { middle, second } })
             }
-            Order::PostNorm(norm_1, norm_2) => {
+            Residual::PostNorm(norm_1, norm_2) => {
                 let mut attended = x.clone();
                 let attention = attend(&x, &mut attended);
                 let (middle, first) = norm_1.forward_saved(parameters, &attended);
                 let mut fed = middle.clone();
-                let widened = feed(&middle, &mut fed);
+                let mlp = feed(&middle, &mut fed);
                 let (y, second) = norm_2.forward_saved(parameters, &fed);
                 let rest = Rest::PostNorm { attended, fed, second };
-                (y, TransformerLayerSaved { x, attention, widened, first, rest })
+                (y, BlockSaved { x, attention, mlp, first, rest })
             }
-            Order::Parallel(norm) => {
+            Residual::Parallel(norm) => {
                 let (normed, first) = norm.forward_saved(parameters, &x);
                 let mut y = x.clone();
                 let attention = attend(&normed, &mut y);
-                let widened = feed(&normed, &mut y);
-                (y, TransformerLayerSaved { x, attention, widened, first, rest: Rest::Parallel })
+                let mlp = feed(&normed, &mut y);
+                (y, BlockSaved { x, attention, mlp, first, rest: Rest::Parallel })
             }
-            Order::ParallelTwoNorms(norm_1, norm_2) => {
+            Residual::ParallelTwoNorms(norm_1, norm_2) => {
                 let (normed, first) = norm_1.forward_saved(parameters, &x);
                 let mut y = x.clone();
                 let attention = attend(&normed, &mut y);
                 let (normed, second) = norm_2.forward_saved(parameters, &x);
-                let widened = feed(&normed, &mut y);
-                let rest = Rest::ParallelTwoNorms { second };
-                (y, TransformerLayerSaved { x, attention, widened, first, rest })
+                let mlp = feed(&normed, &mut y);
+                (y, BlockSaved { x, attention, mlp, first, rest: Rest::ParallelTwoNorms { second } })
             }
         }
     }
 
-    /// The layer on new rows (batch * new, width) that follow `len` cached ones, in place; their keys and values join the
-    /// cache.
-    pub fn forward_cached<T: Real>(
+    /// The block on x (batch * length, width) in place, keeping nothing. With a cache, the rows follow those whose keys and
+    /// values it holds (the number beside it), and theirs join it.
+    pub fn forward<T: Real>(
         &self,
         parameters: &Parameters<T>,
         x: &mut Tensor<T>,
         rows: &Rows<'_>,
-        (cache, len): (&mut LayerCache<T>, usize),
+        mut cache: Option<(&mut LayerCache<T>, usize)>,
         scratch: &mut Scratch<T>,
     ) {
         let mut attend = |normed: &Tensor<T>, residual: &mut Tensor<T>, scratch: &mut Scratch<T>| {
-            self.attention.forward_cached(parameters, normed, rows, (&mut *cache, len), residual, scratch);
+            self.attention.forward(parameters, normed, rows, cache.take(), residual, scratch);
         };
         let feed = |normed: &Tensor<T>, residual: &mut Tensor<T>, scratch: &mut Scratch<T>| {
-            self.feed_forward.forward_rows(parameters, normed, residual, scratch);
+            self.mlp.forward(parameters, normed, residual, scratch);
         };
         let mut normed = scratch.take(x.shape());
-        match &self.order {
-            Order::PreNorm(norm_1, norm_2) => {
+        match &self.residual {
+            Residual::PreNorm(norm_1, norm_2) => {
                 norm_1.forward_into(parameters, x, &mut normed);
                 attend(&normed, x, scratch);
                 norm_2.forward_into(parameters, x, &mut normed);
                 feed(&normed, x, scratch);
             }
-            Order::PostNorm(norm_1, norm_2) => {
+            Residual::PostNorm(norm_1, norm_2) => {
                 normed.copy_from(x);
                 attend(x, &mut normed, scratch);
                 norm_1.forward_into(parameters, &normed, x);
@@ -143,12 +235,12 @@ impl TransformerLayer {
                 feed(x, &mut normed, scratch);
                 norm_2.forward_into(parameters, &normed, x);
             }
-            Order::Parallel(norm) => {
+            Residual::Parallel(norm) => {
                 norm.forward_into(parameters, x, &mut normed);
                 attend(&normed, x, scratch);
                 feed(&normed, x, scratch);
             }
-            Order::ParallelTwoNorms(norm_1, norm_2) => {
+            Residual::ParallelTwoNorms(norm_1, norm_2) => {
                 let mut second = scratch.take(x.shape());
                 norm_2.forward_into(parameters, x, &mut second);
                 norm_1.forward_into(parameters, x, &mut normed);
@@ -160,68 +252,74 @@ impl TransformerLayer {
         scratch.give(normed);
     }
 
-    /// Gradient of x; adds parameter gradients of whatever is trained.
+    /// Gradient of x; adds parameter gradients of whatever is trained. `saved` is what this block's
+    /// [`TransformerBlock::forward_saved`] returned.
     pub fn backward<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        saved: TransformerLayerSaved<T>,
+        saved: BlockSaved<T>,
         rows: &Rows<'_>,
         dy: Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        let TransformerLayerSaved { x, attention, widened, first, rest } = saved;
-        // Normalised rows are made again only where a weight that reads them is trained.
-        let feed_back =
-            |normed: &dyn Fn() -> Tensor<T>, dy: &Tensor<T>, d: &mut Tensor<T>, g: &mut Gradients<T>| {
-                let normed = self.feed_forward.wants_input(g).then(normed);
-                self.feed_forward.backward(parameters, &widened, normed.as_ref(), dy, d, g);
-            };
-        let attend_back =
-            |normed: &dyn Fn() -> Tensor<T>, dy: &Tensor<T>, d: &mut Tensor<T>, g: &mut Gradients<T>| {
-                let normed = self.attention.wants_input(g).then(normed);
-                self.attention.backward(parameters, &attention, normed.as_ref(), rows, dy, d, g);
-            };
-        match (&self.order, rest) {
-            (Order::PreNorm(norm_1, norm_2), Rest::PreNorm { middle, second }) => {
-                let mut d = middle.zeros_like();
-                feed_back(&|| norm_2.forward(parameters, &middle), &dy, &mut d, gradients);
+        let BlockSaved { x, attention, mlp, first, rest } = saved;
+        // Both write or add to the gradient of the rows that the branch read. Those rows are computed again only where a
+        // weight that reads them is trained.
+        let feed_back = |normed: &dyn Fn() -> Tensor<T>,
+                         dy: &Tensor<T>,
+                         (d, add): (&mut Tensor<T>, bool),
+                         g: &mut Gradients<T>| {
+            let normed = self.mlp.wants_input(g).then(normed);
+            self.mlp.backward(parameters, &mlp, normed.as_ref(), dy, (d, add), g);
+        };
+        let attend_back = |normed: &dyn Fn() -> Tensor<T>,
+                           dy: &Tensor<T>,
+                           (d, add): (&mut Tensor<T>, bool),
+                           g: &mut Gradients<T>| {
+            let normed = self.attention.wants_input(g).then(normed);
+            self.attention.backward(parameters, &attention, normed.as_ref(), rows, dy, (d, add), g);
+        };
+        let mut d = Tensor::empty(x.shape(), x.device());
+        match (&self.residual, rest) {
+            (Residual::PreNorm(norm_1, norm_2), Rest::PreNorm { middle, second }) => {
+                feed_back(&|| norm_2.forward(parameters, &middle), &dy, (&mut d, false), gradients);
                 let mut d_middle = norm_2.backward(parameters, &middle, &second, &d, gradients);
                 d_middle.add_assign(&dy);
-                let mut d = x.zeros_like();
-                attend_back(&|| norm_1.forward(parameters, &x), &d_middle, &mut d, gradients);
+                attend_back(&|| norm_1.forward(parameters, &x), &d_middle, (&mut d, false), gradients);
                 let mut dx = norm_1.backward(parameters, &x, &first, &d, gradients);
                 dx.add_assign(&d_middle);
                 dx
             }
-            (Order::PostNorm(norm_1, norm_2), Rest::PostNorm { attended, fed, second }) => {
+            (Residual::PostNorm(norm_1, norm_2), Rest::PostNorm { attended, fed, second }) => {
                 let d_fed = norm_2.backward(parameters, &fed, &second, &dy, gradients);
-                let mut d_middle = d_fed.clone();
-                feed_back(&|| norm_1.forward(parameters, &attended), &d_fed, &mut d_middle, gradients);
-                let d_attended = norm_1.backward(parameters, &attended, &first, &d_middle, gradients);
-                let mut dx = d_attended.clone();
-                attend_back(&|| x.clone(), &d_attended, &mut dx, gradients);
-                dx
+                d.copy_from(&d_fed);
+                feed_back(&|| norm_1.forward(parameters, &attended), &d_fed, (&mut d, true), gradients);
+                let d_attended = norm_1.backward(parameters, &attended, &first, &d, gradients);
+                d.copy_from(&d_attended);
+                attend_back(&|| x.clone(), &d_attended, (&mut d, true), gradients);
+                d
             }
-            (Order::Parallel(norm), Rest::Parallel) => {
-                let mut d = x.zeros_like();
+            (Residual::Parallel(norm), Rest::Parallel) => {
                 let normed = || norm.forward(parameters, &x);
-                feed_back(&normed, &dy, &mut d, gradients);
-                attend_back(&normed, &dy, &mut d, gradients);
+                feed_back(&normed, &dy, (&mut d, false), gradients);
+                attend_back(&normed, &dy, (&mut d, true), gradients);
                 let mut dx = norm.backward(parameters, &x, &first, &d, gradients);
                 dx.add_assign(&dy);
                 dx
             }
-            (Order::ParallelTwoNorms(norm_1, norm_2), Rest::ParallelTwoNorms { second }) => {
-                let mut d = x.zeros_like();
-                feed_back(&|| norm_2.forward(parameters, &x), &dy, &mut d, gradients);
+            (Residual::ParallelTwoNorms(norm_1, norm_2), Rest::ParallelTwoNorms { second }) => {
+                feed_back(&|| norm_2.forward(parameters, &x), &dy, (&mut d, false), gradients);
                 let mut dx = norm_2.backward(parameters, &x, &second, &d, gradients);
-                d = x.zeros_like();
-                attend_back(&|| norm_1.forward(parameters, &x), &dy, &mut d, gradients);
+                attend_back(&|| norm_1.forward(parameters, &x), &dy, (&mut d, false), gradients);
                 dx.add_assign(&norm_1.backward(parameters, &x, &first, &d, gradients));
                 dx.add_assign(&dy);
                 dx
             }
-            _ => unreachable!("a layer's reverse pass gets what the same layer saved"),
+            _ => unreachable!("a block's backward pass gets what the same block saved"),
         }
     }
 }
+
+#[cfg(test)]
+#[path = "block_tests.rs"]
+pub(crate) mod tests;

@@ -29,14 +29,14 @@ impl TextEmbedding {
         let (width, table_width) = (text.hidden_size(), text.embedding_width());
         let own = |part: &str| format!("{name}.{part}");
         let tokens = Embedding::new(specs, &own(names.embedding), text.vocab_size(), table_width, INIT);
-        let position_offset = text.position_offset();
+        let position_offset = text.sizes().position_offset;
         let positions = text.learned_positions().map(|rows| {
             let rows = rows + position_offset as usize;
             Embedding::new(specs, &own(names.positions), rows, width, INIT)
         });
         let project_in = (table_width != width)
             .then(|| Linear::new(specs, &own(names.project_in), table_width, width, false, INIT));
-        Self { tokens, project_in, positions, position_offset, fraction: text.embedding_fraction() }
+        Self { tokens, project_in, positions, position_offset, fraction: text.sizes().embedding_fraction }
     }
 
     /// The token table.

@@ -1,13 +1,10 @@
 //! From the last decoder layer to the output table: the final norm, which one language model lacks, and where the table is
 //! narrower than the residual stream a projection.
 
-use otter_nn::{
-    Gradients, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs, Parameters, Real, RmsNorm, Tensor,
-};
+use otter_nn::{Gradients, Linear, Norm, NormStatistics, ParameterSpecs, Parameters, Real, Tensor};
 
 use crate::config::TextConfig;
 use crate::text::embedding::INIT;
-use crate::text::families::{mpt_layer as mpt, opt_layer as opt};
 use crate::workspace::Scratch;
 
 /// Norm and projection.
@@ -29,16 +26,7 @@ impl TextOutput {
         let names = text.names();
         let (width, table_width) = (text.hidden_size(), text.embedding_width());
         let norm_name = format!("{name}.{}", names.norm);
-        let mut layer_norm = |eps: f64| Norm::Layer(LayerNorm::new(specs, &norm_name, width, true, eps));
-        let norm = match text {
-            TextConfig::Llama(text) => {
-                Some(Norm::Rms(RmsNorm::new(specs, &norm_name, width, text.rms_norm_eps)))
-            }
-            TextConfig::Mpt(text) => Some(mpt::norm(specs, &norm_name, width, text)),
-            TextConfig::GptNeox(text) => Some(layer_norm(text.layer_norm_eps)),
-            TextConfig::Opt(text) => text.final_layer_norm.then(|| layer_norm(opt::EPSILON)),
-            TextConfig::Falcon(text) => Some(layer_norm(text.layer_norm_epsilon)),
-        };
+        let norm = text.sizes().final_norm.map(|norm| norm.build(specs, &norm_name, width));
         let project_out = (table_width != width).then(|| {
             let name = format!("{name}.{}", names.project_out);
             Linear::new(specs, &name, width, table_width, false, INIT)

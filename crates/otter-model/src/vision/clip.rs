@@ -1,10 +1,8 @@
-//! CLIP image tower (Radford et al., arXiv 2103.00020), `spec/model.md` section 2.
+//! CLIP image tower (Radford et al., arXiv 2103.00020).
 //!
-//! What Otter uses is the un-normalised last hidden state without the class token. `post_layernorm` is stored in every
+//! What Otter uses is the un-normalized last hidden state without the class token. `post_layernorm` is stored in every
 //! checkpoint; it feeds only [`ClipVision::class_features`], by which images are compared.
 
-use otter_nn::layers::attention::{AttentionOutput, KeysValues};
-use otter_nn::layers::elementwise::{activate_backward, activated};
 use otter_nn::layers::rows::{self, RowLayout};
 use otter_nn::{
     ActivationKind, AttentionMask, Device, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterId,
@@ -12,10 +10,13 @@ use otter_nn::{
 };
 
 use crate::config::VisionConfig;
+use crate::text::attention::{AttentionSpec, InputNames};
+use crate::text::block::{BlockParts, BlockSaved, NormSpec, Residual, Rows, TransformerBlock};
+use crate::text::mlp::{MlpForm, MlpSpec};
+use crate::workspace::Scratch;
 
 /// Images encoded together: bounds the activations of a long video.
 const IMAGE_CHUNK: usize = 8;
-const GELU: ActivationKind = ActivationKind::QuickGelu;
 
 /// The image tower.
 #[derive(Clone, Debug)]
@@ -25,33 +26,8 @@ pub struct ClipVision {
     patch_embedding: ParameterId,
     position_embedding: ParameterId,
     pre_norm: LayerNorm,
-    layers: Vec<ClipLayer>,
+    layers: Vec<TransformerBlock>,
     post_norm: LayerNorm,
-}
-
-#[derive(Clone, Debug)]
-struct ClipLayer {
-    norm1: LayerNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    core: SelfAttentionCore,
-}
-
-struct LayerSaved<T> {
-    x: Tensor<T>,
-    norm1: NormStatistics<T>,
-    q: Tensor<T>,
-    k: Tensor<T>,
-    v: Tensor<T>,
-    attention: AttentionOutput<T>,
-    middle: Tensor<T>,
-    norm2: NormStatistics<T>,
-    widened: Tensor<T>,
 }
 
 /// Kept for the reverse pass of a trained tower.
@@ -59,7 +35,7 @@ pub struct ClipSaved<T> {
     patches: Tensor<T>,
     embedded: Tensor<T>,
     pre_norm: NormStatistics<T>,
-    layers: Vec<LayerSaved<T>>,
+    layers: Vec<BlockSaved<T>>,
 }
 
 impl ClipVision {
@@ -78,7 +54,7 @@ impl ClipVision {
             specs.add(format!("{embeddings}.position_embedding.weight"), &positions, std);
         let pre_norm = LayerNorm::new(specs, &format!("{name}.pre_layrnorm"), width, true, eps);
         let layers = (0..config.num_hidden_layers)
-            .map(|i| ClipLayer::new(specs, &format!("{name}.encoder.layers.{i}"), config))
+            .map(|i| block(specs, &format!("{name}.encoder.layers.{i}"), config))
             .collect();
         let post_norm = LayerNorm::new(specs, &format!("{name}.post_layernorm"), width, true, eps);
         Self {
@@ -147,12 +123,13 @@ impl ClipVision {
         mut take: impl FnMut(usize, &Tensor<T>),
     ) {
         let image_len = pixels.len() / pixels.shape()[0].max(1);
+        let mut scratch = Scratch::new(parameters.device());
         for (number, chunk) in pixels.data().chunks((IMAGE_CHUNK * image_len).max(1)).enumerate() {
             let patches = self.patches(chunk, image_len, parameters.device());
             let images = chunk.len() / image_len;
             let mut x = self.pre_norm.forward(parameters, &self.embed(parameters, &patches, images));
             for layer in &self.layers {
-                layer.forward(parameters, &mut x, images);
+                layer.forward(parameters, &mut x, &rows_of(images), None, &mut scratch);
             }
             take(number * IMAGE_CHUNK, &x);
         }
@@ -170,7 +147,7 @@ impl ClipVision {
         let (mut x, pre_norm) = self.pre_norm.forward_saved(parameters, &embedded);
         let mut layers = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
-            let (y, saved) = layer.forward_saved(parameters, x, images);
+            let (y, saved) = layer.forward_saved(parameters, x, &rows_of(images));
             layers.push(saved);
             x = y;
         }
@@ -191,7 +168,7 @@ impl ClipVision {
         let (with, without) = self.patch_layouts();
         rows::copy((&mut dx, with), (d_features, without), [1, 1, images], without.strides[2]);
         for (layer, saved) in self.layers.iter().zip(saved.layers).rev() {
-            dx = layer.backward(parameters, saved, images, dx, gradients);
+            dx = layer.backward(parameters, saved, &rows_of(images), dx, gradients);
         }
         let d_embedded = self.pre_norm.backward(parameters, &saved.embedded, &saved.pre_norm, &dx, gradients);
         if let Some(d_position) = gradients.tensor_mut(self.position_embedding) {
@@ -252,87 +229,36 @@ impl ClipVision {
     }
 }
 
-impl ClipLayer {
-    fn new(specs: &mut ParameterSpecs, name: &str, config: &VisionConfig) -> Self {
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let mut linear = |part: &str, from: usize, to: usize| {
-            Linear::new(specs, &format!("{name}.{part}"), from, to, true, Init::FanInUniform)
-        };
-        let q = linear("self_attn.q_proj", width, width);
-        let k = linear("self_attn.k_proj", width, width);
-        let v = linear("self_attn.v_proj", width, width);
-        let out = linear("self_attn.out_proj", width, width);
-        let fc1 = linear("mlp.fc1", width, inner);
-        let fc2 = linear("mlp.fc2", inner, width);
-        let mut norm =
-            |part: &str| LayerNorm::new(specs, &format!("{name}.{part}"), width, true, config.layer_norm_eps);
-        let (norm1, norm2) = (norm("layer_norm1"), norm("layer_norm2"));
-        let heads = config.num_attention_heads;
-        let core = SelfAttentionCore::new(heads, heads, config.head_dim());
-        Self { norm1, q, k, v, out, norm2, fc1, fc2, core }
-    }
+/// Registers a layer under `<name>.`.
+fn block(specs: &mut ParameterSpecs, name: &str, config: &VisionConfig) -> TransformerBlock {
+    let mut parts = BlockParts { specs, name, width: config.hidden_size };
+    let heads = config.num_attention_heads;
+    let init = [Init::FanInUniform; 2];
+    let attention = parts.attention(AttentionSpec {
+        inputs: InputNames::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+        output: "self_attn.out_proj",
+        bias: true,
+        init,
+        clip: None,
+        rotary: None,
+        core: SelfAttentionCore::new(heads, heads, config.head_dim()),
+    });
+    let mlp = parts.mlp(&MlpSpec {
+        form: MlpForm::Plain(ActivationKind::QuickGelu),
+        up: "mlp.fc1",
+        down: "mlp.fc2",
+        inner: config.intermediate_size,
+        bias: true,
+        init,
+    });
+    let norm = NormSpec::Layer { eps: config.layer_norm_eps, bias: true };
+    let residual = Residual::PreNorm(parts.norm("layer_norm1", norm), parts.norm("layer_norm2", norm));
+    TransformerBlock { residual, attention, mlp }
+}
 
-    /// The layer on x (images * (patches + 1), width), in place.
-    fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &mut Tensor<T>, images: usize) {
-        let normed = self.norm1.forward(parameters, x);
-        let q = self.q.forward(parameters, &normed);
-        let k = self.k.forward(parameters, &normed);
-        let v = self.v.forward(parameters, &normed);
-        let kv = KeysValues::exact(&k, &v, x.rows() / images);
-        let attended = self.core.forward(&q, images, kv, &AttentionMask::Full);
-        self.out.forward_add(parameters, &attended, x);
-        let normed = self.norm2.forward(parameters, x);
-        let widened = self.fc1.forward_activated(parameters, &normed, GELU);
-        self.fc2.forward_add(parameters, &widened, x);
-    }
-
-    fn forward_saved<T: Real>(
-        &self,
-        parameters: &Parameters<T>,
-        x: Tensor<T>,
-        images: usize,
-    ) -> (Tensor<T>, LayerSaved<T>) {
-        let (normed, norm1) = self.norm1.forward_saved(parameters, &x);
-        let q = self.q.forward(parameters, &normed);
-        let k = self.k.forward(parameters, &normed);
-        let v = self.v.forward(parameters, &normed);
-        let kv = KeysValues::exact(&k, &v, x.rows() / images);
-        let attention = self.core.forward_saved(&q, images, kv, &AttentionMask::Full);
-        let mut middle = x.clone();
-        self.out.forward_add(parameters, &attention.out, &mut middle);
-        let (normed, norm2) = self.norm2.forward_saved(parameters, &middle);
-        let widened = self.fc1.forward(parameters, &normed);
-        let mut y = middle.clone();
-        self.fc2.forward_add(parameters, &activated(&widened, GELU), &mut y);
-        (y, LayerSaved { x, norm1, q, k, v, attention, middle, norm2, widened })
-    }
-
-    fn backward<T: Real>(
-        &self,
-        parameters: &Parameters<T>,
-        saved: LayerSaved<T>,
-        images: usize,
-        dy: Tensor<T>,
-        gradients: &mut Gradients<T>,
-    ) -> Tensor<T> {
-        let LayerSaved { x, norm1, q, k, v, attention, middle, norm2, widened } = saved;
-        let mut d_widened = self.fc2.backward(parameters, &activated(&widened, GELU), &dy, gradients);
-        activate_backward(&mut d_widened, &widened, GELU);
-        let normed = self.norm2.forward(parameters, &middle);
-        let d_normed = self.fc1.backward(parameters, &normed, &d_widened, gradients);
-        let mut d_middle = self.norm2.backward(parameters, &middle, &norm2, &d_normed, gradients);
-        d_middle.add_assign(&dy);
-        let d_attention = self.out.backward(parameters, &attention.out, &d_middle, gradients);
-        let kv = KeysValues::exact(&k, &v, x.rows() / images);
-        let d = self.core.backward(&q, images, kv, &AttentionMask::Full, &attention, &d_attention);
-        let normed = self.norm1.forward(parameters, &x);
-        let mut d_normed = self.q.backward(parameters, &normed, &d.dq, gradients);
-        self.k.backward_into(parameters, Some(&normed), &d.dk, &mut d_normed, true, gradients);
-        self.v.backward_into(parameters, Some(&normed), &d.dv, &mut d_normed, true, gradients);
-        let mut dx = self.norm1.backward(parameters, &x, &norm1, &d_normed, gradients);
-        dx.add_assign(&d_middle);
-        dx
-    }
+/// Every patch of an image sees every other.
+fn rows_of(images: usize) -> Rows<'static> {
+    Rows { batch: images, positions: &[], mask: &AttentionMask::Full }
 }
 
 #[cfg(test)]

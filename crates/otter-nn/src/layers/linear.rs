@@ -3,7 +3,7 @@
 use crate::backend::card::ActivationKind;
 use crate::backend::cpu::elementwise::{self, Activation};
 use crate::backend::cpu::{gemm as matmul, norm::add_column_sums};
-use crate::layers::elementwise::{activated, with_kind};
+use crate::layers::elementwise::{activate, with_kind};
 use crate::layers::rows;
 use crate::{
     Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, QuantisedView, Real, Tensor, WeightView,
@@ -137,42 +137,35 @@ impl Linear {
         Some(blocks)
     }
 
-    /// `activation(x W^T + b)`, (…, inner) to (…, outer), for when the reverse pass does not follow.
-    pub fn forward_activated<T: Real>(
+    /// Writes `activation(x W^T + b)`, (…, inner) to (…, outer), for when the reverse pass does not follow.
+    pub fn forward_activated_into<T: Real>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
+        y: &mut Tensor<T>,
         kind: ActivationKind,
-    ) -> Tensor<T> {
+    ) {
         if let Device::Card(_) = x.device() {
-            return activated(&self.forward(parameters, x), kind);
+            self.forward_into(parameters, x, y, false);
+            return activate(y, kind);
         }
-        with_kind!(kind, A => self.forward_activated_here::<A, T>(parameters, x))
+        with_kind!(kind, A => self.forward_activated_here::<A, T>(parameters, x, y));
     }
 
     fn forward_activated_here<A: Activation, T: Real>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
-    ) -> Tensor<T> {
-        let mut y = self.output(x);
+        y: &mut Tensor<T>,
+    ) {
         let bias = self.bias.map(|bias| parameters.data(bias));
-        let (out, weight) = (y.data_mut(), parameters.weight(self.weight));
-        matmul::times_transposed_then(
-            out,
-            x.data(),
-            weight,
-            self.inner,
-            self.outer,
-            false,
-            &|_, first, part| {
-                if let Some(bias) = bias {
-                    elementwise::add_part(part, &bias[first..]);
-                }
-                elementwise::activate_part::<A, T>(part);
-            },
-        );
-        y
+        let (y, x, weight) = (y.data_mut(), x.data(), parameters.weight(self.weight));
+        matmul::times_transposed_then(y, x, weight, self.inner, self.outer, false, &|_, first, part| {
+            if let Some(bias) = bias {
+                elementwise::add_part(part, &bias[first..]);
+            }
+            elementwise::activate_part::<A, T>(part);
+        });
     }
 
     /// Input gradient from the output gradient `dy` and the forward input `x`; adds parameter gradients.
@@ -298,7 +291,8 @@ mod tests {
             let x = random_tensor("x", &[rows, 65]).cast::<f32>();
             let plain = layer.forward(&parameters, &x);
             let expected = elementwise::activate::<Gelu, f32>(plain.data());
-            let found = layer.forward_activated(&parameters, &x, ActivationKind::Gelu);
+            let mut found = Tensor::empty(&[x.rows(), layer.outer], x.device());
+            layer.forward_activated_into(&parameters, &x, &mut found, ActivationKind::Gelu);
             assert_eq!(found.data(), expected);
         }
     }

@@ -5,11 +5,13 @@
 use std::path::Path;
 
 use otter_checkpoint::Weights;
-use otter_nn::kernels::elementwise::{Gelu, GeluTanh, Relu, activate};
-use otter_nn::layers::attention::KeysValues;
+use otter_model::text::attention::{AttentionSpec, InputNames};
+use otter_model::text::block::{BlockParts, NormSpec, Residual, Rows, TransformerBlock};
+use otter_model::text::mlp::{MlpForm, MlpSpec};
+use otter_model::workspace::Scratch;
 use otter_nn::{
-    AttentionMask, Device, Embedding, Init, LayerNorm, Linear, ParameterSpecs, Parameters, SelfAttentionCore,
-    Tensor,
+    ActivationKind, AttentionMask, Device, Embedding, Init, LayerNorm, ParameterSpecs, Parameters,
+    SelfAttentionCore, Tensor,
 };
 
 use super::bert_config::BertConfig;
@@ -23,19 +25,7 @@ pub struct Bert {
     positions: Embedding,
     segments: Embedding,
     norm: LayerNorm,
-    layers: Vec<BertLayer>,
-}
-
-struct BertLayer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    out: Linear,
-    attention_norm: LayerNorm,
-    widen: Linear,
-    narrow: Linear,
-    output_norm: LayerNorm,
-    core: SelfAttentionCore,
+    layers: Vec<TransformerBlock>,
 }
 
 /// Prefixes under which libraries store the same names.
@@ -64,7 +54,7 @@ impl Bert {
         let positions = table(&mut specs, "position", config.max_position_embeddings);
         let segments = table(&mut specs, "token_type", config.type_vocab_size);
         let norm = LayerNorm::new(&mut specs, "embeddings.LayerNorm", width, true, eps);
-        let layers = (0..config.num_hidden_layers).map(|i| BertLayer::new(&mut specs, i, &config)).collect();
+        let layers = (0..config.num_hidden_layers).map(|i| block(&mut specs, i, &config)).collect();
         check_names(&weights, prefix, &specs)?;
         let parameters = Parameters::build(&specs, Device::Cpu, |spec| {
             let name = format!("{prefix}{}", spec.name);
@@ -106,50 +96,47 @@ impl Bert {
         x.add_assign(&self.positions.forward(parameters, &positions));
         x.add_assign(&self.segments.forward(parameters, &vec![0; ids.len()]));
         let mut x = self.norm.forward(parameters, &x);
+        let rows = Rows { batch: texts, positions: &[], mask: &AttentionMask::Full };
+        let mut scratch = Scratch::new(x.device());
         for layer in &self.layers {
-            x = layer.forward(parameters, x, texts, &self.config.hidden_act);
+            layer.forward(parameters, &mut x, &rows, None, &mut scratch);
         }
         x
     }
 }
 
-impl BertLayer {
-    fn new(specs: &mut ParameterSpecs, index: usize, config: &BertConfig) -> Self {
-        let (width, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-        let name = |part: &str| format!("encoder.layer.{index}.{part}");
-        let mut linear =
-            |part: &str, from: usize, to: usize| Linear::new(specs, &name(part), from, to, true, Init::Zeros);
-        let query = linear("attention.self.query", width, width);
-        let key = linear("attention.self.key", width, width);
-        let value = linear("attention.self.value", width, width);
-        let out = linear("attention.output.dense", width, width);
-        let widen = linear("intermediate.dense", width, inner);
-        let narrow = linear("output.dense", inner, width);
-        let attention_norm = LayerNorm::new(specs, &name("attention.output.LayerNorm"), width, true, eps);
-        let output_norm = LayerNorm::new(specs, &name("output.LayerNorm"), width, true, eps);
-        let heads = config.num_attention_heads;
-        let core = SelfAttentionCore::new(heads, heads, width / heads);
-        Self { query, key, value, out, attention_norm, widen, narrow, output_norm, core }
-    }
-
-    fn forward(&self, parameters: &Parameters<f32>, mut x: Tensor, texts: usize, activation: &str) -> Tensor {
-        let q = self.query.forward(parameters, &x);
-        let k = self.key.forward(parameters, &x);
-        let v = self.value.forward(parameters, &x);
-        let kv = KeysValues::exact(&k, &v, x.rows() / texts.max(1));
-        let attended = self.core.forward(&q, texts, kv, &AttentionMask::Full);
-        self.out.forward_add(parameters, &attended, &mut x);
-        let mut x = self.attention_norm.forward(parameters, &x);
-        let widened = self.widen.forward(parameters, &x);
-        let activated = match activation {
-            "relu" => activate::<Relu, f32>(widened.data()),
-            "gelu_new" | "gelu_pytorch_tanh" => activate::<GeluTanh, f32>(widened.data()),
-            _ => activate::<Gelu, f32>(widened.data()),
-        };
-        let activated = Tensor::from_vec(activated, widened.shape(), widened.device());
-        self.narrow.forward_add(parameters, &activated, &mut x);
-        self.output_norm.forward(parameters, &x)
-    }
+/// Registers the layer of this number.
+fn block(specs: &mut ParameterSpecs, index: usize, config: &BertConfig) -> TransformerBlock {
+    let name = format!("encoder.layer.{index}");
+    let mut parts = BlockParts { specs, name: &name, width: config.hidden_size };
+    let heads = config.num_attention_heads;
+    let init = [Init::Zeros; 2];
+    let attention = parts.attention(AttentionSpec {
+        inputs: InputNames::Separate(["attention.self.query", "attention.self.key", "attention.self.value"]),
+        output: "attention.output.dense",
+        bias: true,
+        init,
+        clip: None,
+        rotary: None,
+        core: SelfAttentionCore::new(heads, heads, config.hidden_size / heads),
+    });
+    let activation = match config.hidden_act.as_str() {
+        "relu" => ActivationKind::Relu,
+        "gelu_new" | "gelu_pytorch_tanh" => ActivationKind::GeluTanh,
+        _ => ActivationKind::Gelu,
+    };
+    let mlp = parts.mlp(&MlpSpec {
+        form: MlpForm::Plain(activation),
+        up: "intermediate.dense",
+        down: "output.dense",
+        inner: config.intermediate_size,
+        bias: true,
+        init,
+    });
+    let norm = NormSpec::Layer { eps: config.layer_norm_eps, bias: true };
+    let first = parts.norm("attention.output.LayerNorm", norm);
+    let residual = Residual::PostNorm(first, parts.norm("output.LayerNorm", norm));
+    TransformerBlock { residual, attention, mlp }
 }
 
 /// Every stored tensor is read, or known to be of no use here.

@@ -1,9 +1,14 @@
-//! Sizes of a GPT-NeoX language model (Pythia, RedPajama-INCITE).
+//! GPT-NeoX (Black et al., arXiv 2204.06745; Pythia, RedPajama-INCITE): fused projections with biases, rotary positions on
+//! the first features of each head, attention and feed-forward side by side or in turn.
 
+use otter_nn::{Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
-use crate::text::family::HiddenActivation;
+use crate::text::attention::{AttentionSpec, InputNames};
+use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::family::{HiddenActivation, TextFamily, TextNames, TextSizes};
+use crate::text::mlp::{MlpForm, MlpSpec};
 use crate::text::rope::RopeConfig;
 
 /// GPT-NeoX language model: layer norms, fused projections, rotary positions on a part of each head, biases, untied
@@ -74,7 +79,44 @@ impl GptNeoxConfig {
         (self.head_dim() as f64 * self.rotary_pct) as usize
     }
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+    fn norm(&self) -> NormSpec {
+        NormSpec::Layer { eps: self.layer_norm_eps, bias: true }
+    }
+}
+
+impl TextFamily for GptNeoxConfig {
+    fn sizes(&self) -> TextSizes {
+        let names = TextNames {
+            class: "GPTNeoXForCausalLM",
+            embedding: "gpt_neox.embed_in",
+            layers: "gpt_neox.layers",
+            norm: "gpt_neox.final_layer_norm",
+            output: "embed_out",
+            ..TextSizes::COMMON.names
+        };
+        TextSizes {
+            names,
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            key_heads: (self.num_attention_heads, self.head_dim()),
+            feed_forward_width: self.intermediate_size,
+            vocab_size: self.vocab_size,
+            embedding_width: self.hidden_size,
+            max_positions: self.max_position_embeddings,
+            final_norm: Some(self.norm()),
+            bos_token_id: self.bos_token_id,
+            eos_token_id: self.eos_token_id,
+            pad_token_id: self.pad_token_id,
+            ..TextSizes::COMMON
+        }
+    }
+
+    fn set_vocab_size(&mut self, rows: usize) {
+        self.vocab_size = rows;
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.hidden_size", self.hidden_size, LARGEST_WIDTH)?;
         bounded("text.intermediate_size", self.intermediate_size, LARGEST_WIDTH)?;
         bounded("text.num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)?;
@@ -90,11 +132,60 @@ impl GptNeoxConfig {
         self.rope.validate(self.head_dim(), self.rotated())
     }
 
-    /// Parameters of the decoder layers and the final norm.
-    pub(crate) fn parameter_count(&self) -> u128 {
-        let wide = |value: usize| value as u128;
-        let (d, di) = (wide(self.hidden_size), wide(self.intermediate_size));
-        let attention = 4 * d * d + if self.attention_bias { 4 * d } else { 0 };
-        wide(self.num_hidden_layers) * (attention + 2 * d * di + di + d + 4 * d) + 2 * d
+    fn block(&self, mut parts: BlockParts<'_>) -> TransformerBlock {
+        let (heads, head_size) = (self.num_attention_heads, self.head_dim());
+        let first = parts.norm("input_layernorm", self.norm());
+        let second = parts.norm("post_attention_layernorm", self.norm());
+        let residual = if self.use_parallel_residual {
+            Residual::ParallelTwoNorms(first, second)
+        } else {
+            Residual::PreNorm(first, second)
+        };
+        let init = [Init::Normal(0.02); 2];
+        let attention = parts.attention(AttentionSpec {
+            inputs: InputNames::Grouped("attention.query_key_value"),
+            output: "attention.dense",
+            bias: self.attention_bias,
+            init,
+            clip: None,
+            rotary: Some(self.rope.rotary(head_size, self.rotated(), self.max_position_embeddings)),
+            core: SelfAttentionCore::new(heads, heads, head_size),
+        });
+        let mlp = parts.mlp(&MlpSpec {
+            form: MlpForm::Plain(self.hidden_act.kind()),
+            up: "mlp.dense_h_to_4h",
+            down: "mlp.dense_4h_to_h",
+            inner: self.intermediate_size,
+            bias: true,
+            init,
+        });
+        TransformerBlock { residual, attention, mlp }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HiddenActivation;
+    use crate::text::block::tests::check_layer;
+
+    #[test]
+    fn layers_pass_every_check() {
+        let config = GptNeoxConfig {
+            hidden_size: 12,
+            intermediate_size: 10,
+            num_attention_heads: 2,
+            rotary_pct: 0.7,
+            ..GptNeoxConfig::redpajama_incite_3b()
+        };
+        assert_eq!(config.rotated(), 4);
+        check_layer(&config.clone().into(), 12);
+        let parallel = GptNeoxConfig {
+            use_parallel_residual: true,
+            attention_bias: false,
+            hidden_act: HiddenActivation::GeluTanh,
+            ..config
+        };
+        check_layer(&parallel.into(), 12);
     }
 }

@@ -1,8 +1,14 @@
-//! Sizes of a LLaMA language model.
+//! LLaMA (Touvron et al., arXiv 2302.13971): RMS norms before each part, rotary positions, a gated feed-forward, by default
+//! without biases. Grouped-query attention when there are fewer key heads than query heads.
 
+use otter_nn::{Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
+use crate::text::attention::{AttentionSpec, InputNames};
+use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::family::{TextFamily, TextNames, TextSizes};
+use crate::text::mlp::{MlpForm, MlpSpec};
 use crate::text::rope::{RopeConfig, RopeScaling};
 
 /// LLaMA language model: RMS norms, rotary positions, SwiGLU, usually no biases and an untied output table.
@@ -101,7 +107,44 @@ impl LlamaConfig {
         RopeConfig { theta: self.rope_theta, scaling: self.rope_scaling }
     }
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+    fn norm(&self) -> NormSpec {
+        NormSpec::Rms { eps: self.rms_norm_eps }
+    }
+}
+
+impl TextFamily for LlamaConfig {
+    fn sizes(&self) -> TextSizes {
+        let names = TextNames {
+            class: "LlamaForCausalLM",
+            embedding: "model.embed_tokens",
+            layers: "model.layers",
+            norm: "model.norm",
+            ..TextSizes::COMMON.names
+        };
+        TextSizes {
+            names,
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            key_heads: (self.num_key_value_heads, self.head_dim()),
+            feed_forward_width: self.intermediate_size,
+            vocab_size: self.vocab_size,
+            embedding_width: self.hidden_size,
+            max_positions: self.max_position_embeddings,
+            final_norm: Some(self.norm()),
+            trains_output_table: true,
+            bos_token_id: Some(self.bos_token_id),
+            eos_token_id: Some(self.eos_token_id),
+            pad_token_id: self.pad_token_id,
+            ..TextSizes::COMMON
+        }
+    }
+
+    fn set_vocab_size(&mut self, rows: usize) {
+        self.vocab_size = rows;
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.hidden_size", self.hidden_size, LARGEST_WIDTH)?;
         bounded("text.intermediate_size", self.intermediate_size, LARGEST_WIDTH)?;
         bounded("text.num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)?;
@@ -119,15 +162,55 @@ impl LlamaConfig {
         self.rope().validate(self.head_dim(), self.head_dim())
     }
 
-    /// Parameters of the decoder layers and the final norm.
-    pub(crate) fn parameter_count(&self) -> u128 {
-        let wide = |value: usize| value as u128;
-        let (d, di) = (wide(self.hidden_size), wide(self.intermediate_size));
-        let query = wide(self.num_attention_heads) * wide(self.head_dim());
-        let key_value = wide(self.num_key_value_heads) * wide(self.head_dim());
-        let attention_bias = if self.attention_bias { query + 2 * key_value + d } else { 0 };
-        let mlp_bias = if self.mlp_bias { 2 * di + d } else { 0 };
-        let products = 2 * query * d + 2 * key_value * d + 3 * d * di;
-        wide(self.num_hidden_layers) * (products + attention_bias + mlp_bias + 2 * d) + d
+    fn block(&self, mut parts: BlockParts<'_>) -> TransformerBlock {
+        let head_size = self.head_dim();
+        let init = [Init::Normal(0.02); 2];
+        let attention = parts.attention(AttentionSpec {
+            inputs: InputNames::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            output: "self_attn.o_proj",
+            bias: self.attention_bias,
+            init,
+            clip: None,
+            rotary: Some(self.rope().rotary(head_size, head_size, self.max_position_embeddings)),
+            core: SelfAttentionCore::new(self.num_attention_heads, self.num_key_value_heads, head_size),
+        });
+        let mlp = parts.mlp(&MlpSpec {
+            form: MlpForm::Gated("mlp.gate_proj"),
+            up: "mlp.up_proj",
+            down: "mlp.down_proj",
+            inner: self.intermediate_size,
+            bias: self.mlp_bias,
+            init,
+        });
+        let first = parts.norm("input_layernorm", self.norm());
+        let second = parts.norm("post_attention_layernorm", self.norm());
+        TransformerBlock { residual: Residual::PreNorm(first, second), attention, mlp }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RopeScaling;
+    use crate::text::block::tests::check_layer;
+
+    #[test]
+    fn layers_pass_every_check() {
+        let config = LlamaConfig {
+            hidden_size: 8,
+            intermediate_size: 12,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            ..LlamaConfig::llama_7b(16)
+        };
+        check_layer(&config.clone().into(), 8);
+        let biased = LlamaConfig {
+            attention_bias: true,
+            mlp_bias: true,
+            head_dim_override: Some(6),
+            rope_scaling: RopeScaling::Linear { factor: 2.0 },
+            ..config
+        };
+        check_layer(&biased.into(), 8);
     }
 }

@@ -1,15 +1,10 @@
 //! The families of language models, one file each.
 
 pub(crate) mod falcon;
-pub(crate) mod falcon_layer;
 pub(crate) mod gpt_neox;
-pub(crate) mod gpt_neox_layer;
 pub(crate) mod llama;
-pub(crate) mod llama_layer;
 pub(crate) mod mpt;
-pub(crate) mod mpt_layer;
 pub(crate) mod opt;
-pub(crate) mod opt_layer;
 
 pub use falcon::{FalconBlock, FalconConfig};
 pub use gpt_neox::GptNeoxConfig;

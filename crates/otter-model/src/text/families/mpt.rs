@@ -1,8 +1,14 @@
-//! Sizes of an MPT language model, in both of its generations (`spec/model.md` 7.2 and 7.3).
+//! MPT (MosaicML): norms before each part, a fused projection, ALiBi or learned positions, a plain GELU feed-forward.
+//! `MosaicGPT`, its first generation, has other names.
 
+use otter_nn::{ActivationKind, Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
+use crate::text::attention::{AttentionSpec, InputNames};
+use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::family::{TextFamily, TextNames, TextSizes};
+use crate::text::mlp::{MlpForm, MlpSpec};
 
 /// Which of MosaicML's classes a model belongs to: they differ in names and in the slopes of ALiBi.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,7 +151,57 @@ impl MptConfig {
         }
     }
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+    /// Every norm of the family has the same epsilon.
+    fn norm_spec(&self) -> NormSpec {
+        match self.norm {
+            NormKind::Layer => NormSpec::Layer { eps: 1e-5, bias: !self.no_bias },
+            NormKind::Rms => NormSpec::Rms { eps: 1e-5 },
+        }
+    }
+}
+
+impl TextFamily for MptConfig {
+    fn sizes(&self) -> TextSizes {
+        let names = TextNames {
+            class: "MPTForCausalLM",
+            embedding: "transformer.wte",
+            positions: "transformer.wpe",
+            layers: "transformer.blocks",
+            norm: "transformer.norm_f",
+            ..TextSizes::COMMON.names
+        };
+        let names = match self.style {
+            MptStyle::Mpt => names,
+            MptStyle::MosaicGpt => TextNames { class: "MosaicGPT", norm: "transformer.ln_f", ..names },
+        };
+        TextSizes {
+            names,
+            hidden_size: self.d_model,
+            num_hidden_layers: self.n_layers,
+            num_attention_heads: self.n_heads,
+            key_heads: (self.key_heads, self.head_dim()),
+            feed_forward_width: self.expansion_ratio * self.d_model,
+            vocab_size: self.vocab_size,
+            embedding_width: self.d_model,
+            max_positions: self.max_seq_len,
+            learned_positions: (!self.alibi).then_some(self.max_seq_len),
+            positions_skip_padding: true,
+            final_norm: Some(self.norm_spec()),
+            must_be_tied: true,
+            logit_scale: self.logit_scale.unwrap_or(1.0),
+            embedding_fraction: self.embedding_fraction,
+            bos_token_id: self.bos_token_id,
+            eos_token_id: self.eos_token_id,
+            pad_token_id: self.pad_token_id,
+            ..TextSizes::COMMON
+        }
+    }
+
+    fn set_vocab_size(&mut self, rows: usize) {
+        self.vocab_size = rows;
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.d_model", self.d_model, LARGEST_WIDTH)?;
         bounded("text.n_heads", self.n_heads, LARGEST_WIDTH)?;
         bounded("text.key_heads", self.key_heads, LARGEST_WIDTH)?;
@@ -165,30 +221,50 @@ impl MptConfig {
         reals.into_iter().try_for_each(|(name, value)| value.map_or(Ok(()), |value| positive(name, value)))
     }
 
-    /// Parameters of the decoder layers, the final norm and the position table.
-    pub(crate) fn parameter_count(&self) -> u128 {
-        let wide = |value: usize| value as u128;
-        let (d, di, k) =
-            (wide(self.d_model), wide(self.d_model * self.expansion_ratio), wide(self.key_width()));
-        let bias = |rows: u128| if self.no_bias { 0 } else { rows };
-        let norm = |width: u128| width + if self.norm == NormKind::Layer { bias(width) } else { 0 };
-        let fused = d + 2 * k;
-        let products = fused * d + d * d + 2 * d * di + bias(fused + d + di + d);
-        let inner_norms = if self.qk_ln { norm(d) + norm(k) } else { 0 };
-        let positions = if self.alibi { 0 } else { wide(self.max_seq_len) * d };
-        wide(self.n_layers) * (products + 2 * norm(d) + inner_norms) + norm(d) + positions
+    fn block(&self, mut parts: BlockParts<'_>) -> TransformerBlock {
+        let (norm_1, norm_2, up, down) = match self.style {
+            MptStyle::Mpt => ("norm_1", "norm_2", "ffn.up_proj", "ffn.down_proj"),
+            MptStyle::MosaicGpt => ("ln_1", "ln_2", "mlp.mlp_up", "mlp.mlp_down"),
+        };
+        let inner = self.expansion_ratio * self.d_model;
+        // Kaiming normal; outputs into the residual stream are divided by the root of their number.
+        let spread = |fan_in: usize| (2.0 / fan_in as f64).sqrt();
+        let residual = |fan_in: usize| spread(fan_in) / (2.0 * self.n_layers as f64).sqrt();
+        let init = |fan_in| [Init::Normal(spread(self.d_model)), Init::Normal(residual(fan_in))];
+        let mut core = SelfAttentionCore::new(self.n_heads, self.key_heads, self.head_dim());
+        core.scale = self.softmax_scale.unwrap_or(core.scale);
+        core.slopes = self.alibi.then(|| self.alibi_slopes());
+        let mut attention = parts.attention(AttentionSpec {
+            inputs: InputNames::Fused("attn.Wqkv"),
+            output: "attn.out_proj",
+            bias: !self.no_bias,
+            init: init(self.d_model),
+            clip: self.clip_qkv,
+            rotary: None,
+            core,
+        });
+        let form = MlpForm::Plain(ActivationKind::Gelu);
+        let mlp = parts.mlp(&MlpSpec { form, up, down, inner, bias: !self.no_bias, init: init(inner) });
+        let spec = self.norm_spec();
+        let residual = Residual::PreNorm(parts.norm(norm_1, spec), parts.norm(norm_2, spec));
+        if self.qk_ln {
+            let queries = parts.norm("attn.q_ln", spec);
+            let keys = parts.norm_of("attn.k_ln", spec, self.key_width());
+            attention = attention.with_norms(queries, keys);
+        }
+        TransformerBlock { residual, attention, mlp }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::block::tests::check_layer;
 
     fn slopes(style: MptStyle, heads: usize) -> Vec<f64> {
         MptConfig { style, n_heads: heads, ..MptConfig::mpt_7b() }.alibi_slopes()
     }
 
-    /// `spec/parity_vectors.md` section 6.
     #[test]
     fn slopes_are_those_of_the_original() {
         assert_eq!(slopes(MptStyle::Mpt, 4), [0.25, 0.0625, 0.015625, 0.00390625]);
@@ -199,5 +275,36 @@ mod tests {
         }
         let uneven = slopes(MptStyle::MosaicGpt, 6);
         assert!((uneven[0] - 2f64.powf(-8.0 / 6.0)).abs() < 1e-15 && (uneven[5] - 1.0 / 256.0).abs() < 1e-15);
+    }
+
+    fn config() -> MptConfig {
+        MptConfig {
+            d_model: 8,
+            n_heads: 4,
+            key_heads: 4,
+            n_layers: 2,
+            expansion_ratio: 2,
+            ..MptConfig::mpt_7b()
+        }
+    }
+
+    /// Every variant of the family: as published, with norms of queries and keys, with biases and learned positions, with
+    /// limited projections and one key head, with root-mean-square norms, in the names of the first generation.
+    fn variants() -> Vec<MptConfig> {
+        vec![
+            config(),
+            MptConfig { qk_ln: true, n_heads: 2, key_heads: 2, ..config() },
+            MptConfig { no_bias: false, alibi: false, qk_ln: true, softmax_scale: Some(0.4), ..config() },
+            MptConfig { clip_qkv: Some(0.6), key_heads: 1, qk_ln: true, ..config() },
+            MptConfig { clip_qkv: Some(0.6), norm: NormKind::Rms, ..config() },
+            MptConfig { style: MptStyle::MosaicGpt, qk_ln: true, ..config() },
+        ]
+    }
+
+    #[test]
+    fn layers_pass_every_check() {
+        for config in variants() {
+            check_layer(&config.into(), 8);
+        }
     }
 }

@@ -1,9 +1,17 @@
-//! Sizes of an OPT language model.
+//! OPT (Zhang et al., arXiv 2205.01068): separate projections with biases, learned positions and a rectifier; norms before
+//! attention and feed-forward, in the 350M model behind them.
 
+use otter_nn::{Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides};
-use crate::text::family::HiddenActivation;
+use crate::text::attention::{AttentionSpec, InputNames};
+use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::family::{HiddenActivation, TextFamily, TextNames, TextSizes};
+use crate::text::mlp::{MlpForm, MlpSpec};
+
+/// Every norm of the family.
+const NORM: NormSpec = NormSpec::Layer { eps: 1e-5, bias: true };
 
 /// OPT language model: learned positions, layer norms before or after each part, biases, usually tied tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,8 +79,46 @@ impl OptConfig {
     pub fn has_projections(&self) -> bool {
         self.word_embed_proj_dim != self.hidden_size
     }
+}
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+impl TextFamily for OptConfig {
+    fn sizes(&self) -> TextSizes {
+        let names = TextNames {
+            class: "OPTForCausalLM",
+            embedding: "model.decoder.embed_tokens",
+            positions: "model.decoder.embed_positions",
+            project_in: "model.decoder.project_in",
+            project_out: "model.decoder.project_out",
+            layers: "model.decoder.layers",
+            norm: "model.decoder.final_layer_norm",
+            ..TextSizes::COMMON.names
+        };
+        TextSizes {
+            names,
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            key_heads: (self.num_attention_heads, self.head_dim()),
+            feed_forward_width: self.ffn_dim,
+            vocab_size: self.vocab_size,
+            embedding_width: self.word_embed_proj_dim,
+            max_positions: self.max_position_embeddings,
+            learned_positions: Some(self.max_position_embeddings),
+            position_offset: Self::POSITION_OFFSET,
+            positions_skip_padding: true,
+            final_norm: self.final_layer_norm.then_some(NORM),
+            bos_token_id: self.bos_token_id,
+            eos_token_id: self.eos_token_id,
+            pad_token_id: self.pad_token_id,
+            ..TextSizes::COMMON
+        }
+    }
+
+    fn set_vocab_size(&mut self, rows: usize) {
+        self.vocab_size = rows;
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
         bounded("text.hidden_size", self.hidden_size, LARGEST_WIDTH)?;
         bounded("text.ffn_dim", self.ffn_dim, LARGEST_WIDTH)?;
         bounded("text.num_hidden_layers", self.num_hidden_layers, LARGEST_DEPTH)?;
@@ -86,15 +132,50 @@ impl OptConfig {
         )
     }
 
-    /// Parameters of the decoder layers, the final norm, the position table and the projections of the tables.
-    pub(crate) fn parameter_count(&self) -> u128 {
-        let wide = |value: usize| value as u128;
-        let (d, di) = (wide(self.hidden_size), wide(self.ffn_dim));
-        let biases = if self.enable_bias { 5 * d + di } else { 0 };
-        let layer = 4 * d * d + 2 * d * di + biases + 4 * d;
-        let norm = if self.final_layer_norm { 2 * d } else { 0 };
-        let positions = (wide(self.max_position_embeddings) + u128::from(Self::POSITION_OFFSET)) * d;
-        let projections = if self.has_projections() { 2 * d * wide(self.word_embed_proj_dim) } else { 0 };
-        wide(self.num_hidden_layers) * layer + norm + positions + projections
+    fn block(&self, mut parts: BlockParts<'_>) -> TransformerBlock {
+        let heads = self.num_attention_heads;
+        let init = [Init::Normal(0.02); 2];
+        let attention = parts.attention(AttentionSpec {
+            inputs: InputNames::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            output: "self_attn.out_proj",
+            bias: self.enable_bias,
+            init,
+            clip: None,
+            rotary: None,
+            core: SelfAttentionCore::new(heads, heads, self.head_dim()),
+        });
+        let mlp = parts.mlp(&MlpSpec {
+            form: MlpForm::Plain(self.activation.kind()),
+            up: "fc1",
+            down: "fc2",
+            inner: self.ffn_dim,
+            bias: self.enable_bias,
+            init,
+        });
+        let first = parts.norm("self_attn_layer_norm", NORM);
+        let second = parts.norm("final_layer_norm", NORM);
+        let residual = if self.do_layer_norm_before {
+            Residual::PreNorm(first, second)
+        } else {
+            Residual::PostNorm(first, second)
+        };
+        TransformerBlock { residual, attention, mlp }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HiddenActivation;
+    use crate::text::block::tests::check_layer;
+
+    #[test]
+    fn layers_pass_every_check() {
+        let config =
+            OptConfig { hidden_size: 12, ffn_dim: 10, num_attention_heads: 3, ..OptConfig::opt_125m() };
+        check_layer(&config.clone().into(), 12);
+        check_layer(&OptConfig { do_layer_norm_before: false, ..config.clone() }.into(), 12);
+        let plain = OptConfig { enable_bias: false, activation: HiddenActivation::Gelu, ..config };
+        check_layer(&plain.into(), 12);
     }
 }
