@@ -154,7 +154,7 @@ impl Otter {
     /// Place of each media item in its sequence.
     pub(crate) fn media_times<T: Real>(&self, vision: &VisionInput<T>) -> Result<Vec<usize>, ModelError> {
         let mut times = vec![0; vision.media_frames.len()];
-        if !self.config().perceiver.max_num_media.is_some() {
+        if self.config().perceiver.max_num_media.is_none() {
             return Ok(times);
         }
         let mut placed = vec![None; times.len()];
