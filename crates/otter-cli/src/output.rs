@@ -49,11 +49,13 @@ pub fn part(text: &str) -> Result<()> {
 }
 
 /// The standard macro, except that a failure is passed over and does not panic: work goes on when nobody listens any more.
+#[macro_export]
 macro_rules! eprintln {
     ($($argument:tt)*) => { $crate::output::note(format_args!("{}\n", format_args!($($argument)*))) };
 }
 
 /// As [`eprintln`], without the end of the line.
+#[macro_export]
 macro_rules! eprint {
     ($($argument:tt)*) => { $crate::output::note(format_args!($($argument)*)) };
 }

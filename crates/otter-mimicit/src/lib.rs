@@ -1,8 +1,7 @@
 //! Makers of MIMIC-IT data sets (arXiv 2306.05425).
 //!
 //! [`sources`] converts the data sets that MIMIC-IT was made of, and tables of one's own; [`retrieve`] picks in-context
-//! examples. [`synthetic`] makes data sets of millions of meaningless pairs, for measuring.
+//! examples.
 
 pub mod retrieve;
 pub mod sources;
-pub mod synthetic;

@@ -1,5 +1,6 @@
 //! A token in steady state allocates nothing: counted by the allocator of this process, over all its threads.
 
+#[path = "it/small_models/mod.rs"]
 mod small_models;
 
 use std::alloc::{GlobalAlloc, Layout, System};

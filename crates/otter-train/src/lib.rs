@@ -7,7 +7,7 @@
 //! ```
 //!
 //! ```no_run
-//! use otter_train::{Resume, TrainConfig, progress::Progress, train};
+//! use otter_train::{Resume, TrainConfig, metrics::Progress, train};
 //! use std::{path::Path, sync::atomic::AtomicBool};
 //!
 //! # fn main() -> otter_train::Result<()> {
@@ -20,39 +20,17 @@
 //! # }
 //! ```
 
-pub mod activation_plan;
-pub mod card_moments;
-pub mod clip;
 pub mod config;
-mod config_differences;
-pub mod device;
-pub mod eight_bit_moments;
-mod embedding_rows;
 mod error;
 pub mod feature_cache;
-pub mod guard;
-mod image_rules;
-pub mod memory_choice;
-mod memory_forecast;
-pub mod memory_plan;
+pub mod memory;
 pub mod metrics;
 pub mod model;
-pub mod optimizer;
-pub mod otter_step;
-mod overrides;
-pub mod progress;
-pub mod report;
-mod run_card;
-pub mod run_directory;
-pub mod run_log;
-pub mod schedule;
-mod schedule_change;
-mod session;
-pub mod tensorboard;
-mod tensors_file;
-pub mod trainer;
+pub mod optim;
+pub mod otter;
+pub mod run;
 
 pub use config::TrainConfig;
 pub use error::{Result, TrainError};
-pub use report::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
-pub use session::{Resume, plan, train};
+pub use metrics::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
+pub use run::{Resume, plan, train};

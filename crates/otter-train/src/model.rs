@@ -9,8 +9,8 @@ pub use otter_nn::layers::cross_entropy::LossSum;
 
 use crate::config::TrainSection;
 use crate::error::Result;
-use crate::memory_plan::{BatchShape, PlanItem};
-use crate::run_directory::TrainerState;
+use crate::memory::{BatchShape, PlanItem};
+use crate::run::directory::TrainerState;
 
 /// A model that can be tuned. Parameters are kept beside it.
 pub trait TrainableModel: Sync {

@@ -8,14 +8,14 @@ use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Device, Gradients, Parameters, QuantisedFormat, Segment, Segments, Tensor, Weight};
 
-use crate::activation_plan::{TrainedParts, activation_plan};
+use crate::memory::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
-use crate::memory_plan::{BatchShape, PlanItem};
+use crate::memory::{BatchShape, PlanItem};
 use crate::model::{LossSum, TrainableModel};
-use crate::run_card;
-use crate::run_directory::TrainerState;
+use crate::run::model_card;
+use crate::run::directory::TrainerState;
 
 /// An Otter with what is needed to feed and save it.
 pub struct TrainableOtter {
@@ -158,7 +158,7 @@ impl TrainableModel for TrainableOtter {
     fn save(&self, parameters: &Parameters, directory: &Path, state: &TrainerState) -> Result<()> {
         let options = SaveOptions {
             tokenizer_from: Some(&self.tokenizer_from),
-            card: Some(run_card::card(state)?),
+            card: Some(model_card::card(state)?),
             ..SaveOptions::default()
         };
         Ok(save_model(directory, &self.config, &parameters.on_host(), &options)?)

@@ -1,10 +1,10 @@
-//! `otter pretrain-base`: makes the small base model that ships with this project.
+//! `otter-dev pretrain-base`: makes the small base model that ships with this project.
 
 use anyhow::{Result, bail};
+use otter_cli::{eprintln, output};
 use otter_toybox::quickstart::base::{self, BaseProgress, BaseRecipe};
 
 use crate::arguments::PretrainBase;
-use crate::output;
 
 /// Runs the command.
 pub fn run(arguments: &PretrainBase) -> Result<()> {

@@ -1,10 +1,7 @@
 //! GGUF files: whole Otters written and read again, language models as llama.cpp's converter writes them.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::gguf::{Meta, Tensor, gguf_bytes, moved, scores, vocabulary};
-use common::golden;
+use crate::common::gguf::{Meta, Tensor, gguf_bytes, moved, scores, vocabulary};
+use crate::common::golden;
 use otter_checkpoint::{
     BlockFormat, Checkpoint, Dtype, GgufFile, GgufOptions, GgufQuantization, WeightForm, Weights, load_model,
     load_tokenizer, save_gguf,

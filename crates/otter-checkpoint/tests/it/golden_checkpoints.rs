@@ -1,9 +1,6 @@
 //! Checkpoints written by the original: configuration, every tensor, accounting.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::{borrowed, golden, parameters};
+use crate::common::{borrowed, golden, parameters};
 use otter_checkpoint::{
     Checkpoint, ModelFamily, NamedTensor, Part, SaveOptions, TiePolicy, WeightForm, Weights, inspect,
     save_checkpoint,

@@ -1,5 +1,4 @@
 //! Checkpoints in half precision: matrices stay as they are stored, and the model computes what the widened one does.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

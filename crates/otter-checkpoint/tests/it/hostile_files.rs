@@ -1,9 +1,6 @@
 //! Damaged and hostile weight files: each gives a clear error, none panics or allocates what it claims.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::{Member, Pickler, golden, safetensors_bytes, torch_bytes, zip_bytes};
+use crate::common::{Member, Pickler, golden, safetensors_bytes, torch_bytes, zip_bytes};
 use otter_checkpoint::Weights;
 use proptest::prelude::*;
 use std::fs;

@@ -1,11 +1,8 @@
 //! Damaged and hostile GGUF files, shard indices and sentencepiece models: errors that say what is wrong, no panic, no
 //! allocation of what is only claimed.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::gguf::{Meta, Tensor, gguf_bytes, text};
-use common::golden;
+use crate::common::gguf::{Meta, Tensor, gguf_bytes, text};
+use crate::common::golden;
 use otter_checkpoint::{GgufFile, Weights, load_tokenizer};
 use proptest::prelude::*;
 use std::fs;

@@ -1,11 +1,8 @@
 //! "Inject": a plain language model and a plain tower become an untrained Otter.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::convert::{Tensors, V1, V2, content, error, floats, json, open_flamingo, run, save};
-use common::gguf::{Meta, Tensor, gguf_bytes, moved, scores, vocabulary};
-use common::golden;
+use crate::common::convert::{Tensors, V1, V2, content, error, floats, json, open_flamingo, run, save};
+use crate::common::gguf::{Meta, Tensor, gguf_bytes, moved, scores, vocabulary};
+use crate::common::golden;
 use otter_checkpoint::convert::{ConvertOptions, NewRows, OutputFormat};
 use otter_checkpoint::{CheckpointConfig, load_model, load_tokenizer};
 use otter_model::TextInput;

@@ -1,9 +1,6 @@
 //! Inspecting: every golden directory and file, releases by their sizes, and what is wrong with checkpoints that are.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::golden;
+use crate::common::golden;
 use otter_checkpoint::convert::{ConvertOptions, convert};
 use otter_checkpoint::{
     Checkpoint, CheckpointConfig, Inspection, Kind, Language, ModelCard, NamedTensor, Part, SaveDtype,
@@ -50,7 +47,7 @@ fn write_safetensors(path: &Path, tensors: &Tensors) {
         let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, buffer.len()] });
         header.insert(name.clone(), entry);
     }
-    fs::write(path, common::safetensors_bytes(&Value::Object(header).to_string(), &buffer)).unwrap();
+    fs::write(path, crate::common::safetensors_bytes(&Value::Object(header).to_string(), &buffer)).unwrap();
 }
 
 fn edit(directory: &TempDir, name: &str, change: impl FnOnce(&mut Value)) {

@@ -1,12 +1,9 @@
 //! Weights in blocks of 8 or 4 bits: quantised while loading or mapped from a GGUF file, the model gives the same numbers,
 //! near those of full precision; what is kept out stays exact.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::Path;
 
-use common::golden;
+use crate::common::golden;
 use otter_checkpoint::{
     Checkpoint, CheckpointConfig, GgufOptions, GgufQuantization, LoadOptions, LoadedModel, SaveOptions,
     load_model, load_model_with, save_gguf, save_model,

@@ -1,9 +1,6 @@
 //! What is saved comes back: shards, element types, replacement, and failures that leave the old one whole.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::convert;
+use crate::common::convert;
 use otter_checkpoint::{
     Checkpoint, CheckpointConfig, Dtype, NamedTensor, SaveDtype, SaveOptions, WeightForm, Weights,
     initialise_checkpoint, save_checkpoint,
@@ -186,7 +183,7 @@ fn a_checkpoint_can_be_saved_over_itself() {
 #[test]
 fn an_interrupted_replacement_is_found_again_when_opened() {
     let place = tempfile::tempdir().unwrap();
-    let golden = common::golden("video/checkpoint");
+    let golden = crate::common::golden("video/checkpoint");
     let aside = place.path().join(".model.old");
     fs::create_dir(&aside).unwrap();
     for item in fs::read_dir(golden).unwrap() {
@@ -269,7 +266,7 @@ fn weights_under_other_names_are_read_or_named() {
 
 /// A LLaMA with one table, as a directory.
 fn tied(place: &Path) -> CheckpointConfig {
-    let source = common::golden("llama/checkpoint");
+    let source = crate::common::golden("llama/checkpoint");
     let mut tensors = convert::floats(&source);
     tensors.retain(|(name, ..)| name != "lang_encoder.lm_head.weight");
     let mut config = convert::json(&source.join("config.json"));
@@ -300,7 +297,7 @@ fn a_copy_of_a_tied_model_is_tied() {
     );
     fs::remove_file(one.join("model.safetensors")).unwrap();
     assert!(Checkpoint::config_like(&one).unwrap().model.tie_word_embeddings);
-    let untied = Checkpoint::config_like(&common::golden("llama/checkpoint")).unwrap();
+    let untied = Checkpoint::config_like(&crate::common::golden("llama/checkpoint")).unwrap();
     assert!(!untied.model.tie_word_embeddings);
     // Weights that are there must be whole, and images prepared as here.
     fs::write(one.join("model.safetensors"), b"cut off").unwrap();
@@ -320,7 +317,7 @@ fn random_values_replace_only_what_they_can() {
     save(&out, &three(), &SaveOptions::default());
     fs::create_dir(&bad).unwrap();
     fs::write(bad.join("tokenizer.json"), "{}").unwrap();
-    let config = Checkpoint::config_like(&common::golden("llama/checkpoint")).unwrap();
+    let config = Checkpoint::config_like(&crate::common::golden("llama/checkpoint")).unwrap();
     let options = SaveOptions { tokenizer_from: Some(&bad), ..SaveOptions::default() };
     let made = initialise_checkpoint(&out, &config, 1, &options, &mut |_, _| {});
     assert!(made.unwrap_err().to_string().contains("does not load"));
@@ -333,7 +330,7 @@ fn random_values_replace_only_what_they_can() {
 fn initial_values_are_the_same_in_a_file_and_in_memory() {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path().join("random");
-    let config = Checkpoint::config_like(&common::golden("llama/checkpoint")).unwrap();
+    let config = Checkpoint::config_like(&crate::common::golden("llama/checkpoint")).unwrap();
     initialise_checkpoint(&directory, &config, 7, &SaveOptions::default(), &mut |_, _| {}).unwrap();
     let (_, specs) = Otter::new(&config.model).unwrap();
     let parameters = Parameters::<f32>::initialise(&specs, 7, Device::Cpu);

@@ -1,10 +1,7 @@
 //! Tokenizer files in the forms of many writers: byte-level BPE, slow-only sets, old and new small files, disagreeing
 //! files; and the tokens that Otter adds to a plain language model.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::golden;
+use crate::common::golden;
 use otter_checkpoint::{
     TokenOrder, TokenizerForm, add_special_tokens, load_tokenizer, read_tokenizer, write_tokenizer,
 };

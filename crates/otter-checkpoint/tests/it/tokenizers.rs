@@ -1,9 +1,6 @@
 //! `tokenizer.json` and `tokenizer.model` give the ids that the original's tokenizer gave.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::golden;
+use crate::common::golden;
 use otter_checkpoint::{load_sentencepiece_tokenizer, load_tokenizer};
 use otter_data::TextTokenizer;
 use proptest::prelude::*;

@@ -1,9 +1,6 @@
 //! PyTorch files we write: our reader finds the same tensors, bit for bit.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::golden;
+use crate::common::golden;
 use otter_checkpoint::{Dtype, Result, TorchTensor, Weights, write_torch};
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use otter_data::{Group, OutputForm};
 
-use super::ImageRuleArguments;
+use super::{ImageRuleArguments, Moved};
 use super::data_import::{DataImport, IMPORT_EXAMPLES};
 
 /// Commands about data.
@@ -31,11 +31,9 @@ pub enum Data {
 Then:
   otter data show --config data/data.yaml --model DIR --index 0")]
     Convert(DataConvert),
-    /// Make a large data set of random text and small images, for measuring.
-    #[command(after_help = "Examples:
-  otter data synthesise --pairs 3000000 --out data/synthetic
-  otter data synthesise --pairs 20000 --images 5000 --to json --out data/small --seed 7")]
-    Synthesise(DataSynthesise),
+    /// Moved to `otter-dev synthesize`.
+    #[command(name = "synthesize", alias = "synthesise", hide = true, disable_help_flag = true)]
+    Synthesize(Moved),
     /// Look at every id, record and image of a data set, and say what is wrong with it.
     #[command(
         after_help = "Exit status: 0 without errors (warnings do not count) or when --fix has written its copy, 1 with errors or when it cannot be looked at.
@@ -175,7 +173,7 @@ pub struct DataConvert {
     #[arg(long)]
     pub skip_bad: bool,
     /// Largest parquet file, e.g. 256MB (default: 512MB, for the form parquet 1.5GB).
-    #[arg(long, value_name = "SIZE", value_parser = crate::commands::convert::parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = otter_train::memory::parse_bytes)]
     pub shard_size: Option<u64>,
     /// Replace a data set of the same name.
     #[arg(long)]
@@ -185,39 +183,11 @@ pub struct DataConvert {
     pub json: bool,
 }
 
-/// Arguments of `data synthesise`.
-#[derive(Debug, Args)]
-pub struct DataSynthesise {
-    /// Number of instruction–response pairs.
-    #[arg(long, value_name = "N")]
-    pub pairs: u64,
-    /// Directory to write to.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Number of images, shared by the records; 0 makes records without images (default: a tenth of the pairs).
-    #[arg(long, value_name = "N")]
-    pub images: Option<u64>,
-    /// Form to write: layout, json, parquet, folder or tar.
-    #[arg(long, value_name = "FORM", default_value = "layout", value_parser = parse_form)]
-    pub to: OutputForm,
-    /// Name of the data set, and beginning of its ids.
-    #[arg(long, default_value = "SYN")]
-    pub name: String,
-    /// Seed: equal seeds and counts give equal data.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Largest parquet file, e.g. 256MB (default: 512MB, for the form parquet 1.5GB).
-    #[arg(long, value_name = "SIZE", value_parser = crate::commands::convert::parse_size)]
-    pub shard_size: Option<u64>,
-    /// Replace a data set of the same name.
-    #[arg(long)]
-    pub overwrite: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-pub(super) fn parse_form(text: &str) -> Result<OutputForm, String> {
+/// A form of data sets by its name.
+///
+/// # Errors
+/// For any other name, with the known ones.
+pub fn parse_form(text: &str) -> Result<OutputForm, String> {
     let known = OutputForm::ALL.map(OutputForm::name).join(", ");
     OutputForm::ALL.into_iter().find(|form| form.name() == text).ok_or(format!("use one of {known}"))
 }
@@ -390,7 +360,7 @@ pub struct DataShards {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub shard_samples: u64,
     /// Size at which a shard is full.
-    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = crate::commands::convert::parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = otter_train::memory::parse_bytes)]
     pub shard_size: u64,
     /// Print JSON.
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! Arguments of the commands that make models: quickstart, toybox, pretrain-base, train, init.
+//! Arguments of the commands that make models: quickstart, toybox, train, init.
 
 use std::path::PathBuf;
 
@@ -46,20 +46,6 @@ pub struct Toybox {
     /// Print the manifest as JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-/// Arguments of `pretrain-base`.
-#[derive(Debug, Args)]
-pub struct PretrainBase {
-    /// Directory to write.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Seed of weights and data.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Factor on the number of steps.
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    pub scale: f64,
 }
 
 /// Arguments of `train`.
@@ -117,7 +103,7 @@ pub struct Init {
     #[arg(long, value_name = "N")]
     pub vocab_size: Option<usize>,
     /// Most bytes of a weight file, for example 5GB or 512MiB.
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = crate::commands::convert::parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = otter_train::memory::parse_bytes)]
     pub shard_size: u64,
     /// Print the published models with their numbers of parameters.
     #[arg(long, conflicts_with_all = ["like", "out"])]

@@ -2,22 +2,24 @@
 #![allow(rustdoc::invalid_html_tags, reason = "the comments are help texts and are printed as they stand")]
 
 mod checkpoints;
+mod comparing;
 mod data;
 mod data_import;
 mod generation;
 mod image_rules;
 mod making;
-mod measuring;
+mod moved;
 
 use clap::{Parser, Subcommand};
 
 pub use checkpoints::*;
+pub use comparing::*;
 pub use data::*;
 pub use data_import::*;
 pub use generation::*;
 pub use image_rules::*;
 pub use making::*;
-pub use measuring::*;
+pub use moved::*;
 
 /// Multi-modal in-context instruction tuning: make data, tune, evaluate, chat.
 #[derive(Debug, Parser)]
@@ -73,10 +75,6 @@ Then:
   otter toybox --out data/toybox
   otter toybox --out data/toybox --seed 3 --image-size 48 --scale 0.1")]
     Toybox(Toybox),
-    /// Pre-train the small vision tower and language model that quickstart starts from (they ship with this project).
-    #[command(after_help = "Example:
-  otter pretrain-base --out assets/toybox-base")]
-    PretrainBase(PretrainBase),
     /// Instruction-tune a model as one TOML file describes.
     #[command(after_help = "Examples:
   otter train --config recipes/toybox.toml
@@ -147,10 +145,10 @@ and OTTER_MIRROR, a folder laid out as org/name/files.")]
     /// Turn any checkpoint into an Otter directory, another form, or an OpenFlamingo file.
     #[command(after_help = CONVERT_EXAMPLES)]
     Convert(Box<Convert>),
-    /// Time training steps and greedy decoding of a model of given sizes with random weights.
-    #[command(after_help = "Examples:
-  otter bench --preset mid --json
-  otter bench --like otter-9b --quantize q4_k --only prefill,decode
-  otter bench --preset mid --lengths 128,61,90,37")]
-    Bench(Bench),
+    /// Moved to `otter-dev bench`.
+    #[command(hide = true, disable_help_flag = true)]
+    Bench(Moved),
+    /// Moved to `otter-dev pretrain-base`.
+    #[command(hide = true, disable_help_flag = true)]
+    PretrainBase(Moved),
 }

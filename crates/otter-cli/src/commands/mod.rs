@@ -1,37 +1,9 @@
-//! The commands, one a file.
+//! The commands: about data, about checkpoints, answers of a model, tuning and evaluation.
 
-mod bench;
-mod bench_floor;
-mod bench_inference;
-mod bench_loader;
-mod bench_model;
-mod bench_table;
-mod chat;
-pub(crate) mod convert;
-mod data_convert;
-mod data_import;
-mod data_retrieve;
-mod data_shards;
-mod data_show;
-mod data_source;
-mod data_stats;
-mod data_synthesise;
-mod data_verify;
-mod eval;
-mod generate;
-mod generation;
-mod hub;
-pub(crate) mod init;
-mod inspect;
-pub(crate) mod interrupt;
-mod model;
-mod parity;
-mod pictures;
-mod pretrain_base;
-mod pull;
-mod quickstart;
-mod score;
-mod toybox;
+pub mod checkpoint;
+pub mod data;
+pub mod generate;
+pub mod interrupt;
 mod train;
 
 use std::process::ExitCode;
@@ -41,40 +13,52 @@ use anyhow::{Context, Result};
 use crate::arguments::{Arguments, Command, Data};
 
 /// Runs the command that the arguments name.
+///
+/// # Errors
+/// Whatever the command cannot do.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    begin(arguments.threads)?;
+    match arguments.command {
+        Command::Generate(arguments) => generate::command::run(&arguments)?,
+        Command::Score(arguments) => generate::score::run(&arguments)?,
+        Command::Parity(arguments) => return checkpoint::parity::run(&arguments),
+        Command::Init(arguments) => checkpoint::init::run(&arguments)?,
+        Command::Inspect(arguments) => checkpoint::inspect::run(&arguments)?,
+        Command::Convert(arguments) => checkpoint::convert::run(&arguments)?,
+        Command::Chat(arguments) => generate::chat::run(&arguments)?,
+        Command::Data(Data::Import(arguments)) => return data::import::run(&arguments),
+        Command::Data(Data::Shards(arguments)) => data::shards::run(&arguments)?,
+        Command::Data(Data::Show(arguments)) => data::show::run(&arguments)?,
+        Command::Data(Data::Retrieve(arguments)) => data::retrieve::run(&arguments)?,
+        Command::Data(Data::Convert(arguments)) => data::convert::run(&arguments)?,
+        Command::Data(Data::Synthesize(arguments)) => return Err(arguments.error("synthesize")),
+        Command::Data(Data::Verify(arguments)) => return data::verify::run(&arguments),
+        Command::Data(Data::Stats(arguments)) => data::stats::run(&arguments)?,
+        Command::Bench(arguments) => return Err(arguments.error("bench")),
+        Command::PretrainBase(arguments) => return Err(arguments.error("pretrain-base")),
+        Command::Quickstart(arguments) => train::quickstart::run(&arguments)?,
+        Command::Toybox(arguments) => data::toybox::run(&arguments)?,
+        Command::Pull(arguments) => checkpoint::pull::run(&arguments)?,
+        Command::Train(arguments) => return train::command::run(&arguments),
+        Command::Eval(arguments) => train::eval::run(&arguments)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a program does before its command: the allocator, limits, the number of threads for computation.
+///
+/// # Errors
+/// When the threads cannot be started.
+pub fn begin(threads: Option<usize>) -> Result<()> {
     keep_large_buffers();
     interrupt::keep_running_at_file_size_limit();
-    if let Some(threads) = arguments.threads {
+    if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
             .context("cannot start the thread pool")?;
     }
-    match arguments.command {
-        Command::Generate(arguments) => generate::run(&arguments)?,
-        Command::Score(arguments) => score::run(&arguments)?,
-        Command::Parity(arguments) => return parity::run(&arguments),
-        Command::Init(arguments) => init::run(&arguments)?,
-        Command::Inspect(arguments) => inspect::run(&arguments)?,
-        Command::Convert(arguments) => convert::run(&arguments)?,
-        Command::Chat(arguments) => chat::run(&arguments)?,
-        Command::Data(Data::Import(arguments)) => return data_import::run(&arguments),
-        Command::Data(Data::Shards(arguments)) => data_shards::run(&arguments)?,
-        Command::Data(Data::Show(arguments)) => data_show::run(&arguments)?,
-        Command::Data(Data::Retrieve(arguments)) => data_retrieve::run(&arguments)?,
-        Command::Data(Data::Convert(arguments)) => data_convert::run(&arguments)?,
-        Command::Data(Data::Synthesise(arguments)) => data_synthesise::run(&arguments)?,
-        Command::Data(Data::Verify(arguments)) => return data_verify::run(&arguments),
-        Command::Data(Data::Stats(arguments)) => data_stats::run(&arguments)?,
-        Command::Bench(arguments) => bench::run(&arguments)?,
-        Command::PretrainBase(arguments) => pretrain_base::run(&arguments)?,
-        Command::Quickstart(arguments) => quickstart::run(&arguments)?,
-        Command::Toybox(arguments) => toybox::run(&arguments)?,
-        Command::Pull(arguments) => pull::run(&arguments)?,
-        Command::Train(arguments) => return train::run(&arguments),
-        Command::Eval(arguments) => eval::run(&arguments)?,
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Lets the allocator keep large freed buffers: every step asks for the same ones again, and handing them back to the

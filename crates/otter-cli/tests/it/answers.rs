@@ -1,13 +1,10 @@
 //! What an answer and a score depend on, through the command line: not on neighbours in a batch, on the text as it is
 //! joined, on the checkpoint's own settings where no option is given, and on nothing in silence.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use common::{CheckpointCopy, Run, golden, integers, otter, otter_with_input};
+use crate::common::{CheckpointCopy, Run, golden, integers, otter, otter_with_input};
 use serde_json::{Value, json};
 
 const PROMPTS: [(&str, &[&str]); 3] = [

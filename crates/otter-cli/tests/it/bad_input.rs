@@ -1,11 +1,8 @@
 //! Damaged, hostile or contradictory input: a clear message that names the culprit, never a panic.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::Path;
 
-use common::{CheckpointCopy, Run, golden, otter};
+use crate::common::{CheckpointCopy, Run, golden, otter};
 use serde_json::json;
 
 fn generate(model: &Path) -> Run {
@@ -57,7 +54,7 @@ fn weights_that_are_not_finite_are_named() {
             arguments.extend(arguments!["--model", model, "--image", &image, "--prompt", prompt]);
             otter(&arguments).error(&named);
         }
-        let run = common::otter_with_input(
+        let run = crate::common::otter_with_input(
             &arguments!["chat", "--model", model, "--image", &image, "--max-new-tokens", "2"],
             b"what is it?\n",
         );

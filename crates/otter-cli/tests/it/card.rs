@@ -1,13 +1,8 @@
 //! The real binary with the host in place of a card (device `emulated`): parity with the original, tuning, answers.
-#![cfg(feature = "emulate")]
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-#[macro_use]
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{golden, otter};
+use crate::common::{golden, otter};
 use serde_json::Value;
 use tempfile::TempDir;
 

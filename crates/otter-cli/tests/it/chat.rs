@@ -1,11 +1,8 @@
 //! `otter chat` with its questions on a pipe.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{CheckpointCopy, Run, golden, otter, otter_with_input};
+use crate::common::{CheckpointCopy, Run, golden, otter, otter_with_input};
 use serde_json::json;
 
 thread_local! {

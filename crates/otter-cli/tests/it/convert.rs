@@ -1,11 +1,8 @@
 //! `otter convert` through the real binary: recorded OpenFlamingo checkpoints run afterwards and give the recorded logits.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::Path;
 
-use common::{golden, golden_floats, golden_integers, integers, otter};
+use crate::common::{golden, golden_floats, golden_integers, integers, otter};
 use otter_checkpoint::load_model;
 use otter_model::{TextInput, VisionInput};
 use otter_nn::{Device, Tensor};

@@ -1,12 +1,9 @@
 //! `otter data convert` and `otter data synthesise` with the real binary.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{Run, golden, otter};
+use crate::common::{Run, golden, otter};
 use otter_data::ImageTable;
 use serde_json::{Value, json};
 

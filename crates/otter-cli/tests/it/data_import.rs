@@ -1,7 +1,4 @@
 //! `otter data import` with the real binary: tables of one's own, pairs of pictures, videos; stopped and killed runs.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Run, otter};
+use crate::common::{Run, otter};
 use image::{Rgb, RgbImage};
 use otter_data::{ImageTable, InstructionTable};
 use serde_json::{Value, json};
@@ -177,7 +174,7 @@ fn languages_of_a_table_are_kept_told_and_chosen_in_every_form() {
     // A list chooses among them.
     let list = place.path().join("list.yaml");
     fs::write(&list, "\u{feff}IMAGE_TEXT:\n  T: {mimicit_path: out, languages: [pt, de]}\n").unwrap();
-    let model = common::golden("data/tokenizer_llama");
+    let model = crate::common::golden("data/tokenizer_llama");
     let show = |index: &str| {
         otter(&arguments!["data", "show", "--config", list, "--model", model, "--index", index, "--json"])
     };

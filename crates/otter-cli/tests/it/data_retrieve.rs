@@ -1,11 +1,8 @@
 //! `otter data retrieve`: in-context examples through the command line.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::Path;
 
-use common::{golden, golden_json, otter};
+use crate::common::{golden, golden_json, otter};
 use serde_json::Value;
 
 fn read(path: &Path) -> Value {

@@ -1,11 +1,8 @@
 //! `otter data show`: samples equal those of the original, and what is wrong with data is named.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Run, golden, golden_json, integers, otter, strings};
+use crate::common::{Run, golden, golden_json, integers, otter, strings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

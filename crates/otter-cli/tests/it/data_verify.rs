@@ -1,11 +1,8 @@
 //! `otter data verify` and `otter data stats`: what is wrong is named, counted and repaired; what is there is counted.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::PathBuf;
 
-use common::{CheckpointCopy, golden, otter};
+use crate::common::{CheckpointCopy, golden, otter};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -45,7 +42,7 @@ impl Data {
         std::fs::write(self.path(name), value.to_string()).unwrap();
     }
 
-    fn verify(&self, more: &[&str]) -> common::Run {
+    fn verify(&self, more: &[&str]) -> crate::common::Run {
         let mut arguments = arguments![
             "data",
             "verify",

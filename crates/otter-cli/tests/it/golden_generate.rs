@@ -1,12 +1,9 @@
 //! `otter generate` and `otter score` give the ids and log-probabilities of the original.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use common::{golden, golden_floats, golden_integers, golden_json, integers, otter, strings};
+use crate::common::{golden, golden_floats, golden_integers, golden_json, integers, otter, strings};
 use serde_json::{Value, json};
 
 /// A recorded run and the options that ask for the same.

@@ -1,12 +1,9 @@
 //! GPT-NeoX, OPT, Falcon and the variants of LLaMA, through the real binary, against what PyTorch and Transformers
 //! compute for them (`tests/fixtures/make_language_models.py`).
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{golden, golden_json, integers, otter, strings};
+use crate::common::{golden, golden_json, integers, otter, strings};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;

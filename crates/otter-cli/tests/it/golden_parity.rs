@@ -1,9 +1,6 @@
 //! `otter parity` agrees with tensors recorded from the original, and notices when it should not.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::{CheckpointCopy, Run, golden, otter, strings};
+use crate::common::{CheckpointCopy, Run, golden, otter, strings};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 

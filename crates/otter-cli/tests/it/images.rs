@@ -1,14 +1,11 @@
 //! Image files as people have them: every format and pixel type is read, and what cannot be read is a clear error.
 //!
 //! The log-probability of an answer tells images apart: equal pixels give equal numbers, other pixels other ones.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use common::{golden, otter};
+use crate::common::{golden, otter};
 use image::codecs::gif::GifEncoder;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, Frame, ImageBuffer, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
@@ -17,7 +14,7 @@ use tempfile::TempDir;
 
 const PROMPT: &str = "<image>User: What is the color of the boat? GPT:<answer>";
 
-fn run(image: &Path) -> common::Run {
+fn run(image: &Path) -> crate::common::Run {
     let model = golden("llama/checkpoint");
     otter(&arguments![
         "score", "--json", "--model", model, "--image", image, "--prompt", PROMPT, "--answer", "the boat"
@@ -363,6 +360,6 @@ fn what_is_transparent_is_shown_as_asked_and_told() {
     assert_eq!(answers[0]["image_notes"]["alpha_dropped"]["count"], 1);
     assert!(answers[1]["image_notes"].is_null());
     let said =
-        common::otter_with_input(&arguments!["chat", "--model", &model, "--image", &moon_file], b"/quit\n");
+        crate::common::otter_with_input(&arguments!["chat", "--model", &model, "--image", &moon_file], b"/quit\n");
     assert_eq!(said.success().stderr.matches("transparent in part").count(), 1);
 }

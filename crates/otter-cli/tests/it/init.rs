@@ -1,9 +1,6 @@
 //! `otter init`: what it writes can be inspected and run, and wrong input is explained.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::{golden, otter};
+use crate::common::{golden, otter};
 
 #[test]
 fn the_published_models_are_listed_with_their_sizes() {

@@ -1,9 +1,6 @@
 //! `otter inspect`: the numbers of a known checkpoint, and what is wrong with an odd one.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::{CheckpointCopy, golden, integers, otter, strings};
+use crate::common::{CheckpointCopy, golden, integers, otter, strings};
 use serde_json::{Value, json};
 
 fn inspect(directory: &std::path::Path, more: &[&str]) -> Value {
@@ -211,7 +208,7 @@ fn untrained_checkpoints_are_told_before_chat_and_generate() {
     let mut arguments = arguments!["generate", "--model", copy.path()].to_vec();
     arguments.extend(prompt.map(Into::into));
     assert!(otter(&arguments).success().stderr.contains(&warning));
-    let run = common::otter_with_input(&arguments!["chat", "--model", copy.path()], b"").success();
+    let run = crate::common::otter_with_input(&arguments!["chat", "--model", copy.path()], b"").success();
     assert!(run.stderr.contains(&warning), "{}", run.stderr);
     // A tuned one says nothing.
     let mut arguments = arguments!["generate", "--model", golden("llama/checkpoint")].to_vec();

@@ -1,14 +1,11 @@
 //! Pre-training from end to end: raw files to shards, a look at samples, a short run on both kinds of streams.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{golden, otter};
+use crate::common::{golden, otter};
 use serde_json::{Value, json};
 
 const PICTURES: [(&str, &str); 4] = [

@@ -1,12 +1,9 @@
 //! What a prompt is made of, for every command alike: how it begins, that its structural tokens are whole, and that
 //! files saved by other programs are read.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{CheckpointCopy, otter};
+use crate::common::{CheckpointCopy, otter};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -1,17 +1,12 @@
 //! `otter pull` from a hub on the loopback interface, and the pulled model in other commands.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-#[path = "../../otter-hub/tests/common/mod.rs"]
-mod hub;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Run, golden};
-use hub::{COMMIT, Files, Hub, ID};
+use crate::common::{Run, golden};
+use crate::hub::{COMMIT, Files, Hub, ID};
 use tempfile::TempDir;
 
 /// The golden LLaMA checkpoint as a repository, with what a training run leaves beside it.
@@ -181,7 +176,7 @@ fn ctrl_c_leaves_what_the_next_pull_uses() {
     hub.behave(|b| b.pause = Duration::from_millis(20));
     let weights = &checkpoint()["pytorch_model.bin"];
     let blobs = user.home.path().join("hf/hub/models--org--name/blobs");
-    let incomplete = blobs.join(format!("{}.incomplete", hub::sha256(weights)));
+    let incomplete = blobs.join(format!("{}.incomplete", crate::hub::sha256(weights)));
     let length = |path: &Path| std::fs::metadata(path).map_or(0, |data| data.len());
     let child = user.command(&["pull", ID]).spawn().unwrap();
     while length(&incomplete) < 100_000 {

@@ -3,11 +3,6 @@
 //! The tests make a virtual environment of their own from PyPI (`python/make_environment.py`), under the target
 //! directory, once for each version of its requirements. Where that cannot be done they are skipped, or fail if the part
 //! `python` is required (see `tests/skip.rs`). `OTTER_PYTHON` names an interpreter that has the packages.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-#[path = "../../../tests/skip.rs"]
-mod skip;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -15,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use common::{golden, golden_json, otter, strings};
+use crate::common::{golden, golden_json, otter, strings};
 use otter_checkpoint::{
     SaveDtype, SaveOptions, load_model, load_tokenizer, save_model, write_transformers_module,
 };
@@ -73,7 +68,7 @@ fn python() -> Option<&'static Path> {
     match ENVIRONMENT.get_or_init(make_environment) {
         Ok(python) => Some(python),
         Err(reason) => {
-            skip::skipped("python", reason);
+            crate::skip::skipped("python", reason);
             None
         }
     }

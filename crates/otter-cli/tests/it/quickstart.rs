@@ -1,14 +1,10 @@
 //! `otter quickstart` from end to end on a sliver of its data: stop it, run it again, look at what it leaves.
-#![expect(clippy::unwrap_used, reason = "tests")]
-#![cfg(unix)]
-
-mod common;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{golden, otter};
+use crate::common::{golden, otter};
 use serde_json::Value;
 
 /// Below the smallest data and step counts, so the least work there is.

@@ -1,12 +1,9 @@
 //! `otter toybox` and `otter eval`: the synthetic data set on disk, and accuracy measured on it.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::{golden, otter};
+use crate::common::{golden, otter};
 use serde_json::Value;
 
 const SCALE: &str = "0.005";

@@ -1,11 +1,5 @@
 //! `otter train` from end to end on a sliver of the toybox: records, exact resume, and what an interrupt, a kill or a
 //! full disk leaves behind.
-#![expect(clippy::unwrap_used, reason = "tests")]
-#![cfg(unix)]
-
-mod common;
-#[path = "../../../tests/skip.rs"]
-mod skip;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
@@ -13,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{otter, strings};
+use crate::common::{otter, strings};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -436,11 +430,11 @@ fn a_full_disk_while_saving_leaves_the_checkpoint_before() {
     let ended: Ended = match run {
         Ok(output) if output.status.code() != Some(CANNOT_MOUNT) => output.into(),
         _ => {
-            return skip::skipped("mount", "a small file system can only be mounted by root on Linux");
+            return crate::skip::skipped("mount", "a small file system can only be mounted by root on Linux");
         }
     };
     if ended.stderr.starts_with("unshare:") {
-        return skip::skipped("mount", ended.stderr.trim());
+        return crate::skip::skipped("mount", ended.stderr.trim());
     }
     ended.error(&["step-000004", ".safetensors", "No space left on device"]);
     for moment in ["before", "after"] {

@@ -1,9 +1,6 @@
 //! `otter generate --video`: the frames of a folder or GIF give the answer that the same frames give as images.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::{golden, otter};
+use crate::common::{golden, otter};
 use image::{Rgb, RgbImage};
 
 #[test]

@@ -1,9 +1,6 @@
 //! AdamW against the formulas of the host's optimizer, written out in its order of operations.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{gpu, numbers, on};
+use crate::common::{gpu, numbers, on};
 use otter_cuda::Buffer;
 use otter_cuda::adamw::{self, BLOCK, EightBitMoments, Settings};
 

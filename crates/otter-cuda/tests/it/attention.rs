@@ -1,9 +1,6 @@
 //! Attention against the host's, which here computes in double precision.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{assert_close, gpu, numbers, on};
+use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::Constant;
 use otter_cuda::attention::{self as gpu_attention, ForwardResult, InputGradients, Inputs};
 use otter_nn::kernels::attention::{self, HeadLayout, Span};

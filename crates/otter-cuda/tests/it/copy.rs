@@ -1,9 +1,6 @@
 //! Strided copies against plain loops.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{gpu, numbers, on};
+use crate::common::{gpu, numbers, on};
 use otter_cuda::copy::{Layout, copy};
 
 fn layout(offset: usize, strides: [usize; 3]) -> Layout {

@@ -1,9 +1,6 @@
 //! Activations, sums and gates against the host's.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{assert_close, gpu, numbers, on};
+use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::elementwise::{self as gpu_elementwise, Activation};
 use otter_cuda::{Buffer, GpuError};
 use otter_nn::kernels::elementwise::{self, Gelu, GeluTanh, QuickGelu, Relu};

@@ -1,9 +1,6 @@
 //! Products of a few rows, and rows of tables, of elements of 32 and 16 bits.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{assert_close, gpu, numbers, on};
+use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::quantised::QuantisedBuffer;
 use otter_cuda::{Buffer, Gpu, Matrix, embedding, few_rows};
 use otter_nn::kernels::half::f16_to_f32;

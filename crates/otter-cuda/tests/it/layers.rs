@@ -1,9 +1,6 @@
 //! Norms, rotary positions, tables, losses and products against the host's.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{assert_close, gpu, numbers, on};
+use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::{Precision, cross_entropy, embedding, matmul, norm, rotary::RotaryAngles};
 use otter_nn::kernels::{matmul as host_matmul, norm as host_norm};
 use otter_nn::{

@@ -1,9 +1,6 @@
 //! Products with matrices in half precision, and by tensor cores.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{assert_close, gpu, numbers, on};
+use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::quantised::{self, QuantisedBuffer};
 use otter_cuda::{Buffer, Gpu, Matrix, Precision, matmul};
 use otter_nn::kernels::half::f16_to_f32;

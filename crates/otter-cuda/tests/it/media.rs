@@ -1,9 +1,6 @@
 //! Rows that see all media alike against the host's media attention.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{assert_close, gpu, numbers, on};
+use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::media::{mean_rows, mean_rows_backward};
 use otter_nn::MediaTarget::{Nothing, Uniform};
 use otter_nn::{Device, MediaAttention, MediaRows, Tensor};

@@ -1,9 +1,6 @@
 //! Matrices in blocks of 8 and 4 bits against the host's.
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-
-use common::{assert_close, gpu, numbers, on};
+use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::quantised::{self, QuantisedBuffer};
 use otter_cuda::{Gpu, Precision};
 use otter_nn::kernels::matmul as host_matmul;

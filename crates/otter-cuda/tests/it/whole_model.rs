@@ -1,12 +1,7 @@
 //! Whole models on a device: what the host computes, for every language model, packed or padded, with every kind of weight.
 
-#![cfg(any(feature = "cuda", feature = "emulate"))]
 
-mod common;
-#[path = "../../otter-model/tests/small_models/mod.rs"]
-mod small_models;
-
-use common::device;
+use crate::common::device;
 use otter_cuda::Precision;
 use otter_model::config::{LlamaConfig, OtterConfig};
 use otter_model::generate::{
@@ -18,7 +13,7 @@ use otter_nn::gradient_check::{random_parameters, random_tensor};
 use otter_nn::{
     Device, Gradients, Parameters, QuantisedFormat, QuantisedMatrix, Segment, Segments, Tensor, Weight,
 };
-use small_models::{IMAGE, config, other_language_models};
+use crate::small_models::{IMAGE, config, other_language_models};
 
 /// Every small model: all language models, and a tower with places for media.
 fn models() -> Vec<OtterConfig> {

@@ -1,13 +1,10 @@
 //! The repaired behaviour: media layout, truncation, forged tokens, bad samples, sources, loader.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
-use common::{golden, tokenizer};
+use crate::common::{golden, tokenizer};
 use otter_data::{
     Batch, DataConfig, DataError, Dataset, Group, ImageNote, ImageTable, ImagesOfRecord, InContextImages,
     Loader, LoaderOptions, OnBadSample, Packing, Preset, Rank, Sample, SetConfig, SkipReason,

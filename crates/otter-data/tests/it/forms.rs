@@ -1,7 +1,4 @@
 //! Every form of a data set holds the same records, contexts and images.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,6 @@
 //! Samples and batches equal those of the original, token by token.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::{golden, json, tokenizer};
+use crate::common::{golden, json, tokenizer};
 use otter_data::{
     Batch, ConvertOptions, DataConfig, Dataset, Group, ImageTransform, InstructionFormat, OutputForm, Preset,
     Sampling, clean_answer, clean_question, convert_set, output_paths, resample_frames, resample_positions,

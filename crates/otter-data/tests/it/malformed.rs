@@ -2,9 +2,6 @@
 //!
 //! Every case starts from the same sound data set of two samples and spoils one thing. It goes through the loader
 //! (bad samples passed over), through `verify`, and through `verify` with `strict`.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{golden, tokenizer};
+use crate::common::{golden, tokenizer};
 use otter_data::verify::{Reason, Severity, VerifyOptions, VerifyReport, verify};
 use otter_data::{DataConfig, DataReport, Dataset, Loader, LoaderOptions, OnBadSample};
 use serde_json::{Value, json};

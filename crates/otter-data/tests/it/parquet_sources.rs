@@ -1,14 +1,11 @@
 //! Parquet files of several shapes, and damaged ones.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::golden;
+use crate::common::golden;
 use otter_data::ImageTable;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType};

@@ -1,7 +1,4 @@
 //! Pre-training streams: tar shards and JSON lines to samples, what is left out and why, exact resume, hostile files.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{golden, tar, tokenizer};
+use crate::common::{golden, tar, tokenizer};
 use otter_data::{
     Batch, CaptionFormat, DataConfig, Dataset, Group, IGNORE_INDEX, ImageRule, ImageRules, ImageTransform,
     Loader, LoaderOptions, OnBadSample, Preset, Rank, Sample, SetConfig, SkipReason, StreamConfig,

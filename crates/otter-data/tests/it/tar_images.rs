@@ -1,5 +1,4 @@
 //! Images in tar archives of several writers, and hostile archives.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 

@@ -1,9 +1,6 @@
 //! Encoding and streaming decoding with the reference tokenizers.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::tokenizer;
+use crate::common::tokenizer;
 use otter_data::TextTokenizer;
 use proptest::prelude::*;
 

@@ -1,13 +1,10 @@
 //! Repaired copies: whatever was wrong, nothing is wrong with the copy, and what could be used is still there.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{golden, tokenizer};
+use crate::common::{golden, tokenizer};
 use otter_data::verify::{
     FixOptions, FixReport, Reason, VerifyOptions, VerifyReport, verify, verify_and_fix,
 };

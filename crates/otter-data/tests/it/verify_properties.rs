@@ -1,11 +1,8 @@
 //! `verify` on randomly damaged copies of the golden data: never a panic, and it agrees with the loader on what can be used.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::path::Path;
 
-use common::{golden, tokenizer};
+use crate::common::{golden, tokenizer};
 use otter_data::verify::{Reason, VerifyOptions, report_html, verify};
 use otter_data::{DataConfig, Dataset};
 use proptest::prelude::*;

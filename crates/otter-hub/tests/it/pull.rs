@@ -1,7 +1,4 @@
 //! Pulls from a hub on the loopback interface: whole, pinned, interrupted, damaged, refused, hostile, twice at once.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -9,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use common::{COMMIT, Hub, ID, git_sha1, model_files, sha256};
+use crate::common::{COMMIT, Hub, ID, git_sha1, model_files, sha256};
 use otter_hub::{
     Cache, Glob, HubError, Observer, Plan, PullOptions, Pulled, RECORD_FILE, Record, Retry, Settings, Silent,
     Token, plan, pull, resolve_model,
@@ -670,7 +667,7 @@ fn https_is_checked_against_the_given_roots() {
     let mut place = Place::new(&hub);
     place.settings.retry.attempts = 1;
     place.error(&options(), &["no secure connection", "SSL_CERT_FILE"]);
-    place.settings.certificates = Some(common::test_certificate("root.pem"));
+    place.settings.certificates = Some(crate::common::test_certificate("root.pem"));
     place.settings.token = Token::new("hf_secret").unwrap();
     assert_model(&place.pull(&options()).unwrap().folder);
     assert!(hub.requests("").iter().all(|r| r.token.as_deref() == Some("Bearer hf_secret")));

@@ -1,6 +1,5 @@
 //! Baseline JPEG files give Pillow's pixels to the last bit. The files in `fixtures/baseline_jpeg.json` are our own
 //! patterns, written and decoded with Pillow 13.0.0 and libjpeg-turbo 3.2.0; damaged ones never panic.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
 

@@ -1,9 +1,6 @@
 //! Decoding and preprocessing equal Pillow and the two image processors of the original, JPEG files included.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
-mod common;
-
-use common::golden;
+use crate::common::golden;
 use otter_media::{ImageRules, ImageTransform, open_image, preprocess};
 use safetensors::SafeTensors;
 

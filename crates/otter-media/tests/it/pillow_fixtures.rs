@@ -1,6 +1,5 @@
 //! Every kind of image file gives the pixels that Pillow 13 gives. The files and expected values
 //! in `fixtures/` are our own patterns, written and decoded with Pillow 13.0.0.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
 use std::time::Instant;

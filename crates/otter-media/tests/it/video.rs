@@ -1,10 +1,5 @@
 //! Frames through ffmpeg: the protocol with a script in its place, the pictures with a real one where there is one
 //! (`OTTER_FFMPEG`, or `ffmpeg` on PATH).
-#![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-#[path = "../../../tests/skip.rs"]
-mod skip;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -150,7 +145,7 @@ fn dropping_the_frames_ends_ffmpeg() {
 #[track_caller]
 fn assert_ends(process: &str) {
     if !Path::new("/proc/self/stat").exists() {
-        return skip::skipped("proc", "whether a process has ended is not looked at");
+        return crate::skip::skipped("proc", "whether a process has ended is not looked at");
     }
     let status = PathBuf::from(format!("/proc/{process}/stat"));
     for _ in 0..100 {
@@ -198,7 +193,7 @@ fn without_ffmpeg_the_message_says_how_to_get_it() {
 fn real() -> Option<PathBuf> {
     let found = find_ffmpeg(None);
     if found.is_err() {
-        skip::skipped("ffmpeg", "set OTTER_FFMPEG or install it to run this test");
+        crate::skip::skipped("ffmpeg", "set OTTER_FFMPEG or install it to run this test");
     }
     found.ok()
 }
@@ -242,7 +237,7 @@ fn the_alpha_channel_of_webm_is_read() {
     for codec in ["libvpx", "libvpx-vp9"] {
         let listing = Command::new(&ffmpeg).args(["-hide_banner", "-encoders"]).output().unwrap();
         if !String::from_utf8_lossy(&listing.stdout).contains(&format!(" {codec} ")) {
-            skip::skipped("ffmpeg", "install one with libvpx to run this test");
+            crate::skip::skipped("ffmpeg", "install one with libvpx to run this test");
             return;
         }
         let file = folder.path().join(format!("{codec}.webm"));

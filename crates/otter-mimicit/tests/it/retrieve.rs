@@ -1,5 +1,4 @@
 //! Picking in-context examples: encoders against recordings, the approximate index against the exact one, rules, resumed runs.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};

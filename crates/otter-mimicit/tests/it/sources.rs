@@ -1,5 +1,4 @@
 //! Every source from tiny made-up inputs to the records and ids that are expected of it.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::cell::RefCell;
 use std::fs;

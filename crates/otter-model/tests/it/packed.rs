@@ -6,8 +6,7 @@ use otter_nn::gradient_check::{random_parameters, random_tensor};
 use otter_nn::layers::cross_entropy::LossSum;
 use otter_nn::{Device, Gradients, Parameters, Real, Segment, Segments, Tensor};
 
-mod small_models;
-use small_models::{IMAGE, config, other_language_models};
+use crate::small_models::{IMAGE, config, other_language_models};
 
 /// Sequences with the media items of their placeholders; the labels follow from the ids.
 struct Sequences {

@@ -6,8 +6,7 @@ use otter_model::{FreezeRule, LossScale, ModelError, Otter, TextInput, VisionInp
 use otter_nn::gradient_check::{check, random_parameters, random_tensor};
 use otter_nn::{Device, Gradients, ParameterSpecs, Parameters, Tensor};
 
-mod small_models;
-use small_models::{IMAGE, config, other_language_models};
+use crate::small_models::{IMAGE, config, other_language_models};
 
 fn model() -> Result<(Otter, ParameterSpecs), ModelError> {
     Otter::new(&config())

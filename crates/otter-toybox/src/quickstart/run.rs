@@ -14,7 +14,7 @@ use otter_data::{DataConfig, Dataset};
 use otter_eval::{Detail, Evaluation, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
 use otter_model::FreezeRule;
 use otter_nn::Device;
-use otter_train::memory_plan::MemoryPlan;
+use otter_train::memory::MemoryPlan;
 use otter_train::{Observer, Resume, StepReport, TrainConfig, TrainSummary};
 
 use super::error::QuickstartError;

@@ -1,6 +1,5 @@
 //! The evaluator on a small toybox and a random model: every score and every generated answer must be what the model
 //! gives for one query at a time, computed the slow way.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 use std::sync::Arc;

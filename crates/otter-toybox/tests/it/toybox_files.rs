@@ -1,5 +1,4 @@
 //! The written toybox as a reader sees it.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Result, TrainError};
-use crate::image_rules;
+use crate::run::image_rules;
 
 /// Keys that may differ between a checkpoint and the run that resumes it: length, logging and speed, and what is
 /// only measured. Everything under `eval.` too.

@@ -15,7 +15,7 @@
 
 use otter_model::config::OtterConfig;
 
-use crate::memory_plan::{BatchShape, PlanItem};
+use crate::memory::{BatchShape, PlanItem};
 
 /// What of a model is trained, as far as it decides about activations.
 #[derive(Debug, Clone, Copy)]

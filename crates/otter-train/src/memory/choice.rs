@@ -8,8 +8,8 @@ use std::fmt;
 
 use crate::config::{Quantise, TrainConfig};
 use crate::error::{Result, TrainError};
-use crate::memory_plan::{MemoryPlan, show_bytes};
-use crate::optimizer::MomentPrecision;
+use crate::memory::{MemoryPlan, show_bytes};
+use crate::optim::MomentPrecision;
 
 /// What can be made smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl fmt::Display for Fitted {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::memory_plan::PlanItem;
+    use crate::memory::PlanItem;
     use std::path::Path;
 
     fn config(overrides: &[&str]) -> TrainConfig {

@@ -12,13 +12,13 @@ use otter_data::{Dataset, Loader, LoaderOptions, TextTokenizer};
 use otter_model::{FreezeRule, Otter};
 use otter_nn::ParameterSpecs;
 
-use crate::activation_plan::{TrainedParts, activation_plan};
+use crate::memory::{TrainedParts, activation_plan};
 use crate::config::{Quantise, TrainConfig};
 use crate::error::{Result, TrainError};
-use crate::memory_choice::{Choice, Fitted, fit};
-use crate::memory_plan::{BatchShape, Holdings, HostHoldings, Kept, MemoryPlan, WeightPlan, resident_bytes};
+use crate::memory::choice::{Choice, Fitted, fit};
+use crate::memory::{BatchShape, Holdings, HostHoldings, Kept, MemoryPlan, WeightPlan, resident_bytes};
 use crate::model::{batch_shape, bytes_ahead};
-use crate::otter_step::freeze_rule;
+use crate::otter::freeze_rule;
 
 /// Batches that are looked at to see how many pictures one has.
 const BATCHES_LOOKED_AT: usize = 4;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use otter_nn::{Parameters, QuantisedFormat, Weight};
 
-use crate::optimizer::MomentPrecision;
+use crate::optim::MomentPrecision;
 
 /// Sizes of one micro-batch that decide about activations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -250,45 +250,6 @@ pub fn compare(planned: u64, peak: Option<u64>) -> String {
     }
 }
 
-/// Peak resident memory of this process; `None` where the system does not tell.
-pub fn peak_bytes() -> Option<u64> {
-    status_field("VmHWM:")
-}
-
-/// Resident memory of this process now; `None` where the system does not tell.
-pub fn resident_bytes() -> Option<u64> {
-    status_field("VmRSS:")
-}
-
-/// Lets the peak start again from the present value, where the system can do that.
-pub fn reset_peak() {
-    #[cfg(target_os = "linux")]
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
-}
-
-/// Hands pages of freed buffers back to the system, where the allocator can do that. Buffers of batches of many sizes leave holes
-/// that later ones do not fit, and without this the process grows from step to step.
-pub fn give_back_freed() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: malloc_trim may be called at any time, by any thread; it touches only memory that nobody holds.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn status_field(name: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with(name))?;
-    let kibibytes: u64 = line[name.len()..].trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn status_field(_name: &str) -> Option<u64> {
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,6 +292,7 @@ mod tests {
         assert_eq!(parse_bytes("22GiB"), Ok(22 << 30));
         assert_eq!(parse_bytes("5GB"), Ok(5_000_000_000));
         assert_eq!(parse_bytes("1.5 MiB"), Ok(1_572_864));
+        assert_eq!(parse_bytes("100"), Ok(100));
         for wrong in ["", "GB", "5XB", "-1GB", "0", "1e9", "99999999TB"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
@@ -347,14 +309,5 @@ mod tests {
     fn the_comparison_names_both_numbers() {
         assert!(compare(1 << 30, Some(1 << 29)).contains("50 % of the plan"));
         assert!(compare(1 << 30, None).contains("does not tell"));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_large_buffer_shows_in_the_peak() {
-        let before = resident_bytes().expect("status");
-        let buffer = vec![1u8; 64 << 20];
-        assert!(peak_bytes().expect("status") >= before + (48 << 20));
-        assert_eq!(buffer.iter().map(|&b| u64::from(b)).sum::<u64>(), 64 << 20);
     }
 }

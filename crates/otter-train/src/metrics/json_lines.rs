@@ -8,8 +8,8 @@ use otter_checkpoint::atomic;
 use serde_json::{Value, json};
 
 use crate::error::{Result, TrainError};
-use crate::report::StepReport;
-use crate::trainer::Evaluated;
+use crate::metrics::StepReport;
+use crate::run::trainer::Evaluated;
 
 /// The kind of a line that tells of an evaluation.
 const EVALUATION: &str = "evaluation";

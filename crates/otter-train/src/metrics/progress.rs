@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::memory_plan::MemoryPlan;
-use crate::report::{Observer, Outcome, StepReport, TrainSummary};
+use crate::memory::MemoryPlan;
+use crate::metrics::{Observer, Outcome, StepReport, TrainSummary};
 
 /// Shows a run on standard error.
 pub struct Progress {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use otter_data::{Batch, ImageCounts};
 
-use crate::memory_plan::MemoryPlan;
-use crate::run_directory::Resumable;
+use crate::memory::MemoryPlan;
+use crate::run::directory::Resumable;
 
 /// Tokens of batches, with and without padding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Result, TrainError};
-use crate::memory_plan::MemoryPlan;
-use crate::progress::ending;
-use crate::report::{Observer, StepReport, TrainSummary};
+use crate::memory::MemoryPlan;
+use crate::metrics::progress::ending;
+use crate::metrics::{Observer, StepReport, TrainSummary};
 
 /// Writes what it is told into a file, and passes everything on.
 pub struct RunLog<'a> {

@@ -7,9 +7,9 @@ use otter_nn::{Device, Gradients, Parameters};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::card_moments::CardMoments;
-use crate::eight_bit_moments::{self, EightBitMoments, Place, blocks_of};
-use crate::tensors_file::{StateElements, StateElementsMut};
+use crate::optim::card_moments::CardMoments;
+use crate::optim::eight_bit_moments::{self, EightBitMoments, Place, blocks_of};
+use crate::run::tensors_file::{StateElements, StateElementsMut};
 
 /// Elements updated by one task.
 const BLOCK: usize = 1 << 14;
@@ -45,7 +45,7 @@ pub enum MomentPrecision {
     #[default]
     #[serde(rename = "f32")]
     Full,
-    /// In 8 bits with a scale for each 256 of them, see [`eight_bit_moments`](crate::eight_bit_moments): 2.03 bytes a
+    /// In 8 bits with a scale for each 256 of them, see [`eight_bit_moments`](crate::optim::eight_bit_moments): 2.03 bytes a
     /// trained parameter.
     #[serde(rename = "8bit")]
     EightBit,

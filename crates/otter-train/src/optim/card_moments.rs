@@ -3,9 +3,9 @@
 use otter_nn::Tensor;
 use otter_nn::card::{AdamWStep, Card, CardBuffer, CardMoments as Borrowed};
 
-use crate::eight_bit_moments::{Place, blocks_of};
-use crate::optimizer::MomentPrecision;
-use crate::tensors_file::{StateElements, StateElementsMut};
+use crate::optim::eight_bit_moments::{Place, blocks_of};
+use crate::optim::MomentPrecision;
+use crate::run::tensors_file::{StateElements, StateElementsMut};
 
 /// Moments of every trained parameter.
 pub(crate) struct CardMoments {

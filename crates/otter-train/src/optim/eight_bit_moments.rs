@@ -21,7 +21,7 @@ use std::ops::Range;
 use otter_nn::vectorised;
 use rayon::prelude::*;
 
-use crate::optimizer::StepConstants;
+use crate::optim::adamw::StepConstants;
 
 /// Elements that share a scale.
 pub const BLOCK: usize = 256;

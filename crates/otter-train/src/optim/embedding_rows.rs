@@ -50,7 +50,7 @@ impl EmbeddingRowMask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::optimizer::{AdamW, AdamWOptions};
+    use crate::optim::{AdamW, AdamWOptions};
     use otter_nn::{Init, ParameterSpecs};
 
     #[test]

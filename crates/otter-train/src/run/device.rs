@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
-use crate::memory_plan;
+use crate::memory;
 
 /// How products of many rows are computed. Weights that are trained, their gradients and moments are f32 in either case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub(crate) fn open(config: &TrainConfig) -> Result<Device> {
 /// Memory in use at most since [`reset_peak`]: of the card, or of this process where it computes on the host.
 pub(crate) fn peak_bytes(device: Device) -> Option<u64> {
     match device {
-        Device::Cpu => memory_plan::peak_bytes(),
+        Device::Cpu => memory::peak_bytes(),
         Device::Card(card) => Some(card.memory().peak),
     }
 }
@@ -52,7 +52,7 @@ pub(crate) fn peak_bytes(device: Device) -> Option<u64> {
 /// Lets the peak start again from the present value.
 pub(crate) fn reset_peak(device: Device) {
     match device {
-        Device::Cpu => memory_plan::reset_peak(),
+        Device::Cpu => memory::reset_peak(),
         Device::Card(card) => card.reset_peak(),
     }
 }

@@ -17,11 +17,11 @@ use otter_nn::Parameters;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{SaveWeights, TrainConfig};
-use crate::config_differences::differences;
+use crate::config::differences::differences;
 use crate::error::{Result, TrainError};
 use crate::model::TrainableModel;
-use crate::optimizer::AdamW;
-use crate::tensors_file::{self, StateElements, StateElementsMut, TensorsFile};
+use crate::optim::AdamW;
+use crate::run::tensors_file::{self, StateElements, StateElementsMut, TensorsFile};
 
 /// Layout of `trainer.json`; a later layout is refused.
 const FORMAT: u32 = 1;

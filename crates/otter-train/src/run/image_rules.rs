@@ -7,7 +7,7 @@ use otter_checkpoint::InputRules;
 use otter_data::{AlphaRule, DataConfig, Gray16Rule};
 
 use crate::config::TrainConfig;
-use crate::config_differences::flat;
+use crate::config::differences::flat;
 use crate::error::Result;
 
 /// Keys of the rules below `data` and `eval.data`, and what runs did that were begun before the keys were there.
@@ -85,7 +85,7 @@ pub(crate) fn fill_in(config: &mut TrainConfig, saved: Option<&str>) -> Result<O
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::config_differences::differences;
+    use crate::config::differences::differences;
 
     const TEXT: &str =
         "[model]\ninit_from = '/m'\n[train]\nrun_dir = '/r'\nsteps = 20\n[eval.data]\nmax_seq_len = 9\n";

@@ -2,8 +2,8 @@
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
-use crate::run_directory::Resumable;
-use crate::schedule::{Schedule, ScheduleName};
+use crate::run::directory::Resumable;
+use crate::optim::{Schedule, ScheduleName};
 
 /// What `total` steps change in the learning rate of a run that was begun with the same configuration but for its length; `None`
 /// when every step to come has the rate that it had.
@@ -49,7 +49,7 @@ mod tests {
     use otter_data::LoaderState;
 
     use super::*;
-    use crate::run_directory::TrainerState;
+    use crate::run::directory::TrainerState;
 
     /// What a run of `before` steps with so many made would change with `total`.
     fn found(schedule: &str, before: u64, made: u64, total: u64) -> Result<Option<String>> {

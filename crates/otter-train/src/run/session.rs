@@ -8,20 +8,20 @@ use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, Tex
 use otter_nn::{Device, Parameters};
 
 use crate::config::{EmbeddingRows, EvalSection, SaveWeights, TrainConfig};
-use crate::device;
+use crate::run::device;
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
-use crate::image_rules;
-use crate::memory_choice::{Choice, Fitted};
-use crate::memory_forecast::{Base, Expected, picture_cache_limit};
-use crate::memory_plan::{self, show_bytes};
+use crate::run::image_rules;
+use crate::memory::choice::{Choice, Fitted};
+use crate::memory::forecast::{Base, Expected, picture_cache_limit};
+use crate::memory::{self, show_bytes};
 use crate::model::{LossSum, TrainableModel};
-use crate::otter_step::{TrainableOtter, freeze_rule};
-use crate::report::{Observer, TrainSummary};
-use crate::run_directory::{Resumable, RunDirectory};
-use crate::run_log::RunLog;
-use crate::schedule_change;
-use crate::trainer::{self, Evaluated, PictureCache, Setup};
+use crate::otter::{TrainableOtter, freeze_rule};
+use crate::metrics::{Observer, TrainSummary};
+use crate::run::directory::{Resumable, RunDirectory};
+use crate::metrics::RunLog;
+use crate::run::schedule_change;
+use crate::run::trainer::{self, Evaluated, PictureCache, Setup};
 
 /// Whether a run goes on from the newest checkpoint in `train.run_dir`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,8 +197,8 @@ fn train_in(
     }
 
     // What earlier work of this process has freed is there for the run.
-    memory_plan::give_back_freed();
-    let process_bytes = memory_plan::resident_bytes().unwrap_or(0);
+    memory::give_back_freed();
+    let process_bytes = memory::resident_bytes().unwrap_or(0);
     let rule = freeze_rule(&config.model);
     let is_trained = |name: &str| rule.is_trainable(&sizes, name);
     let quantise = config.model.quantise.map(Into::into);

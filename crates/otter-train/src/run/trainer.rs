@@ -12,20 +12,20 @@ use std::time::Instant;
 use otter_data::{Batch, DataReport, ImageCounts, LoaderState, SkipReason};
 use otter_nn::{Device, Gradients, Parameters};
 
-use crate::clip::{clip_factor, gradient_norm};
+use crate::optim::{clip_factor, gradient_norm};
 use crate::config::{AccumulationLoss, TrainConfig};
-use crate::device;
-use crate::embedding_rows::EmbeddingRowMask;
+use crate::run::device;
+use crate::optim::embedding_rows::EmbeddingRowMask;
 use crate::error::{Result, TrainError};
-use crate::guard::{self, GradientCoverage};
-use crate::memory_plan::{self, Holdings, HostHoldings, MemoryPlan, WeightPlan};
-use crate::metrics::MetricsFile;
+use crate::run::guard::{self, GradientCoverage};
+use crate::memory::{self, Holdings, HostHoldings, MemoryPlan, WeightPlan};
+use crate::metrics::json_lines::MetricsFile;
 use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets, bytes_ahead};
-use crate::optimizer::AdamW;
-use crate::report::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
-use crate::run_directory::{Resumable, RunDirectory, TrainerState};
-use crate::schedule::Schedule;
-use crate::tensorboard::EventFile;
+use crate::optim::AdamW;
+use crate::metrics::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
+use crate::run::directory::{Resumable, RunDirectory, TrainerState};
+use crate::optim::Schedule;
+use crate::metrics::tensorboard::EventFile;
 
 /// Gradients so many times as large as the activations keep their memory from step to step.
 const KEPT_GRADIENTS: u64 = 4;
@@ -296,8 +296,8 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         }
         self.largest_plan = self.largest_plan.max(plan.total());
         let too_much = |bytes| bytes > self.planned_bytes();
-        if self.setup.device == Device::Cpu && memory_plan::resident_bytes().is_some_and(too_much) {
-            memory_plan::give_back_freed();
+        if self.setup.device == Device::Cpu && memory::resident_bytes().is_some_and(too_much) {
+            memory::give_back_freed();
         }
     }
 
@@ -485,7 +485,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
             }
         }
         if self.largest_plan > 0 {
-            self.tell(&memory_plan::compare(planned, peak));
+            self.tell(&memory::compare(planned, peak));
         }
         if self.tokens.real > 0 {
             self.tell(&self.tokens.to_string());

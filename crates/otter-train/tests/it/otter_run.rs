@@ -1,6 +1,5 @@
 //! A whole run of a small Otter on MIMIC-IT files: configuration, loader threads, checkpoints, exact resume, evaluation.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -39,7 +38,7 @@ impl Observer for Watch {
     fn message(&mut self, text: &str) {
         self.messages.push(text.to_owned());
     }
-    fn memory_plan(&mut self, plan: &otter_train::memory_plan::MemoryPlan) {
+    fn memory_plan(&mut self, plan: &otter_train::memory::MemoryPlan) {
         self.plan = plan.to_string();
     }
     fn step(&mut self, report: &StepReport) {

@@ -1,6 +1,5 @@
 //! The training loop on a model small enough to run hundreds of steps: exact resume, guards, accumulation, files.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +8,11 @@ use otter_data::{Batch, DataReport, Group, LoaderState, Segment};
 use otter_nn::{
     CrossEntropy, Device, Embedding, Gradients, IGNORE_INDEX, Init, ParameterSpecs, Parameters, Tensor,
 };
-use otter_train::memory_plan::{BatchShape, PlanItem};
+use otter_train::memory::{BatchShape, PlanItem};
 use otter_train::model::{BatchSource, LossSum, TrainableModel};
-use otter_train::run_directory::{Resumable, RunDirectory, TrainerState};
-use otter_train::run_log::RunLog;
-use otter_train::trainer::{self, Evaluated, PictureCache, Setup};
+use otter_train::run::directory::{Resumable, RunDirectory, TrainerState};
+use otter_train::metrics::RunLog;
+use otter_train::run::trainer::{self, Evaluated, PictureCache, Setup};
 use otter_train::{Observer, Outcome, Result, StepReport, TrainConfig, TrainError, TrainSummary};
 
 const VOCABULARY: usize = 11;
@@ -230,7 +229,7 @@ impl Observer for Watch<'_> {
         self.messages.push(text.to_owned());
     }
 
-    fn memory_plan(&mut self, plan: &otter_train::memory_plan::MemoryPlan) {
+    fn memory_plan(&mut self, plan: &otter_train::memory::MemoryPlan) {
         self.plan = plan.to_string();
     }
 

@@ -1,66 +1,9 @@
-//! Arguments of the commands that measure: eval, parity, bench.
+//! Arguments of `bench`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-
-use super::{DeviceArguments, ImageRuleArguments, ModelArguments, QuantiseChoice};
-
-/// Arguments of `eval`.
-#[derive(Debug, Args)]
-pub struct Eval {
-    #[command(flatten)]
-    pub model: ModelArguments,
-    #[command(flatten)]
-    pub rules: ImageRuleArguments,
-    /// Toybox data directory.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
-    /// Most queries in all, spread evenly over tasks and numbers of shots (default: all).
-    #[arg(long)]
-    pub limit: Option<usize>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of `parity`.
-#[derive(Debug, Args)]
-pub struct Parity {
-    /// Checkpoint directory, or org/name of a pulled model.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
-    /// Golden forward results.
-    #[arg(long, value_name = "FILE")]
-    pub golden: PathBuf,
-    /// Golden gradients.
-    #[arg(long, value_name = "FILE")]
-    pub gradients: Option<PathBuf>,
-    /// One scenario only.
-    #[arg(long, value_name = "NAME")]
-    pub scenario: Option<String>,
-    /// Which parameters are trained: head, v0.1, or patterns separated by commas.
-    #[arg(long, default_value = "head")]
-    pub trainable: String,
-    /// Recompute decoder layers in the reverse pass.
-    #[arg(long)]
-    pub recompute: bool,
-    #[command(flatten)]
-    pub device: DeviceArguments,
-    /// Largest absolute difference of vision features, Perceiver output, hidden states and loss (default: 1e-4; with --dtype
-    /// bf16 0.1).
-    #[arg(long)]
-    pub tolerance: Option<f64>,
-    /// Largest absolute difference of logits (default: 2e-4; with --dtype bf16 0.3).
-    #[arg(long)]
-    pub logits_tolerance: Option<f64>,
-    /// Largest difference of a gradient, relative to the tensor's largest entry (default: 1e-3; with --dtype bf16 0.1).
-    #[arg(long)]
-    pub gradient_tolerance: Option<f64>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
+use otter_cli::arguments::{DeviceArguments, QuantiseChoice};
 
 /// Sizes of a benchmark model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -83,7 +26,7 @@ pub enum BenchRow {
     Vision,
     /// A training step.
     Train,
-    /// The data loader; `otter bench loader` has more about it.
+    /// The data loader; `otter-dev bench loader` has more about it.
     Loader,
 }
 
@@ -92,8 +35,8 @@ pub enum BenchRow {
 pub enum BenchWhat {
     /// Time the data loader: encoded images to batches of normalised pixels, and each stage alone.
     #[command(after_help = "Examples:
-  otter bench loader
-  otter bench loader --images DIR --workers 4 --json")]
+  otter-dev bench loader
+  otter-dev bench loader --images DIR --workers 4 --json")]
     Loader(BenchLoader),
 }
 

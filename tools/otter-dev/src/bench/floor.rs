@@ -1,4 +1,4 @@
-//! Floors of `otter bench`: the bytes that must come from memory over its measured bandwidth, and the operations over the
+//! Floors of `otter-dev bench`: the bytes that must come from memory over its measured bandwidth, and the operations over the
 //! measured peak, whichever takes longer. Norms, activations and softmax count as nothing.
 
 use otter_model::FreezeRule;

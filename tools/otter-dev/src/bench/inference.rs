@@ -1,4 +1,4 @@
-//! Prefill, decode and vision tower of `otter bench`.
+//! Prefill, decode and vision tower of `otter-dev bench`.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -8,10 +8,10 @@ use otter_model::VisionInput;
 use otter_model::generate::{GenerationOptions, PromptBatch};
 use otter_nn::Device;
 
-use super::bench::{IMAGE_TOKEN, pixels};
-use super::bench_floor::{self as floor, Peaks};
-use super::bench_model::BenchModel;
-use super::bench_table::Row;
+use super::{IMAGE_TOKEN, pixels};
+use super::floor::{self, Peaks};
+use super::model::BenchModel;
+use super::table::Row;
 use crate::arguments::Bench;
 
 /// A prompt with one image and the tokens after it: rows of prefill and decode.

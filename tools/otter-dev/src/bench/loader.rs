@@ -1,4 +1,4 @@
-//! `otter bench loader`: how many images a second become batches of normalised pixels, and what each stage costs alone.
+//! `otter-dev bench loader`: how many images a second become batches of normalised pixels, and what each stage costs alone.
 //!
 //! `bench/loader.py` times PyTorch's `DataLoader` on the same folder, in turn with this command.
 
@@ -17,7 +17,6 @@ use otter_data::{
 use serde_json::{Map, Value, json};
 
 use crate::arguments::{BenchLoader, BenchTransform};
-use crate::output;
 
 /// Runs the benchmark and prints a table or JSON.
 pub fn run(arguments: &BenchLoader) -> Result<()> {

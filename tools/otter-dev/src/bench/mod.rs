@@ -1,7 +1,13 @@
-//! `otter bench`: prefill, decode, vision tower, training step and loader of a model of given sizes, each beside its floor.
+//! `otter-dev bench`: prefill, decode, vision tower, training step and loader of a model of given sizes, each beside its floor.
 //!
 //! Weights, pixels and tokens of the presets come from a formula that `bench/otter_torch.py` repeats, so that losses,
 //! gradient norms and generated tokens of the two can be compared: the same work is timed.
+
+mod floor;
+mod inference;
+mod loader;
+mod model;
+mod table;
 
 use std::time::Instant;
 
@@ -9,22 +15,20 @@ use anyhow::{Result, bail};
 use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Gradients, Parameters, Segment, Segments, Tensor};
-use otter_train::optimizer::{AdamW, AdamWOptions, MomentPrecision};
+use otter_train::optim::{AdamW, AdamWOptions, MomentPrecision};
 use serde_json::{Map, Value, json};
 
-use super::bench_floor::{self as floor, Peaks};
-use super::bench_model::{BenchModel, available_bytes, build, uniform};
-use super::bench_table::{Row, lines};
-use super::{bench_inference, bench_loader};
+use floor::Peaks;
+use model::{BenchModel, available_bytes, build, uniform};
+use table::{Row, lines};
 use crate::arguments::{Bench, BenchLoader, BenchRow, BenchTransform, BenchWhat};
-use crate::output;
 
 pub(super) const IMAGE_TOKEN: u32 = 3;
 
 /// Runs the benchmark and prints a table or JSON.
 pub fn run(arguments: &Bench) -> Result<()> {
     if let Some(BenchWhat::Loader(arguments)) = &arguments.what {
-        return bench_loader::run(arguments);
+        return loader::run(arguments);
     }
     // Inside the pool this thread works on the loops it starts; outside it would sleep while others do.
     rayon::scope(|_| {
@@ -53,7 +57,7 @@ fn facts(model: &BenchModel) -> Map<String, Value> {
 
 /// Prints results with the memory that was needed.
 fn print(mut results: Map<String, Value>, arguments: &Bench, text: &[String]) -> Result<()> {
-    let peak = otter_train::memory_plan::peak_bytes();
+    let peak = otter_train::memory::peak_bytes();
     if let Some(peak) = peak {
         results.insert("peak_resident_bytes".into(), json!(peak));
     }
@@ -81,12 +85,12 @@ fn table(model: &mut BenchModel, arguments: &Bench, peaks: Option<Peaks>) -> Res
     let mut results = facts(model);
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
     if wanted(BenchRow::Prefill) || wanted(BenchRow::Decode) {
-        let both = bench_inference::time_answer(model, arguments, peaks)?;
+        let both = inference::time_answer(model, arguments, peaks)?;
         let both = [BenchRow::Prefill, BenchRow::Decode].into_iter().zip(both);
         rows.extend(both.filter(|(kind, _)| wanted(*kind)).map(|(_, row)| row));
     }
     if wanted(BenchRow::Vision) {
-        rows.push(bench_inference::time_vision(model, arguments, peaks));
+        rows.push(inference::time_vision(model, arguments, peaks));
     }
     if arguments.only == [BenchRow::Decode] && arguments.like.is_none() && arguments.model.is_none() {
         time_whole_answer(&model.otter, &model.parameters, arguments, &mut results)?;
@@ -152,7 +156,7 @@ fn time_loader(arguments: &Bench) -> Result<Row> {
         transform: BenchTransform::Train,
         json: false,
     };
-    let measured = bench_loader::measure(&options)?;
+    let measured = loader::measure(&options)?;
     let rates = measured["images_per_second"].as_array().map(Vec::as_slice).unwrap_or_default();
     let stages = measured["stage_ms_per_image"].as_object();
     let milliseconds: f64 = stages.into_iter().flat_map(Map::values).filter_map(Value::as_f64).sum();
@@ -221,9 +225,9 @@ fn time_training(
             arguments.recompute,
             &mut gradients,
         )?;
-        let norm = otter_train::clip::gradient_norm(&gradients);
-        optimizer.step(parameters, &gradients, 1e-5, otter_train::clip::clip_factor(norm, 1.0));
-        bench_inference::wait(parameters.device());
+        let norm = otter_train::optim::gradient_norm(&gradients);
+        optimizer.step(parameters, &gradients, 1e-5, otter_train::optim::clip_factor(norm, 1.0));
+        inference::wait(parameters.device());
         parameters.device().check()?;
         seconds.push(start.elapsed().as_secs_f64());
         losses.push(loss.mean());
@@ -347,7 +351,7 @@ mod tests {
 
     use otter_nn::Device;
 
-    use super::super::bench_model::formula_value;
+    use super::model::formula_value;
     use super::*;
 
     /// Both ways of `--lengths` are the same work.

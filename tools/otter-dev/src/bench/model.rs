@@ -1,4 +1,4 @@
-//! The model of `otter bench`: of given sizes with weights by a formula or in random blocks, or a checkpoint.
+//! The model of `otter-dev bench`: of given sizes with weights by a formula or in random blocks, or a checkpoint.
 
 use std::path::Path;
 
@@ -10,11 +10,10 @@ use otter_nn::{
     Device, ParameterSpec, ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, Tensor, Weight,
 };
 
-use otter_train::memory_plan::parse_bytes;
+use otter_train::memory::parse_bytes;
 
-use super::model::{device, load_with, quantised};
+
 use crate::arguments::{Bench, BenchPreset, BenchRow};
-use crate::output;
 
 /// What is timed.
 pub(super) struct BenchModel {

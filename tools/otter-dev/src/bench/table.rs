@@ -1,8 +1,8 @@
-//! The table of `otter bench`.
+//! The table of `otter-dev bench`.
 
 use serde_json::{Value, json};
 
-use super::bench_floor::Peaks;
+use super::floor::Peaks;
 
 /// One piece of work.
 #[derive(Clone, Debug)]

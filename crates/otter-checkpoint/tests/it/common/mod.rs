@@ -1,5 +1,4 @@
 //! Golden folders, the parameter list of a configuration, and writers of small (also hostile) files.
-#![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod convert;
 pub mod gguf;

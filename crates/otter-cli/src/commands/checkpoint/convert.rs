@@ -184,23 +184,3 @@ fn shortened(names: &[String]) -> String {
         _ => names.join(", "),
     }
 }
-
-/// Reads `5GB`, `500MB`, `2GiB`, or a number of bytes.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    otter_train::memory_plan::parse_bytes(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_take_units() {
-        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
-        assert_eq!(parse_size("1.5 MiB"), Ok(1_572_864));
-        assert_eq!(parse_size("100"), Ok(100));
-        for wrong in ["", "GB", "5XB", "-1GB", "0", "1e9", "99999999TB"] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
-}

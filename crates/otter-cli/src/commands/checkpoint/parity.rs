@@ -13,7 +13,7 @@ use otter_nn::Device;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
-use super::model;
+use crate::commands::generate::model;
 use crate::arguments::{ComputeDtype, Parity};
 use crate::output;
 

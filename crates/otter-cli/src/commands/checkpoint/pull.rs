@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use otter_hub::{Glob, ModelReference, Observer, Plan, PullOptions, Pulled, Selection, Settings};
 use serde_json::{Value, json};
 
-use super::interrupt;
+use crate::commands::interrupt;
 use crate::arguments::Pull;
 use crate::output;
 

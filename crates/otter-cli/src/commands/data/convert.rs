@@ -12,7 +12,7 @@ use otter_data::{
 };
 use serde_json::{Value, json};
 
-use super::pictures;
+use crate::commands::generate::pictures;
 use crate::arguments::DataConvert;
 use crate::output;
 

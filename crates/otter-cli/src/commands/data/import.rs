@@ -14,7 +14,8 @@ use otter_mimicit::sources::{
 };
 use serde_json::json;
 
-use super::{interrupt, pictures};
+use crate::commands::interrupt;
+use crate::commands::generate::pictures;
 use crate::arguments::{DataImport, FrameFile, ImportSource, LlavaFile};
 use crate::output;
 

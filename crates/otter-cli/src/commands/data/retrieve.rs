@@ -12,7 +12,8 @@ use otter_mimicit::retrieve::{
 };
 use serde_json::json;
 
-use super::{hub, interrupt};
+use crate::commands::interrupt;
+use crate::commands::checkpoint::hub;
 use crate::arguments::{DataRetrieve, RetrieveBy, RetrieveIndex, RetrieveOrder, RetrievePooling};
 use crate::output;
 

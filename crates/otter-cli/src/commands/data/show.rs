@@ -8,7 +8,7 @@ use otter_checkpoint::{beginning, load_tokenizer};
 use otter_data::{DataConfig, Dataset, Sample, TextTokenizer};
 use serde_json::{Value, json};
 
-use super::hub;
+use crate::commands::checkpoint::hub;
 use crate::arguments::DataShow;
 use crate::output;
 

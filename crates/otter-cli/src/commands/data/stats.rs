@@ -4,13 +4,13 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use otter_data::{StatsReport, StatsRow, stats};
 
-use super::data_source;
+use super::source;
 use crate::arguments::DataStats;
 use crate::output;
 
 /// Runs the command.
 pub fn run(arguments: &DataStats) -> Result<()> {
-    let (config, _) = data_source::open(&arguments.source)?;
+    let (config, _) = source::open(&arguments.source)?;
     let bar = ProgressBar::no_length();
     if let Ok(style) = ProgressStyle::with_template("{bar:24} {human_pos}/{human_len} {per_sec} eta {eta}") {
         bar.set_style(style);

@@ -13,7 +13,8 @@ use otter_data::verify::{
     report_html, verify, verify_and_fix,
 };
 
-use super::{data_source, hub};
+use crate::commands::checkpoint::hub;
+use super::source;
 use crate::arguments::DataVerify;
 use crate::output;
 
@@ -35,7 +36,7 @@ pub fn run(arguments: &DataVerify) -> Result<ExitCode> {
 
 fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
     let source = &arguments.source.source;
-    let (mut config, configured) = data_source::open(&arguments.source)?;
+    let (mut config, configured) = source::open(&arguments.source)?;
     if let Some(tokens) = arguments.max_seq_len {
         config.max_seq_len = tokens;
     }

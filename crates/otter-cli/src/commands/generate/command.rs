@@ -10,7 +10,7 @@ use otter_model::generate::{FinishReason, Generated, PromptBatch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::generation::{Settings, cut_at_stop};
+use super::settings::{Settings, cut_at_stop};
 use super::model;
 use super::pictures::{self, Pictures};
 use crate::arguments::Generate;

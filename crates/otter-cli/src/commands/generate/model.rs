@@ -12,7 +12,7 @@ use otter_data::{ImageTransform, ImagesOfRecord, JoinedText, open_image, preproc
 use otter_model::VisionInput;
 use otter_nn::{Device, QuantisedFormat, Tensor};
 
-use super::hub::resolve_model;
+use crate::commands::checkpoint::hub::resolve_model;
 use super::pictures::Pictures;
 use crate::arguments::{ComputeDtype, DeviceArguments, ModelArguments, QuantiseChoice};
 

@@ -6,7 +6,7 @@ use otter_model::TextInput;
 use otter_nn::IGNORE_INDEX;
 use serde_json::json;
 
-use super::generation::warn_beyond_context;
+use super::settings::warn_beyond_context;
 use super::model;
 use super::pictures::{self, Pictures};
 use crate::arguments::Score;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use otter_checkpoint::{GenerationDefaults, LoadedModel};
 use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 
-use super::hub::resolve_model;
+use crate::commands::checkpoint::hub::resolve_model;
 use crate::arguments::{BeamArguments, DecodingChoice, EarlyStoppingChoice, SamplingArguments};
 
 /// Most new tokens of an answer; room for all of them is set aside at the start.

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use otter_train::progress::Progress;
+use otter_train::metrics::Progress;
 use otter_train::{Outcome, Resume, TrainConfig, TrainSummary};
 use serde_json::{Value, json};
 
-use super::{hub, interrupt};
+use crate::commands::interrupt;
+use crate::commands::checkpoint::hub;
 use crate::arguments::{ComputeDtype, Train};
 use crate::output;
 

@@ -7,7 +7,7 @@ use otter_data::{DataConfig, Dataset};
 use otter_eval::{Detail, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
 use serde_json::json;
 
-use super::{model, pictures};
+use crate::commands::generate::{model, pictures};
 use crate::arguments::Eval;
 use crate::output;
 

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use otter_toybox::quickstart::QuickstartOptions;
-use otter_train::progress::Progress;
+use otter_train::metrics::Progress;
 
-use super::{hub, interrupt};
+use crate::commands::interrupt;
+use crate::commands::checkpoint::hub;
 use crate::arguments::{ComputeDtype, Quickstart};
 use crate::output;
 

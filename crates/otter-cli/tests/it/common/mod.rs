@@ -1,6 +1,4 @@
 //! Runs the real binary on the golden files, and makes small variants of those files.
-#![allow(dead_code, reason = "each test binary uses a part")]
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

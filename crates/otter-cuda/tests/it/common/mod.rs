@@ -1,5 +1,4 @@
 //! What the tests of the kernels share: numbers, and comparisons with the host's kernels.
-#![allow(dead_code, reason = "not every test uses all of it")]
 
 use otter_cuda::{Buffer, Gpu, Precision};
 use otter_nn::Device;

@@ -1,5 +1,4 @@
 //! Paths and tokenizers of the reference data.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,6 +1,4 @@
 //! A small hub on the loopback interface: the endpoints that a pull uses, with faults on request.
-#![allow(dead_code, reason = "each test binary uses a part")]
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -162,7 +160,7 @@ impl Hub {
 }
 
 pub fn test_certificate(name: &str) -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/tls").join(name)
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/tls").join(name)
 }
 
 /// The client under test installs the provider of the process; a server may come first.

@@ -1,19 +1,19 @@
-//! `otter data synthesise`: a large data set of made-up pairs, for measuring.
+//! `otter-dev synthesize`: a large data set of made-up pairs, for measuring.
 
 use anyhow::Result;
+use otter_cli::commands::data::convert::progress_bar;
+use otter_cli::output;
 use otter_data::WriterOptions;
-use otter_mimicit::synthetic::{SyntheticOptions, write_synthetic};
 use serde_json::json;
 
-use super::data_convert::progress_bar;
-use crate::arguments::DataSynthesise;
-use crate::output;
+use crate::arguments::Synthesize;
+use crate::synthetic::{SyntheticOptions, write_synthetic};
 
 /// Pairs for each image, where no number of images is given.
 const PAIRS_AN_IMAGE: u64 = 10;
 
 /// Runs the command.
-pub fn run(arguments: &DataSynthesise) -> Result<()> {
+pub fn run(arguments: &Synthesize) -> Result<()> {
     let options = SyntheticOptions {
         name: arguments.name.clone(),
         pairs: arguments.pairs,
@@ -23,7 +23,7 @@ pub fn run(arguments: &DataSynthesise) -> Result<()> {
     let writer_options = WriterOptions {
         shard_bytes: arguments.shard_size,
         overwrite: arguments.overwrite,
-        source: Some(format!("otter data synthesise, seed {}", options.seed)),
+        source: Some(format!("otter-dev synthesize, seed {}", options.seed)),
         ..WriterOptions::default()
     };
     let bar = progress_bar();

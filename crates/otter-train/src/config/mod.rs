@@ -1,0 +1,9 @@
+//! The TOML file that describes a run: its sections, how it is read and checked, overrides on the command line, and what may
+//! differ when a run goes on.
+
+pub(crate) mod differences;
+mod load;
+pub(crate) mod overrides;
+mod sections;
+
+pub use sections::*;
