@@ -8,14 +8,14 @@ use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Device, Gradients, Parameters, QuantisedFormat, Segment, Segments, Tensor, Weight};
 
-use crate::memory::{TrainedParts, activation_plan};
 use crate::config::{Freeze, ModelSection};
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::memory::{BatchShape, PlanItem};
+use crate::memory::{TrainedParts, activation_plan};
 use crate::model::{LossSum, TrainableModel};
-use crate::run::model_card;
 use crate::run::directory::TrainerState;
+use crate::run::model_card;
 
 /// An Otter with what is needed to feed and save it.
 pub struct TrainableOtter {

@@ -6,8 +6,8 @@
 use otter_model::config::{LlamaConfig, OtterConfig, VisionConfig};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Device, Gradients, Parameters, Tensor};
-use otter_train::memory::{TrainedParts, activation_plan};
 use otter_train::memory::{BatchShape, peak_bytes, reset_peak, resident_bytes};
+use otter_train::memory::{TrainedParts, activation_plan};
 
 const BATCH: usize = 2;
 const LENGTH: usize = 512;

@@ -1,7 +1,9 @@
 //! Conversions of small checkpoints: OpenFlamingo's recorded ones against what the original made of them, and round trips
 //! that must not change a bit.
 
-use crate::common::convert::{Tensors, V1, V2, content, error, floats, json, open_flamingo, run, save, write};
+use crate::common::convert::{
+    Tensors, V1, V2, content, error, floats, json, open_flamingo, run, save, write,
+};
 use crate::common::golden;
 use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, KeepF32, OutputFormat, convert,

@@ -9,8 +9,10 @@ use super::{DeviceArguments, ImageRuleArguments, ModelArguments};
 /// Arguments of `eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
+    /// The model.
     #[command(flatten)]
     pub model: ModelArguments,
+    /// How its images are shown.
     #[command(flatten)]
     pub rules: ImageRuleArguments,
     /// Toybox data directory.
@@ -45,6 +47,7 @@ pub struct Parity {
     /// Recompute decoder layers in the reverse pass.
     #[arg(long)]
     pub recompute: bool,
+    /// Where it computes, and how.
     #[command(flatten)]
     pub device: DeviceArguments,
     /// Largest absolute difference of vision features, Perceiver output, hidden states and loss (default: 1e-4; with --dtype

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use otter_data::{Group, OutputForm};
 
-use super::{ImageRuleArguments, Moved};
 use super::data_import::{DataImport, IMPORT_EXAMPLES};
+use super::{ImageRuleArguments, Moved};
 
 /// Commands about data.
 #[derive(Debug, Subcommand)]
@@ -94,6 +94,7 @@ pub struct DataVerify {
     /// Longest sample in tokens (default: the configuration's, or 2048).
     #[arg(long, value_name = "TOKENS")]
     pub max_seq_len: Option<usize>,
+    /// How its images are shown.
     #[command(flatten)]
     pub rules: ImageRuleArguments,
     /// Only the ids: no text and no image is looked at.

@@ -119,6 +119,7 @@ pub struct DataImport {
     /// Scale larger pictures down to this longest side.
     #[arg(long, value_name = "SIDE", conflicts_with = "image_size", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub max_side: Option<u32>,
+    /// How its images are shown.
     #[command(flatten)]
     pub rules: ImageRuleArguments,
     /// How frames of videos and GIFs are stored.

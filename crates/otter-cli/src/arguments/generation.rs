@@ -137,6 +137,7 @@ pub struct ModelArguments {
     /// made by `otter convert --format gguf` starts faster and needs no option.
     #[arg(long = "quantize", alias = "quantise", value_enum, value_name = "FORMAT")]
     pub quantise: Option<QuantiseChoice>,
+    /// Where it computes, and how.
     #[command(flatten)]
     pub device: DeviceArguments,
 }
@@ -155,8 +156,10 @@ pub enum QuantiseChoice {
 /// Arguments of `chat`.
 #[derive(Debug, Args)]
 pub struct Chat {
+    /// The model.
     #[command(flatten)]
     pub model: ModelArguments,
+    /// How its images are shown.
     #[command(flatten)]
     pub rules: ImageRuleArguments,
     /// Image for the first question; may be given several times.
@@ -170,8 +173,10 @@ pub struct Chat {
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
 pub struct Generate {
+    /// The model.
     #[command(flatten)]
     pub model: ModelArguments,
+    /// How its images are shown.
     #[command(flatten)]
     pub rules: ImageRuleArguments,
     /// Image of the first, second, … <image>; for a video checkpoint and one <image>, the frames of the video.
@@ -207,8 +212,10 @@ pub struct Generate {
 /// Arguments of `score`.
 #[derive(Debug, Args)]
 pub struct Score {
+    /// The model.
     #[command(flatten)]
     pub model: ModelArguments,
+    /// How its images are shown.
     #[command(flatten)]
     pub rules: ImageRuleArguments,
     /// Image of the first, second, … <image>.

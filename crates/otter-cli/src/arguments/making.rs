@@ -18,6 +18,7 @@ pub struct Quickstart {
     /// Base model to start from, a directory or org/name (default: the one that ships with this project).
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
+    /// Where it computes, and how.
     #[command(flatten)]
     pub device: DeviceArguments,
     /// Fraction of the usual data and steps, for a fast look (results then mean little).

@@ -359,7 +359,9 @@ fn what_is_transparent_is_shown_as_asked_and_told() {
     let answers = run.json_lines();
     assert_eq!(answers[0]["image_notes"]["alpha_dropped"]["count"], 1);
     assert!(answers[1]["image_notes"].is_null());
-    let said =
-        crate::common::otter_with_input(&arguments!["chat", "--model", &model, "--image", &moon_file], b"/quit\n");
+    let said = crate::common::otter_with_input(
+        &arguments!["chat", "--model", &model, "--image", &moon_file],
+        b"/quit\n",
+    );
     assert_eq!(said.success().stderr.matches("transparent in part").count(), 1);
 }

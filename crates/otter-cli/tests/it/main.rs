@@ -19,6 +19,7 @@ mod golden_generate;
 mod golden_language_models;
 mod golden_parity;
 #[path = "../../../otter-hub/tests/it/common/mod.rs"]
+#[expect(dead_code, reason = "only a part is used here")]
 mod hub;
 mod images;
 mod init;

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::common::{golden, otter};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::common::{golden, otter};
 use serde_json::{Value, json};
 
 const PICTURES: [(&str, &str); 4] = [

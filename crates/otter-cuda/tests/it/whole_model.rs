@@ -1,7 +1,7 @@
 //! Whole models on a device: what the host computes, for every language model, packed or padded, with every kind of weight.
 
-
 use crate::common::device;
+use crate::small_models::{IMAGE, config, other_language_models};
 use otter_cuda::Precision;
 use otter_model::config::{LlamaConfig, OtterConfig};
 use otter_model::generate::{
@@ -13,7 +13,6 @@ use otter_nn::gradient_check::{random_parameters, random_tensor};
 use otter_nn::{
     Device, Gradients, Parameters, QuantisedFormat, QuantisedMatrix, Segment, Segments, Tensor, Weight,
 };
-use crate::small_models::{IMAGE, config, other_language_models};
 
 /// Every small model: all language models, and a tower with places for media.
 fn models() -> Vec<OtterConfig> {

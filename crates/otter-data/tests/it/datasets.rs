@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base64::Engine;
 use crate::common::{golden, tokenizer};
+use base64::Engine;
 use otter_data::{
     Batch, DataConfig, DataError, Dataset, Group, ImageNote, ImageTable, ImagesOfRecord, InContextImages,
     Loader, LoaderOptions, OnBadSample, Packing, Preset, Rank, Sample, SetConfig, SkipReason,

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use crate::common::{golden, tokenizer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::common::{golden, tokenizer};
 use otter_data::verify::{Reason, Severity, VerifyOptions, VerifyReport, verify};
 use otter_data::{DataConfig, DataReport, Dataset, Loader, LoaderOptions, OnBadSample};
 use serde_json::{Value, json};

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::common::golden;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::common::golden;
 use otter_data::ImageTable;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType};

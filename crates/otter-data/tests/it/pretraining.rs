@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::common::{golden, tar, tokenizer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::common::{golden, tar, tokenizer};
 use otter_data::{
     Batch, CaptionFormat, DataConfig, Dataset, Group, IGNORE_INDEX, ImageRule, ImageRules, ImageTransform,
     Loader, LoaderOptions, OnBadSample, Preset, Rank, Sample, SetConfig, SkipReason, StreamConfig,

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use crate::common::{golden, tokenizer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::common::{golden, tokenizer};
 use otter_data::verify::{
     FixOptions, FixReport, Reason, VerifyOptions, VerifyReport, verify, verify_and_fix,
 };

@@ -195,6 +195,8 @@ fn inherit_seed(table: &mut toml::Table) {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::config::EmbeddingRows;
+    use crate::optim::ScheduleName;
 
     const TEXT: &str = r#"
         [model]

@@ -8,8 +8,8 @@ use otter_data::{DataConfig, Packing};
 use otter_nn::QuantisedFormat;
 use serde::{Deserialize, Serialize};
 
-use crate::run::device::Dtype;
 use crate::optim::{AdamWOptions, DecayRule, MomentPrecision, ScheduleName};
+use crate::run::device::Dtype;
 
 /// Everything about a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -12,11 +12,11 @@ use otter_data::{Dataset, Loader, LoaderOptions, TextTokenizer};
 use otter_model::{FreezeRule, Otter};
 use otter_nn::ParameterSpecs;
 
-use crate::memory::{TrainedParts, activation_plan};
 use crate::config::{Quantise, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::memory::choice::{Choice, Fitted, fit};
 use crate::memory::{BatchShape, Holdings, HostHoldings, Kept, MemoryPlan, WeightPlan, resident_bytes};
+use crate::memory::{TrainedParts, activation_plan};
 use crate::model::{batch_shape, bytes_ahead};
 use crate::otter::freeze_rule;
 

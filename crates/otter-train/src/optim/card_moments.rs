@@ -3,8 +3,8 @@
 use otter_nn::Tensor;
 use otter_nn::card::{AdamWStep, Card, CardBuffer, CardMoments as Borrowed};
 
-use crate::optim::eight_bit_moments::{Place, blocks_of};
 use crate::optim::MomentPrecision;
+use crate::optim::eight_bit_moments::{Place, blocks_of};
 use crate::run::tensors_file::{StateElements, StateElementsMut};
 
 /// Moments of every trained parameter.

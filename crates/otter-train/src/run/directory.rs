@@ -16,8 +16,8 @@ use otter_data::{DataReport, LoaderState};
 use otter_nn::Parameters;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{SaveWeights, TrainConfig};
 use crate::config::differences::differences;
+use crate::config::{SaveWeights, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::model::TrainableModel;
 use crate::optim::AdamW;

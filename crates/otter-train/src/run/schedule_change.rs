@@ -2,8 +2,8 @@
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
-use crate::run::directory::Resumable;
 use crate::optim::{Schedule, ScheduleName};
+use crate::run::directory::Resumable;
 
 /// What `total` steps change in the learning rate of a run that was begun with the same configuration but for its length; `None`
 /// when every step to come has the rate that it had.

@@ -8,18 +8,18 @@ use otter_data::{DataConfig, Dataset, Loader, LoaderOptions, Rank, Sampling, Tex
 use otter_nn::{Device, Parameters};
 
 use crate::config::{EmbeddingRows, EvalSection, SaveWeights, TrainConfig};
-use crate::run::device;
 use crate::error::{Result, TrainError};
 use crate::feature_cache::{CacheCounts, FeatureCache};
-use crate::run::image_rules;
 use crate::memory::choice::{Choice, Fitted};
 use crate::memory::forecast::{Base, Expected, picture_cache_limit};
 use crate::memory::{self, show_bytes};
+use crate::metrics::RunLog;
+use crate::metrics::{Observer, TrainSummary};
 use crate::model::{LossSum, TrainableModel};
 use crate::otter::{TrainableOtter, freeze_rule};
-use crate::metrics::{Observer, TrainSummary};
+use crate::run::device;
 use crate::run::directory::{Resumable, RunDirectory};
-use crate::metrics::RunLog;
+use crate::run::image_rules;
 use crate::run::schedule_change;
 use crate::run::trainer::{self, Evaluated, PictureCache, Setup};
 

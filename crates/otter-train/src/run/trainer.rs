@@ -12,20 +12,20 @@ use std::time::Instant;
 use otter_data::{Batch, DataReport, ImageCounts, LoaderState, SkipReason};
 use otter_nn::{Device, Gradients, Parameters};
 
-use crate::optim::{clip_factor, gradient_norm};
 use crate::config::{AccumulationLoss, TrainConfig};
-use crate::run::device;
-use crate::optim::embedding_rows::EmbeddingRowMask;
 use crate::error::{Result, TrainError};
-use crate::run::guard::{self, GradientCoverage};
 use crate::memory::{self, Holdings, HostHoldings, MemoryPlan, WeightPlan};
 use crate::metrics::json_lines::MetricsFile;
+use crate::metrics::tensorboard::EventFile;
+use crate::metrics::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
 use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets, bytes_ahead};
 use crate::optim::AdamW;
-use crate::metrics::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
-use crate::run::directory::{Resumable, RunDirectory, TrainerState};
 use crate::optim::Schedule;
-use crate::metrics::tensorboard::EventFile;
+use crate::optim::embedding_rows::EmbeddingRowMask;
+use crate::optim::{clip_factor, gradient_norm};
+use crate::run::device;
+use crate::run::directory::{Resumable, RunDirectory, TrainerState};
+use crate::run::guard::{self, GradientCoverage};
 
 /// Gradients so many times as large as the activations keep their memory from step to step.
 const KEPT_GRADIENTS: u64 = 4;

@@ -1,15 +1,14 @@
 //! Eight training steps of the original (tests/golden/llama/train.json), repeated from the same checkpoint on the same
 //! batches: learning rates, losses, gradient norms and final parameters must agree, with packed rows as well.
 
-
 use std::path::{Path, PathBuf};
 
 use otter_checkpoint::{LoadedModel, Weights, load_model};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Device, Gradients, Parameters, Segment, Segments, Tensor};
-use otter_train::optim::{clip_factor, gradient_norm};
 use otter_train::optim::{AdamW, AdamWOptions, DecayRule, MomentPrecision};
 use otter_train::optim::{Schedule, ScheduleName};
+use otter_train::optim::{clip_factor, gradient_norm};
 use safetensors::SafeTensors;
 
 const STEPS: u64 = 8;

@@ -1,6 +1,5 @@
 //! A whole run of a small Otter on MIMIC-IT files: configuration, loader threads, checkpoints, exact resume, evaluation.
 
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 

@@ -1,6 +1,5 @@
 //! The training loop on a model small enough to run hundreds of steps: exact resume, guards, accumulation, files.
 
-
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,9 +8,9 @@ use otter_nn::{
     CrossEntropy, Device, Embedding, Gradients, IGNORE_INDEX, Init, ParameterSpecs, Parameters, Tensor,
 };
 use otter_train::memory::{BatchShape, PlanItem};
+use otter_train::metrics::RunLog;
 use otter_train::model::{BatchSource, LossSum, TrainableModel};
 use otter_train::run::directory::{Resumable, RunDirectory, TrainerState};
-use otter_train::metrics::RunLog;
 use otter_train::run::trainer::{self, Evaluated, PictureCache, Setup};
 use otter_train::{Observer, Outcome, Result, StepReport, TrainConfig, TrainError, TrainSummary};
 

@@ -8,10 +8,10 @@ use otter_model::VisionInput;
 use otter_model::generate::{GenerationOptions, PromptBatch};
 use otter_nn::Device;
 
-use super::{IMAGE_TOKEN, pixels};
 use super::floor::{self, Peaks};
 use super::model::BenchModel;
 use super::table::Row;
+use super::{IMAGE_TOKEN, pixels};
 use crate::arguments::Bench;
 
 /// A prompt with one image and the tokens after it: rows of prefill and decode.

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use image::codecs::jpeg::JpegEncoder;
+use otter_cli::output;
 use otter_data::{
     DataConfig, Dataset, Group, ImageRules, ImageTransform, Loader, LoaderOptions, RgbImage, SetConfig,
     TextTokenizer, open_image, preprocess, resize_bicubic,

@@ -12,16 +12,17 @@ mod table;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use otter_cli::output;
 use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Gradients, Parameters, Segment, Segments, Tensor};
 use otter_train::optim::{AdamW, AdamWOptions, MomentPrecision};
 use serde_json::{Map, Value, json};
 
+use crate::arguments::{Bench, BenchLoader, BenchRow, BenchTransform, BenchWhat};
 use floor::Peaks;
 use model::{BenchModel, available_bytes, build, uniform};
 use table::{Row, lines};
-use crate::arguments::{Bench, BenchLoader, BenchRow, BenchTransform, BenchWhat};
 
 pub(super) const IMAGE_TOKEN: u32 = 3;
 

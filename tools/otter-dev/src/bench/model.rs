@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use otter_checkpoint::{LoadOptions, NAMED_MODELS, NamedModel, quantised_format};
+use otter_cli::commands::generate::model::{device, load_with, quantised};
+use otter_cli::output;
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_model::{FreezeRule, Otter};
 use otter_nn::{
@@ -11,7 +13,6 @@ use otter_nn::{
 };
 
 use otter_train::memory::parse_bytes;
-
 
 use crate::arguments::{Bench, BenchPreset, BenchRow};
 

@@ -17,5 +17,4 @@ mod pairs;
 mod random;
 mod write;
 
-pub use language::Language;
-pub use write::{SyntheticOptions, SyntheticProgress, write_synthetic};
+pub use write::{SyntheticOptions, write_synthetic};

@@ -13,8 +13,8 @@ use otter_nn::Device;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
-use crate::commands::generate::model;
 use crate::arguments::{ComputeDtype, Parity};
+use crate::commands::generate::model;
 use crate::output;
 
 /// Runs the command; fails when something differs or was not compared.

@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use otter_hub::{Glob, ModelReference, Observer, Plan, PullOptions, Pulled, Selection, Settings};
 use serde_json::{Value, json};
 
-use crate::commands::interrupt;
 use crate::arguments::Pull;
+use crate::commands::interrupt;
 use crate::output;
 
 /// Between two lines of progress where no bar can be drawn.

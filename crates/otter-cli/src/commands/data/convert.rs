@@ -12,8 +12,8 @@ use otter_data::{
 };
 use serde_json::{Value, json};
 
-use crate::commands::generate::pictures;
 use crate::arguments::DataConvert;
+use crate::commands::generate::pictures;
 use crate::output;
 
 /// A data list in the original's form, written beside the data.
@@ -77,7 +77,7 @@ pub fn run(arguments: &DataConvert) -> Result<()> {
 }
 
 /// A bar with rate and remaining time.
-pub(super) fn progress_bar() -> ProgressBar {
+pub fn progress_bar() -> ProgressBar {
     let bar = ProgressBar::no_length();
     if let Ok(style) =
         ProgressStyle::with_template("{msg} {bar:24} {human_pos}/{human_len} {per_sec} eta {eta}")

@@ -14,9 +14,9 @@ use otter_mimicit::sources::{
 };
 use serde_json::json;
 
-use crate::commands::interrupt;
-use crate::commands::generate::pictures;
 use crate::arguments::{DataImport, FrameFile, ImportSource, LlavaFile};
+use crate::commands::generate::pictures;
+use crate::commands::interrupt;
 use crate::output;
 
 /// Between two lines of progress where no bar can be drawn.

@@ -12,9 +12,9 @@ use otter_mimicit::retrieve::{
 };
 use serde_json::json;
 
-use crate::commands::interrupt;
-use crate::commands::checkpoint::hub;
 use crate::arguments::{DataRetrieve, RetrieveBy, RetrieveIndex, RetrieveOrder, RetrievePooling};
+use crate::commands::checkpoint::hub;
+use crate::commands::interrupt;
 use crate::output;
 
 /// Runs the command.

@@ -8,8 +8,8 @@ use otter_checkpoint::{beginning, load_tokenizer};
 use otter_data::{DataConfig, Dataset, Sample, TextTokenizer};
 use serde_json::{Value, json};
 
-use crate::commands::checkpoint::hub;
 use crate::arguments::DataShow;
+use crate::commands::checkpoint::hub;
 use crate::output;
 
 /// Runs the command.

@@ -13,9 +13,9 @@ use otter_data::verify::{
     report_html, verify, verify_and_fix,
 };
 
-use crate::commands::checkpoint::hub;
 use super::source;
 use crate::arguments::DataVerify;
+use crate::commands::checkpoint::hub;
 use crate::output;
 
 /// Most columns of a bar in the terminal.

@@ -10,9 +10,9 @@ use otter_data::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN};
 use otter_model::ModelError;
 use otter_model::generate::PromptBatch;
 
-use super::settings::{Settings, cut_at_stop};
 use super::model;
 use super::pictures::{self, Pictures};
+use super::settings::{Settings, cut_at_stop};
 use crate::arguments::Chat;
 use crate::output;
 

@@ -10,9 +10,9 @@ use otter_model::generate::{FinishReason, Generated, PromptBatch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::settings::{Settings, cut_at_stop};
 use super::model;
 use super::pictures::{self, Pictures};
+use super::settings::{Settings, cut_at_stop};
 use crate::arguments::Generate;
 use crate::output;
 

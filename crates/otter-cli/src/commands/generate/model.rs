@@ -12,9 +12,9 @@ use otter_data::{ImageTransform, ImagesOfRecord, JoinedText, open_image, preproc
 use otter_model::VisionInput;
 use otter_nn::{Device, QuantisedFormat, Tensor};
 
-use crate::commands::checkpoint::hub::resolve_model;
 use super::pictures::Pictures;
 use crate::arguments::{ComputeDtype, DeviceArguments, ModelArguments, QuantiseChoice};
+use crate::commands::checkpoint::hub::resolve_model;
 
 /// The format that an option names.
 pub fn quantised(choice: QuantiseChoice) -> QuantisedFormat {

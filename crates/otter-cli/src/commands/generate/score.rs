@@ -6,9 +6,9 @@ use otter_model::TextInput;
 use otter_nn::IGNORE_INDEX;
 use serde_json::json;
 
-use super::settings::warn_beyond_context;
 use super::model;
 use super::pictures::{self, Pictures};
+use super::settings::warn_beyond_context;
 use crate::arguments::Score;
 use crate::output;
 

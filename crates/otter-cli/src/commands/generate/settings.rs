@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use otter_checkpoint::{GenerationDefaults, LoadedModel};
 use otter_model::generate::{BeamOptions, Decoding, EarlyStopping, GenerationOptions, Processors, Sampling};
 
-use crate::commands::checkpoint::hub::resolve_model;
 use crate::arguments::{BeamArguments, DecodingChoice, EarlyStoppingChoice, SamplingArguments};
+use crate::commands::checkpoint::hub::resolve_model;
 
 /// Most new tokens of an answer; room for all of them is set aside at the start.
 const MOST_NEW_TOKENS: usize = 1 << 16;

@@ -7,9 +7,9 @@ use otter_train::metrics::Progress;
 use otter_train::{Outcome, Resume, TrainConfig, TrainSummary};
 use serde_json::{Value, json};
 
-use crate::commands::interrupt;
-use crate::commands::checkpoint::hub;
 use crate::arguments::{ComputeDtype, Train};
+use crate::commands::checkpoint::hub;
+use crate::commands::interrupt;
 use crate::output;
 
 /// Runs the command.

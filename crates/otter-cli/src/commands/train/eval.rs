@@ -7,8 +7,8 @@ use otter_data::{DataConfig, Dataset};
 use otter_eval::{Detail, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
 use serde_json::json;
 
-use crate::commands::generate::{model, pictures};
 use crate::arguments::Eval;
+use crate::commands::generate::{model, pictures};
 use crate::output;
 
 /// Tokens of a sample, beyond which it is refused.

@@ -4,9 +4,9 @@ use anyhow::Result;
 use otter_toybox::quickstart::QuickstartOptions;
 use otter_train::metrics::Progress;
 
-use crate::commands::interrupt;
-use crate::commands::checkpoint::hub;
 use crate::arguments::{ComputeDtype, Quickstart};
+use crate::commands::checkpoint::hub;
+use crate::commands::interrupt;
 use crate::output;
 
 /// Runs the command.

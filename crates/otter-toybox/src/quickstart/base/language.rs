@@ -8,8 +8,8 @@ use otter_model::flamingo::{Context, causal_mask};
 use otter_model::text::Rows;
 use otter_model::{ModelError, Otter};
 use otter_nn::{Device, Gradients, IGNORE_INDEX, MediaRows, Parameters, Tensor};
-use otter_train::optim::{clip_factor, global_norm};
 use otter_train::optim::{AdamW, AdamWOptions};
+use otter_train::optim::{clip_factor, global_norm};
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 

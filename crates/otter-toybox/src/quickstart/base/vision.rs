@@ -10,8 +10,8 @@ use otter_model::vision::ClipVision;
 use otter_nn::{
     CrossEntropy, Device, Gradients, IGNORE_INDEX, Init, LayerNorm, ParameterSpecs, Parameters, Tensor,
 };
-use otter_train::optim::{clip_factor, global_norm};
 use otter_train::optim::{AdamW, AdamWOptions};
+use otter_train::optim::{clip_factor, global_norm};
 use rayon::prelude::*;
 
 /// Prefix of the tower's parameters, as in a whole model.
