@@ -484,3 +484,14 @@ fn closed_pipes_are_no_panic() {
     }
     assert_eq!(ended(&["inspect", "/no/such"], false), (Some(1), String::new()));
 }
+
+#[test]
+fn commands_that_moved_say_where() {
+    for (old, new) in [
+        (&["bench", "--preset", "mid"][..], "bench --preset mid"),
+        (&["data", "synthesise", "--pairs", "9"], "synthesize --pairs 9"),
+        (&["pretrain-base", "--help"], "pretrain-base --help"),
+    ] {
+        otter(old).error(&[&format!("cargo run --release -p otter-dev -- {new}\n")]);
+    }
+}

@@ -1,4 +1,4 @@
-//! `otter data convert` and `otter data synthesise` with the real binary.
+//! `otter data convert` with the real binary.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -216,34 +216,4 @@ fn a_set_whose_own_images_no_record_names_is_converted() {
             "[bad_image]",
         ]);
     }
-}
-
-#[test]
-fn a_synthetic_set_is_made_converted_and_shown() {
-    let place = tempfile::tempdir().unwrap();
-    let out = place.path().join("synthetic");
-    let arguments = arguments![
-        "data",
-        "synthesise",
-        "--pairs",
-        "5000",
-        "--images",
-        "200",
-        "--out",
-        &out,
-        "--json",
-        "--seed",
-        "9"
-    ];
-    let made = otter(&arguments).json();
-    assert_eq!((&made["records"], &made["images"]), (&json!(5000), &json!(200)));
-    otter(&arguments).error(&["manifest.json", "already"]);
-    let list = place.path().join("list.yaml");
-    std::fs::write(&list, "IMAGE_TEXT_IN_CONTEXT:\n  SYN:\n    mimicit_path: synthetic\n").unwrap();
-    let sample = &samples(&list, &[17])[0];
-    assert!(sample["id"].as_str().unwrap().starts_with("SYN_INS_"));
-    let tar = place.path().join("tar");
-    let converted = convert(&out, "tar", &tar, &["--group", "IMAGE_TEXT_IN_CONTEXT"]).json();
-    assert_eq!(converted["sets"][0]["records"], 5000);
-    assert_eq!(&samples(&tar.join("data.yaml"), &[17])[0], sample);
 }
