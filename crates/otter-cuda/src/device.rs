@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use otter_nn::Device;
-use otter_nn::card::Card;
+use otter_nn::backend::Card;
 
 use crate::backend::Layers;
 use crate::{Gpu, GpuError, Precision, Result};

@@ -1,5 +1,7 @@
 //! What can go wrong on a card.
 
+use otter_nn::DeviceError;
+
 /// An error of a card or of what was asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
@@ -51,4 +53,13 @@ pub enum GpuError {
         /// The driver's answer.
         error: String,
     },
+}
+
+impl From<GpuError> for DeviceError {
+    fn from(error: GpuError) -> Self {
+        match error {
+            GpuError::OutOfMemory { .. } => Self::OutOfMemory(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
 }

@@ -27,7 +27,7 @@ mod skip;
 pub mod tensor;
 pub mod testing;
 
-pub use backend::card::{self, ActivationKind};
+pub use backend::ActivationKind;
 pub use backend::cpu as kernels;
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
 pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};
@@ -40,8 +40,8 @@ pub use layers::rotary::{Rotary, rotary_frequencies};
 pub use layers::segments::{Segment, SegmentError, SegmentProblem, Segments};
 pub use tensor::quantized as quantised;
 pub use tensor::{
-    Device, DeviceError, Gradients, Init, NotFinite, Parameter, ParameterId, ParameterSpec, ParameterSpecs,
-    Parameters, QuantisedFormat, QuantisedMatrix, QuantisedView, Real, SharedSlice, Tensor, Weight,
-    WeightMemory, WeightView, all_finite,
+    Device, DeviceError, Gradients, Init, Matrix, NotFinite, Parameter, ParameterId, ParameterSpec,
+    ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, QuantisedView, Real, SharedSlice, Tensor,
+    Weight, WeightMemory, WeightView, all_finite,
 };
 pub use testing::gradient_check;

@@ -2,18 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use otter_nn::card::{CardBuffer, CardElements, CardMatrix};
+use otter_nn::backend::{CardBuffer, CardElements};
+use otter_nn::{DeviceError, Tensor};
 
 use crate::quantised::QuantisedBuffer;
 use crate::{Buffer, Element, GpuError, Matrix, Result};
 
 /// The first failure, until somebody asks.
 #[derive(Default)]
-pub(crate) struct Failure(Mutex<Option<String>>);
+pub(crate) struct Failure(Mutex<Option<DeviceError>>);
 
 impl Failure {
     /// The first failure since this was last asked.
-    pub(crate) fn take(&self) -> Option<String> {
+    pub(crate) fn take(&self) -> Option<DeviceError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -29,7 +30,7 @@ impl Failure {
         match work() {
             Ok(result) => Some(result),
             Err(error) => {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.into());
                 None
             }
         }
@@ -114,18 +115,28 @@ pub(crate) fn singles_mut(buffer: &mut CardBuffer) -> Result<&mut Buffer<f32>> {
     elements_mut(buffer)
 }
 
+/// The elements of a tensor.
+pub(crate) fn values(tensor: &Tensor) -> Result<&Buffer<f32>> {
+    elements(tensor.on_card())
+}
+
+pub(crate) fn values_mut(tensor: &mut Tensor) -> Result<&mut Buffer<f32>> {
+    elements_mut(tensor.on_card_mut())
+}
+
 /// A matrix as the kernels take it.
 pub(crate) enum Stored<'a> {
     Plain(Matrix<'a>),
     Blocks(&'a QuantisedBuffer),
 }
 
-pub(crate) fn stored(matrix: CardMatrix<'_>) -> Result<Stored<'_>> {
+pub(crate) fn stored(matrix: otter_nn::Matrix<'_, f32>) -> Result<Stored<'_>> {
+    use otter_nn::Matrix as Kept;
     Ok(match matrix {
-        CardMatrix::F32(buffer) => Stored::Plain(Matrix::F32(elements(buffer)?)),
-        CardMatrix::F16(buffer) => Stored::Plain(Matrix::F16(elements(buffer)?)),
-        CardMatrix::Bf16(buffer) => Stored::Plain(Matrix::Bf16(elements(buffer)?)),
-        CardMatrix::Quantised(buffer) => Stored::Blocks(blocks(buffer)?),
+        Kept::Full(tensor) => Stored::Plain(Matrix::F32(values(tensor)?)),
+        Kept::F16(tensor) => Stored::Plain(Matrix::F16(elements(tensor.on_card())?)),
+        Kept::Bf16(tensor) => Stored::Plain(Matrix::Bf16(elements(tensor.on_card())?)),
+        Kept::Quantised(matrix) => Stored::Blocks(blocks(matrix.on_card())?),
     })
 }
 

@@ -8,7 +8,7 @@ use otter_model::generate::{
     BeamOptions, Decoding, EarlyStopping, Generated, GenerationOptions, PromptBatch,
 };
 use otter_model::{LossScale, ModelError, Otter, TextInput, VisionInput};
-use otter_nn::card::CardTransfers;
+use otter_nn::backend::CardTransfers;
 use otter_nn::gradient_check::{random_parameters, random_tensor};
 use otter_nn::{
     Device, Gradients, Parameters, QuantisedFormat, QuantisedMatrix, Segment, Segments, Tensor, Weight,

@@ -1,11 +1,7 @@
 //! Softmax attention of one sequence over itself or over a cache, without its projections.
 
-use crate::backend::card::{Card, CardAttended, CardInputGradients, CardInputs};
-use crate::backend::cpu::attention::row::forward_rows;
-use crate::backend::cpu::attention::{
-    self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
-};
-use crate::{Device, Real, Segment, Segments, Tensor};
+use crate::backend::{Attended, AttentionInputGradients, AttentionInputs, HeadLayout, Heads, Span};
+use crate::{Real, Segment, Segments, Tensor};
 
 /// Which keys a query row may see.
 #[derive(Clone, Debug)]
@@ -62,7 +58,7 @@ pub struct SelfAttentionCore {
     pub slopes: Option<Vec<f64>>,
 }
 
-/// Output of the attention and what its reverse pass needs.
+/// Output of the attention and what its backward pass needs.
 #[derive(Clone)]
 pub struct AttentionOutput<T> {
     /// (batch * rows, heads * head size).
@@ -127,35 +123,13 @@ impl SelfAttentionCore {
         rows: usize,
         kv: &KeysValues<'a, T>,
         mask: &'a AttentionMask,
-    ) -> Inputs<'a, T> {
-        let (q_layout, key_layout) = self.layouts(rows, kv);
-        Inputs {
-            q: q.data(),
-            q_layout,
-            k: kv.keys.data(),
-            k_layout: key_layout,
-            v: kv.values.data(),
-            v_layout: key_layout,
-            visible: visible(mask, kv.len),
-        }
-    }
-
-    fn card_inputs<'a, T: Real>(
-        &self,
-        q: &'a Tensor<T>,
-        rows: usize,
-        kv: &KeysValues<'a, T>,
-        mask: &'a AttentionMask,
-    ) -> CardInputs<'a> {
+    ) -> AttentionInputs<'a, T> {
         let (q_layout, kv_layout) = self.layouts(rows, kv);
-        let (q, k, v) = (q.on_card(), kv.keys.on_card(), kv.values.on_card());
-        CardInputs { q, q_layout, k, v, kv_layout, visible: visible(mask, kv.len) }
+        AttentionInputs { q, q_layout, k: kv.keys, v: kv.values, kv_layout, visible: visible(mask, kv.len) }
     }
 
-    /// Output of every row, on a card; rows of no span give zero.
-    fn forward_there<T: Real>(
+    fn forward_with<T: Real>(
         &self,
-        card: Card,
         q: &Tensor<T>,
         batch: usize,
         kv: &KeysValues<'_, T>,
@@ -164,17 +138,17 @@ impl SelfAttentionCore {
     ) -> Tensor<T> {
         let rows = q.rows() / batch;
         let mut out = match mask {
+            // Rows of no segment stay zero.
             AttentionMask::Segments(_) => q.zeros_like(),
             AttentionMask::Full | AttentionMask::Causal { .. } => Tensor::empty(q.shape(), q.device()),
         };
-        let inputs = self.card_inputs(q, rows, kv, mask);
-        let spans = self.spans(batch, rows, kv, mask);
-        let log_sums = log_sums.map(|sums| (sums.on_card_mut(), rows));
-        card.attend(self.sizes(), inputs, &spans, out.on_card_mut(), log_sums);
+        let (inputs, spans) = (self.inputs(q, rows, kv, mask), self.spans(batch, rows, kv, mask));
+        let log_sums = log_sums.map(|sums| (sums, rows));
+        q.backend().attention(&mut out, self.sizes(), inputs, &spans, log_sums);
         out
     }
 
-    /// Attention of q (batch * rows, heads * head size) over `kv`, with what the reverse pass needs.
+    /// Attention of q (batch * rows, heads * head size) over `kv`, with what the backward pass needs.
     pub fn forward_saved<T: Real>(
         &self,
         q: &Tensor<T>,
@@ -182,18 +156,8 @@ impl SelfAttentionCore {
         kv: KeysValues<'_, T>,
         mask: &AttentionMask,
     ) -> AttentionOutput<T> {
-        let rows = q.rows() / batch;
-        let mut log_sums = Tensor::zeros(&[batch * self.heads * rows], q.device());
-        if let Device::Card(card) = q.device() {
-            let out = self.forward_there(card, q, batch, &kv, mask, Some(&mut log_sums));
-            return AttentionOutput { out, log_sums };
-        }
-        let mut out = q.zeros_like();
-        let inputs = self.inputs(q, rows, &kv, mask);
-        let spans = self.spans(batch, rows, &kv, mask);
-        let layout = inputs.q_layout;
-        let sums = Some((log_sums.data_mut(), rows));
-        kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, sums);
+        let mut log_sums = Tensor::zeros(&[self.heads * q.rows()], q.device());
+        let out = self.forward_with(q, batch, &kv, mask, Some(&mut log_sums));
         AttentionOutput { out, log_sums }
     }
 
@@ -205,16 +169,7 @@ impl SelfAttentionCore {
         kv: KeysValues<'_, T>,
         mask: &AttentionMask,
     ) -> Tensor<T> {
-        if let Device::Card(card) = q.device() {
-            return self.forward_there(card, q, batch, &kv, mask, None);
-        }
-        let rows = q.rows() / batch;
-        let mut out = q.zeros_like();
-        let inputs = self.inputs(q, rows, &kv, mask);
-        let layout = inputs.q_layout;
-        let spans = self.spans(batch, rows, &kv, mask);
-        kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, None);
-        out
+        self.forward_with(q, batch, &kv, mask, None)
     }
 
     /// As [`SelfAttentionCore::forward`], written to `out`. With one query row a batch entry the host allocates nothing:
@@ -228,38 +183,23 @@ impl SelfAttentionCore {
         scores: &mut Tensor<T>,
         out: &mut Tensor<T>,
     ) {
-        if let Device::Card(card) = q.device() {
-            *out = self.forward_there(card, q, batch, &kv, mask, None);
-            return;
-        }
-        let (scores, out) = (scores.data_mut(), out.data_mut());
         let rows = q.len() / (batch * self.heads * self.head_size);
-        let inputs = self.inputs(q, rows, &kv, mask);
-        let layout = inputs.q_layout;
+        let (heads, backend, inputs) = (self.sizes(), q.backend(), self.inputs(q, rows, &kv, mask));
         let causal_offset = match mask {
             AttentionMask::Full => None,
             AttentionMask::Causal { offset, .. } => Some(*offset),
-            AttentionMask::Segments(_) => None,
+            AttentionMask::Segments(_) => {
+                backend.clear(out);
+                return backend.attention(out, heads, inputs, &self.spans(batch, rows, &kv, mask), None);
+            }
         };
-        if rows == 1 && !matches!(mask, AttentionMask::Segments(_)) {
-            let span = |b| {
-                Some(Span {
-                    batch: b,
-                    row: 0,
-                    rows: 1,
-                    key_batch: b,
-                    key_row: 0,
-                    keys: kv.len,
-                    causal_offset,
-                })
-            };
-            return forward_rows(self.sizes(), inputs, batch, span, scores, out, layout);
+        if rows > 1 {
+            return backend.attention(out, heads, inputs, &self.spans(batch, rows, &kv, mask), None);
         }
-        if matches!(mask, AttentionMask::Segments(_)) {
-            out.fill(T::ZERO);
-        }
-        let spans = self.spans(batch, rows, &kv, mask);
-        kernel::forward(self.sizes(), inputs, &spans, out, layout, None);
+        let keys = kv.len;
+        let span =
+            |b| Some(Span { batch: b, row: 0, rows: 1, key_batch: b, key_row: 0, keys, causal_offset });
+        backend.attention_of_single_rows(out, heads, inputs, batch, &span, scores);
     }
 
     /// Gradients of queries, keys and values from the output's gradient.
@@ -277,36 +217,11 @@ impl SelfAttentionCore {
         let key_shape = [batch * kv.len, self.key_heads * self.head_size];
         let mut dk = Tensor::zeros(&key_shape, q.device());
         let mut dv = Tensor::zeros(&key_shape, q.device());
-        let layout = HeadLayout::new(kv.len, key_shape[1], self.head_size);
-        if let Device::Card(card) = q.device() {
-            let (out, d_out, log_sums) = (saved.out.on_card(), d_out.on_card(), saved.log_sums.on_card());
-            let attended = CardAttended { out, d_out, log_sums, rows_per_batch: rows };
-            let (inputs, spans) = (self.card_inputs(q, rows, &kv, mask), self.spans(batch, rows, &kv, mask));
-            let gradients = CardInputGradients {
-                dq: dq.on_card_mut(),
-                dk: dk.on_card_mut(),
-                dv: dv.on_card_mut(),
-                kv_layout: layout,
-            };
-            card.attend_back(self.sizes(), inputs, &spans, attended, gradients);
-            return AttentionGradients { dq, dk, dv };
-        }
-        let inputs = self.inputs(q, rows, &kv, mask);
-        let result = ForwardResult {
-            out: saved.out.data(),
-            d_out: d_out.data(),
-            layout: inputs.q_layout,
-            log_sums: saved.log_sums.data(),
-            rows_per_batch: rows,
-        };
-        let gradients = InputGradients {
-            dq: dq.data_mut(),
-            dk: dk.data_mut(),
-            dk_layout: layout,
-            dv: dv.data_mut(),
-            dv_layout: layout,
-        };
-        kernel::backward(self.sizes(), inputs, &self.spans(batch, rows, &kv, mask), result, gradients);
+        let kv_layout = HeadLayout::new(kv.len, key_shape[1], self.head_size);
+        let (inputs, spans) = (self.inputs(q, rows, &kv, mask), self.spans(batch, rows, &kv, mask));
+        let attended = Attended { out: &saved.out, d_out, log_sums: &saved.log_sums, rows_per_batch: rows };
+        let gradients = AttentionInputGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, kv_layout };
+        q.backend().attention_backward(self.sizes(), inputs, &spans, attended, gradients);
         AttentionGradients { dq, dk, dv }
     }
 }

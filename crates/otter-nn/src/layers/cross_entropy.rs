@@ -1,10 +1,9 @@
 //! Output projection and softmax cross-entropy in one, in chunks of tokens: (tokens x vocabulary) never exists whole,
 //! and tokens without a target are never projected.
 
-use crate::backend::card::{Card, CardBuffer};
-use crate::backend::cpu::{for_row_blocks, gemm as matmul, max_of, sum_of, zeros};
-use crate::layers::rows;
-use crate::{Device, Gradients, ParameterId, Parameters, Real, Tensor};
+pub use crate::backend::cpu::cross_entropy::log_sum_exp;
+use crate::backend::{Epilogue, WeightShape};
+use crate::{Gradients, Matrix, ParameterId, Parameters, Real, Tensor};
 
 /// Label of a token without a target.
 pub const IGNORE_INDEX: i64 = -100;
@@ -50,18 +49,11 @@ impl CrossEntropy {
         targets: &[i64],
     ) -> Vec<Option<f64>> {
         let mut out = vec![None; targets.len()];
-        if let Device::Card(card) = hidden.device() {
-            self.for_chunks_there(card, parameters, hidden, targets, |rows, _, logits, vocabulary| {
-                let losses = card.cross_entropy(logits, &there(rows, targets), vocabulary, None);
-                rows.iter().zip(losses).for_each(|(&row, loss)| out[row] = Some(f64::from(-loss)));
-            });
-            return out;
-        }
-        self.for_chunks(parameters, hidden, targets, |rows, _, logits, vocabulary| {
-            for (row, logits) in rows.iter().zip(logits.chunks_exact(vocabulary)) {
-                let log_sum = log_sum_exp(logits);
-                out[*row] = Some((logits[targets[*row] as usize] - log_sum).to_f64());
-            }
+        self.for_chunks(parameters, hidden, targets, |rows, _, logits, shape| {
+            let targets = targets_of(rows, targets);
+            let losses = hidden.backend().cross_entropy(logits, &targets, shape.outer, None);
+            // From zero, not negated: a loss of zero is a log-probability of plus zero.
+            rows.iter().zip(losses).for_each(|(&row, loss)| out[row as usize] = Some(0.0 - loss));
         });
         out
     }
@@ -89,122 +81,43 @@ impl CrossEntropy {
         scale: f64,
         gradients: &mut Gradients<T>,
     ) -> (LossSum, Tensor<T>) {
-        if let Device::Card(card) = hidden.device() {
-            return self.forward_backward_there(card, parameters, hidden, targets, scale, gradients);
-        }
-        let width = hidden.width();
+        let (backend, width) = (hidden.backend(), hidden.width());
         let mut d_hidden = hidden.zeros_like();
         let mut total = LossSum::default();
-        let table = parameters.weight(self.weight);
-        let scale = T::from_f64(scale);
-        self.for_chunks(parameters, hidden, targets, |rows, gathered, logits, vocabulary| {
-            let mut losses = vec![T::ZERO; rows.len()];
-            let whole = &*logits;
-            for_row_blocks(&mut losses, 1, vocabulary, |first, block| {
-                for (row, loss) in (first..).zip(block.iter_mut()) {
-                    let logits = &whole[row * vocabulary..][..vocabulary];
-                    *loss = log_sum_exp(logits) - logits[targets[rows[row]] as usize];
-                }
-            });
-            total.sum += losses.iter().map(|l| l.to_f64()).sum::<f64>();
+        let table = parameters.matrix(self.weight);
+        self.for_chunks(parameters, hidden, targets, |rows, gathered, logits, shape| {
+            let targets = targets_of(rows, targets);
+            let losses = backend.cross_entropy(logits, &targets, shape.outer, Some(scale));
+            total.sum += losses.iter().sum::<f64>();
             total.targets += rows.len();
-            for_row_blocks(logits, vocabulary, 8, |first, block| {
-                for (i, logits) in block.chunks_exact_mut(vocabulary).enumerate() {
-                    let target = targets[rows[first + i]] as usize;
-                    // log-sum-exp again from loss + target logit: the logits are still unchanged here
-                    let log_sum = losses[first + i] + logits[target];
-                    for logit in logits.iter_mut() {
-                        *logit = scale * (*logit - log_sum).exp();
-                    }
-                    logits[target] += -scale;
-                }
-            });
-            let mut d_gathered = vec![T::ZERO; rows.len() * width];
-            matmul::times(&mut d_gathered, logits, table, vocabulary, width, false);
-            for (row, d) in rows.iter().zip(d_gathered.chunks_exact(width)) {
-                d_hidden.data_mut()[row * width..][..width].copy_from_slice(d);
-            }
-            if let Some(d_table) = gradients.get_mut(self.weight) {
-                matmul::add_transposed_times(d_table, logits, gathered, vocabulary, width);
-            }
-        });
-        (total, d_hidden)
-    }
-
-    /// [`CrossEntropy::forward_backward`] on a card.
-    fn forward_backward_there<T: Real>(
-        &self,
-        card: Card,
-        parameters: &Parameters<T>,
-        hidden: &Tensor<T>,
-        targets: &[i64],
-        scale: f64,
-        gradients: &mut Gradients<T>,
-    ) -> (LossSum, Tensor<T>) {
-        let width = hidden.width();
-        let mut d_hidden = hidden.zeros_like();
-        let mut total = LossSum::default();
-        let table = parameters.get(self.weight).on_card();
-        self.for_chunks_there(card, parameters, hidden, targets, |chunk, gathered, logits, vocabulary| {
-            let targets = there(chunk, targets);
-            let losses = card.cross_entropy(logits, &targets, vocabulary, Some(scale as f32));
-            total.sum += losses.into_iter().map(f64::from).sum::<f64>();
-            total.targets += chunk.len();
             let mut d_gathered = Tensor::empty(gathered.shape(), gathered.device());
-            card.times(d_gathered.on_card_mut(), logits, table, (vocabulary, width), false);
-            // Each row once: adding to zeros writes.
-            rows::add_to_picked(&mut d_hidden, &d_gathered, &numbers(chunk), width);
+            backend.matmul_nn(&mut d_gathered, logits, table, shape, false);
+            backend.scatter_rows(&mut d_hidden, &d_gathered, rows, width);
             if let Some(d_table) = gradients.tensor_mut(self.weight) {
-                let size = (vocabulary, width);
-                card.add_transposed_times(d_table.on_card_mut(), logits, gathered.on_card(), size);
+                backend.matmul_tn_add(d_table, logits, gathered, shape);
             }
         });
         (total, d_hidden)
     }
 
-    /// [`CrossEntropy::for_chunks`] on a card.
-    fn for_chunks_there<T: Real>(
-        &self,
-        card: Card,
-        parameters: &Parameters<T>,
-        hidden: &Tensor<T>,
-        targets: &[i64],
-        mut body: impl FnMut(&[usize], &Tensor<T>, &mut CardBuffer, usize),
-    ) {
-        assert_eq!(targets.len(), hidden.rows(), "one target a row");
-        let table = parameters.get(self.weight);
-        let (vocabulary, width) = (table.shape()[0], hidden.width());
-        let with_target: Vec<usize> = (0..targets.len()).filter(|&i| targets[i] != IGNORE_INDEX).collect();
-        for chunk in with_target.chunks(chunk_rows(vocabulary)) {
-            let gathered = rows::picked(hidden, &numbers(chunk), width);
-            let mut logits = card.empty(chunk.len() * vocabulary);
-            let size = (width, vocabulary);
-            card.times_transposed(&mut logits, gathered.on_card(), table.on_card(), size, false);
-            body(chunk, &gathered, &mut logits, vocabulary);
-        }
-    }
-
-    /// Calls `body(rows, hidden of the rows, their logits, vocabulary)` on chunks of rows with a target.
+    /// Calls `body(rows, hidden of the rows, their logits, shape of the table)` on chunks of rows with a target.
     fn for_chunks<T: Real>(
         &self,
         parameters: &Parameters<T>,
         hidden: &Tensor<T>,
         targets: &[i64],
-        mut body: impl FnMut(&[usize], &[T], &mut [T], usize),
+        mut body: impl FnMut(&[u32], &Tensor<T>, &mut Tensor<T>, WeightShape),
     ) {
-        let width = hidden.width();
         assert_eq!(targets.len(), hidden.rows(), "one target a row");
-        let table = parameters.get(self.weight);
-        let vocabulary = table.shape()[0];
-        let rows: Vec<usize> = (0..targets.len()).filter(|&i| targets[i] != IGNORE_INDEX).collect();
-        for rows in rows.chunks(chunk_rows(vocabulary)) {
-            let mut gathered = Vec::with_capacity(rows.len() * width);
-            for &row in rows {
-                gathered.extend_from_slice(&hidden.data()[row * width..][..width]);
-            }
-            let mut logits = zeros(rows.len() * vocabulary);
-            matmul::times_transposed(&mut logits, &gathered, table.view(), width, vocabulary, false);
-            body(rows, &gathered, &mut logits, vocabulary);
+        let (backend, table) = (hidden.backend(), parameters.get(self.weight));
+        let shape = WeightShape { outer: table.shape()[0], inner: hidden.width() };
+        let rows: Vec<u32> =
+            (0..).zip(targets).filter(|(_, t)| **t != IGNORE_INDEX).map(|(row, _)| row).collect();
+        for rows in rows.chunks(chunk_rows(shape.outer)) {
+            let gathered = backend.gather_rows(Matrix::Full(hidden), rows, shape.inner);
+            let mut logits = Tensor::empty(&[rows.len(), shape.outer], hidden.device());
+            backend.linear(&mut logits, &gathered, table.matrix(), None, shape, Epilogue::None);
+            body(rows, &gathered, &mut logits, shape);
         }
     }
 }
@@ -214,29 +127,16 @@ fn chunk_rows(vocabulary: usize) -> usize {
     (CHUNK_LOGITS / vocabulary.max(1)).clamp(16, 1024)
 }
 
-/// The targets of these rows as a card takes them.
-fn there(rows: &[usize], targets: &[i64]) -> Vec<u32> {
-    rows.iter().map(|&row| targets[row] as u32).collect()
-}
-
-fn numbers(rows: &[usize]) -> Vec<u32> {
-    rows.iter().map(|&row| row as u32).collect()
-}
-
-/// Log of the sum of exponentials. It is NaN where a logit is not finite, negative infinity included: no model means that.
-pub fn log_sum_exp<T: Real>(logits: &[T]) -> T {
-    crate::backend::cpu::simd(|| {
-        let max = max_of(logits);
-        // A product with zero is zero, or NaN.
-        max + sum_of(logits, |l| (l - max).exp() + l * T::ZERO).ln()
-    })
+/// The targets of these rows.
+fn targets_of(rows: &[u32], targets: &[i64]) -> Vec<u32> {
+    rows.iter().map(|&row| targets[row as usize] as u32).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::gradient_check::{check, check_half, random_tensor};
-    use crate::{Init, ParameterSpecs};
+    use crate::{Device, Init, ParameterSpecs};
 
     #[test]
     fn gradients_match_finite_differences() {

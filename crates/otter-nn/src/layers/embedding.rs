@@ -1,7 +1,7 @@
 //! Token embedding.
 
 use crate::layers::rows;
-use crate::{Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 /// A table (vocabulary, width) whose rows stand for token ids.
 #[derive(Clone, Debug)]
@@ -26,14 +26,8 @@ impl Embedding {
     /// # Panics
     /// When an id is outside the table; callers check ids against the vocabulary.
     pub fn forward<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32]) -> Tensor<T> {
-        let shape = [ids.len(), self.width];
-        if let Device::Card(card) = parameters.device() {
-            let rows = card.table_rows(parameters.get(self.weight).on_card(), ids, self.width);
-            return Tensor::from_card(rows, &shape, card);
-        }
-        let mut out = Tensor::empty(&shape, Device::Cpu);
-        self.forward_into(parameters, ids, &mut out);
-        out
+        let backend = parameters.device().backend();
+        backend.gather_rows(parameters.matrix(self.weight), ids, self.width)
     }
 
     /// Writes rows of `ids` to `out`.
@@ -55,15 +49,8 @@ impl Embedding {
         first: u32,
         out: &mut Tensor<T>,
     ) {
-        if let Device::Card(_) = parameters.device() {
-            let ids: Vec<u32> = ids.iter().map(|id| id + first).collect();
-            *out = self.forward(parameters, &ids);
-            return;
-        }
-        let table = parameters.weight(self.weight);
-        for (&id, row) in ids.iter().zip(out.data_mut().chunks_exact_mut(self.width)) {
-            table.read((id + first) as usize * self.width, row);
-        }
+        let table = parameters.matrix(self.weight);
+        parameters.device().backend().gather_rows_into(out, table, ids, first, self.width);
     }
 
     /// Features of a row.
@@ -82,6 +69,7 @@ impl Embedding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Device;
     use crate::testing::gradient_check::check;
 
     #[test]

@@ -1,7 +1,6 @@
 //! The tanh gate of gated cross-attention: `residual + branch * tanh(gate)` with one learned number.
 
-use crate::backend::cpu::elementwise;
-use crate::{Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 /// A learned gate of shape (1,), starting at 0 so that a fresh branch changes nothing.
 #[derive(Clone, Debug)]
@@ -22,14 +21,9 @@ impl TanhGate {
         residual: &Tensor<T>,
         branch: &Tensor<T>,
     ) -> Tensor<T> {
-        if let Device::Card(_) = residual.device() {
-            let mut sum = residual.clone();
-            self.forward_add(parameters, &mut sum, branch);
-            return sum;
-        }
-        let factor = factor(parameters.data(self.gate)[0]);
-        let sum = elementwise::sum_scaled(residual.data(), branch.data(), factor);
-        Tensor::from_vec(sum, residual.shape(), residual.device())
+        let mut sum = residual.clone();
+        self.forward_add(parameters, &mut sum, branch);
+        sum
     }
 
     /// Adds `branch * tanh(gate)` to `residual`.
@@ -39,13 +33,7 @@ impl TanhGate {
         residual: &mut Tensor<T>,
         branch: &Tensor<T>,
     ) {
-        let gate = parameters.tensor(self.gate);
-        match residual.device() {
-            Device::Cpu => {
-                elementwise::add_scaled(residual.data_mut(), branch.data(), factor(gate.data()[0]));
-            }
-            Device::Card(card) => card.gate_add(residual.on_card_mut(), branch.on_card(), gate.on_card()),
-        }
+        residual.backend().gate_add(residual, branch, parameters.tensor(self.gate));
     }
 
     /// Gradient of `branch`; adds the gate's. The residual's gradient is `dy` itself.
@@ -56,25 +44,9 @@ impl TanhGate {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        if let Device::Card(card) = dy.device() {
-            let gate = parameters.tensor(self.gate).on_card();
-            let d_gate = gradients.tensor_mut(self.gate).map(Tensor::on_card_mut);
-            let d_branch = card.gate_back(branch.on_card(), gate, dy.on_card(), d_gate);
-            return Tensor::from_card(d_branch, dy.shape(), card);
-        }
-        let factor = factor(parameters.data(self.gate)[0]);
-        if let Some(d_gate) = gradients.get_mut(self.gate) {
-            d_gate[0] += elementwise::dot(dy.data(), branch.data()) * (T::ONE - factor * factor);
-        }
-        let mut d_branch = dy.clone();
-        elementwise::scale(d_branch.data_mut(), factor);
-        d_branch
+        let d_gate = gradients.tensor_mut(self.gate);
+        dy.backend().gate_backward(branch, parameters.tensor(self.gate), dy, d_gate)
     }
-}
-
-/// tanh of the gate; not a number where that is infinite: no training ends there, and a product with 1 would hide it.
-fn factor<T: Real>(gate: T) -> T {
-    gate.tanh() + gate * T::ZERO
 }
 
 #[cfg(test)]

@@ -1,13 +1,7 @@
 //! Linear layer: `y = x W^T + b`.
 
-use crate::backend::card::ActivationKind;
-use crate::backend::cpu::elementwise::{self, Activation};
-use crate::backend::cpu::{gemm as matmul, norm::add_column_sums};
-use crate::layers::elementwise::{activate, with_kind};
-use crate::layers::rows;
-use crate::{
-    Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, QuantisedView, Real, Tensor, WeightView,
-};
+use crate::backend::{ActivationKind, Epilogue, Projection, WeightShape};
+use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
 /// A linear layer; weight (outer, inner), optional bias (outer).
 #[derive(Clone, Debug)]
@@ -81,22 +75,26 @@ impl Linear {
         y: &mut Tensor<T>,
         accumulate: bool,
     ) {
-        let (inner, outer) = (self.inner, self.outer);
-        if let Device::Card(card) = x.device() {
-            let weight = parameters.get(self.weight).on_card();
-            card.times_transposed(y.on_card_mut(), x.on_card(), weight, (inner, outer), accumulate);
-            if let Some(bias) = self.bias {
-                card.add_to_rows(y.on_card_mut(), parameters.tensor(bias).on_card());
-            }
-            return;
-        }
-        let (weight, x, y) = (parameters.weight(self.weight), x.data(), y.data_mut());
-        let Some(bias) = self.bias.map(|bias| parameters.data(bias)) else {
-            return matmul::times_transposed(y, x, weight, inner, outer, accumulate);
-        };
-        matmul::times_transposed_then(y, x, weight, inner, outer, accumulate, &|_, first, part| {
-            elementwise::add_part(part, &bias[first..]);
-        });
+        self.forward_with(parameters, x, y, if accumulate { Epilogue::Add } else { Epilogue::None });
+    }
+
+    fn forward_with<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+        y: &mut Tensor<T>,
+        epilogue: Epilogue,
+    ) {
+        let (weight, bias) = (parameters.matrix(self.weight), self.bias(parameters));
+        x.backend().linear(y, x, weight, bias, self.shape(), epilogue);
+    }
+
+    fn bias<'a, T: Real>(&self, parameters: &'a Parameters<T>) -> Option<&'a Tensor<T>> {
+        self.bias.map(|bias| parameters.tensor(bias))
+    }
+
+    fn shape(&self) -> WeightShape {
+        WeightShape { outer: self.outer, inner: self.inner }
     }
 
     /// Writes the outputs of several layers over the same input. Where their weights are in blocks of one format, the host
@@ -104,40 +102,18 @@ impl Linear {
     pub fn forward_each<T: Real, const N: usize>(
         parameters: &Parameters<T>,
         x: &Tensor<T>,
-        mut outputs: [(&Self, &mut Tensor<T>); N],
+        outputs: [(&Self, &mut Tensor<T>); N],
     ) {
-        let together = match x.device() {
-            Device::Cpu => Self::all_quantised(parameters, outputs.each_ref().map(|(layer, _)| *layer)),
-            Device::Card(_) => None,
-        };
-        let Some(blocks) = together else {
-            return outputs.into_iter().for_each(|(layer, y)| layer.forward_into(parameters, x, y, false));
-        };
-        T::times_quantised_each(x.data(), outputs.each_mut().map(|(_, y)| y.data_mut()), blocks);
-        for (layer, y) in outputs {
-            if let Some(bias) = layer.bias {
-                rows::add_to_each(y, parameters.tensor(bias));
-            }
-        }
+        let mut projections = outputs.map(|(layer, y)| Projection {
+            y,
+            weight: parameters.matrix(layer.weight),
+            bias: layer.bias(parameters),
+            shape: layer.shape(),
+        });
+        x.backend().linear_each(x, &mut projections);
     }
 
-    /// The blocks of these layers, if all are in blocks.
-    fn all_quantised<'a, T: Real, const N: usize>(
-        parameters: &'a Parameters<T>,
-        layers: [&Self; N],
-    ) -> Option<[QuantisedView<'a>; N]> {
-        let view = |layer: &Self| match parameters.weight(layer.weight) {
-            WeightView::Quantised(blocks) => Some(blocks),
-            _ => None,
-        };
-        let mut blocks = [view(layers.first()?)?; N];
-        for (blocks, layer) in blocks.iter_mut().zip(layers) {
-            *blocks = view(layer)?;
-        }
-        Some(blocks)
-    }
-
-    /// Writes `activation(x W^T + b)`, (…, inner) to (…, outer), for when the reverse pass does not follow.
+    /// Writes `activation(x W^T + b)`, (…, inner) to (…, outer), for when the backward pass does not follow.
     pub fn forward_activated_into<T: Real>(
         &self,
         parameters: &Parameters<T>,
@@ -145,27 +121,7 @@ impl Linear {
         y: &mut Tensor<T>,
         kind: ActivationKind,
     ) {
-        if let Device::Card(_) = x.device() {
-            self.forward_into(parameters, x, y, false);
-            return activate(y, kind);
-        }
-        with_kind!(kind, A => self.forward_activated_here::<A, T>(parameters, x, y));
-    }
-
-    fn forward_activated_here<A: Activation, T: Real>(
-        &self,
-        parameters: &Parameters<T>,
-        x: &Tensor<T>,
-        y: &mut Tensor<T>,
-    ) {
-        let bias = self.bias.map(|bias| parameters.data(bias));
-        let (y, x, weight) = (y.data_mut(), x.data(), parameters.weight(self.weight));
-        matmul::times_transposed_then(y, x, weight, self.inner, self.outer, false, &|_, first, part| {
-            if let Some(bias) = bias {
-                elementwise::add_part(part, &bias[first..]);
-            }
-            elementwise::activate_part::<A, T>(part);
-        });
+        self.forward_with(parameters, x, y, Epilogue::Activate(kind));
     }
 
     /// Input gradient from the output gradient `dy` and the forward input `x`; adds parameter gradients.
@@ -196,17 +152,7 @@ impl Linear {
         gradients: &mut Gradients<T>,
     ) {
         self.backward_parameters(x, dy, gradients);
-        let (outer, inner) = (self.outer, self.inner);
-        match dy.device() {
-            Device::Cpu => {
-                let weight = parameters.weight(self.weight);
-                matmul::times(dx.data_mut(), dy.data(), weight, outer, inner, accumulate);
-            }
-            Device::Card(card) => {
-                let weight = parameters.get(self.weight).on_card();
-                card.times(dx.on_card_mut(), dy.on_card(), weight, (outer, inner), accumulate);
-            }
-        }
+        dy.backend().matmul_nn(dx, dy, parameters.matrix(self.weight), self.shape(), accumulate);
     }
 
     /// Adds the parameter gradients only, for a layer whose input needs none.
@@ -221,21 +167,10 @@ impl Linear {
     ) {
         if let Some(dw) = gradients.tensor_mut(self.weight) {
             let Some(x) = x else { panic!("the input of a trained layer was not kept") };
-            match dy.device() {
-                Device::Cpu => {
-                    matmul::add_transposed_times(dw.data_mut(), dy.data(), x.data(), self.outer, self.inner);
-                }
-                Device::Card(card) => {
-                    let size = (self.outer, self.inner);
-                    card.add_transposed_times(dw.on_card_mut(), dy.on_card(), x.on_card(), size);
-                }
-            }
+            dy.backend().matmul_tn_add(dw, dy, x, self.shape());
         }
         if let Some(db) = self.bias.and_then(|id| gradients.tensor_mut(id)) {
-            match dy.device() {
-                Device::Cpu => add_column_sums(db.data_mut(), dy.data()),
-                Device::Card(card) => card.add_column_sums(db.on_card_mut(), dy.on_card()),
-            }
+            dy.backend().add_column_sums(db, dy);
         }
     }
 }
@@ -243,6 +178,7 @@ impl Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Device;
     use crate::testing::gradient_check::{check, check_half, random_tensor};
 
     #[test]
@@ -279,7 +215,7 @@ mod tests {
     /// Few and many rows, with and without bias: a fused activation has the bits of one that follows.
     #[test]
     fn activations_may_be_fused() {
-        use crate::backend::cpu::elementwise::Gelu;
+        use crate::backend::cpu::elementwise::{self, Gelu};
         for (rows, bias) in [(2, true), (40, true), (40, false)] {
             let mut specs = ParameterSpecs::default();
             let layer = Linear::new(&mut specs, "l", 65, 70, bias, Init::Normal(0.7));

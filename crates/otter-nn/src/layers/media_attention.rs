@@ -1,16 +1,12 @@
-//! Attention of text rows over the latents of one media item each: the core of masked gated cross-attention
-//! (`spec/model.md` 4.1, 4.2), without its projections.
+//! Attention of text rows over the latents of one media item each: the core of masked gated cross-attention, without its
+//! projections.
 //!
 //! A row sees the latents of one media item, or nothing, or, when its sequence has more media tokens than media, the
 //! plain mean of all of the sequence's latents. Rows are grouped into runs with the same item, so the scores against
 //! other items' latents are never computed.
 
-use crate::backend::card::{Card, CardAttended, CardInputGradients, CardInputs};
-use crate::backend::cpu::attention::row::forward_rows;
-use crate::backend::cpu::attention::{
-    self as kernel, ForwardResult, HeadLayout, Heads, InputGradients, Inputs, Span,
-};
-use crate::{Device, Real, Segments, Tensor};
+use crate::backend::{Attended, AttentionInputGradients, AttentionInputs, HeadLayout, Heads, Span};
+use crate::{Real, Segments, Tensor};
 
 /// What one text row attends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +112,7 @@ pub struct MediaAttention {
     pub latents: usize,
 }
 
-/// Output and what the reverse pass needs.
+/// Output and what the backward pass needs.
 #[derive(Clone)]
 pub struct MediaAttentionOutput<T> {
     /// (rows, heads * head size).
@@ -143,41 +139,14 @@ impl MediaAttention {
         k: &'a Tensor<T>,
         v: &'a Tensor<T>,
         length: usize,
-    ) -> Inputs<'a, T> {
-        let (q_layout, k_layout) = self.layouts(length);
-        let (q, k, v) = (q.data(), k.data(), v.data());
-        Inputs { q, q_layout, k, k_layout, v, v_layout: k_layout, visible: None }
-    }
-
-    fn card_inputs<'a, T: Real>(
-        &self,
-        q: &'a Tensor<T>,
-        k: &'a Tensor<T>,
-        v: &'a Tensor<T>,
-        length: usize,
-    ) -> CardInputs<'a> {
+    ) -> AttentionInputs<'a, T> {
         let (q_layout, kv_layout) = self.layouts(length);
-        CardInputs { q: q.on_card(), q_layout, k: k.on_card(), v: v.on_card(), kv_layout, visible: None }
+        AttentionInputs { q, q_layout, k, v, kv_layout, visible: None }
     }
 
-    /// Output of every row, on a card.
-    fn forward_there<T: Real>(
-        &self,
-        card: Card,
-        (q, k, v): (&Tensor<T>, &Tensor<T>, &Tensor<T>),
-        rows: &MediaRows,
-        log_sums: Option<&mut Tensor<T>>,
-    ) -> Tensor<T> {
-        // Rows of no item stay zero.
-        let mut out = q.zeros_like();
-        let inputs = self.card_inputs(q, k, v, rows.length);
-        let log_sums = log_sums.map(|sums| (sums.on_card_mut(), rows.length));
-        card.attend(self.sizes(), inputs, &rows.spans(self.latents), out.on_card_mut(), log_sums);
-        let uniform: Vec<_> = rows.uniform_rows().collect();
-        if !uniform.is_empty() {
-            card.mean_latents(out.on_card_mut(), v.on_card(), &uniform, self.latents, v.width());
-        }
-        out
+    /// Rows with a uniform target become the mean of their items' values.
+    fn uniform_targets<T: Real>(&self, v: &Tensor<T>, rows: &MediaRows, out: &mut Tensor<T>) {
+        v.backend().mean_latents(out, v, &mut rows.uniform_rows(), self.latents, v.width());
     }
 
     /// q (rows, width), k and v (items * latents, width).
@@ -188,22 +157,13 @@ impl MediaAttention {
         v: &Tensor<T>,
         rows: &MediaRows,
     ) -> MediaAttentionOutput<T> {
-        let length = rows.length;
         let mut log_sums = Tensor::zeros(&[q.rows() * self.heads], q.device());
-        if let Device::Card(card) = q.device() {
-            let out = self.forward_there(card, (q, k, v), rows, Some(&mut log_sums));
-            return MediaAttentionOutput { out, log_sums };
-        }
+        // Rows of no item stay zero.
         let mut out = q.zeros_like();
-        let inputs = self.inputs(q, k, v, length);
-        let spans = rows.spans(self.latents);
-        let layout = inputs.q_layout;
-        let sums = Some((log_sums.data_mut(), length));
-        kernel::forward(self.sizes(), inputs, &spans, out.data_mut(), layout, sums);
-        let width = q.width();
-        for (row, items) in rows.uniform_rows() {
-            self.mean_value(v, items, &mut out.data_mut()[row * width..][..width]);
-        }
+        let (inputs, spans) = (self.inputs(q, k, v, rows.length), rows.spans(self.latents));
+        let sums = Some((&mut log_sums, rows.length));
+        q.backend().attention(&mut out, self.sizes(), inputs, &spans, sums);
+        self.uniform_targets(v, rows, &mut out);
         MediaAttentionOutput { out, log_sums }
     }
 
@@ -229,13 +189,7 @@ impl MediaAttention {
         scores: &mut Tensor<T>,
         out: &mut Tensor<T>,
     ) {
-        if let Device::Card(card) = q.device() {
-            *out = self.forward_there(card, (q, k, v), rows, None);
-            return;
-        }
-        let out = out.data_mut();
-        let inputs = self.inputs(q, k, v, rows.length);
-        let layout = inputs.q_layout;
+        let (backend, heads, inputs) = (q.backend(), self.sizes(), self.inputs(q, k, v, rows.length));
         if rows.length == 1 {
             let count = rows.targets.len();
             let span = |batch: usize| match rows.targets[batch] {
@@ -245,34 +199,12 @@ impl MediaAttention {
                 }
                 MediaTarget::Nothing | MediaTarget::Uniform(_) => None,
             };
-            forward_rows(self.sizes(), inputs, count, span, scores.data_mut(), out, layout);
+            backend.attention_of_single_rows(out, heads, inputs, count, &span, scores);
         } else {
-            out.fill(T::ZERO);
-            kernel::forward(self.sizes(), inputs, &rows.spans(self.latents), out, layout, None);
+            backend.clear(out);
+            backend.attention(out, heads, inputs, &rows.spans(self.latents), None);
         }
-        let width = self.heads * self.head_size;
-        for (row, items) in rows.uniform_rows() {
-            self.mean_value(v, items, &mut out[row * width..][..width]);
-        }
-    }
-
-    /// Writes the mean over all latents of these items.
-    fn mean_value<T: Real>(&self, v: &Tensor<T>, items: &[usize], mean: &mut [T]) {
-        let width = v.width();
-        mean.fill(T::ZERO);
-        let count = items.len() * self.latents;
-        if count == 0 {
-            return;
-        }
-        for &item in items {
-            for row in v.data()[item * self.latents * width..][..self.latents * width].chunks_exact(width) {
-                for (m, &v) in mean.iter_mut().zip(row) {
-                    *m += v;
-                }
-            }
-        }
-        let factor = T::from_f64(1.0 / count as f64);
-        mean.iter_mut().for_each(|m| *m *= factor);
+        self.uniform_targets(v, rows, out);
     }
 
     /// Gradients of q, k and v.
@@ -285,55 +217,14 @@ impl MediaAttention {
         saved: &MediaAttentionOutput<T>,
         d_out: &Tensor<T>,
     ) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
-        let length = rows.length;
         let (mut dq, mut dk, mut dv) = (q.zeros_like(), k.zeros_like(), v.zeros_like());
-        if let Device::Card(card) = q.device() {
-            let (out, log_sums) = (saved.out.on_card(), saved.log_sums.on_card());
-            let attended = CardAttended { out, d_out: d_out.on_card(), log_sums, rows_per_batch: length };
-            let inputs = self.card_inputs(q, k, v, length);
-            let gradients = CardInputGradients {
-                dq: dq.on_card_mut(),
-                dk: dk.on_card_mut(),
-                dv: dv.on_card_mut(),
-                kv_layout: inputs.kv_layout,
-            };
-            card.attend_back(self.sizes(), inputs, &rows.spans(self.latents), attended, gradients);
-            let uniform: Vec<_> = rows.uniform_rows().collect();
-            if !uniform.is_empty() {
-                let (latents, width) = (self.latents, v.width());
-                card.mean_latents_back(dv.on_card_mut(), d_out.on_card(), &uniform, latents, width);
-            }
-            return (dq, dk, dv);
-        }
-        let inputs = self.inputs(q, k, v, length);
-        let result = ForwardResult {
-            out: saved.out.data(),
-            d_out: d_out.data(),
-            layout: inputs.q_layout,
-            log_sums: saved.log_sums.data(),
-            rows_per_batch: length,
-        };
-        let gradients = InputGradients {
-            dq: dq.data_mut(),
-            dk: dk.data_mut(),
-            dk_layout: inputs.k_layout,
-            dv: dv.data_mut(),
-            dv_layout: inputs.v_layout,
-        };
-        kernel::backward(self.sizes(), inputs, &rows.spans(self.latents), result, gradients);
-        let width = q.width();
-        for (row, items) in rows.uniform_rows() {
-            let factor = T::from_f64(1.0 / (items.len() * self.latents).max(1) as f64);
-            let d_row = &d_out.data()[row * width..][..width];
-            for &item in items {
-                let block = &mut dv.data_mut()[item * self.latents * width..][..self.latents * width];
-                for latent in block.chunks_exact_mut(width) {
-                    for (g, &d) in latent.iter_mut().zip(d_row) {
-                        *g += factor * d;
-                    }
-                }
-            }
-        }
+        let (backend, inputs) = (q.backend(), self.inputs(q, k, v, rows.length));
+        let MediaAttentionOutput { out, log_sums } = saved;
+        let attended = Attended { out, d_out, log_sums, rows_per_batch: rows.length };
+        let kv_layout = inputs.kv_layout;
+        let gradients = AttentionInputGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, kv_layout };
+        backend.attention_backward(self.sizes(), inputs, &rows.spans(self.latents), attended, gradients);
+        backend.mean_latents_backward(&mut dv, d_out, &mut rows.uniform_rows(), self.latents, v.width());
         (dq, dk, dv)
     }
 }

@@ -1,42 +1,24 @@
 //! Layer norm and root-mean-square norm.
 
-use crate::backend::card::CardBuffer;
-use crate::backend::cpu::norm;
-use crate::{Device, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::backend::NormRule;
+use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
 
-/// Per row mean and reciprocal deviation, kept for the reverse pass.
-#[derive(Clone, Debug)]
-pub struct NormStatistics<T>(Statistics<T>);
+/// Per row mean and reciprocal deviation, (rows, 2), kept for the backward pass. Boxed, because what a layer saves has several.
+#[derive(Clone)]
+pub struct NormStatistics<T>(Box<Tensor<T>>);
 
-#[derive(Clone, Debug)]
-enum Statistics<T> {
-    Host(Vec<[T; 2]>),
-    Card(CardBuffer),
-}
-
-/// What both norms do, with the gain and, of one, the bias.
+/// What both norms do, with the weight and, of one, the bias.
 #[derive(Clone, Debug)]
 struct Rows {
     weight: ParameterId,
     bias: Option<ParameterId>,
-    eps: f64,
-    /// Whether the mean is taken away.
-    centred: bool,
+    rule: NormRule,
 }
 
 impl Rows {
     fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
-        match x.device() {
-            Device::Cpu => {
-                let bias = self.bias.map(|id| parameters.data(id));
-                let (y, x, gain) = (y.data_mut(), x.data(), parameters.data(self.weight));
-                norm::normalise_into(y, x, gain, bias, self.eps, self.centred);
-            }
-            Device::Card(_) => {
-                let shape = y.shape().to_vec();
-                *y = self.forward_saved(parameters, x).0.reshape(&shape);
-            }
-        }
+        let bias = self.bias.map(|id| parameters.tensor(id));
+        x.backend().norm_into(y, x, parameters.tensor(self.weight), bias, self.rule);
     }
 
     fn forward_saved<T: Real>(
@@ -44,18 +26,9 @@ impl Rows {
         parameters: &Parameters<T>,
         x: &Tensor<T>,
     ) -> (Tensor<T>, NormStatistics<T>) {
-        let gain = parameters.tensor(self.weight);
         let bias = self.bias.map(|id| parameters.tensor(id));
-        if let Device::Card(card) = x.device() {
-            let bias = bias.map(Tensor::on_card);
-            let [y, statistics] = card.normalise(x.on_card(), gain.on_card(), bias, self.eps, self.centred);
-            return (Tensor::from_card(y, x.shape(), card), NormStatistics(Statistics::Card(statistics)));
-        }
-        let (y, statistics) = match self.centred {
-            true => norm::layer_norm(x.data(), gain.data(), bias.map(Tensor::data), self.eps),
-            false => norm::rms_norm(x.data(), gain.data(), self.eps),
-        };
-        (Tensor::from_vec(y, x.shape(), x.device()), NormStatistics(Statistics::Host(statistics)))
+        let [y, statistics] = x.backend().norm(x, parameters.tensor(self.weight), bias, self.rule);
+        (y, NormStatistics(Box::new(statistics)))
     }
 
     fn backward<T: Real>(
@@ -67,19 +40,7 @@ impl Rows {
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
         self.backward_parameters(x, saved, dy, gradients);
-        let gain = parameters.tensor(self.weight);
-        match (&saved.0, x.device()) {
-            (Statistics::Card(saved), Device::Card(card)) => {
-                let (dy, x_there, gain) = (dy.on_card(), x.on_card(), gain.on_card());
-                let dx = card.normalise_back(dy, x_there, gain, saved, self.centred);
-                Tensor::from_card(dx, x.shape(), card)
-            }
-            (Statistics::Host(saved), Device::Cpu) => {
-                let dx = norm::norm_backward_input(dy.data(), x.data(), gain.data(), saved, self.centred);
-                Tensor::from_vec(dx, x.shape(), x.device())
-            }
-            _ => unreachable!("statistics are where the rows are"),
-        }
+        x.backend().norm_backward(dy, x, parameters.tensor(self.weight), &saved.0, self.rule)
     }
 
     fn backward_parameters<T: Real>(
@@ -89,22 +50,11 @@ impl Rows {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) {
-        if let Some(d_gain) = gradients.tensor_mut(self.weight) {
-            match (&saved.0, x.device()) {
-                (Statistics::Card(saved), Device::Card(card)) => {
-                    card.add_gain_gradient(d_gain.on_card_mut(), dy.on_card(), x.on_card(), saved);
-                }
-                (Statistics::Host(saved), Device::Cpu) => {
-                    norm::norm_backward_gain(d_gain.data_mut(), dy.data(), x.data(), saved);
-                }
-                _ => unreachable!("statistics are where the rows are"),
-            }
+        if let Some(d_weight) = gradients.tensor_mut(self.weight) {
+            x.backend().norm_backward_weight(d_weight, dy, x, &saved.0);
         }
         if let Some(d_bias) = self.bias.and_then(|id| gradients.tensor_mut(id)) {
-            match dy.device() {
-                Device::Cpu => norm::add_column_sums(d_bias.data_mut(), dy.data()),
-                Device::Card(card) => card.add_column_sums(d_bias.on_card_mut(), dy.on_card()),
-            }
+            dy.backend().add_column_sums(d_bias, dy);
         }
     }
 }
@@ -118,7 +68,7 @@ impl LayerNorm {
     pub fn new(specs: &mut ParameterSpecs, name: &str, width: usize, bias: bool, eps: f64) -> Self {
         let weight = specs.add(format!("{name}.weight"), &[width], Init::Ones);
         let bias = bias.then(|| specs.add(format!("{name}.bias"), &[width], Init::Zeros));
-        Self(Rows { weight, bias, eps, centred: true })
+        Self(Rows { weight, bias, rule: NormRule { eps, centered: true } })
     }
 
     /// Normalised rows.
@@ -172,7 +122,7 @@ impl RmsNorm {
     /// Registers `<name>.weight` (ones) of `width`.
     pub fn new(specs: &mut ParameterSpecs, name: &str, width: usize, eps: f64) -> Self {
         let weight = specs.add(format!("{name}.weight"), &[width], Init::Ones);
-        Self(Rows { weight, bias: None, eps, centred: false })
+        Self(Rows { weight, bias: None, rule: NormRule { eps, centered: false } })
     }
 
     /// Normalised rows.
@@ -261,6 +211,7 @@ impl Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Device;
     use crate::testing::gradient_check::{check, random_tensor};
 
     /// Both ways of normalising give the same bits.

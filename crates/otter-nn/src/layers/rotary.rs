@@ -1,13 +1,9 @@
-//! Rotary position embedding, half-split as in LLaMA (`spec/model.md` 7.1): of the first `rotated` features of a head,
+//! Rotary position embedding, half-split as in LLaMA: of the first `rotated` features of a head,
 //! d and d + rotated/2 turn together; the rest stays.
 
 use std::borrow::Cow;
 
-use crate::backend::cpu::for_row_blocks;
-use crate::{Device, Real, Tensor};
-
-/// Pairs whose angles are computed together for a single row.
-const PAIRS: usize = 64;
+use crate::{Real, Tensor};
 
 /// Rotation angles of the heads of one layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,15 +52,24 @@ impl Rotary {
         Self { head_size, frequencies }
     }
 
-    fn pairs(&self) -> usize {
+    /// Pairs of features that turn, in a head.
+    pub(crate) fn pairs(&self) -> usize {
         match &self.frequencies {
             Frequencies::Fixed(frequencies) => frequencies.len(),
             Frequencies::Dynamic { pairs, .. } => *pairs,
         }
     }
 
+    /// The frequencies, where they are the same at every length.
+    pub(crate) fn fixed_frequencies(&self) -> Option<&[f64]> {
+        match &self.frequencies {
+            Frequencies::Fixed(frequencies) => Some(frequencies),
+            Frequencies::Dynamic { .. } => None,
+        }
+    }
+
     /// Frequencies for a call whose positions are below `length`.
-    fn frequencies(&self, length: usize) -> Cow<'_, [f64]> {
+    pub(crate) fn frequencies(&self, length: usize) -> Cow<'_, [f64]> {
         match self.frequencies {
             Frequencies::Fixed(ref frequencies) => Cow::Borrowed(frequencies),
             Frequencies::Dynamic { pairs, base, factor, trained_positions } => {
@@ -78,7 +83,7 @@ impl Rotary {
 
     /// Cosine and sine of an angle. The reference computes inverse frequencies and angles in f32; f64 elements keep the
     /// exact values.
-    fn angle<T: Real>(position: u32, frequency: f64) -> (T, T) {
+    pub(crate) fn angle<T: Real>(position: u32, frequency: f64) -> (T, T) {
         let single = size_of::<T>() == 4;
         let angle = if single {
             f64::from(position as f32 * frequency as f32)
@@ -90,7 +95,7 @@ impl Rotary {
     }
 
     /// Cosines and sines, (positions, pairs) each.
-    fn tables<T: Real>(frequencies: &[f64], positions: &[u32]) -> (Vec<T>, Vec<T>) {
+    pub(crate) fn tables<T: Real>(frequencies: &[f64], positions: &[u32]) -> (Vec<T>, Vec<T>) {
         let mut cos = Vec::with_capacity(positions.len() * frequencies.len());
         let mut sin = Vec::with_capacity(cos.capacity());
         for &position in positions {
@@ -117,76 +122,21 @@ impl Rotary {
 
     /// Rotates the heads of every row in place; `positions` has one entry a row.
     pub fn rotate<T: Real>(&self, rows: &mut Tensor<T>, positions: &[u32]) {
-        match rows.device() {
-            Device::Cpu => self.turn(rows.data_mut(), positions, T::ONE),
-            Device::Card(card) => card.rotate(rows.on_card_mut(), self, positions, false),
-        }
+        rows.backend().rotate(rows, self, positions, false);
     }
 
-    /// Reverse pass of [`Rotary::rotate`]: rotates gradients back, in place.
+    /// Backward pass of [`Rotary::rotate`]: rotates gradients back, in place.
     pub fn rotate_back<T: Real>(&self, rows: &mut Tensor<T>, positions: &[u32]) {
-        match rows.device() {
-            Device::Cpu => self.turn(rows.data_mut(), positions, -T::ONE),
-            Device::Card(card) => card.rotate(rows.on_card_mut(), self, positions, true),
-        }
-    }
-
-    /// One row: angles of some pairs at a time, for all heads, without a table.
-    fn turn_row<T: Real>(&self, row: &mut [T], position: u32, frequencies: &[f64], direction: T) {
-        let half = frequencies.len();
-        for (part, frequencies) in frequencies.chunks(PAIRS).enumerate() {
-            let mut angles = [(T::ZERO, T::ZERO); PAIRS];
-            for (angle, &frequency) in angles.iter_mut().zip(frequencies) {
-                *angle = Self::angle(position, frequency);
-            }
-            for head in row.chunks_exact_mut(self.head_size) {
-                let (low, high) = head[..2 * half].split_at_mut(half);
-                let pairs = low[part * PAIRS..].iter_mut().zip(&mut high[part * PAIRS..]);
-                for ((a, b), &(c, s)) in pairs.zip(&angles[..frequencies.len()]) {
-                    let s = s * direction;
-                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-                }
-            }
-        }
-    }
-
-    fn turn<T: Real>(&self, rows: &mut [T], positions: &[u32], direction: T) {
-        if positions.is_empty() {
-            return;
-        }
-        let width = rows.len() / positions.len();
-        if let ([position], Frequencies::Fixed(frequencies)) = (positions, &self.frequencies) {
-            return self.turn_row(rows, *position, frequencies, direction);
-        }
-        let half = self.pairs();
-        let distinct = positions.iter().copied().max().unwrap_or(0) as usize + 1;
-        // A batch repeats the same few positions: one table row for each of them when that is fewer.
-        let all: Vec<u32> = (0..distinct as u32).collect();
-        let shared = distinct <= positions.len();
-        let frequencies = self.frequencies(distinct);
-        let (cos, sin) = Self::tables::<T>(&frequencies, if shared { &all } else { positions });
-        for_row_blocks(rows, width, 4, |first, block| {
-            for (i, row) in block.chunks_exact_mut(width).enumerate() {
-                let at = if shared { positions[first + i] as usize } else { first + i };
-                let (cos, sin) = (&cos[at * half..][..half], &sin[at * half..][..half]);
-                for head in row.chunks_exact_mut(self.head_size) {
-                    let (low, high) = head[..2 * half].split_at_mut(half);
-                    for (((a, b), &c), &s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
-                        let s = s * direction;
-                        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-                    }
-                }
-            }
-        });
+        rows.backend().rotate(rows, self, positions, true);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ParameterSpecs;
     use crate::layers::rows;
     use crate::testing::gradient_check::{check, random_tensor};
+    use crate::{Device, ParameterSpecs};
 
     /// A row by itself has the bits that it has among others.
     #[test]

@@ -4,51 +4,8 @@
 
 use std::sync::Arc;
 
-use crate::backend::card::{Card, CardBuffer};
-use crate::{Real, layers::elementwise};
-
-/// Where a tensor's elements live and its kernels run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Device {
-    /// Host memory and host threads.
-    #[default]
-    Cpu,
-    /// A card: its memory, its kernels, for f32.
-    Card(Card),
-}
-
-/// A card that failed; what it was doing is lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceError(pub String);
-
-impl std::fmt::Display for DeviceError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for DeviceError {}
-
-impl Device {
-    /// The card, if it is one.
-    pub fn card(self) -> Option<Card> {
-        match self {
-            Self::Cpu => None,
-            Self::Card(card) => Some(card),
-        }
-    }
-
-    /// Whether everything that was asked of the device so far succeeded, or is still under way.
-    ///
-    /// # Errors
-    /// The first failure since this was last asked.
-    pub fn check(self) -> Result<(), DeviceError> {
-        match self.card().and_then(|card| card.take_error()) {
-            None => Ok(()),
-            Some(error) => Err(DeviceError(error)),
-        }
-    }
-}
+use crate::backend::{Backend, Card, CardBuffer};
+use crate::{Device, Real};
 
 /// Elements that live elsewhere, for example in a memory-mapped checkpoint.
 pub trait SharedSlice<T>: Send + Sync {
@@ -312,9 +269,14 @@ impl<T: Real> Tensor<T> {
         }
     }
 
+    /// The operations of where the elements live.
+    pub fn backend(&self) -> &'static dyn Backend<T> {
+        self.device.backend()
+    }
+
     /// Adds `other` element by element.
     pub fn add_assign(&mut self, other: &Self) {
-        elementwise::add_assign(self, other);
+        self.backend().add_assign(self, other);
     }
 
     /// Converts the elements to another type.

@@ -5,6 +5,7 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
 use crate::backend::cpu::gemm::{Finish, Layout};
+use crate::backend::{Backend, Card, Projection};
 
 /// A floating-point element. The transcendental functions of `f32` are branch-free polynomials, so that loops over
 /// them vectorise; those of `f64` are the exact library ones.
@@ -61,15 +62,10 @@ pub trait Real:
         crate::backend::cpu::gemm::tile::dot_products(out, x, w, inner);
     }
 
-    /// [`Real::times_quantised`] of several matrices with the same `x`, written.
-    fn times_quantised_each<const N: usize>(
-        x: &[Self],
-        ys: [&mut [Self]; N],
-        ws: [crate::tensor::quantized::QuantisedView<'_>; N],
-    ) {
-        for (y, w) in ys.into_iter().zip(ws) {
-            Self::times_quantised(y, x, w, false);
-        }
+    /// Several products with the same `x` by matrices in blocks of one format. Gives `false` and does nothing where there is no
+    /// kernel for it, or some weight is not in blocks.
+    fn times_quantised_each(_x: &[Self], _projections: &mut [Projection<'_, Self>]) -> bool {
+        false
     }
 
     /// Matrix product by a kernel of this type's own, with the arguments of [`product`](crate::backend::cpu::gemm::product).
@@ -111,6 +107,14 @@ pub trait Real:
     /// As [`Real::as_singles`].
     fn as_singles_mut(_elements: &mut [Self]) -> &mut [f32] {
         panic!("a card keeps f32 only")
+    }
+
+    /// The operations of a card for these elements.
+    ///
+    /// # Panics
+    /// When they are not f32.
+    fn backend_of(_card: Card) -> &'static dyn Backend<Self> {
+        panic!("a card computes in f32 only")
     }
 
     /// Logistic function.
@@ -181,12 +185,11 @@ impl Real for f32 {
     ) {
         crate::backend::cpu::quantized::times_transposed(y, x, w, accumulate);
     }
-    fn times_quantised_each<const N: usize>(
-        x: &[Self],
-        ys: [&mut [Self]; N],
-        ws: [crate::tensor::quantized::QuantisedView<'_>; N],
-    ) {
-        crate::backend::cpu::quantized::times_transposed_each(x, ys, ws);
+    fn times_quantised_each(x: &[Self], projections: &mut [Projection<'_, Self>]) -> bool {
+        crate::backend::cpu::quantized::times_transposed_each(x, projections)
+    }
+    fn backend_of(card: Card) -> &'static dyn Backend<Self> {
+        card.backend()
     }
     fn as_singles(elements: &[Self]) -> &[f32] {
         elements

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::{Device, ParameterId, Parameters, Real, Tensor, kernels};
+use crate::{Device, ParameterId, Parameters, Real, Tensor};
 
 /// Gradients of the trained parameters. Each has a buffer of its own, made of zeros when it is first asked for. By default
 /// [`Gradients::clear`] gives buffers back, so that gradients take the memory that activations leave in the reverse pass;
@@ -42,12 +42,7 @@ impl<T: Real> Part<T> {
 
     fn make_current(&mut self, len: usize, device: Device) -> &mut Tensor<T> {
         if let (false, Some(earlier)) = (self.current, &mut self.elements) {
-            match device {
-                Device::Cpu => {
-                    kernels::for_row_blocks(earlier.data_mut(), 1, 1, |_, block| block.fill(T::ZERO));
-                }
-                Device::Card(card) => card.clear(earlier.on_card_mut()),
-            }
+            earlier.backend().clear(earlier);
         }
         self.current = true;
         self.elements.get_or_insert_with(|| Tensor::zeros(&[len], device))

@@ -2,6 +2,7 @@
 //! gradients.
 
 mod dense;
+mod device;
 mod finite;
 mod float;
 mod gradients;
@@ -9,10 +10,11 @@ mod parameters;
 pub mod quantized;
 mod weight;
 
-pub use dense::{Device, DeviceError, SharedSlice, Tensor};
+pub use dense::{SharedSlice, Tensor};
+pub use device::{Device, DeviceError};
 pub use finite::{NotFinite, all_finite};
 pub use float::Real;
 pub use gradients::Gradients;
 pub use parameters::{Init, Parameter, ParameterId, ParameterSpec, ParameterSpecs, Parameters, WeightMemory};
 pub use quantized::{QuantisedFormat, QuantisedMatrix, QuantisedView};
-pub use weight::{Weight, WeightView};
+pub use weight::{Matrix, Weight, WeightView};

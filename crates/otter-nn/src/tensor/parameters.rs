@@ -10,7 +10,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
 
-use crate::{Device, DeviceError, Real, Tensor, Weight, WeightView};
+use crate::{Device, DeviceError, Matrix, Real, Tensor, Weight, WeightView};
 
 /// Index of a parameter in the specs, the parameters and the gradients of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -196,6 +196,11 @@ impl<T: Real> Parameters<T> {
         self.list[id.0].tensor.view()
     }
 
+    /// Parameter `id` for an operation of a backend, in whatever precision it is kept.
+    pub fn matrix(&self, id: ParameterId) -> Matrix<'_, T> {
+        self.list[id.0].tensor.matrix()
+    }
+
     /// Elements of parameter `id`, one that was added by [`ParameterSpecs::add`] or is trained.
     ///
     /// # Panics
@@ -244,7 +249,7 @@ impl<T: Real> Parameters<T> {
             parameter.tensor = there;
             device
                 .check()
-                .map_err(|error| DeviceError(format!("copying {} to {device:?}: {error}", parameter.name)))?;
+                .map_err(|error| error.context(format!("copying {} to {device:?}", parameter.name)))?;
         }
         self.device = device;
         Ok(())

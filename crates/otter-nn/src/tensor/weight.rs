@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::backend::card::CardMatrix;
 use crate::backend::cpu::half::widened;
 use crate::tensor::quantized::{QuantisedMatrix, QuantisedView};
 use crate::{Device, Real, Tensor};
@@ -37,6 +36,44 @@ pub enum WeightView<'a, T> {
     Bf16(&'a [bf16]),
     /// Whole rows in blocks of 8 or 4 bits.
     Quantised(QuantisedView<'a>),
+}
+
+/// A borrowed [`Weight`], wherever it is, as operations of a backend take it.
+#[derive(Clone, Copy)]
+pub enum Matrix<'a, T> {
+    /// In the type of the arithmetic.
+    Full(&'a Tensor<T>),
+    /// IEEE 754 half precision.
+    F16(&'a Tensor<f16>),
+    /// The upper half of an f32.
+    Bf16(&'a Tensor<bf16>),
+    /// Blocks of 8 or 4 bits.
+    Quantised(&'a QuantisedMatrix),
+}
+
+impl<'a, T: Real> Matrix<'a, T> {
+    /// The elements for a kernel of the host, as they are.
+    ///
+    /// # Panics
+    /// When they are on a card.
+    pub fn view(self) -> WeightView<'a, T> {
+        match self {
+            Self::Full(tensor) => WeightView::Full(tensor.data()),
+            Self::F16(tensor) => WeightView::F16(tensor.data()),
+            Self::Bf16(tensor) => WeightView::Bf16(tensor.data()),
+            Self::Quantised(matrix) => WeightView::Quantised(matrix.view()),
+        }
+    }
+
+    /// Where the elements live.
+    pub fn device(self) -> Device {
+        match self {
+            Self::Full(tensor) => tensor.device(),
+            Self::F16(tensor) => tensor.device(),
+            Self::Bf16(tensor) => tensor.device(),
+            Self::Quantised(matrix) => matrix.device(),
+        }
+    }
 }
 
 macro_rules! for_tensor {
@@ -113,13 +150,13 @@ impl<T: Real> Weight<T> {
         }
     }
 
-    /// The elements for an operation of a card, as they are.
-    pub fn on_card(&self) -> CardMatrix<'_> {
+    /// The elements for an operation of a backend, as they are.
+    pub fn matrix(&self) -> Matrix<'_, T> {
         match self {
-            Self::Full(tensor) => CardMatrix::F32(tensor.on_card()),
-            Self::F16(tensor) => CardMatrix::F16(tensor.on_card()),
-            Self::Bf16(tensor) => CardMatrix::Bf16(tensor.on_card()),
-            Self::Quantised(matrix) => CardMatrix::Quantised(matrix.on_card()),
+            Self::Full(tensor) => Matrix::Full(tensor),
+            Self::F16(tensor) => Matrix::F16(tensor),
+            Self::Bf16(tensor) => Matrix::Bf16(tensor),
+            Self::Quantised(matrix) => Matrix::Quantised(matrix),
         }
     }
 
@@ -138,12 +175,7 @@ impl<T: Real> Weight<T> {
     /// # Panics
     /// When they are on a card.
     pub fn view(&self) -> WeightView<'_, T> {
-        match self {
-            Self::Full(tensor) => WeightView::Full(tensor.data()),
-            Self::F16(tensor) => WeightView::F16(tensor.data()),
-            Self::Bf16(tensor) => WeightView::Bf16(tensor.data()),
-            Self::Quantised(matrix) => WeightView::Quantised(matrix.view()),
-        }
+        self.matrix().view()
     }
 
     /// The tensor, if it is in the type of the arithmetic.

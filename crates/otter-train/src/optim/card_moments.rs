@@ -1,7 +1,7 @@
 //! AdamW's moments on a card, in the memory and by the kernels of the card.
 
 use otter_nn::Tensor;
-use otter_nn::card::{AdamWStep, Card, CardBuffer, CardMoments as Borrowed};
+use otter_nn::backend::{AdamWStep, Card, CardBuffer, CardMoments as Borrowed};
 
 use crate::optim::MomentPrecision;
 use crate::optim::eight_bit_moments::{Place, blocks_of};

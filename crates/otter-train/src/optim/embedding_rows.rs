@@ -1,14 +1,12 @@
 //! Training only some rows of the token tables (spec: training, section 5). Gradients of the other rows are zeroed
 //! before clipping, so those rows never move: they have no moments and the tables are not decayed.
 
-use std::collections::HashSet;
-
-use otter_nn::{Device, Gradients, Parameters};
+use otter_nn::{Gradients, Parameters};
 
 /// Which rows of which tables are trained.
 pub struct EmbeddingRowMask {
     tables: Vec<Table>,
-    rows: HashSet<usize>,
+    rows: Vec<u32>,
 }
 
 struct Table {
@@ -25,24 +23,14 @@ impl EmbeddingRowMask {
             let masked = range.is_some() && tables.contains(&parameter.name);
             masked.then(|| Table { parameter: index, width: parameter.tensor.width() })
         });
-        Self { tables: tables.collect(), rows: rows.iter().map(|&row| row as usize).collect() }
+        Self { tables: tables.collect(), rows: rows.to_vec() }
     }
 
     /// Zeroes the gradients of all other rows.
     pub fn apply(&self, gradients: &mut Gradients) {
         for table in &self.tables {
             let Some(part) = gradients.tensor_part_mut(table.parameter) else { continue };
-            if let Device::Card(card) = part.device() {
-                let rows: Vec<u32> = self.rows.iter().map(|&row| row as u32).collect();
-                card.keep_rows(part.on_card_mut(), &rows, table.width);
-                continue;
-            }
-            let values = part.data_mut();
-            for (row, values) in values.chunks_exact_mut(table.width.max(1)).enumerate() {
-                if !self.rows.contains(&row) {
-                    values.fill(0.0);
-                }
-            }
+            part.backend().keep_rows(part, &self.rows, table.width);
         }
     }
 }
@@ -51,7 +39,7 @@ impl EmbeddingRowMask {
 mod tests {
     use super::*;
     use crate::optim::{AdamW, AdamWOptions};
-    use otter_nn::{Init, ParameterSpecs};
+    use otter_nn::{Device, Init, ParameterSpecs};
 
     #[test]
     fn only_the_chosen_rows_move() {

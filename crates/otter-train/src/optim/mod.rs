@@ -8,5 +8,5 @@ pub(crate) mod embedding_rows;
 pub mod schedule;
 
 pub use adamw::{AdamW, AdamWOptions, DecayRule, MomentPrecision};
-pub use clip::{clip_factor, global_norm, gradient_norm};
+pub use clip::{clip_factor, gradient_norm};
 pub use schedule::{Schedule, ScheduleName};

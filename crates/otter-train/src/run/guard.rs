@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use otter_data::Batch;
-use otter_nn::{Device, Gradients, Parameters};
+use otter_nn::{Gradients, Parameters};
 
 use crate::error::TrainError;
 use crate::model::{TrainableModel, sample_targets, single_sample};
@@ -64,10 +64,7 @@ fn trained<'a>(
 /// Whether a parameter has no gradient but zeros.
 fn is_zero(gradients: &Gradients, index: usize) -> bool {
     let Some(part) = gradients.tensor_part(index) else { return true };
-    match part.device() {
-        Device::Cpu => part.data().iter().all(|&value| value == 0.0),
-        Device::Card(card) => !card.any_nonzero(part.on_card()),
-    }
+    !part.backend().any_nonzero(part)
 }
 
 /// Checks that every trained parameter receives a gradient, from the first step on until all have.

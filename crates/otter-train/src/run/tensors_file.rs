@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use otter_nn::card::{Card, CardBuffer};
+use otter_nn::backend::{Card, CardBuffer};
 use otter_nn::{Device, NotFinite, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 

@@ -1,5 +1,7 @@
 //! Activations and additions.
 
+use rayon::prelude::*;
+
 use super::{LANES, fold_lanes, for_row_blocks, zeros};
 use crate::{Real, vectorised};
 
@@ -173,6 +175,16 @@ vectorised! {
         }
         fold_lanes(lanes)
     }
+}
+
+/// Elements whose squares are summed by one task. Fixed, so that the sum does not depend on the threads.
+const SQUARES: usize = 1 << 16;
+
+/// Sum of the squares of all elements of some slices, in f64 and a fixed order.
+pub fn sum_of_all_squares<'a, T: Real>(slices: impl IntoIterator<Item = &'a [T]>) -> f64 {
+    let blocks: Vec<&[T]> = slices.into_iter().flat_map(|slice| slice.chunks(SQUARES)).collect();
+    let sums: Vec<f64> = blocks.into_par_iter().map(sum_of_squares).collect();
+    sums.iter().sum()
 }
 
 /// Work of an activation relative to an addition, for the decision to go parallel.
@@ -355,5 +367,30 @@ mod tests {
             let buffer: Vec<f32> = zeros(len);
             assert!(buffer.len() == len && buffer.iter().all(|&v| v == 0.0));
         }
+    }
+
+    #[test]
+    fn squares_of_every_element_are_summed() {
+        assert_eq!(sum_of_all_squares([&[3.0, -4.0][..]]), 25.0);
+        assert_eq!(sum_of_all_squares::<f32>([]), 0.0);
+        let mut many = vec![0f32; 3 * SQUARES + 5];
+        let last = many.len() - 1;
+        many[0] = 1.0;
+        many[SQUARES] = 2.0;
+        many[last] = 2.0;
+        assert_eq!(sum_of_all_squares([&many[..]]), 9.0);
+        many[last] = f32::NAN;
+        assert!(sum_of_all_squares([&many[..]]).is_nan());
+        assert!(sum_of_all_squares([&[f32::MAX; 9][..]]).is_finite());
+    }
+
+    #[test]
+    fn the_order_of_the_sum_does_not_depend_on_the_threads() {
+        let values: Vec<f32> = (0..200_000).map(|i| ((i * 7919) % 1013) as f32 * 1e-3).collect();
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+            pool.install(|| sum_of_all_squares([&values[..1000], &values[1000..]])).to_bits()
+        };
+        assert_eq!(with(1), with(3));
     }
 }

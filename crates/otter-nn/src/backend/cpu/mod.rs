@@ -1,19 +1,25 @@
-//! Kernels on plain slices. Each is written once for every [`crate::Real`] and compiled for several instruction
+//! The host: [`Cpu`] is a [`Backend`](crate::backend::Backend) by kernels on plain slices. Each is written once for every [`crate::Real`] and compiled for several instruction
 //! sets by [`vectorised!`](crate::vectorised); the widest one the processor has is chosen at run time.
 
 pub mod attention;
+pub mod cross_entropy;
 pub mod elementwise;
 pub mod floor;
 pub mod floor_integer;
 pub mod gemm;
 pub mod half;
+pub mod media;
 pub mod norm;
 #[cfg(test)]
 mod not_finite_tests;
+mod operations;
 pub mod quantized;
+pub mod rotary;
+pub mod rows;
 pub mod vectorised;
 
 pub use gemm as matmul;
+pub use operations::Cpu;
 pub use quantized as quantised;
 use rayon::prelude::*;
 

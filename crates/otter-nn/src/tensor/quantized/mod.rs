@@ -1,5 +1,5 @@
 //! Frozen matrices in blocks of 8 or 4 bits, as GGML stores them: the same bytes in memory and in a GGUF file, so that a
-//! mapped file needs no copy. Kernels are in `kernels/quantised`; here are the formats and what holds them.
+//! mapped file needs no copy. Kernels are in `backend/cpu/quantized`; here are the formats and what holds them.
 
 mod lanes;
 pub mod q4_k;
@@ -7,7 +7,7 @@ pub mod q8_0;
 
 use rayon::prelude::*;
 
-use crate::backend::card::CardBuffer;
+use crate::backend::CardBuffer;
 use crate::{Device, Tensor, vectorised};
 
 /// How the rows of a matrix are stored.

@@ -8,8 +8,7 @@ use otter_model::flamingo::{Context, causal_mask};
 use otter_model::text::Rows;
 use otter_model::{ModelError, Otter};
 use otter_nn::{Device, Gradients, IGNORE_INDEX, MediaRows, Parameters, Tensor};
-use otter_train::optim::{AdamW, AdamWOptions};
-use otter_train::optim::{clip_factor, global_norm};
+use otter_train::optim::{AdamW, AdamWOptions, clip_factor, gradient_norm};
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
@@ -122,7 +121,7 @@ pub fn pretrain(
         let batch = TextBatch::new(&samples);
         gradients.clear();
         loss_sum += forward_backward(&otter, &parameters, &batch, &mut gradients);
-        let factor = clip_factor(global_norm(gradients.parts()), 1.0);
+        let factor = clip_factor(gradient_norm(&gradients), 1.0);
         optimizer.step(&mut parameters, &gradients, recipe.rate(step), factor);
         if (step + 1) % MEASURE_EVERY == 0 {
             let rates = measure(&otter, &parameters, &curriculum, rungs, recipe.seed, step);

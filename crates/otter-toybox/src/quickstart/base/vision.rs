@@ -10,8 +10,7 @@ use otter_model::vision::ClipVision;
 use otter_nn::{
     CrossEntropy, Device, Gradients, IGNORE_INDEX, Init, LayerNorm, ParameterSpecs, Parameters, Tensor,
 };
-use otter_train::optim::{AdamW, AdamWOptions};
-use otter_train::optim::{clip_factor, global_norm};
+use otter_train::optim::{AdamW, AdamWOptions, clip_factor, gradient_norm};
 use rayon::prelude::*;
 
 /// Prefix of the tower's parameters, as in a whole model.
@@ -96,7 +95,7 @@ pub fn pretrain(
         let pictures = pictures(config, recipe, "base pictures", step, recipe.batch);
         gradients.clear();
         let loss = forward_backward(&tower, &heads, &parameters, &pictures, &mut gradients);
-        let factor = clip_factor(global_norm(gradients.parts()), 1.0);
+        let factor = clip_factor(gradient_norm(&gradients), 1.0);
         optimizer.step(&mut parameters, &gradients, recipe.rate(step), factor);
         if (step + 1) % 100 == 0 || step + 1 == recipe.steps {
             let accuracy = measure(&tower, &heads, &parameters, config, recipe, step);

@@ -20,8 +20,9 @@ use rayon::prelude::*;
 
 use super::for_row_blocks;
 use super::gemm::{self as matmul, Layout};
+use crate::backend::Projection;
 use crate::tensor::quantized::{QuantisedFormat, QuantisedView};
-use crate::{Real, vectorised};
+use crate::{Real, WeightView, vectorised};
 
 use activations::Activations;
 use panel::PANEL;
@@ -91,25 +92,36 @@ pub fn times_transposed(y: &mut [f32], x: &[f32], w: QuantisedView<'_>, accumula
 
 /// `y = x w^T` for several matrices over the same `x`. Where all are of one format, the bytes of `x` are made once and no
 /// thread waits at the end of one product for the next.
-pub fn times_transposed_each<const N: usize>(x: &[f32], mut ys: [&mut [f32]; N], ws: [QuantisedView<'_>; N]) {
-    let Some(first) = ws.first() else { return };
-    let kind = |w: &QuantisedView<'_>| (w.width(), w.format());
-    if ws.iter().any(|w| kind(w) != kind(first)) {
-        return ys.into_iter().zip(ws).for_each(|(y, w)| times_transposed(y, x, w, false));
+pub fn times_transposed_each(x: &[f32], projections: &mut [Projection<'_, f32>]) -> bool {
+    let Some(first) = projections.first().and_then(blocks) else { return false };
+    let kind = |w: QuantisedView<'_>| (w.width(), w.format());
+    if !projections.iter().all(|each| blocks(each).is_some_and(|w| kind(w) == kind(first))) {
+        return false;
     }
     let mut activations = SCRATCH.take();
     activations.set(x, first.width(), first.format());
-    products(&mut ys, &activations, &ws, Instructions::best());
+    products(projections, &activations, Instructions::best());
     SCRATCH.set(activations);
+    true
 }
 
-fn products(ys: &mut [&mut [f32]], x: &Activations, ws: &[QuantisedView<'_>], with: Instructions) {
-    match (ys, ws) {
-        ([y], [w]) => product(y, x, *w, false, with),
-        ([y, other_ys @ ..], [w, other_ws @ ..]) => {
-            rayon::join(|| product(y, x, *w, false, with), || products(other_ys, x, other_ws, with));
+/// The blocks of a weight.
+fn blocks<'a>(projection: &Projection<'a, f32>) -> Option<QuantisedView<'a>> {
+    match projection.weight.view() {
+        WeightView::Quantised(blocks) => Some(blocks),
+        _ => None,
+    }
+}
+
+fn products(projections: &mut [Projection<'_, f32>], x: &Activations, with: Instructions) {
+    let Some((first, others)) = projections.split_first_mut() else { return };
+    let Some(w) = blocks(first) else { return };
+    let mut run = || product(first.y.data_mut(), x, w, false, with);
+    match others.is_empty() {
+        true => run(),
+        false => {
+            rayon::join(run, || products(others, x, with));
         }
-        _ => {}
     }
 }
 

@@ -1,6 +1,8 @@
 use super::*;
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, WeightShape};
 use crate::tensor::quantized::QuantisedMatrix;
-use crate::{Device, Tensor};
+use crate::{Device, Matrix, Tensor};
 
 /// The instruction sets that this processor has.
 #[track_caller]
@@ -277,13 +279,23 @@ fn products_of_several_matrices_are_those_of_each() {
     let c = matrix(QuantisedFormat::Q8_0, 9, 512, 3);
     for (rows, last) in [(1, &a), (6, &a), (1, &c), (6, &c)] {
         let x = numbers(rows * 512, 4);
-        let views = [a.view(), b.view(), last.view()];
-        let mut outs = views.map(|view| vec![f32::NAN; rows * view.rows()]);
-        times_transposed_each(&x, outs.each_mut().map(|out| &mut out[..]), views);
-        for (found, view) in outs.iter().zip(views) {
+        let matrices = [&a, &b, last];
+        let x = Tensor::from_vec(x, &[rows, 512], Device::Cpu);
+        let mut outs = matrices.map(|matrix| {
+            let count = rows * matrix.view().rows();
+            Tensor::from_vec(vec![f32::NAN; count], &[rows, count / rows], Device::Cpu)
+        });
+        let mut at = 0;
+        let mut projections = outs.each_mut().map(|y| {
+            let (weight, outer) = (Matrix::Quantised(matrices[at]), matrices[at].view().rows());
+            at += 1;
+            Projection { y, weight, bias: None, shape: WeightShape { outer, inner: 512 } }
+        });
+        Cpu.linear_each(&x, &mut projections);
+        for (found, matrix) in outs.iter().zip(matrices) {
             let mut alone = vec![0.0f32; found.len()];
-            times_transposed(&mut alone, &x, view, false);
-            assert_eq!(found, &alone);
+            times_transposed(&mut alone, x.data(), matrix.view(), false);
+            assert_eq!(found.data(), alone);
         }
     }
 }

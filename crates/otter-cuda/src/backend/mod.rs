@@ -1,0 +1,200 @@
+//! A GPU as layers use it: [`otter_nn::backend::Backend`] by the kernels of this crate.
+//!
+//! Every function here only finds the buffers behind its arguments, calls the function of the kernel, and keeps the first
+//! failure: after one nothing more is done until it was asked for.
+
+mod operations;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use otter_nn::backend::{Accelerator, AdamWStep, CardBuffer, CardMemory, CardMoments, CardTransfers};
+use otter_nn::{Device, DeviceError, QuantisedView, Rotary, Tensor};
+
+use crate::adamw::{self, Settings};
+use crate::memory::elements::{Blocks, Failure, blocks, elements, elements_mut, plain, singles, singles_mut};
+use crate::quantised::QuantisedBuffer;
+use crate::rotary::RotaryAngles;
+use crate::{Buffer, Gpu, Precision, Result};
+
+/// Angles that are kept: those of the passes that alternate.
+const KEPT_ANGLES: usize = 4;
+
+/// Angles of rows at these positions, that all layers of a pass share.
+type Known = (Rotary, Vec<u32>, Arc<RotaryAngles>);
+
+/// A card as layers use it.
+pub(crate) struct Layers {
+    gpu: Gpu,
+    precision: Precision,
+    failure: Arc<Failure>,
+    angles: Mutex<Vec<Known>>,
+}
+
+impl Layers {
+    pub(crate) fn new(gpu: Gpu, precision: Precision) -> Self {
+        Self { gpu, precision, failure: Arc::default(), angles: Mutex::default() }
+    }
+
+    /// Work that changes buffers.
+    fn run(&self, work: impl FnOnce() -> Result<()>) {
+        self.failure.guard(work);
+    }
+
+    /// Work that makes a tensor with the shape and on the device of another.
+    fn like(&self, x: &Tensor, work: impl FnOnce() -> Result<Buffer<f32>>) -> Tensor {
+        self.tensor(x.device(), x.shape(), work)
+    }
+
+    /// Work that makes a tensor on this device.
+    fn tensor(&self, device: Device, shape: &[usize], work: impl FnOnce() -> Result<Buffer<f32>>) -> Tensor {
+        let Some(card) = device.card() else { panic!("a tensor of the host among those of a card") };
+        Tensor::from_card(self.made(shape.iter().product(), work), shape, card)
+    }
+
+    /// Work that makes a buffer of so many f32.
+    fn made(&self, len: usize, work: impl FnOnce() -> Result<Buffer<f32>>) -> CardBuffer {
+        plain(&self.failure, len, work)
+    }
+
+    fn angles(&self, rotary: &Rotary, positions: &[u32]) -> Result<Arc<RotaryAngles>> {
+        let mut angles = self.angles.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, _, known)) = angles.iter().find(|(r, p, _)| p == positions && r == rotary) {
+            return Ok(Arc::clone(known));
+        }
+        let new = Arc::new(RotaryAngles::new(&self.gpu, rotary, positions)?);
+        if angles.len() >= KEPT_ANGLES {
+            angles.remove(0);
+        }
+        angles.push((rotary.clone(), positions.to_vec(), Arc::clone(&new)));
+        Ok(new)
+    }
+}
+
+impl Accelerator for Layers {
+    fn name(&self) -> String {
+        let how = match self.precision {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16 products",
+        };
+        format!("{}, {how}", self.gpu.name())
+    }
+
+    fn memory(&self) -> CardMemory {
+        CardMemory { used: self.gpu.used(), peak: self.gpu.peak(), limit: self.gpu.most() }
+    }
+
+    fn transfers(&self) -> CardTransfers {
+        let (uploads, downloads) = self.gpu.transfers();
+        CardTransfers { uploads, downloads }
+    }
+
+    fn limit(&self, bytes: u64) {
+        self.gpu.limit(bytes);
+    }
+
+    fn reset_peak(&self) {
+        self.gpu.reset_peak();
+    }
+
+    fn take_error(&self) -> Option<DeviceError> {
+        self.failure.take()
+    }
+
+    fn synchronise(&self) {
+        self.run(|| self.gpu.synchronise());
+    }
+
+    fn empty(&self, len: usize) -> CardBuffer {
+        self.made(len, || self.gpu.allocate(len))
+    }
+
+    fn zeros(&self, len: usize) -> CardBuffer {
+        self.made(len, || self.gpu.zeros(len))
+    }
+
+    fn clear(&self, x: &mut CardBuffer) {
+        self.run(|| singles_mut(x)?.clear());
+    }
+
+    fn upload(&self, elements: &[f32]) -> CardBuffer {
+        self.made(elements.len(), || self.gpu.upload(elements))
+    }
+
+    fn upload_halves(&self, bits: &[u16]) -> CardBuffer {
+        plain(&self.failure, bits.len(), || self.gpu.upload(bits))
+    }
+
+    fn upload_blocks(&self, blocks: QuantisedView<'_>) -> CardBuffer {
+        let matrix = self.failure.guard(|| QuantisedBuffer::upload(&self.gpu, blocks));
+        CardBuffer::new(Blocks { matrix, len: blocks.bytes().len() })
+    }
+
+    fn zero_bytes(&self, len: usize) -> CardBuffer {
+        plain::<u8>(&self.failure, len, || self.gpu.zeros(len))
+    }
+
+    fn write(&self, to: &mut CardBuffer, elements: &[f32]) {
+        self.run(|| singles_mut(to)?.upload(elements));
+    }
+
+    fn write_bytes(&self, to: &mut CardBuffer, bytes: &[u8]) {
+        self.run(|| elements_mut::<u8>(to)?.upload(bytes));
+    }
+
+    fn download(&self, from: &CardBuffer, to: &mut [f32]) {
+        if self.failure.guard(|| singles(from)?.download_to(to)).is_none() {
+            to.fill(f32::NAN);
+        }
+    }
+
+    fn download_bytes(&self, from: &CardBuffer, to: &mut [u8]) {
+        self.run(|| elements::<u8>(from)?.download_to(to));
+    }
+
+    fn download_halves(&self, from: &CardBuffer, to: &mut [u16]) {
+        if self.failure.guard(|| elements::<u16>(from)?.download_to(to)).is_none() {
+            // Not a number as f16 and as bf16.
+            to.fill(0x7fff);
+        }
+    }
+
+    fn download_blocks(&self, from: &CardBuffer, to: &mut [u8]) {
+        self.run(|| blocks(from)?.bytes().download_to(to));
+    }
+
+    fn adamw(
+        &self,
+        values: &mut CardBuffer,
+        gradients: &CardBuffer,
+        moments: CardMoments<'_>,
+        step: &AdamWStep,
+    ) {
+        let settings = Settings {
+            learning_rate: step.learning_rate,
+            beta1: step.betas.0,
+            beta2: step.betas.1,
+            epsilon: step.epsilon,
+            decay: step.decay,
+            step: step.step,
+            factor: step.factor,
+        };
+        self.run(|| {
+            let (values, gradients) = (singles_mut(values)?, singles(gradients)?);
+            match moments {
+                CardMoments::Full([first, second]) => {
+                    let (first, second) = (singles_mut(first)?, singles_mut(second)?);
+                    adamw::update(values, gradients, first, second, &settings)
+                }
+                CardMoments::EightBit([first, second, first_scales, second_scales], position) => {
+                    let moments = adamw::EightBitMoments {
+                        first: elements_mut(first)?,
+                        second: elements_mut(second)?,
+                        first_scales: singles_mut(first_scales)?,
+                        second_scales: singles_mut(second_scales)?,
+                    };
+                    adamw::update_eight_bit(values, gradients, moments, position, &settings)
+                }
+            }
+        });
+    }
+}
