@@ -135,7 +135,7 @@ impl Backend<f32> for Layers {
 
     fn norm_into(&self, y: &mut Tensor, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, rule: NormRule) {
         let [made, _] = self.norm(x, weight, bias, rule);
-        *y = made.reshape(&y.shape().to_vec());
+        *y = made.reshape(y.shape());
     }
 
     fn norm_backward(
