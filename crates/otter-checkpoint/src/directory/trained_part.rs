@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! trained.safetensors   the trained parameters, 32-bit
-//! trained.json          {"format": 1, "base": "/models/otter-mpt7b", "quantise": "q4_k", "otter_input": {"begin_token": true}}
+//! trained.json          {"format": 1, "base": "/models/otter-mpt7b", "quantize": "q4_k", "otter_input": {"begin_token": true}}
 //! ```
 //! [`load_model`](crate::load_model) opens such a directory together with its base; `otter convert BASE --overlay DIR/trained.safetensors` makes a
 //! whole model of both.
@@ -37,8 +37,8 @@ pub struct TrainedPart {
     /// Directory of the model that was tuned; a relative one begins at the directory of the part.
     pub base: PathBuf,
     /// Name of the format that the frozen matrices were quantised to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    quantise: Option<String>,
+    #[serde(default, alias = "quantise", skip_serializing_if = "Option::is_none")]
+    quantize: Option<String>,
     /// How inputs were prepared for the training, as `otter_input` of config.json.
     #[serde(default, skip_serializing_if = "InputRules::is_silent")]
     otter_input: InputRules,
@@ -47,8 +47,8 @@ pub struct TrainedPart {
 impl TrainedPart {
     /// A part of a model trained from `base`, its frozen matrices quantised to `quantise`.
     pub fn new(base: &Path, quantise: Option<QuantisedFormat>) -> Self {
-        let quantise = quantise.map(|format| format.name().to_owned());
-        Self { format: FORMAT, base: base.to_path_buf(), quantise, otter_input: InputRules::default() }
+        let quantize = quantise.map(|format| format.name().to_owned());
+        Self { format: FORMAT, base: base.to_path_buf(), quantize, otter_input: InputRules::default() }
     }
 
     /// Says how inputs were prepared for the training.
@@ -68,13 +68,13 @@ impl TrainedPart {
     /// # Errors
     /// When the description names an unknown one.
     pub fn quantise(&self) -> Result<Option<QuantisedFormat>> {
-        let Some(name) = &self.quantise else { return Ok(None) };
+        let Some(name) = &self.quantize else { return Ok(None) };
         let found = QuantisedFormat::ALL.into_iter().find(|format| format.name() == name);
         found.map(Some).ok_or_else(|| {
             let names = QuantisedFormat::ALL.map(QuantisedFormat::name).join(" or ");
             CheckpointError::format(
                 Path::new(DESCRIPTION_FILE),
-                format!("`quantise` is `{name}`; expected {names}"),
+                format!("`quantize` is `{name}`; expected {names}"),
             )
         })
     }
@@ -200,7 +200,7 @@ mod tests {
             TrainedPart::new(place.path(), quantise).write(place.path()).unwrap();
             assert_eq!(TrainedPart::read(place.path()).unwrap().unwrap().quantise().unwrap(), quantise);
         }
-        let text = r#"{"format": 1, "base": "x", "quantise": "q5_k"}"#;
+        let text = r#"{"format": 1, "base": "x", "quantize": "q5_k"}"#;
         fs::write(place.path().join(DESCRIPTION_FILE), text).unwrap();
         let error = TrainedPart::read(place.path()).unwrap().unwrap().quantise().unwrap_err().to_string();
         assert!(error.contains("q5_k") && error.contains("q4_k"), "{error}");

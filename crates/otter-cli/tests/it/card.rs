@@ -122,7 +122,7 @@ fn small_runs_on_a_card_resume_too() {
         "--dtype",
         "bf16",
         "train.moments=8bit",
-        "model.quantise=q8_0",
+        "model.quantize=q8_0",
         "train.save=trainable",
     ];
     let with = |more: &[&'static str]| [&small[..], more].concat();
@@ -159,7 +159,7 @@ fn plans_hold_at_every_size() {
         ("many again", &["train.batch_size=32", "model.recompute=true"]),
         ("padded", &["train.batch_size=8", "train.packing=off", "train.moments=8bit"]),
         ("tower", &["train.batch_size=4", "model.freeze=patterns", "model.trainable=['vision_encoder']"]),
-        ("blocks", &["train.batch_size=16", "model.quantise=q8_0"]),
+        ("blocks", &["train.batch_size=16", "model.quantize=q8_0"]),
     ] {
         peak(run, &[more, &["--device", "counted"]].concat());
     }

@@ -36,3 +36,4 @@ mod toybox;
 #[cfg(unix)]
 mod train;
 mod video_prompt;
+mod written_before;

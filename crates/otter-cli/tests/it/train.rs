@@ -481,7 +481,7 @@ fn a_plan_is_printed_without_a_run() {
 #[test]
 fn a_memory_limit_is_kept_to_and_a_trained_part_is_a_model() {
     let place = Place::new();
-    let mut command = place.command("run", &["model.quantise=q8_0", "train.moments=8bit"]);
+    let mut command = place.command("run", &["model.quantize=q8_0", "train.moments=8bit"]);
     let ended: Ended = command.args(["--memory", "4GiB", "--json"]).output().unwrap().into();
     let ended = ended.success();
     assert!(ended.stderr.contains("nothing has to be made smaller"), "{}", ended.stderr);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::overrides;
 use crate::error::{Result, TrainError};
 use crate::run::image_rules;
 
@@ -29,7 +30,7 @@ const FREE_ON_RESUME: &[&str] = &[
 ];
 
 /// Keys that `train.memory` chooses where they are not set: a resumed run keeps what was chosen.
-const CHOSEN: &[&str] = &["train.moments", "model.quantise"];
+const CHOSEN: &[&str] = &["train.moments", "model.quantize"];
 
 /// Keys in which two configurations, written as TOML, differ and that matter for an exact continuation, as lines
 /// `key: saved -> present`.
@@ -62,8 +63,9 @@ pub fn differences(saved: &str, present: &str) -> Result<Vec<String>> {
 
 /// Values by dotted key.
 pub(crate) fn flat(text: &str) -> Result<BTreeMap<String, String>> {
-    let table: toml::Table = toml::from_str(text)
+    let mut table: toml::Table = toml::from_str(text)
         .map_err(|error| TrainError::config("saved configuration", error.to_string().trim()))?;
+    overrides::canonicalize(&mut table);
     let mut out = BTreeMap::new();
     flatten("", &toml::Value::Table(table), &mut out);
     Ok(out)

@@ -29,6 +29,7 @@ impl TrainConfig {
     pub fn parse(text: &str, place: &str, folder: &Path, overrides: &[String]) -> Result<Self> {
         let mut table: toml::Table =
             toml::from_str(text).map_err(|error| TrainError::config(place, error.to_string().trim()))?;
+        overrides::canonicalize(&mut table);
         overrides::apply(&mut table, overrides)?;
         inherit_seed(&mut table);
         let mut config: Self = overrides::deserialize(table, place)?;
@@ -309,7 +310,7 @@ mod tests {
             ("train.packing=rows", "packing"),
             ("train.memory=22XiB", "no unit"),
             ("train.moments=4bit", "moments"),
-            ("model.quantise=q5_k", "quantise"),
+            ("model.quantize=q5_k", "quantize"),
             ("train.steps=twenty", "train.steps"),
             ("steps", "key=value"),
         ];

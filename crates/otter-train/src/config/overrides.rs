@@ -23,6 +23,29 @@ const ALTERNATIVES: &[(&str, &str)] = &[
     ("eval.data.mimicit_yaml", "eval.data.sets"),
 ];
 
+/// Keys that were spelled otherwise once, in files and run directories that still open: the old spelling, and today's.
+const RENAMED: &[(&str, &str)] = &[("model.quantise", "model.quantize")];
+
+/// Today's spelling of a dotted key.
+fn canonical(key: &str) -> &str {
+    RENAMED.iter().find(|(old, _)| *old == key).map_or(key, |(_, new)| new)
+}
+
+/// Gives the keys of a configuration their present spelling. An old one beside the new one stays, as an unknown key.
+pub(crate) fn canonicalize(table: &mut toml::Table) {
+    for (old, new) in RENAMED {
+        let (Some((section, old)), Some((_, new))) = (old.split_once('.'), new.split_once('.')) else {
+            continue;
+        };
+        if let Some(section) = table.get_mut(section).and_then(toml::Value::as_table_mut)
+            && !section.contains_key(new)
+            && let Some(value) = section.remove(old)
+        {
+            section.insert(new.to_owned(), value);
+        }
+    }
+}
+
 /// Sections whose keys are known.
 const SECTIONS: &[&str] = &["model", "optimizer", "schedule", "train", "data", "eval", "eval.data"];
 
@@ -36,7 +59,7 @@ pub(crate) fn apply(table: &mut toml::Table, overrides: &[String]) -> Result<()>
                 format!("`{text}` is not of the form key=value, for example train.steps=20"),
             ));
         };
-        let (key, value) = (key.trim(), value.trim());
+        let (key, value) = (canonical(key.trim()), value.trim());
         if key.split('.').any(str::is_empty) {
             return Err(TrainError::config(
                 "overrides",
@@ -177,6 +200,24 @@ fn nearest(path: &str, expected: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn old_spellings_are_todays_keys() {
+        let read = |text: &str, overrides: &[&str]| {
+            let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+            let text = format!("[train]\nrun_dir = '/r'\nsteps = 2\n[model]\ninit_from = '/m'\n{text}");
+            TrainConfig::parse(&text, "run.toml", std::path::Path::new("/"), &overrides)
+        };
+        let today = read("quantize = 'q8_0'", &[]).expect("today's key");
+        assert_eq!(read("quantise = 'q8_0'", &[]).expect("the old key"), today);
+        assert_eq!(read("quantise = 'q4_k'", &["model.quantise=q8_0"]).expect("the old keys"), today);
+        assert_eq!(read("quantize = 'q4_k'", &["model.quantise=q8_0"]).expect("both keys"), today);
+        let text = today.to_toml().expect("TOML");
+        assert!(text.contains("quantize") && !text.contains("quantise"), "{text}");
+        let old = text.replace("quantize", "quantise");
+        assert!(crate::config::differences::differences(&old, &text).expect("TOML").is_empty());
+        assert!(read("quantize = 'q8_0'\nquantise = 'q8_0'", &[]).is_err(), "one key, given twice");
+    }
 
     #[test]
     fn values_are_toml_or_text() {

@@ -53,12 +53,12 @@ pub struct ModelSection {
     /// in 32 bits, and tables of tokens, vision tower and resampler have at least 8. Default: as the file has them, or what
     /// `train.memory` needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quantise: Option<Quantise>,
+    pub quantize: Option<Quantize>,
 }
 
 /// Formats of frozen matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Quantise {
+pub enum Quantize {
     /// 8.5 bits an element.
     #[serde(rename = "q8_0")]
     Q8_0,
@@ -67,16 +67,16 @@ pub enum Quantise {
     Q4K,
 }
 
-impl From<Quantise> for QuantisedFormat {
-    fn from(choice: Quantise) -> Self {
+impl From<Quantize> for QuantisedFormat {
+    fn from(choice: Quantize) -> Self {
         match choice {
-            Quantise::Q8_0 => Self::Q8_0,
-            Quantise::Q4K => Self::Q4K,
+            Quantize::Q8_0 => Self::Q8_0,
+            Quantize::Q4K => Self::Q4K,
         }
     }
 }
 
-impl From<QuantisedFormat> for Quantise {
+impl From<QuantisedFormat> for Quantize {
     fn from(format: QuantisedFormat) -> Self {
         match format {
             QuantisedFormat::Q8_0 => Self::Q8_0,
@@ -223,7 +223,7 @@ pub struct TrainSection {
     #[serde(default = "default_vision_cache_gib")]
     pub vision_cache_gib: f64,
     /// Memory that the run may take, of the card where it computes on one, for example `"22GiB"`. What does not fit is made smaller, the cheapest change first:
-    /// `model.recompute`, `train.moments`, and `model.quantise` as far as it is not given. Default: no limit.
+    /// `model.recompute`, `train.moments`, and `model.quantize` as far as it is not given. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// How AdamW keeps its moments: `f32`, 8 bytes a trained parameter, or `8bit`, 2 bytes. Default: `f32`, or what

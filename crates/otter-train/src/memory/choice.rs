@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::config::{Quantise, TrainConfig};
+use crate::config::{Quantize, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::memory::{MemoryPlan, show_bytes};
 use crate::optim::MomentPrecision;
@@ -19,7 +19,7 @@ pub struct Choice {
     /// How AdamW keeps its moments.
     pub moments: MomentPrecision,
     /// Blocks that large frozen matrices are kept in.
-    pub quantise: Option<Quantise>,
+    pub quantize: Option<Quantize>,
 }
 
 impl Choice {
@@ -28,7 +28,7 @@ impl Choice {
         Self {
             recompute: config.model.recompute,
             moments: config.train.moments.unwrap_or_default(),
-            quantise: config.model.quantise,
+            quantize: config.model.quantize,
         }
     }
 
@@ -46,7 +46,7 @@ impl Choice {
     pub fn apply(self, config: &mut TrainConfig) {
         config.model.recompute = self.recompute;
         config.train.moments = Some(self.moments);
-        config.model.quantise = self.quantise;
+        config.model.quantize = self.quantize;
     }
 
     /// All that the configuration leaves open, the cheapest first.
@@ -56,14 +56,14 @@ impl Choice {
             None => vec![MomentPrecision::Full, MomentPrecision::EightBit],
         };
         let recompute = if config.model.recompute { vec![true] } else { vec![false, true] };
-        let quantise = match config.model.quantise {
+        let quantize = match config.model.quantize {
             Some(given) => vec![Some(given)],
-            None => vec![None, Some(Quantise::Q8_0), Some(Quantise::Q4K)],
+            None => vec![None, Some(Quantize::Q8_0), Some(Quantize::Q4K)],
         };
         let mut all = Vec::new();
-        for &quantise in &quantise {
+        for &quantize in &quantize {
             for &moments in &moments {
-                all.extend(recompute.iter().map(|&recompute| Self { recompute, moments, quantise }));
+                all.extend(recompute.iter().map(|&recompute| Self { recompute, moments, quantize }));
             }
         }
         all
@@ -78,10 +78,10 @@ impl Choice {
         if self.moments != before.moments {
             changes.push("train.moments = \"8bit\"");
         }
-        match self.quantise {
-            _ if self.quantise == before.quantise => {}
-            Some(Quantise::Q8_0) => changes.push("model.quantise = \"q8_0\""),
-            Some(Quantise::Q4K) => changes.push("model.quantise = \"q4_k\""),
+        match self.quantize {
+            _ if self.quantize == before.quantize => {}
+            Some(Quantize::Q8_0) => changes.push("model.quantize = \"q8_0\""),
+            Some(Quantize::Q4K) => changes.push("model.quantize = \"q4_k\""),
             None => {}
         }
         changes
@@ -174,10 +174,10 @@ mod tests {
     /// 100, 60 or 30 for weights, 80 or 20 for moments, 50 or 10 for activations.
     fn plan(choice: Choice) -> MemoryPlan {
         let moments = if choice.moments == MomentPrecision::Full { 80 } else { 20 };
-        let weights = match choice.quantise {
+        let weights = match choice.quantize {
             None => 100,
-            Some(Quantise::Q8_0) => 60,
-            Some(Quantise::Q4K) => 30,
+            Some(Quantize::Q8_0) => 60,
+            Some(Quantize::Q4K) => 30,
         };
         let items = [
             ("weights", weights),
@@ -198,10 +198,10 @@ mod tests {
         assert_eq!(chosen(&[], 229), (true, Full, 190));
         assert_eq!(chosen(&[], 189), (false, EightBit, 170));
         assert_eq!(chosen(&[], 169), (true, EightBit, 130));
-        let quantised = |limit| fit(&config(&[]), limit, plan).unwrap().choice.quantise;
+        let quantised = |limit| fit(&config(&[]), limit, plan).unwrap().choice.quantize;
         assert_eq!(
             [130, 129, 90, 89, 60].map(quantised),
-            [None, Some(Quantise::Q8_0), Some(Quantise::Q8_0), Some(Quantise::Q4K), Some(Quantise::Q4K)]
+            [None, Some(Quantize::Q8_0), Some(Quantize::Q8_0), Some(Quantize::Q4K), Some(Quantize::Q4K)]
         );
         // What is given stays.
         assert_eq!(chosen(&["train.moments=8bit"], 230), (false, EightBit, 170));
@@ -217,8 +217,8 @@ mod tests {
         for expected in ["230 B do not fit 130 B", "model.recompute = true", "train.moments = \"8bit\""] {
             assert!(both.contains(expected), "{both}");
         }
-        assert!(text(60).contains("model.quantise = \"q4_k\""), "{}", text(60));
-        let error = fit(&config(&["model.quantise=q8_0"]), 80, plan).unwrap_err().to_string();
+        assert!(text(60).contains("model.quantize = \"q4_k\""), "{}", text(60));
+        let error = fit(&config(&["model.quantize=q8_0"]), 80, plan).unwrap_err().to_string();
         for expected in ["train.memory", "90 B", "10 B more", "80 B given", "weights 60 B", "batch_size"] {
             assert!(error.contains(expected), "{error}");
         }

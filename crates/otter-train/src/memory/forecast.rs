@@ -12,7 +12,7 @@ use otter_data::{Dataset, Loader, LoaderOptions, TextTokenizer};
 use otter_model::{FreezeRule, Otter};
 use otter_nn::ParameterSpecs;
 
-use crate::config::{Quantise, TrainConfig};
+use crate::config::{Quantize, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::memory::choice::{Choice, Fitted, fit};
 use crate::memory::{BatchShape, Holdings, HostHoldings, Kept, MemoryPlan, WeightPlan, resident_bytes};
@@ -32,7 +32,7 @@ pub(crate) struct Base {
     /// The tokenizer.
     pub tokenizer: Arc<TextTokenizer>,
     /// Blocks of the frozen matrices under a trained part.
-    pub quantised: Option<Quantise>,
+    pub quantised: Option<Quantize>,
     /// The trained parts over the model, the lowest first.
     parts: Vec<Weights>,
     directory: PathBuf,
@@ -70,7 +70,7 @@ impl Base {
     fn weights(&self, rule: &FreezeRule, choice: Choice) -> Result<WeightPlan> {
         let config = &self.checkpoint.config.model;
         let is_trained = |name: &str| rule.is_trainable(config, name);
-        let options = LoadOptions { quantise: choice.quantise.map(Into::into), keep: Some(&is_trained) };
+        let options = LoadOptions { quantise: choice.quantize.map(Into::into), keep: Some(&is_trained) };
         let mut plan = WeightPlan::default();
         for spec in self.specs.iter() {
             let elements = spec.len() as u64;

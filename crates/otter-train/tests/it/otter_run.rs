@@ -357,7 +357,7 @@ fn a_memory_limit_is_kept_to() {
 fn a_quantised_base_is_trained() {
     let place = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &[&str], resume: bool| {
-        let overrides = [&["model.quantise=q8_0", "train.steps=4"], more].concat();
+        let overrides = [&["model.quantize=q8_0", "train.steps=4"], more].concat();
         go(&config(&place.path().join(name), &overrides), resume)
     };
     let (whole, seen) = run("whole", &[], false);
@@ -385,7 +385,7 @@ fn a_quantised_base_is_trained() {
     let over = load_model(&over.checkpoint.unwrap().join("model"), Device::Cpu).unwrap();
     assert_eq!(over.parameters.quantised_count(), loaded.parameters.quantised_count());
 
-    let full = config(&place.path().join("full"), &["model.quantise=q8_0", "train.save=full"]);
+    let full = config(&place.path().join("full"), &["model.quantize=q8_0", "train.save=full"]);
     let error = train(&full, Resume::No, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();
     assert!(error.contains("train.save") && error.contains("trainable"), "{error}");
 }

@@ -211,7 +211,7 @@ fn time_stages(arguments: &BenchLoader, files: &[PathBuf], results: &mut Map<Str
         decoded.iter().for_each(|image| drop(std::hint::black_box(resize(image))));
         Ok(())
     })?;
-    stage("normalise", sample.len(), &mut || {
+    stage("normalize", sample.len(), &mut || {
         let of = |image| preprocess(image, arguments.size, ImageTransform::Train);
         small.iter().for_each(|image| drop(std::hint::black_box(of(image))));
         Ok(())
