@@ -1,5 +1,5 @@
 //! Writes a contact sheet of the toybox: every colour and shape, then random scenes.
-//! `cargo run -p otter-mimicit --example contact_sheet -- sheet.png`
+//! `cargo run -p otter-dev --example contact_sheet -- sheet.png`
 
 use image::{RgbImage, imageops};
 use otter_toybox::world::{Concept, Object, Scene, Size, random_stream, render};

@@ -1,5 +1,5 @@
 //! Measures the evaluator on a toybox and an untrained model of quickstart size:
-//! `cargo run --release -p otter-eval --example evaluation_speed -- [queries per family] [batch size]`.
+//! `cargo run --release -p otter-dev --example evaluation_speed -- [queries per family] [batch size]`.
 
 use std::error::Error;
 use std::sync::Arc;

@@ -1,12 +1,14 @@
-//! Times the matrix products of linear layers: `cargo run --release -p otter-nn --example matrix_products`.
+//! Times the matrix products of linear layers: `cargo run --release -p otter-dev --example matrix_products`.
 //!
 //! Prints, for every shape, G operations a second of forward (x W^T), input gradient (dy W) and weight gradient (dy^T x) by
-//! this crate's kernels and by the `gemm` crate, in turn.
+//! otter-nn's kernels and by the `gemm` crate, in turn.
+
+#[path = "../src/peak.rs"]
+mod peak;
 
 use std::time::Instant;
 
 use gemm::Parallelism;
-use otter_nn::kernels::floor::measured_peak;
 use otter_nn::kernels::matmul;
 
 /// Rows, inner and outer width: layers of CLIP ViT-L/14 with one image, then those of the mid-size benchmark.
@@ -23,7 +25,7 @@ const SHAPES: [(usize, usize, usize); 9] = [
 ];
 
 fn main() {
-    let peak = measured_peak();
+    let peak = peak::measured_peak();
     println!(
         "peak: {:.0} Gflop/s on one thread, {:.0} on all; memory {:.1} GB/s by one, {:.1} by all",
         peak.one_thread_flops * 1e-9,

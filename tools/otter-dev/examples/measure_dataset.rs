@@ -1,8 +1,8 @@
 //! Times a large data set: opening, single records and images at random places, all samples in order.
 //!
 //! ```text
-//! otter data synthesise --pairs 3000000 --out /tmp/synthetic
-//! cargo run --release -p otter-data --example measure_dataset -- /tmp/synthetic tests/golden/data/tokenizer_llama
+//! otter-dev synthesize --pairs 3000000 --out /tmp/synthetic
+//! cargo run --release -p otter-dev --example measure_dataset -- /tmp/synthetic tests/golden/data/tokenizer_llama
 //! ```
 //!
 //! Prints one line a measurement; resident memory is read from `/proc/self/status` where there is one.

@@ -1,8 +1,8 @@
 //! Time and recall@10 of the two indices, every item a query:
 //!
 //! ```text
-//! cargo run --release -p otter-mimicit --example retrieval_speed -- vectors 1000000 32
-//! cargo run --release -p otter-mimicit --example retrieval_speed -- texts 200000 32
+//! cargo run --release -p otter-dev --example retrieval_speed -- vectors 1000000 32
+//! cargo run --release -p otter-dev --example retrieval_speed -- texts 200000 32
 //! ```
 //!
 //! (`vectors` of width 384 from clusters on a surface of few dimensions, or TF-IDF of made-up instructions; items; lists looked

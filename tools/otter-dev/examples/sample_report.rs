@@ -1,4 +1,4 @@
-//! Writes a report with invented numbers, to look at its design: `cargo run -p otter-eval --example sample_report out.html`.
+//! Writes a report with invented numbers, to look at its design: `cargo run -p otter-dev --example sample_report out.html`.
 
 use std::collections::BTreeMap;
 

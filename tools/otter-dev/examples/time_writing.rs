@@ -1,5 +1,5 @@
 //! Writes the default toybox and prints how long it took.
-//! `cargo run --release -p otter-mimicit --example time_writing -- FOLDER`
+//! `cargo run --release -p otter-dev --example time_writing -- FOLDER`
 
 use otter_toybox::world::{ToyboxOptions, write_toybox};
 

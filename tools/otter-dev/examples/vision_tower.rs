@@ -1,4 +1,4 @@
-//! Times CLIP ViT-L/14 on one image: `cargo run --release -p otter-model --example vision_tower -- --repeats 5`.
+//! Times CLIP ViT-L/14 on one image: `cargo run --release -p otter-dev --example vision_tower -- --repeats 5`.
 //!
 //! The other side is `bench/vision_tower.py`; weights and pixels of both come from one formula, so that their features can be
 //! compared. `bench/compare.py --only vision` runs them in turn. Threads: `--threads 2`. With `--bits 8` the matrices of the

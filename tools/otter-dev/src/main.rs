@@ -3,6 +3,8 @@
 
 mod arguments;
 mod bench;
+mod integer_peak;
+mod peak;
 mod pretrain_base;
 mod synthesize;
 mod synthetic;

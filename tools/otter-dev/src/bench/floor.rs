@@ -3,10 +3,11 @@
 
 use otter_model::FreezeRule;
 use otter_model::config::{OtterConfig, VisionConfig};
-use otter_nn::kernels::floor::measured_peak;
-use otter_nn::kernels::floor_integer::measured_integer_peak;
 use otter_nn::{Parameters, Weight};
 use serde_json::{Value, json};
+
+use crate::integer_peak::measured_integer_peak;
+use crate::peak::measured_peak;
 
 /// Limits of this machine with the threads of this process.
 #[derive(Clone, Copy, Debug)]

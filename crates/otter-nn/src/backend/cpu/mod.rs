@@ -4,8 +4,6 @@
 pub mod attention;
 pub mod cross_entropy;
 pub mod elementwise;
-pub mod floor;
-pub mod floor_integer;
 pub mod gemm;
 pub mod half;
 pub mod media;

@@ -6,8 +6,6 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::vectorised::{InstructionSet, instruction_set};
-
 /// Elements read to measure the memory's bandwidth: far more than caches hold.
 const MEMORY_ELEMENTS: usize = 1 << 26;
 /// Repetitions, of which the fastest counts.
@@ -68,42 +66,65 @@ fn fastest(body: impl Fn()) -> f64 {
         .fold(f64::INFINITY, f64::min)
 }
 
-crate::vectorised! {
-    fn sum_of_part<T: crate::Real>(part: &[T]) -> T {
-        super::sum_of(part, |v| v)
+/// A loop with the widest instructions that this processor has, chosen among three.
+macro_rules! widest {
+    ($avx512:expr, $avx2:expr, $plain:expr) => {{
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor was just asked for these instructions.
+            return unsafe { $avx512 };
+        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: as above.
+            return unsafe { $avx2 };
+        }
+        $plain
+    }};
+}
+
+fn sum_of_part(part: &[f32]) -> f32 {
+    widest!(x86::sum_avx512(part), x86::sum_avx2(part), sum(part))
+}
+
+#[inline(always)]
+fn sum(part: &[f32]) -> f32 {
+    let (chunks, rest) = part.as_chunks::<64>();
+    let mut sums = [0.0f32; 64];
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value;
+        }
     }
+    sums.iter().chain(rest).sum()
 }
 
 /// Vectors that are updated in a round; independent, so that the latency of an addition does not count.
 const VECTORS: usize = 12;
 
+/// Operations of a round: lanes of a vector times vectors, a multiplication and an addition in each.
 fn operations_per_round() -> usize {
-    let lanes = match instruction_set() {
-        InstructionSet::Avx512 => 16,
-        InstructionSet::Avx2 => 8,
-        InstructionSet::Baseline => 4,
+    let lanes = {
+        #[cfg(target_arch = "x86_64")]
+        match () {
+            () if is_x86_feature_detected!("avx512f") => 16,
+            () if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") => 8,
+            () => 4,
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        4
     };
     2 * VECTORS * lanes
 }
 
 fn multiply_adds(x: f32) -> f32 {
-    match instruction_set() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor was just asked for these instructions.
-        InstructionSet::Avx512 => unsafe { x86::avx512(x) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        InstructionSet::Avx2 => unsafe { x86::avx2(x) },
-        _ => {
-            let mut sums = [[x; 4]; VECTORS];
-            for _ in 0..ROUNDS {
-                for lane in sums.as_flattened_mut() {
-                    *lane = *lane * x + x;
-                }
+    widest!(x86::avx512(x), x86::avx2(x), {
+        let mut sums = [[x; 4]; VECTORS];
+        for _ in 0..ROUNDS {
+            for lane in sums.as_flattened_mut() {
+                *lane = *lane * x + x;
             }
-            sums.as_flattened().iter().sum()
         }
-    }
+        sums.as_flattened().iter().sum()
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -111,6 +132,16 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{ROUNDS, VECTORS};
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn sum_avx512(part: &[f32]) -> f32 {
+        super::sum(part)
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn sum_avx2(part: &[f32]) -> f32 {
+        super::sum(part)
+    }
 
     #[target_feature(enable = "avx512f")]
     pub(super) fn avx512(x: f32) -> f32 {
@@ -140,6 +171,12 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sum_has_every_element() {
+        let values: Vec<f32> = (0..200).map(|value| value as f32).collect();
+        assert_eq!((sum(&values), sum_of_part(&values)), (19900.0, 19900.0));
+    }
 
     #[test]
     fn limits_are_plausible() {
