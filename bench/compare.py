@@ -1,4 +1,4 @@
-"""`otter bench` against the same model in PyTorch, whole processes in turn: A B A B …
+"""`otter-dev bench` against the same model in PyTorch, whole processes in turn: A B A B …
 
 Both sides warm up once in each process and then time `--repeats` steps (or decodes). A round gives one ratio,
 PyTorch's median over ours, from two processes that ran one after the other, so slow spells of the machine hit both; the fastest repetition of each side is
@@ -6,8 +6,8 @@ given too, because it is what other work on the machine disturbs least.
 Peak memory is what the system reports for each process when it ends. Losses, gradient norms and generated tokens
 must agree, otherwise the comparison is refused.
 
-    cargo build --release
-    cargo build --release -p otter-model --example vision_tower
+    cargo build --release -p otter-dev
+    cargo build --release -p otter-dev --example vision_tower
     bench/setup.sh
     bench/.venv/bin/python bench/compare.py --rounds 5 --json bench/results.json
 
@@ -137,7 +137,7 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--lengths", help="tokens of each sequence of a batch, such as 128,61,90,37")
     parser.add_argument("--full-logits", action="store_true", help="let PyTorch compute the logits of every row")
-    parser.add_argument("--otter", default=HERE.parent / "target/release/otter")
+    parser.add_argument("--otter", default=HERE.parent / "target/release/otter-dev")
     parser.add_argument("--vision-tower", default=HERE.parent / "target/release/examples/vision_tower")
     parser.add_argument("--python", default=HERE / ".venv/bin/python")
     parser.add_argument("--json", metavar="FILE")

@@ -1,10 +1,10 @@
-"""`otter bench` against llama.cpp at 4 bits, whole processes in turn: A B A B …
+"""`otter-dev bench` against llama.cpp at 4 bits, whole processes in turn: A B A B …
 
 Ours is a whole Otter of LLaMA-7B's shape, its gated cross-attention over an image included; theirs is the language model
 alone. A round gives one ratio each of prefill and decode, from two processes that ran one after the other, so slow spells
 of the machine hit both.
 
-    cargo build --release
+    cargo build --release -p otter-dev
     bench/llama_setup.sh
     bench/.venv-llama/bin/python bench/llama_gguf.py llama7b-q4k.gguf
     bench/.venv-llama/bin/python bench/llama_compare.py llama7b-q4k.gguf --rounds 3
@@ -45,19 +45,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("gguf", help="made by llama_gguf.py")
     parser.add_argument("--like", default="otter-9b", help="shape of our model")
-    parser.add_argument("--quantise", default="q4_k")
+    parser.add_argument("--quantize", default="q4_k")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of processes")
     parser.add_argument("--repeats", type=int, default=1, help="timed answers in a process")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--otter", default=HERE.parent / "target/release/otter")
+    parser.add_argument("--otter", default=HERE.parent / "target/release/otter-dev")
     parser.add_argument("--python", default=HERE / ".venv-llama/bin/python")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     sizes = ["--tokens", arguments.tokens, "--new-tokens", arguments.new_tokens, "--repeats", arguments.repeats]
     ours = [arguments.otter, "--threads", arguments.threads, "bench", "--json", "--only", "prefill,decode"]
-    ours += ["--like", arguments.like, "--quantise", arguments.quantise, *sizes]
+    ours += ["--like", arguments.like, "--quantize", arguments.quantize, *sizes]
     theirs = [arguments.python, HERE / "llama_peer.py", arguments.gguf, "--threads", arguments.threads, *sizes]
     rounds = []
     for number in range(arguments.rounds):

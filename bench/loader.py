@@ -1,4 +1,4 @@
-"""`otter bench loader` against the ways of the original, whole processes in turn: A B C A B C …
+"""`otter-dev bench loader` against the ways of the original, whole processes in turn: A B C A B C …
 
 JPEG files of 640 x 480 (made here with Pillow, the same every time, unless `--images` names a folder) become batches of
 normalised 224 x 224 pixels with the same number of workers:
@@ -11,7 +11,7 @@ each in a PyTorch `DataLoader`. Both sides are timed from their first batch on, 
 A round gives one ratio per way, ours over theirs, from processes that ran one after the other. CPU time of all
 processes of a side is given too: other work on the machine disturbs it less.
 
-    cargo build --release
+    cargo build --release -p otter-dev
     bench/setup.sh
     bench/.venv/bin/python bench/loader.py --rounds 5 --json bench/loader.json
 """
@@ -163,7 +163,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--otter", default=HERE.parent / "target/release/otter")
+    parser.add_argument("--otter", default=HERE.parent / "target/release/otter-dev")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--work", choices=list(WAYS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The mid-size Otter of `otter bench` in PyTorch, timed the same way: one training step, one greedy decode.
+"""The mid-size Otter of `otter-dev bench` in PyTorch, timed the same way: one training step, one greedy decode.
 
 The frozen parts are the classes of `transformers` (CLIP tower, LLaMA decoder layers, both with SDPA attention); the
 Perceiver resampler and the masked gated cross-attention are written here with `scaled_dot_product_attention`. PyTorch
@@ -6,7 +6,7 @@ gets its fastest eager settings: no gradient graph through the tower, gradients 
 AdamW, logits only for rows that have a target (`--full-logits` computes all, as the original does), inference mode, a
 key-value cache, and media projected once a prompt in the decode.
 
-Weights, pixels and tokens come from the same formula as in `otter bench`, so that loss, gradient norm and generated
+Weights, pixels and tokens come from the same formula as in `otter-dev bench`, so that loss, gradient norm and generated
 tokens can be compared.
 
 With `--device cuda` all of it is on a card, and times are taken when the card has done its work. With `--dtype bf16`
@@ -14,7 +14,7 @@ the training step has its forward pass under autocast, frozen parts in bf16 and 
 has the whole model in bf16. In f32 no product is rounded to TF32.
 
 `--only big-decode` is another model: LLaMA 7B of `transformers` with random weights, 256 tokens of prompt and
-`--new-tokens` after them, in rows like those of `otter bench --only prefill,decode`.
+`--new-tokens` after them, in rows like those of `otter-dev bench --only prefill,decode`.
 """
 
 import argparse

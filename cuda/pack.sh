@@ -38,20 +38,24 @@ cd "$(dirname "$0")/.."
 out=${out:-$PWD/target/otter-cuda.tar.gz}
 mkdir -p target
 if [ -z "$binary" ]; then
-    cargo build --release --locked -p otter-cli --features cuda
+    cargo build --release --locked -p otter-cli -p otter-dev --features otter-cli/cuda
     binary=target/release/otter
 fi
-[ -f "$binary" ] || stop "there is no $binary"
+tool=$(dirname "$binary")/otter-dev
+for file in "$binary" "$tool"; do [ -f "$file" ] || stop "there is no $file"; done
 
 unfinished=$(mktemp -d target/otter-cuda.XXXXXX)
 trap 'rm -rf "$unfinished" "$out.tmp"' EXIT
 pack=$unfinished/otter-cuda
 mkdir -p "$pack/golden"
 cp "$binary" "$pack/otter"
-strip "$pack/otter" || echo "not stripped" >&2
-chmod 755 "$pack/otter"
-bytes=$(wc -c <"$pack/otter")
-[ "$bytes" -lt "$largest" ] || stop "otter has $bytes bytes, and $largest are allowed"
+cp "$tool" "$pack/otter-dev"
+for program in otter otter-dev; do
+    strip "$pack/$program" || echo "not stripped" >&2
+    chmod 755 "$pack/$program"
+    bytes=$(wc -c <"$pack/$program")
+    [ "$bytes" -lt "$largest" ] || stop "$program has $bytes bytes, and $largest are allowed"
+done
 
 cp cuda/self_check.py bench/otter_torch.py "$pack/"
 chmod 755 "$pack/self_check.py"

@@ -312,7 +312,7 @@ class Check:
         if available is None or available < HOST_BYTES:
             have = "unknown" if available is None else f"{available / GIB:.1f} GiB"
             raise Skip(f"making the model needs about {HOST_BYTES // GIB} GiB of the host's memory; available: {have}")
-        command = [self.otter, "bench", "--like", "otter-9b", "--quantize", "q4_k", "--only", "train"]
+        command = [self.otter.with_name("otter-dev"), "bench", "--like", "otter-9b", "--quantize", "q4_k", "--only", "train"]
         command += ["--eight-bit-moments", "--batch", 1, "--length", 512, "--repeats", 3, "--memory", "24GiB"]
         command += ["--device", self.arguments.device, "--dtype", "bf16", "--json"]
         result = run_json(command, end - time.monotonic())
@@ -379,7 +379,7 @@ class Check:
     def mid_size(self, only, target, found, end):
         self.need_torch(end)
         repeats = REPEATS[only]
-        ours = [self.otter, "bench", "--preset", "mid", "--only", only, "--json", "--device", self.arguments.device,
+        ours = [self.otter.with_name("otter-dev"), "bench", "--preset", "mid", "--only", only, "--json", "--device", self.arguments.device,
                 "--dtype", "bf16", "--repeats", repeats]
         key = "train_step_seconds" if only == "train" else "decode_seconds"
 
@@ -415,7 +415,7 @@ class Check:
 
     def speed_big_decode(self, found, end):
         self.need_torch(end)
-        ours = [self.otter, "bench", "--like", "otter-9b", "--quantize", "q4_k", "--only", "prefill,decode"]
+        ours = [self.otter.with_name("otter-dev"), "bench", "--like", "otter-9b", "--quantize", "q4_k", "--only", "prefill,decode"]
         ours += ["--tokens", 256, "--new-tokens", 64, "--json", "--device", self.arguments.device, "--dtype", "bf16"]
 
         def compare(entry, otter, torch):

@@ -8,7 +8,7 @@ from pathlib import Path
 # What a command begins with. Everything else in backticks is a word.
 PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:/usr/bin/time -v )?"
-    r"(?:otter|cargo|python3|tar|(?:target/|bench/|cuda/|fuzz/|python/|venv/|\.ci/)\S*)(?= |$)"
+    r"(?:otter(?:-dev)?|cargo|python3|tar|(?:target/|bench/|cuda/|fuzz/|python/|venv/|\.ci/)\S*)(?= |$)"
 )
 # A pattern of a command, not one to be typed: something is left out, or one of several.
 PATTERN = re.compile(r"…|<COMMAND>|\[--|\w\|\w| SRC$| SOURCE$")
@@ -125,6 +125,11 @@ def help_of(otter, words):
     return subprocess.run([otter, *words, "--help"], check=True, capture_output=True, text=True).stdout
 
 
+def pages_of_both(otter, otter_dev):
+    """The help of `otter` by the words of a command, and of `otter-dev` with its name before them."""
+    return pages_of_help(otter) | {("otter-dev", *words): page for words, page in pages_of_help(otter_dev).items()}
+
+
 def pages_of_help(otter, words=()):
     """The help of every command of the binary, by its words."""
     page = help_of(otter, words)
@@ -139,9 +144,10 @@ def pages_of_help(otter, words=()):
 def of_help(words, page):
     """The lines of a page of help that begin with the binary's name, and what continues them."""
     shown = [(at, line) for at, line in enumerate(page.splitlines(), 1) if line.startswith("  ")]
-    name = " ".join(("otter", *words, "--help"))
+    words = words if words[:1] == ("otter-dev",) else ("otter", *words)
+    name = " ".join((*words, "--help"))
     for at, command in joined(shown, without_remark):
-        if command.startswith("otter "):
+        if command.startswith(words[0] + " "):
             yield Command(command, f"{name}:{at}", "pattern" if PATTERN.search(command) else "shell")
 
 
@@ -170,7 +176,7 @@ def main():
     import sys
 
     root = Path(__file__).resolve().parents[2]
-    for command in commands(root, pages_of_help(sys.argv[1])):
+    for command in commands(root, pages_of_both(*sys.argv[1:3])):
         print(f"{command.kind:8} {command.place:32} {command.text!r}")
 
 

@@ -18,7 +18,7 @@ import time
 import tomllib
 from pathlib import Path
 
-from collect import commands, pages_of_help
+from collect import commands, pages_of_both
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -51,15 +51,17 @@ class Table:
 def unknown_flags(text, pages):
     """What is wrong with the words and flags of the calls of otter in a command."""
     for part in re.split(r" && | ; | \| ", text):
-        words = part.split("otter ", 1)[1].split() if re.match(r"(\S*/)?otter ", part) else []
-        path = ()
+        call = re.match(r"(?:\S*/)?otter(-dev)? (.*)", part, re.S) or re.match(r"cargo run .*-p otter(-dev) -- (.*)", part, re.S)
+        words, path = call[2].split() if call else [], ()
+        if call and call[1]:
+            words = ["otter-dev", *words]
         while len(path) < len(words) and (*path, words[len(path)]) in pages:
             path = (*path, words[len(path)])
         if words and not path and not words[0].startswith("-"):
             yield f"there is no command `{words[0]}`"
-        for flag in re.findall(r"(?<=[ \[])--[a-z][\w-]*", part) if words else []:
+        for flag in re.findall(r"(?<=[ \[])--[a-z][\w-]*", f" {call[2]}") if words else []:
             if not re.search(rf"{flag}(?![\w-])", pages[path]):
-                yield f"`otter {' '.join(path)}` has no {flag}"
+                yield f"`{' '.join(path if path[:1] == ('otter-dev',) else ('otter', *path))}` has no {flag}"
 
 
 def unknown_words(text, known):
@@ -78,9 +80,9 @@ def run_by_ci(text):
 class Sandbox:
     """A folder of stand-ins in which commands are run."""
 
-    def __init__(self, folder, otter, python):
+    def __init__(self, folder, otter, otter_dev, python):
         self.folder, self.kept = folder / "here", folder / "kept"
-        path = [str(otter.parent), *([str(python.parent)] if python else []), os.environ["PATH"]]
+        path = [str(otter.parent), str(otter_dev.parent), *([str(python.parent)] if python else []), os.environ["PATH"]]
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join(path),
@@ -141,13 +143,14 @@ class Sandbox:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--otter", type=Path, default=ROOT / "target/release/otter")
+    parser.add_argument("--otter-dev", type=Path, default=ROOT / "target/debug/otter-dev", help="as the tests have built it")
     parser.add_argument("--python", type=Path, help="an interpreter with torch, transformers, torchvision")
     parser.add_argument("--only", metavar="REGEX", help="commands that this fits, or whose place it fits")
     parser.add_argument("--list", action="store_true", help="say what would be done")
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     arguments = parser.parse_args()
     table = Table(HERE / "table.toml")
-    pages = pages_of_help(arguments.otter)
+    pages = pages_of_both(arguments.otter, arguments.otter_dev)
     scripts = [path for folder in ("bench", "cuda") for path in (ROOT / folder).glob("*.*") if path.is_file()]
     known = "\n".join(["--features --help", *pages.values(), *(path.read_text() for path in scripts)])
     failures, not_run, sandbox = [], [], None
@@ -172,7 +175,7 @@ def main():
             state = "ci"
             wrong = "" if run_by_ci(text) else "no line of .ci/run has it"
         elif not arguments.list:
-            sandbox = sandbox or Sandbox(folder, arguments.otter, arguments.python)
+            sandbox = sandbox or Sandbox(folder, arguments.otter, arguments.otter_dev, arguments.python)
             started = time.monotonic()
             wrong = sandbox.run(small, command.kind, before)
             seconds = time.monotonic() - started

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes small files under the names that documents use, in the current folder. `otter` and ffmpeg are on PATH.
+# Makes small files under the names that documents use, in the current folder. `otter`, `otter-dev` and ffmpeg are on PATH.
 #
 #   .ci/documents/stand_ins.sh ROOT
 set -euo pipefail
@@ -98,8 +98,8 @@ otter data shards --caption-images laion_images.tsv --caption-texts laion_texts.
 
 # Data sets.
 otter toybox --out data/toybox --scale 0.02
-otter data synthesise --pairs 60 --images 20 --out syn
-otter data synthesise --pairs 60 --images 20 --to json --out made
+otter-dev synthesize --pairs 60 --images 20 --out syn
+otter-dev synthesize --pairs 60 --images 20 --to json --out made
 list() {
     # A list of one set: FILE GROUP NAME INSTRUCTIONS IMAGES
     printf '%s:\n  %s:\n    mimicit_path: %s\n    images_path: %s\n    num_samples: -1\n' "$2" "$3" "$4" "$5" >"$1"

@@ -27,6 +27,7 @@ a.b()
 ```
 """
 PAGES = {(): "--threads --help", ("init",): "--like --seed-of", ("data",): "", ("data", "show"): "--index"}
+PAGES |= {("otter-dev",): "--threads", ("otter-dev", "bench"): "--like"}
 
 
 class Collected(unittest.TestCase):
@@ -60,11 +61,13 @@ class Collected(unittest.TestCase):
         self.assertEqual(list(unknown_flags("otter data show --index 3 && otter init --like x", PAGES)), [])
         self.assertEqual(list(unknown_flags("otter init --seed 3", PAGES)), ["`otter init` has no --seed"])
         self.assertEqual(list(unknown_flags("otter shwo", PAGES)), ["there is no command `shwo`"])
+        self.assertEqual(list(unknown_flags("target/release/otter-dev bench --like x", PAGES)), [])
+        wrong = "cargo run --release -p otter-dev -- bench --seed 3"
+        self.assertEqual(list(unknown_flags(wrong, PAGES)), ["`otter-dev bench` has no --seed"])
         self.assertEqual(list(unknown_words("--index N --indexes", "--index")), ["nothing has --indexes"])
 
     def test_what_ci_runs(self):
         self.assertTrue(run_by_ci("cargo test --workspace"))
-        self.assertTrue(run_by_ci("cargo test -p otter-train --features emulate --test golden_trajectory"))
         self.assertFalse(run_by_ci("cargo test --workspace --release"))
 
 

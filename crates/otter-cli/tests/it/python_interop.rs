@@ -41,6 +41,9 @@ fn make_environment() -> Result<PathBuf, String> {
     version.hash(&mut hasher);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("python-{:016x}", hasher.finish()));
     let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    // A test may be a process of its own: one makes the environment, the others wait.
+    let lock = std::fs::File::create(folder.with_extension("lock")).map_err(|error| error.to_string())?;
+    lock.lock().map_err(|error| error.to_string())?;
     // Written last: without it, a folder is what an interrupted run left.
     let ready = folder.join("ready");
     if !ready.is_file() {
