@@ -5,6 +5,8 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+pub use otter_io::text::count;
+
 /// Standard output was closed by its reader, such as `head`: nothing more is wanted.
 #[derive(Debug)]
 pub struct Closed;
@@ -76,34 +78,7 @@ pub fn chain(error: &anyhow::Error) -> String {
     message
 }
 
-/// A count with separators: 1,310,923,344.
-pub fn count(value: u64) -> String {
-    let digits = value.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
-    groups.join(",")
-}
-
 /// Bytes in the unit a person would use.
 pub fn bytes(value: u64) -> String {
-    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
-    let mut scaled = value as f64;
-    let mut unit = 0;
-    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
-        scaled /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{value} B") } else { format!("{scaled:.1} {}", UNITS[unit]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_read_well() {
-        assert_eq!(count(8_220_463_120), "8,220,463,120");
-        assert_eq!(count(12), "12");
-        assert_eq!(bytes(1536), "1.5 KiB");
-    }
+    otter_io::text::bytes(value, 1)
 }

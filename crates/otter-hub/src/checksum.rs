@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use otter_io::text::hex;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -129,10 +130,9 @@ impl Hasher {
 
     /// The checksum of everything taken in.
     pub fn finish(self) -> Checksum {
-        let digits = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         match self {
-            Self::Sha256(state) => Checksum::Sha256(digits(&state.finalize())),
-            Self::GitBlob(state) => Checksum::GitBlob(digits(&state.finalize())),
+            Self::Sha256(state) => Checksum::Sha256(hex(&state.finalize())),
+            Self::GitBlob(state) => Checksum::GitBlob(hex(&state.finalize())),
         }
     }
 }

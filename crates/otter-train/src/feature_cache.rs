@@ -240,5 +240,5 @@ fn tower_name(parameters: &Parameters) -> String {
         hash.update(format!("{} {:?};", parameter.name, parameter.tensor.shape()));
         parameter.tensor.view().chunks(1 << 16).for_each(|part| update(&mut hash, &part));
     }
-    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    otter_io::text::hex(&hash.finalize()[..8])
 }

@@ -7,6 +7,7 @@ use crate::error::{CheckpointError, Result};
 use crate::inspect::Part;
 use crate::tokenizer::load::load_tokenizer;
 use otter_data::prompt::{InstructionFormat, inference_prompt};
+use otter_io::text::count;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
@@ -165,7 +166,7 @@ impl TrainingFacts {
         row("sequences a step", self.batch_size.to_string());
         row("samples seen", self.samples.to_string());
         row("peak learning rate", format!("{:e}", self.learning_rate));
-        row("trained parameters", grouped(self.trained));
+        row("trained parameters", count(self.trained));
         if let Some(loss) = self.loss {
             row("loss of the last step", format!("{loss:.4}"));
         }
@@ -178,18 +179,14 @@ impl TrainingFacts {
 
 fn sizes(text: &mut String, described: &Described<'_>) {
     let total: usize = described.tensors.iter().map(|(_, elements)| elements).sum();
-    let _ = write!(
-        text,
-        "\n## Sizes\n\n{} parameters, stored as {}.\n\n",
-        grouped(total as u64),
-        described.dtype
-    );
+    let _ =
+        write!(text, "\n## Sizes\n\n{} parameters, stored as {}.\n\n", count(total as u64), described.dtype);
     text.push_str("| part | parameters |\n|---|---:|\n");
     for part in Part::ALL {
         let own = described.tensors.iter().filter(|(name, _)| Part::of(name) == part);
         let own: usize = own.map(|(_, elements)| elements).sum();
         if own > 0 {
-            let _ = writeln!(text, "| {part} | {} |", grouped(own as u64));
+            let _ = writeln!(text, "| {part} | {} |", count(own as u64));
         }
     }
     let number = |place: &Value| place.as_u64().map(|number| number.to_string());
@@ -254,19 +251,6 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// 8,220,463,120
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,7 +285,7 @@ mod tests {
         }
         assert!(ModelCard::default().front_matter().contains("license: \"unknown\"\n"));
         assert_eq!(
-            (grouped(12), grouped(1_000), grouped(8_220_463_120)),
+            (count(12), count(1_000), count(8_220_463_120)),
             ("12".into(), "1,000".into(), "8,220,463,120".into())
         );
     }

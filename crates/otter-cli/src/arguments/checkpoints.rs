@@ -213,7 +213,7 @@ pub struct Convert {
     #[arg(long)]
     pub transformers: bool,
     /// Largest weight file, e.g. 5GB, 500MB, 2GiB.
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = otter_train::memory::parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = otter_io::text::parse_bytes)]
     pub shard_size: u64,
     /// OpenFlamingo: put `module.` in front of every name.
     #[arg(long)]

@@ -174,7 +174,7 @@ pub struct DataConvert {
     #[arg(long)]
     pub skip_bad: bool,
     /// Largest parquet file, e.g. 256MB (default: 512MB, for the form parquet 1.5GB).
-    #[arg(long, value_name = "SIZE", value_parser = otter_train::memory::parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = otter_io::text::parse_bytes)]
     pub shard_size: Option<u64>,
     /// Replace a data set of the same name.
     #[arg(long)]
@@ -361,7 +361,7 @@ pub struct DataShards {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub shard_samples: u64,
     /// Size at which a shard is full.
-    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = otter_train::memory::parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = otter_io::text::parse_bytes)]
     pub shard_size: u64,
     /// Print JSON.
     #[arg(long)]

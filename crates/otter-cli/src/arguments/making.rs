@@ -104,7 +104,7 @@ pub struct Init {
     #[arg(long, value_name = "N")]
     pub vocab_size: Option<usize>,
     /// Most bytes of a weight file, for example 5GB or 512MiB.
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = otter_train::memory::parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = otter_io::text::parse_bytes)]
     pub shard_size: u64,
     /// Print the published models with their numbers of parameters.
     #[arg(long, conflicts_with_all = ["like", "out"])]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use otter_io::text::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -204,7 +205,7 @@ impl ManifestFile {
         if bytes != self.bytes {
             return Err(wrong_size(&path, bytes, self.bytes));
         }
-        let found = hexadecimal(&digest.finalize());
+        let found = hex(&digest.finalize());
         if found != self.sha256 {
             let problem = format!(
                 "its SHA-256 is {found}, but manifest.json says {}; the file was damaged or changed, copy it anew",
@@ -223,11 +224,6 @@ pub(super) fn wrong_size(path: &Path, found: u64, expected: u64) -> DataError {
             "{found} bytes, but manifest.json says {expected}; the file was cut or changed, copy it anew"
         ),
     )
-}
-
-/// Bytes in hexadecimal.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What an index file says it belongs to: the names and checksums of the shards.

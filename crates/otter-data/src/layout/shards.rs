@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use otter_io::text::hex;
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 
-use super::manifest::{ManifestFile, digest_of_shards, hexadecimal};
+use super::manifest::{ManifestFile, digest_of_shards};
 use super::schema::Table;
 use crate::error::{DataError, Result};
 use crate::files::hash_index::{HashIndex, hash_id};
@@ -199,7 +200,7 @@ impl ShardSeries {
                 name: String::new(),
                 rows: shard.rows,
                 bytes: finished.bytes,
-                sha256: hexadecimal(&finished.sha256),
+                sha256: hex(&finished.sha256),
             },
         });
         Ok(())
@@ -227,7 +228,7 @@ impl ShardSeries {
         let path = file.path().to_owned();
         index.write(&mut file, &digest).map_err(|error| DataError::write(&path, error))?;
         let finished = file.finish()?;
-        let sha256 = hexadecimal(&finished.sha256);
+        let sha256 = hex(&finished.sha256);
         files.push((name.clone(), ManifestFile { name, rows, bytes: finished.bytes, sha256 }));
         Ok(files)
     }

@@ -4,13 +4,16 @@ use std::fmt::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use otter_io::html::escape;
+use otter_io::text::grouped;
 
 use super::Thumbnail;
 use super::finding::{FindingSummary, Severity};
 use super::histogram::HistogramSummary;
 use super::report::VerifyReport;
 
-const STYLE: &str = include_str!("report.css");
+/// Between groups of three digits.
+const NARROW_SPACE: &str = "\u{202F}";
 
 /// Bars drawn of a histogram at most; neighbours are joined.
 const BARS: usize = 64;
@@ -24,9 +27,7 @@ pub fn report_html(report: &VerifyReport, title: &str) -> String {
     };
     let class = if report.errors == 0 { "ok" } else { "bad" };
     let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>{title}: data report</title><style>{STYLE}</style></head><body><main>\n\
-         <header><p class=\"eyebrow\">Otter data report</p><h1>{title}</h1><p class=\"verdict {class}\">{verdict}</p>",
+        "<header><p class=\"eyebrow\">Otter data report</p><h1>{title}</h1><p class=\"verdict {class}\">{verdict}</p>",
         title = escape(title)
     );
     let mut remarks = Vec::new();
@@ -43,11 +44,18 @@ pub fn report_html(report: &VerifyReport, title: &str) -> String {
     }
     html += "</header>\n<section class=\"cards\">";
     for (label, value) in [
-        ("samples", format!("{} of {} usable", thousands(report.usable_samples), thousands(report.samples))),
-        ("records", thousands(report.records)),
-        ("images", thousands(report.images)),
-        ("errors", thousands(report.errors)),
-        ("warnings", thousands(report.warnings)),
+        (
+            "samples",
+            format!(
+                "{} of {} usable",
+                grouped(report.usable_samples, NARROW_SPACE),
+                grouped(report.samples, NARROW_SPACE)
+            ),
+        ),
+        ("records", grouped(report.records, NARROW_SPACE)),
+        ("images", grouped(report.images, NARROW_SPACE)),
+        ("errors", grouped(report.errors, NARROW_SPACE)),
+        ("warnings", grouped(report.warnings, NARROW_SPACE)),
     ] {
         let _ = write!(html, "<div><span>{label}</span><strong>{value}</strong></div>");
     }
@@ -56,8 +64,8 @@ pub fn report_html(report: &VerifyReport, title: &str) -> String {
     html += &pictures(report);
     html += &histograms(report);
     html += &sources(report);
-    let _ = writeln!(html, "<footer>{:.1} s</footer></main></body></html>", report.seconds);
-    html
+    let _ = write!(html, "<footer>{:.1} s</footer>", report.seconds);
+    otter_io::html::page(&format!("{title}: data report"), include_str!("report.css"), &html)
 }
 
 fn findings(report: &VerifyReport) -> String {
@@ -74,7 +82,7 @@ fn findings(report: &VerifyReport) -> String {
             let _ = write!(
                 html,
                 "<details open><summary><b class=\"{class}\">{}</b> <code>{}</code> {}</summary><p>{}</p>",
-                thousands(finding.count),
+                grouped(finding.count, NARROW_SPACE),
                 escape(&finding.reason),
                 escape(&finding.meaning),
                 escape(&finding.remedy)
@@ -92,12 +100,21 @@ fn findings(report: &VerifyReport) -> String {
             html += "</tbody></table></div>";
             let listed = finding.examples.len() as u64;
             if finding.count > listed {
-                let _ = write!(html, "<p class=\"small\">and {} more</p>", thousands(finding.count - listed));
+                let _ = write!(
+                    html,
+                    "<p class=\"small\">and {} more</p>",
+                    grouped(finding.count - listed, NARROW_SPACE)
+                );
             }
             if finding.by_file.len() > 1 {
                 html += "<ul class=\"small\">";
                 for entry in &finding.by_file {
-                    let _ = write!(html, "<li>{}: {}</li>", escape(&entry.file), thousands(entry.count));
+                    let _ = write!(
+                        html,
+                        "<li>{}: {}</li>",
+                        escape(&entry.file),
+                        grouped(entry.count, NARROW_SPACE)
+                    );
                 }
                 html += "</ul>";
             }
@@ -169,10 +186,10 @@ fn histograms(report: &VerifyReport) -> String {
             escape(&histogram.unit),
             chart(histogram),
             histogram.mean,
-            thousands(histogram.min),
-            thousands(histogram.median),
-            thousands(histogram.p99),
-            thousands(histogram.max)
+            grouped(histogram.min, NARROW_SPACE),
+            grouped(histogram.median, NARROW_SPACE),
+            grouped(histogram.p99, NARROW_SPACE),
+            grouped(histogram.max, NARROW_SPACE)
         );
     }
     html + "</div></section>\n"
@@ -199,22 +216,25 @@ fn chart(histogram: &HistogramSummary) -> String {
     );
     for (place, (from, to, count)) in bars.iter().enumerate() {
         let tall = (*count as f64 / highest as f64 * height).max(1.0);
-        let range =
-            if from == to { thousands(*from) } else { format!("{} to {}", thousands(*from), thousands(*to)) };
+        let range = if from == to {
+            grouped(*from, NARROW_SPACE)
+        } else {
+            format!("{} to {}", grouped(*from, NARROW_SPACE), grouped(*to, NARROW_SPACE))
+        };
         let _ = write!(
             svg,
             "<rect x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{tall:.2}\"><title>{range}: {}</title></rect>",
             place as f64 * step,
             height - tall,
             (step - 1.0).clamp(0.6, 40.0),
-            thousands(*count)
+            grouped(*count, NARROW_SPACE)
         );
     }
     let _ = write!(
         svg,
         "<text x=\"0\" y=\"{y:.0}\">{}</text><text x=\"{width}\" y=\"{y:.0}\" text-anchor=\"end\">{}</text></svg>",
-        thousands(histogram.min),
-        thousands(histogram.max),
+        grouped(histogram.min, NARROW_SPACE),
+        grouped(histogram.max, NARROW_SPACE),
         y = height + 14.0
     );
     svg
@@ -231,9 +251,9 @@ fn sources(report: &VerifyReport) -> String {
             "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
             escape(&set.name),
             escape(&set.group),
-            thousands(set.records),
-            thousands(set.samples),
-            thousands(set.usable_samples),
+            grouped(set.records, NARROW_SPACE),
+            grouped(set.samples, NARROW_SPACE),
+            grouped(set.usable_samples, NARROW_SPACE),
             escape(&set.instructions)
         );
     }
@@ -241,7 +261,7 @@ fn sources(report: &VerifyReport) -> String {
         let _ = write!(
             html,
             "<tr><td>images</td><td></td><td class=\"n\">{}</td><td></td><td></td><td>{}</td></tr>",
-            thousands(table.images),
+            grouped(table.images, NARROW_SPACE),
             escape(&table.path)
         );
     }
@@ -249,28 +269,5 @@ fn sources(report: &VerifyReport) -> String {
 }
 
 fn counted(count: u64, noun: &str) -> String {
-    format!("{} {noun}{}", thousands(count), if count == 1 { "" } else { "s" })
-}
-
-/// 1 234 567 with narrow spaces.
-fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
-    groups.join("\u{202F}")
-}
-
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '"' => escaped += "&quot;",
-            '\'' => escaped += "&#39;",
-            other => escaped.push(other),
-        }
-    }
-    escaped
+    format!("{} {noun}{}", grouped(count, NARROW_SPACE), if count == 1 { "" } else { "s" })
 }

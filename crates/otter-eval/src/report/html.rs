@@ -4,81 +4,20 @@ use std::fmt::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use otter_io::html::escape;
+use otter_io::text::{bytes, duration, grouped};
 
 use super::svg::{colour_class, shot_panel, stage_bar, step_chart};
 use crate::evaluate::table::{Measure, counts};
 use crate::report::{Card, CommandGroup, Curve, ModelResult, QuickstartReport, SampleCard, Turn};
 
-/// Text for HTML, inside elements and quoted attributes.
-pub(crate) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            '\'' => out += "&#39;",
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// `2 min 13 s`.
-pub(crate) fn duration(seconds: f64) -> String {
-    if !seconds.is_finite() || seconds < 0.0 {
-        return "–".to_owned();
-    }
-    let whole = seconds.round() as u64;
-    match whole {
-        0..10 => format!("{seconds:.1} s"),
-        10..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
-    }
-}
-
-/// `1.2 GiB`.
-fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    for unit in ["B", "KiB", "MiB"] {
-        if value < 1024.0 {
-            return if value < 10.0 && unit != "B" {
-                format!("{value:.1} {unit}")
-            } else {
-                format!("{value:.0} {unit}")
-            };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.2} GiB")
-}
-
-/// `1 234 567` with narrow spaces.
-fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push('\u{202F}');
-        }
-        out.push(digit);
-    }
-    out
-}
+/// Between groups of three digits.
+const NARROW_SPACE: &str = "\u{202F}";
 
 /// The whole page.
 pub(crate) fn page(report: &QuickstartReport) -> String {
     let title = if report.title.is_empty() { "Otter" } else { &report.title };
-    let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><title>{}</title>\n<style>{}</style></head>\n<body><main>\n",
-        escape(title),
-        include_str!("report.css")
-    );
-    html += &header(report, title);
+    let mut html = header(report, title);
     html += &cards(report);
     html += &shots(&report.models);
     html += &samples(&report.samples_shown);
@@ -89,7 +28,7 @@ pub(crate) fn page(report: &QuickstartReport) -> String {
         let items: Vec<String> = report.environment.iter().map(|item| escape(item)).collect();
         let _ = writeln!(html, "<footer>{}</footer>", items.join(" · "));
     }
-    html + "</main></body></html>\n"
+    otter_io::html::page(title, include_str!("report.css"), &html)
 }
 
 fn header(report: &QuickstartReport, title: &str) -> String {
@@ -107,17 +46,17 @@ fn cards(report: &QuickstartReport) -> String {
     let card = |label: &str, value: String, note: String| Card { label: label.into(), value, note };
     let mut all = vec![
         card("Time", duration(report.seconds), "from start to report".into()),
-        card("Training samples", thousands(report.samples), String::new()),
+        card("Training samples", grouped(report.samples, NARROW_SPACE), String::new()),
         card(
             "Trained parameters",
-            thousands(report.parameters_trained),
-            format!("{share:.0} % of {}", thousands(report.parameters_total)),
+            grouped(report.parameters_trained, NARROW_SPACE),
+            format!("{share:.0} % of {}", grouped(report.parameters_total, NARROW_SPACE)),
         ),
     ];
     if report.peak_memory_bytes.is_some() || report.planned_memory_bytes.is_some() {
-        let known = |value: Option<u64>| value.map_or("–".to_owned(), bytes);
+        let known = |value: Option<u64>| value.map_or("–".to_owned(), |value| bytes(value, 1));
         let note =
-            report.planned_memory_bytes.map_or(String::new(), |plan| format!("planned {}", bytes(plan)));
+            report.planned_memory_bytes.map_or(String::new(), |plan| format!("planned {}", bytes(plan, 1)));
         all.push(card("Peak memory", known(report.peak_memory_bytes), note));
     }
     all.extend(report.cards.iter().cloned());
@@ -385,17 +324,6 @@ mod tests {
     use super::*;
     use crate::evaluate::table::{Cell, ShotTable, TableRow};
     use crate::report::Stage;
-
-    #[test]
-    fn units_are_readable() {
-        assert_eq!(
-            [5.25, 59.6, 133.0, 7300.0].map(duration),
-            ["5.2 s", "1 min 00 s", "2 min 13 s", "2 h 01 min"]
-        );
-        assert_eq!([512, 1536, 300 << 20, 3 << 30].map(bytes), ["512 B", "1.5 KiB", "300 MiB", "3.00 GiB"]);
-        assert_eq!(thousands(1_234_567), "1\u{202F}234\u{202F}567");
-        assert_eq!(thousands(999), "999");
-    }
 
     /// Every string of the report is hostile; none may reach the page as markup.
     #[test]

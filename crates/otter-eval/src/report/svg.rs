@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
-use super::html::{duration, escape};
 use crate::evaluate::table::Measure;
+use otter_io::html::escape;
+use otter_io::text::duration;
+
 use crate::report::{Curve, ModelResult, Stage};
 
 /// Most points of a drawn curve; longer ones are averaged in windows.

@@ -12,8 +12,3 @@ pub fn content(bytes: &[u8]) -> u128 {
 pub fn id(text: &str) -> u64 {
     content(text.as_bytes()) as u64
 }
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

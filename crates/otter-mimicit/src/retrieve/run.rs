@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use otter_data::{ContextTable, ImageTable, InstructionTable};
+use otter_io::AtomicFile;
+use otter_io::hash::{FNV_OFFSET, fnv1a};
 use rayon::prelude::*;
 
 use super::error::{Result, RetrieveError};
@@ -21,7 +23,6 @@ use crate::retrieve::select::records::{ItemKind, NO_ITEM, Records, Unusable};
 use crate::retrieve::select::rules::{Picked, Rules};
 use crate::retrieve::select::scene::Scenes;
 use crate::retrieve::vectors::Vectors;
-use otter_io::AtomicFile;
 
 /// Most examples of a query.
 pub const MOST_EXAMPLES: usize = 1024;
@@ -229,10 +230,7 @@ impl Run<'_> {
             }
         }
         let items = (0u64..).zip(&wanted).filter(|(_, wanted)| **wanted).map(|(item, _)| item);
-        // FNV-1a over the numbers
-        let hash = items.clone().flat_map(u64::to_le_bytes).fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = fnv1a(FNV_OFFSET, items.clone().flat_map(u64::to_le_bytes));
         let count = items.count();
         Ok((wanted, count, hash))
     }

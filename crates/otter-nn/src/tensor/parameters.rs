@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use otter_io::hash::{FNV_OFFSET, fnv1a};
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
@@ -74,7 +75,7 @@ impl ParameterSpec {
         let fan_in: usize = self.shape.iter().skip(1).product();
         let bound = (1.0 / fan_in.max(1) as f64).sqrt();
         out.par_chunks_mut(PART).enumerate().for_each(|(part, values)| {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
+            let mut rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(FNV_OFFSET, self.name.bytes()));
             rng.set_word_pos(words * (start + part * PART) as u128);
             values.iter_mut().for_each(|value| {
                 *value = T::from_f64(match self.init {
@@ -397,10 +398,6 @@ fn initial_value<T: Real>(spec: &ParameterSpec, seed: u64, device: Device) -> Te
     Tensor::from_vec(data, &spec.shape, device)
 }
 
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-}
-
 /// Uniform in [0, 1) with 53 random bits.
 fn unit(rng: &mut ChaCha8Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
@@ -424,7 +421,7 @@ mod tests {
                 ParameterSpec { name: "some.weight".to_owned(), shape: vec![300, 200], init, narrow: true };
             let mut whole = vec![0f64; spec.len()];
             spec.initial_values(7, 0, &mut whole);
-            let mut rng = ChaCha8Rng::seed_from_u64(7 ^ fnv1a("some.weight"));
+            let mut rng = ChaCha8Rng::seed_from_u64(7 ^ fnv1a(FNV_OFFSET, *b"some.weight"));
             let bound = (1.0f64 / 200.0).sqrt();
             let one_by_one: Vec<f64> = (0..spec.len())
                 .map(|_| match init {

@@ -1,5 +1,6 @@
 //! Random streams by name and number, so that every item can be made on any thread.
 
+use otter_io::hash::{FNV_OFFSET, finalize, fnv1a};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 
@@ -14,16 +15,9 @@ pub fn random_stream(seed: u64, purpose: &str, index: u64) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key)
 }
 
-/// A 64-bit hash of a text that stays the same on every machine and in every version:
-/// FNV-1a, then a finaliser that spreads the last characters over all bits.
+/// A 64-bit hash of a text that stays the same on every machine and in every version.
 pub(crate) fn stable_hash(text: &str) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in text.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
+    finalize(fnv1a(FNV_OFFSET, text.bytes()))
 }
 
 #[cfg(test)]

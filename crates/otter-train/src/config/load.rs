@@ -6,8 +6,8 @@ use otter_data::{Packing, Preset};
 
 use super::{Freeze, TrainConfig, overrides};
 use crate::error::{Result, TrainError};
-use crate::memory::parse_bytes;
 use crate::optim::{AdamWOptions, Schedule};
+use otter_io::text::parse_bytes;
 
 impl TrainConfig {
     /// Reads a file and applies `key=value` overrides by dotted path (`train.steps=20`). Paths given as overrides

@@ -9,7 +9,6 @@ mod process;
 
 pub use activations::{TrainedParts, activation_plan};
 pub use plan::{
-    BatchShape, Holdings, HostHoldings, Kept, MemoryPlan, PlanItem, WeightPlan, compare, parse_bytes,
-    show_bytes,
+    BatchShape, Holdings, HostHoldings, Kept, MemoryPlan, PlanItem, WeightPlan, compare, show_bytes,
 };
 pub use process::{give_back_freed, peak_bytes, reset_peak, resident_bytes};

@@ -200,41 +200,9 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// Reads a size such as `22GiB`, `1.5 GB` or `100` (bytes).
-///
-/// # Errors
-/// What is wrong with it.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1u64,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        _ => return Err(format!("`{unit}` is no unit; use B, KB, MB, GB, TB, KiB, MiB or GiB")),
-    };
-    let size = number.parse::<f64>().ok().map(|value| value * factor as f64);
-    match size {
-        Some(size) if (1.0..1e18).contains(&size) => Ok(size as u64),
-        _ => Err("expected a size of at least one byte, e.g. 5GB".to_owned()),
-    }
-}
-
-/// Bytes in the largest fitting binary unit.
+/// Bytes as plans and their messages show them.
 pub fn show_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
+    otter_io::text::bytes(bytes, 2)
 }
 
 /// Plan and measurement side by side.
@@ -285,24 +253,6 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{text}");
         }
-    }
-
-    #[test]
-    fn sizes_take_units() {
-        assert_eq!(parse_bytes("22GiB"), Ok(22 << 30));
-        assert_eq!(parse_bytes("5GB"), Ok(5_000_000_000));
-        assert_eq!(parse_bytes("1.5 MiB"), Ok(1_572_864));
-        assert_eq!(parse_bytes("100"), Ok(100));
-        for wrong in ["", "GB", "5XB", "-1GB", "0", "1e9", "99999999TB"] {
-            assert!(parse_bytes(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn bytes_are_readable() {
-        assert_eq!(show_bytes(17), "17 B");
-        assert_eq!(show_bytes(1536), "1.50 KiB");
-        assert_eq!(show_bytes(33 << 30), "33.00 GiB");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use otter_cli::arguments::parse_form;
 use otter_data::OutputForm;
-use otter_train::memory::parse_bytes;
+use otter_io::text::parse_bytes;
 
 /// Arguments of `synthesize`.
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use otter_nn::{
     Device, ParameterSpec, ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, Tensor, Weight,
 };
 
-use otter_train::memory::parse_bytes;
+use otter_io::text::parse_bytes;
 
 use crate::arguments::{Bench, BenchPreset, BenchRow};
 

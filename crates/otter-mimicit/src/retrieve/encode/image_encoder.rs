@@ -4,13 +4,13 @@ use std::path::Path;
 
 use otter_checkpoint::Checkpoint;
 use otter_data::{ImageRules, ImageTransform, open_image, preprocess};
+use otter_io::text::hex;
 use otter_model::vision::ClipVision;
 use otter_nn::{Device, ParameterSpecs, Parameters, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::retrieve::error::{Result, RetrieveError};
-use crate::retrieve::hash;
 use crate::retrieve::vectors::normalise_rows;
 
 /// Where the tower stands in the names of a checkpoint.
@@ -57,8 +57,7 @@ impl ImageEncoder {
             values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
             Ok(Tensor::from_vec(values, &spec.shape, Device::Cpu))
         })?;
-        let fingerprint =
-            format!("clip-2 {pooling:?} {} {}", config.image_size, hash::hex(&hasher.finalize()));
+        let fingerprint = format!("clip-2 {pooling:?} {} {}", config.image_size, hex(&hasher.finalize()));
         let (side, width) = (config.image_size, config.hidden_size);
         Ok(Self { tower, parameters, side, width, pooling, fingerprint })
     }

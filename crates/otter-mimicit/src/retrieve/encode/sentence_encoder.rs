@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use otter_checkpoint::parse_tokenizer_json;
+use otter_io::text::hex;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use tokenizers::models::wordpiece::WordPiece;
@@ -14,7 +15,6 @@ use tokenizers::{Tokenizer, TruncationParams};
 use super::bert::Bert;
 use super::bert_config::{BertConfig, SentenceConfig, TextPooling, read_json};
 use crate::retrieve::error::{Result, RetrieveError};
-use crate::retrieve::hash;
 use crate::retrieve::vectors::normalise_rows;
 
 /// Tokens of a batch: bounds the activations.
@@ -215,5 +215,5 @@ fn fingerprint(directory: &Path) -> Result<String> {
         }
         hasher.update(content.finalize());
     }
-    Ok(format!("sentence-1 {}", hash::hex(&hasher.finalize())))
+    Ok(format!("sentence-1 {}", hex(&hasher.finalize())))
 }

@@ -3,6 +3,8 @@
 //! It knows letters, not meaning: "How many cats?" is near "How many dogs are there?", and far from "Count the animals."
 //! A sentence-transformers checkpoint does better wherever one is at hand.
 
+use otter_io::hash::{FNV_OFFSET, fnv1a, mix};
+use otter_io::text::hex;
 use sha2::{Digest, Sha256};
 
 use crate::retrieve::vectors::normalise_rows;
@@ -54,7 +56,7 @@ impl TfIdf {
         let mut hasher = Sha256::new();
         hasher.update(self.texts.to_le_bytes());
         self.frequencies.iter().for_each(|count| hasher.update(count.to_le_bytes()));
-        format!("tfidf-1 {} {}", self.width, crate::retrieve::hash::hex(&hasher.finalize()))
+        format!("tfidf-1 {} {}", self.width, hex(&hasher.finalize()))
     }
 
     /// The unit vector of a text; zero where it has no letter or digit.
@@ -105,23 +107,9 @@ fn slot(hash: u64) -> usize {
     (hash >> (64 - SLOTS.trailing_zeros())) as usize
 }
 
-/// FNV-1a, then mixed, so that all bits depend on all of the text.
+/// A hash of a feature's parts, which end with a zero byte each; every bit depends on all of them.
 fn hash(kind: u8, parts: &[&str]) -> u64 {
-    let mut value = 0xcbf2_9ce4_8422_2325_u64 ^ u64::from(kind);
-    for part in parts {
-        for byte in part.bytes().chain([0]) {
-            value = (value ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    mix(value)
-}
-
-/// A bijection of 64 bits with good diffusion (the finaliser of SplitMix64, Steele et al., 2014).
-pub(crate) fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
+    mix(fnv1a(FNV_OFFSET ^ u64::from(kind), parts.iter().flat_map(|part| part.bytes().chain([0]))))
 }
 
 #[cfg(test)]

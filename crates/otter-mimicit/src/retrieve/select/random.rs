@@ -5,8 +5,8 @@ use rand::rngs::ChaCha8Rng;
 
 use super::records::Records;
 use super::rules::Picked;
-use crate::retrieve::encode::tfidf::mix;
 use crate::retrieve::search::ivf::below;
+use otter_io::hash::mix;
 
 /// Draws for each example that is wanted before all records are walked through.
 const DRAWS: usize = 16;

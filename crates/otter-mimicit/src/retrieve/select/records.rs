@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use otter_data::{ImageTable, InstructionTable, Record};
+use otter_io::text::hex;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -148,7 +149,7 @@ impl Records {
                 return Ok(None);
             }
         }
-        records.content = hash::hex(&content.finalize());
+        records.content = hex(&content.finalize());
         let items = records.representative.len();
         // Records without an item come last and belong to none.
         let of: Vec<usize> = records.item.iter().map(|&item| (item as usize).min(items)).collect();

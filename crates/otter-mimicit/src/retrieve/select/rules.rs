@@ -1,8 +1,8 @@
 //! Which records may be examples of a query, and the examples of one query.
 
 use super::records::{NO_ITEM, Records};
-use crate::retrieve::encode::tfidf::mix;
 use crate::retrieve::search::top_k::Neighbour;
+use otter_io::hash::mix;
 
 /// Records of one item that are looked at for one query: thousands may share an instruction.
 const MOST_MEMBERS: usize = 256;
