@@ -6,14 +6,11 @@
 //! [`recover`] finishes or undoes whatever an interrupted run left behind.
 
 use crate::error::{CheckpointError, Result};
-use std::ffi::OsString;
+use otter_io::atomic_file::{self, AtomicFile, hidden_sibling, parent, sync_folder};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Where the process table cannot be asked, a temporary directory this old belongs to nobody.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -30,18 +27,11 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_file`], and whatever `write` gives.
-pub fn write_file_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let temporary = temporary_sibling(path)?;
-    let written = (|| {
-        let mut file = File::create_new(&temporary).map_err(write_failed(&temporary, path))?;
-        write(&mut file)?;
-        file.sync_all().and_then(|()| fs::rename(&temporary, path)).map_err(write_failed(&temporary, path))
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-        return written;
-    }
-    sync_directory(&parent(path))
+pub fn write_file_with(path: &Path, write: impl FnOnce(&mut AtomicFile) -> Result<()>) -> Result<()> {
+    let mut file = AtomicFile::create(path).map_err(write_failed(path, path))?;
+    write(&mut file)?;
+    let temporary = file.temporary().to_path_buf();
+    file.finish().map_err(write_failed(&temporary, path))
 }
 
 /// Puts the finished file `temporary`, of a [`temporary_dir`] of `target`, in the place of `target`.
@@ -51,7 +41,7 @@ pub fn write_file_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>)
 pub fn replace_file(temporary: &Path, target: &Path) -> Result<()> {
     let target = resolve(target);
     fs::rename(temporary, &target).map_err(write_failed(temporary, &target))?;
-    sync_directory(&parent(&target))
+    sync_directory(parent(&target))
 }
 
 fn write_failed(path: &Path, target: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
@@ -67,7 +57,7 @@ fn write_failed(path: &Path, target: &Path) -> impl FnOnce(io::Error) -> Checkpo
 pub fn temporary_dir(target: &Path) -> Result<PathBuf> {
     let target = resolve(target);
     let above = parent(&target);
-    fs::create_dir_all(&above).map_err(CheckpointError::io(&above, "create the directory"))?;
+    fs::create_dir_all(above).map_err(CheckpointError::io(above, "create the directory"))?;
     recover(&target)?;
     let temporary = temporary_sibling(&target)?;
     fs::create_dir(&temporary).map_err(CheckpointError::io(&temporary, "create the directory"))?;
@@ -84,7 +74,7 @@ pub fn replace_dir(temporary: &Path, target: &Path) -> Result<()> {
     recover(&target)?;
     let ready = marked(&target, ".new")?;
     fs::rename(temporary, &ready).map_err(CheckpointError::io(temporary, "rename the finished directory"))?;
-    sync_directory(&parent(&target))?;
+    sync_directory(parent(&target))?;
     swap_in(&target)
 }
 
@@ -107,7 +97,7 @@ pub fn recover(target: &Path) -> Result<()> {
         } else {
             fs::rename(&old, &target).map_err(CheckpointError::io(&old, "restore the previous directory"))?;
         }
-        sync_directory(&parent(&target))?;
+        sync_directory(parent(&target))?;
     }
     remove_stale(&target)
 }
@@ -124,7 +114,7 @@ fn swap_in(target: &Path) -> Result<()> {
             return Err(CheckpointError::Io { path: ready, action: "rename into place", source });
         }
     }
-    sync_directory(&parent(target))?;
+    sync_directory(parent(target))?;
     if old.exists() { remove_tree(&old) } else { Ok(()) }
 }
 
@@ -141,7 +131,7 @@ fn remove_stale(target: &Path) -> Result<()> {
     let above = parent(target);
     let prefix = marked(target, ".tmp-")?;
     let prefix = prefix.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let Ok(listing) = fs::read_dir(&above) else { return Ok(()) };
+    let Ok(listing) = fs::read_dir(above) else { return Ok(()) };
     for item in listing.flatten() {
         let name = item.file_name();
         let name = name.to_string_lossy();
@@ -182,30 +172,15 @@ fn resolve(target: &Path) -> PathBuf {
     }
 }
 
-fn parent(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(above) if !above.as_os_str().is_empty() => above.to_path_buf(),
-        _ => PathBuf::from("."),
-    }
-}
-
 /// `.name` + suffix, beside `target`.
 fn marked(target: &Path, suffix: &str) -> Result<PathBuf> {
-    let Some(name) = target.file_name() else {
-        return Err(CheckpointError::format(
-            target,
-            "this path has no last component that could be replaced",
-        ));
-    };
-    let mut hidden = OsString::from(".");
-    hidden.push(name);
-    hidden.push(suffix);
-    Ok(parent(target).join(hidden))
+    hidden_sibling(target, suffix).ok_or_else(|| {
+        CheckpointError::format(target, "this path has no last component that could be replaced")
+    })
 }
 
 fn temporary_sibling(target: &Path) -> Result<PathBuf> {
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    marked(target, &format!(".tmp-{}-{number}", std::process::id()))
+    atomic_file::temporary_sibling(target).map_err(CheckpointError::io(target, "replace"))
 }
 
 fn sync_tree(path: &Path) -> Result<()> {
@@ -223,16 +198,8 @@ fn sync_tree(path: &Path) -> Result<()> {
     sync_directory(path)
 }
 
-#[cfg(unix)]
 fn sync_directory(path: &Path) -> Result<()> {
-    let directory = File::open(path).map_err(CheckpointError::io(path, "open"))?;
-    directory.sync_all().map_err(CheckpointError::io(path, "fsync"))
-}
-
-/// Other systems cannot open a directory as a file; their renames are durable on their own.
-#[cfg(not(unix))]
-fn sync_directory(_path: &Path) -> Result<()> {
-    Ok(())
+    sync_folder(path).map_err(CheckpointError::io(path, "fsync"))
 }
 
 #[cfg(test)]

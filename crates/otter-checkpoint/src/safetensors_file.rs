@@ -7,11 +7,11 @@ use crate::tensor::{
     Dtype, LARGEST_RANK, Location, RowOrder, TensorEntry, checked_elements, row_major_strides,
 };
 use memmap2::Mmap;
+use otter_io::AtomicFile;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ pub(crate) fn write(
 
 /// Counts what passes through.
 struct Counted<'f> {
-    inner: &'f mut File,
+    inner: &'f mut AtomicFile,
     bytes: u64,
 }
 

@@ -6,8 +6,8 @@ use crate::error::{CheckpointError, Result};
 use crate::tensor::{Dtype, LARGEST_RANK, checked_elements, row_major_strides};
 use crate::torch_names::storage_name;
 use crate::zip_write::ZipWriter;
+use otter_io::AtomicFile;
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -44,7 +44,7 @@ pub fn write_torch(
     let pickle = pickle(tensors, prefix);
     let failed =
         |source| CheckpointError::Write { path: path.to_path_buf(), target: path.to_path_buf(), source };
-    atomic::write_file_with(path, |file: &mut File| {
+    atomic::write_file_with(path, |file: &mut AtomicFile| {
         let mut zip = ZipWriter::new(file);
         let small = |zip: &mut ZipWriter<_>, name: &str, content: &[u8]| -> io::Result<()> {
             let mut member = zip.begin(&format!("{STEM}/{name}"), content.len() as u64)?;

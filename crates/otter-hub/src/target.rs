@@ -3,10 +3,10 @@
 //! A file grows under `<checksum>.incomplete` while a lock is held, and is renamed once its checksum is right. Locks are
 //! one a blob in the cache, as in Python's tools, and one for the whole of a folder.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use otter_io::atomic_file::{temporary_sibling, write_whole};
 
 use crate::cache::{Cache, CachedRepository};
 use crate::checksum::sha1_digits;
@@ -187,28 +187,10 @@ pub(crate) fn create_parent(path: &Path) -> Result<()> {
     }
 }
 
-/// A name beside `path` that nobody else uses.
-fn temporary_sibling(path: &Path) -> PathBuf {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    path.with_file_name(format!(".{name}.tmp-{}-{number}", std::process::id()))
-}
-
 /// Writes a small file under another name and renames it.
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     create_parent(path)?;
-    let temporary = temporary_sibling(path);
-    let written = (|| {
-        let mut file = File::create_new(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    written.map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        HubError::io(path, "write")(error)
-    })
+    write_whole(path, content).map_err(HubError::io(path, "write"))
 }
 
 /// Puts a relative link to `blob` at `link`, in the place of whatever is there.
@@ -218,7 +200,7 @@ fn link_to_blob(blob: &Path, link: &Path) -> Result<()> {
     if fs::read_link(link).is_ok_and(|there| there == pointed_to) {
         return Ok(());
     }
-    let temporary = temporary_sibling(link);
+    let temporary = temporary_sibling(link).map_err(HubError::io(link, "link to the downloaded file"))?;
     let made =
         std::os::unix::fs::symlink(&pointed_to, &temporary).and_then(|()| fs::rename(&temporary, link));
     made.map_err(|error| {
@@ -230,7 +212,7 @@ fn link_to_blob(blob: &Path, link: &Path) -> Result<()> {
 /// Where links need rights that users lack, a second name of the same file, or a copy.
 #[cfg(not(unix))]
 fn link_to_blob(blob: &Path, link: &Path) -> Result<()> {
-    let temporary = temporary_sibling(link);
+    let temporary = temporary_sibling(link).map_err(HubError::io(link, "link to the downloaded file"))?;
     let made = fs::hard_link(blob, &temporary)
         .or_else(|_| fs::copy(blob, &temporary).map(drop))
         .and_then(|()| fs::rename(&temporary, link));

@@ -1,8 +1,8 @@
 //! Small helpers of files, text and pages that every other crate may use; this one uses none of them.
 
-mod atomic_file;
+pub mod atomic_file;
 pub mod hash;
 pub mod html;
 pub mod text;
 
-pub use atomic_file::AtomicFile;
+pub use atomic_file::{AtomicFile, write_whole};

@@ -13,9 +13,9 @@ use crate::narrow::NarrowError;
 use crate::tensor::Dtype;
 use crate::tokenizer::load::load_tokenizer;
 use otter_data::SpecialTokens;
+use otter_io::AtomicFile;
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 /// Tensors with fewer elements stay 32-bit.
@@ -97,8 +97,8 @@ pub fn write_gguf(
     let metadata = metadata(path, config, tokenizer, options, file_type(&plan))?;
     let header = header(&metadata, &plan);
     let mut stored = Vec::with_capacity(plan.len());
-    atomic::write_file_with(path, |file: &mut File| {
-        let mut out = Output { file: BufWriter::with_capacity(1 << 18, file), path };
+    atomic::write_file_with(path, |file: &mut AtomicFile| {
+        let mut out = Output { file, path };
         out.put(&header)?;
         for (index, planned) in plan.iter().enumerate() {
             let mut body = Body {
@@ -357,7 +357,7 @@ fn header(metadata: &Metadata, plan: &[Planned<'_>]) -> Vec<u8> {
 }
 
 struct Output<'f> {
-    file: BufWriter<&'f mut File>,
+    file: &'f mut AtomicFile,
     path: &'f Path,
 }
 

@@ -256,9 +256,7 @@ impl<'a, 'b> Repair<'a, 'b> {
             self.write_set(number)?;
         }
         let list = self.list();
-        let temporary = self.out.join(format!(".{FIXED_LIST}.part"));
-        std::fs::write(&temporary, list)
-            .and_then(|()| std::fs::rename(&temporary, &self.report.list))
+        otter_io::write_whole(&self.report.list, list.as_bytes())
             .map_err(|error| DataError::io(&self.report.list, error))
     }
 

@@ -1,14 +1,12 @@
 //! The folder in which a run keeps what it has computed, so that it can go on after an interruption.
 
 use std::fs::{File, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{Result, RetrieveError};
 use crate::retrieve::encode::bert_config::read_json;
-use otter_io::AtomicFile;
 
 /// What the files of the folder belong to.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,11 +95,7 @@ impl Work {
 
 /// Writes a file as a whole or not at all.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = AtomicFile::create(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.finish()
-    });
-    written.map_err(RetrieveError::io(path, "write"))
+    otter_io::write_whole(path, bytes).map_err(RetrieveError::io(path, "write"))
 }
 
 fn remove(path: &Path) -> Result<()> {

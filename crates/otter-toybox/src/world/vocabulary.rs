@@ -5,7 +5,6 @@
 //! have the places of the original's LLaMA tokenizer: `<unk>`, `<s>`, `</s>` first, the tokens that
 //! Otter adds behind the rest (checkpoint specification).
 
-use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -15,7 +14,6 @@ use super::language::{
     COLOUR_NAMES, FIRST_SYLLABLES, FUNCTION_WORDS, NUMBER_NAMES, PUNCTUATION, SECOND_SYLLABLES, SHAPE_NAMES,
     SHAPE_PLURALS, SIZE_NAMES, YES_NO,
 };
-use otter_io::AtomicFile;
 
 /// Special tokens in front of the vocabulary; their ids are 0, 1, 2.
 pub const LEADING_SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
@@ -193,9 +191,8 @@ impl Vocabulary {
             ("added_tokens.json", self.added_tokens_json()),
         ] {
             let path = folder.join(name);
-            let mut file = AtomicFile::create(&path).map_err(ToyboxError::write(&path))?;
-            writeln!(file, "{content:#}").map_err(ToyboxError::write(&path))?;
-            file.finish().map_err(ToyboxError::write(&path))?;
+            otter_io::write_whole(&path, format!("{content:#}\n").as_bytes())
+                .map_err(ToyboxError::write(&path))?;
         }
         Ok(())
     }

@@ -374,9 +374,7 @@ impl MixtureList {
 }
 
 fn write_text(path: &Path, text: &str) -> Result<(), ToyboxError> {
-    let mut file = AtomicFile::create(path).map_err(ToyboxError::write(path))?;
-    file.write_all(text.as_bytes()).map_err(ToyboxError::write(path))?;
-    file.finish().map_err(ToyboxError::write(path))
+    otter_io::write_whole(path, text.as_bytes()).map_err(ToyboxError::write(path))
 }
 
 fn readme(options: &ToyboxOptions, summary: &Summary) -> String {

@@ -60,9 +60,7 @@ impl Journal {
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let temporary = folder.join(".plan.json.part");
-                fs::write(&temporary, plan.to_string()).map_err(failed(&temporary))?;
-                fs::rename(&temporary, &plan_file).map_err(failed(&plan_file))?;
+                otter_io::write_whole(&plan_file, plan.to_string().as_bytes()).map_err(failed(&plan_file))?;
                 // Items without a plan are of nobody.
                 items.set_len(0).map_err(failed(&file))?;
             }
