@@ -1,4 +1,4 @@
-//! AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101; spec: training, section 3), in the
+//! AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), in the
 //! order of operations of PyTorch. Moments live in flat buffers with the ranges of the gradients, in 32 bits or in 8.
 
 use otter_nn::backend::AdamWStep;

@@ -1,4 +1,4 @@
-//! Training only some rows of the token tables (spec: training, section 5). Gradients of the other rows are zeroed
+//! Training only some rows of the token tables. Gradients of the other rows are zeroed
 //! before clipping, so those rows never move: they have no moments and the tables are not decayed.
 
 use otter_nn::{Gradients, Parameters};

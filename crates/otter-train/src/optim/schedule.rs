@@ -1,4 +1,4 @@
-//! Learning-rate schedules with warm-up (spec: training, section 4).
+//! Learning-rate schedules with warm-up.
 
 use serde::{Deserialize, Serialize};
 

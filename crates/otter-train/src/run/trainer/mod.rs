@@ -1,15 +1,18 @@
-//! The training loop (spec: training, section 2), the one place where data, model, optimizer, guards and records meet.
+//! The training loop the one place where data, model, optimizer, guards and records meet.
 //!
-//! One optimizer step: fetch the micro-batches, count their target tokens, run forward and reverse pass of each with
+//! One optimizer step: fetch the micro-batches, count their target tokens, run forward and backward pass of each with
 //! that count as the divisor, check, mask embedding rows, clip, update. The state that a checkpoint keeps is taken
 //! before the micro-batches are fetched, so a step that is abandoned (interrupt, error) is simply made again.
+
+mod finish;
+mod setup;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use otter_data::{Batch, DataReport, ImageCounts, LoaderState, SkipReason};
+use otter_data::{Batch, DataReport, ImageCounts, LoaderState};
 use otter_nn::{Device, Gradients, Parameters};
 
 use crate::config::{AccumulationLoss, TrainConfig};
@@ -19,73 +22,19 @@ use crate::metrics::json_lines::MetricsFile;
 use crate::metrics::tensorboard::EventFile;
 use crate::metrics::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
 use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets, bytes_ahead};
-use crate::optim::AdamW;
-use crate::optim::Schedule;
 use crate::optim::embedding_rows::EmbeddingRowMask;
-use crate::optim::{clip_factor, gradient_norm};
+use crate::optim::{AdamW, Schedule, clip_factor, gradient_norm};
 use crate::run::device;
 use crate::run::directory::{Resumable, RunDirectory, TrainerState};
 use crate::run::guard::{self, GradientCoverage};
 
+pub use setup::{Evaluated, Evaluation, PictureCache, Setup};
+
 /// Gradients so many times as large as the activations keep their memory from step to step.
 const KEPT_GRADIENTS: u64 = 4;
 
-/// Evaluates the parameters; gives nothing when interrupted meanwhile.
-pub type Evaluation<'a> = dyn FnMut(&Parameters) -> Result<Option<Evaluated>> + Send + 'a;
-
-/// What an evaluation gave.
-#[derive(Debug, Clone, Default)]
-pub struct Evaluated {
-    /// Named values.
-    pub values: Vec<(String, f64)>,
-    /// The samples they are from, and those left out.
-    pub samples: DataReport,
-}
-
-/// With a larger part of the samples left out, a run warns as it goes on.
-const MUCH_LEFT_OUT: f64 = 0.01;
-
 /// Reason under which samples of a batch without a target token are counted.
 const BATCH_WITHOUT_TARGETS: &str = "batch_without_targets";
-
-/// What a run is made of.
-pub struct Setup<'a, M> {
-    /// The resolved configuration.
-    pub config: &'a TrainConfig,
-    /// Layers.
-    pub model: &'a M,
-    /// Weights on the host, with the trained ones marked; they go to `device`.
-    pub parameters: &'a mut Parameters,
-    /// Where the run computes.
-    pub device: Device,
-    /// Training data, standing where the checkpoint left it.
-    pub source: &'a mut dyn BatchSource,
-    /// Optimizer steps of the whole run.
-    pub total_steps: u64,
-    /// Token ids whose rows of the token tables are trained; `None`: all.
-    pub embedding_rows: Option<Vec<u32>>,
-    /// Where to write.
-    pub run: &'a RunDirectory,
-    /// The checkpoint to go on from.
-    pub resume: Option<&'a Resumable>,
-    /// Evaluates, where there is held-out data.
-    pub evaluation: Option<&'a mut Evaluation<'a>>,
-    /// Set from outside to stop with a checkpoint.
-    pub interrupt: &'a AtomicBool,
-    /// Bytes that the process held before the weights were loaded.
-    pub process_bytes: u64,
-    /// The cache of decoded pictures.
-    pub picture_cache: PictureCache<'a>,
-}
-
-/// What the data keeps of decoded pictures. It grows as the run goes on.
-#[derive(Clone, Copy)]
-pub struct PictureCache<'a> {
-    /// Bytes that it may take.
-    pub limit: u64,
-    /// Bytes that it takes now.
-    pub held: &'a (dyn Fn() -> u64 + Sync),
-}
 
 /// Micro-batches of one step.
 struct Step {
@@ -472,68 +421,6 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         Ok(())
     }
 
-    fn finish(&mut self, mut outcome: Outcome) -> Result<TrainSummary> {
-        let (planned, peak) = (self.planned_bytes(), device::peak_bytes(self.setup.device));
-        if self.position.step > 0 {
-            // The checkpoint first: an evaluation can take long, and an interrupt must not wait for it.
-            self.save()?;
-            if outcome != Outcome::Interrupted && self.last_evaluation.0 != self.position.step {
-                self.evaluate()?;
-                let is_missing =
-                    self.setup.evaluation.is_some() && self.last_evaluation.0 != self.position.step;
-                outcome = if is_missing { Outcome::Interrupted } else { outcome };
-            }
-        }
-        if self.largest_plan > 0 {
-            self.tell(&memory::compare(planned, peak));
-        }
-        if self.tokens.real > 0 {
-            self.tell(&self.tokens.to_string());
-        }
-        let image_notes = self.setup.source.report().image_notes;
-        for line in image_notes.warnings() {
-            self.tell(&format!("warning: {line}"));
-        }
-        let pending = self.coverage.pending();
-        if let Some(first) = pending.first() {
-            let message = format!(
-                "{} trained parameters received no gradient so far, for example {first}",
-                pending.len()
-            );
-            self.tell(&message);
-        }
-        self.tell(&self.position.samples.to_string());
-        self.tell_passes(outcome);
-        let samples = &self.position.samples;
-        let evaluated = &self.last_evaluation.1;
-        let summary = TrainSummary {
-            outcome,
-            step: self.position.step,
-            loss: self.last_loss,
-            evaluation: evaluated.values.clone(),
-            checkpoint: self.checkpoint.as_ref().map(|(_, path)| path.clone()),
-            samples_seen: samples.used,
-            skipped: samples.skipped.clone(),
-            skipped_examples: samples.examples.clone(),
-            evaluation_skipped: evaluated.samples.skipped.clone(),
-            planned_bytes: planned,
-            image_notes,
-            tokens: self.tokens,
-            peak_bytes: peak,
-        };
-        self.observer.finished(&summary);
-        Ok(summary)
-    }
-
-    /// Says once what images of a kind hold that their pixels do not show.
-    fn tell_new_notes(&mut self) {
-        let notes = self.setup.source.report().image_notes;
-        for line in notes.warnings_since(&self.told) {
-            self.tell(&format!("warning: so far {line}"));
-        }
-        self.told = notes;
-    }
-
     /// Samples since the first step of the run, with `more` that are used now.
     fn samples(&self, more: u64) -> DataReport {
         let mut samples = self.samples_before.clone();
@@ -542,41 +429,6 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         samples.merge(DataReport { skipped, examples, ..DataReport::default() });
         samples.used = self.position.samples.used + more;
         samples
-    }
-
-    /// Says how often the data was passed over where that is more than was asked for: the number of steps takes every sample as
-    /// used.
-    fn tell_passes(&mut self, outcome: Outcome) {
-        let train = &self.setup.config.train;
-        let Some(epochs) = train.epochs.filter(|_| outcome == Outcome::Completed) else { return };
-        let LoaderState { epoch, position, samples, .. } = self.position.loader;
-        let part = |samples_met: f64| samples_met / samples.max(1) as f64;
-        let passes = epoch as f64 + part(position as f64);
-        if passes > epochs + part((train.batch_size * train.gradient_accumulation) as f64) {
-            self.tell(&format!(
-                "warning: the {} steps of train.epochs = {epochs} were {passes:.2} passes over the data, because steps were made up \
-                 for what is left out",
-                self.setup.total_steps
-            ));
-        }
-    }
-
-    /// Warns once of every reason, as soon as much is left out.
-    fn warn_of_left_out(&mut self) {
-        let samples = &self.position.samples;
-        // What is marked as an example is no sample that anyone misses.
-        let example_only = SkipReason::ExampleOnly.name();
-        let skipped =
-            samples.skipped_total() - samples.skipped.get(example_only).copied().unwrap_or_default();
-        if skipped as f64 <= MUCH_LEFT_OUT * (skipped + samples.used) as f64 {
-            return;
-        }
-        let said = |reason: &str| reason == example_only || self.warned.contains(reason);
-        let new: Vec<&String> = samples.skipped.keys().filter(|reason| !said(reason)).collect();
-        let lines: Vec<String> =
-            new.iter().map(|reason| format!("warning: so far {}", samples.line(reason))).collect();
-        self.warned = samples.skipped.keys().cloned().collect();
-        lines.iter().for_each(|line| self.tell(line));
     }
 
     fn interrupted(&self) -> bool {
