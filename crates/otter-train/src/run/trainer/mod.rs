@@ -9,23 +9,23 @@ mod setup;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use otter_data::{Batch, DataReport, ImageCounts, LoaderState};
-use otter_nn::{Device, Gradients, Parameters};
+use otter_nn::{Device, Gradients};
 
-use crate::config::{AccumulationLoss, TrainConfig};
+use crate::config::AccumulationLoss;
 use crate::error::{Result, TrainError};
 use crate::memory::{self, Holdings, HostHoldings, MemoryPlan, WeightPlan};
 use crate::metrics::json_lines::MetricsFile;
 use crate::metrics::tensorboard::EventFile;
 use crate::metrics::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
-use crate::model::{BatchSource, LossSum, TrainableModel, batch_shape, batch_targets, bytes_ahead};
+use crate::model::{LossSum, TrainableModel, batch_shape, batch_targets, bytes_ahead};
 use crate::optim::embedding_rows::EmbeddingRowMask;
 use crate::optim::{AdamW, Schedule, clip_factor, gradient_norm};
 use crate::run::device;
-use crate::run::directory::{Resumable, RunDirectory, TrainerState};
+use crate::run::directory::{RunDirectory, TrainerState};
 use crate::run::guard::{self, GradientCoverage};
 
 pub use setup::{Evaluated, Evaluation, PictureCache, Setup};
