@@ -6,6 +6,7 @@
 pub mod output;
 pub mod arguments;
 pub mod commands;
+pub mod progress;
 
 use std::process::ExitCode;
 

@@ -62,5 +62,5 @@ pub use text::prompt;
 pub use text::prompt::InstructionFormat;
 pub use text::token_check::BrokenToken;
 pub use text::tokenizer::{JoinedText, SpecialTokens, StreamDecoder, TextTokenizer};
-pub use write::convert::{ConvertOptions, ConvertProgress, Converted, convert_set};
+pub use write::convert::{ConvertOptions, Converted, convert_set};
 pub use write::{DatasetWriter, OutputForm, WriterOptions, WrittenSet, create_writer, output_paths};

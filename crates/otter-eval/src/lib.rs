@@ -14,6 +14,6 @@ pub mod report;
 pub use error::EvaluationError;
 pub use evaluate::table::{Detail, Measure, ShotTable, wilson_interval};
 pub use evaluate::tasks::{Task, Truth, TruthRecord};
-pub use evaluate::{Evaluation, EvaluationOptions, EvaluationProgress, EvaluationRecord, evaluate};
+pub use evaluate::{Evaluation, EvaluationOptions, EvaluationRecord, evaluate};
 pub use evaluate::{table, tasks};
 pub use report::{QuickstartReport, render, sample_card};

@@ -3,6 +3,8 @@
 pub mod atomic_file;
 pub mod hash;
 pub mod html;
+mod progress;
 pub mod text;
 
 pub use atomic_file::{AtomicFile, write_whole};
+pub use progress::Progress;

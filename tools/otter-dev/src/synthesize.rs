@@ -1,8 +1,8 @@
 //! `otter-dev synthesize`: a large data set of made-up pairs, for measuring.
 
 use anyhow::Result;
-use otter_cli::commands::data::convert::progress_bar;
 use otter_cli::output;
+use otter_cli::progress;
 use otter_data::WriterOptions;
 use serde_json::json;
 
@@ -26,18 +26,10 @@ pub fn run(arguments: &Synthesize) -> Result<()> {
         source: Some(format!("otter-dev synthesize, seed {}", options.seed)),
         ..WriterOptions::default()
     };
-    let bar = progress_bar();
-    let mut stage = "";
-    let written =
-        write_synthetic(&arguments.out, arguments.to, &options, &writer_options, &mut |progress| {
-            if stage != progress.stage {
-                stage = progress.stage;
-                bar.reset();
-                bar.set_message(stage);
-                bar.set_length(progress.total);
-            }
-            bar.set_position(progress.done);
-        })?;
+    let bar = progress::bar(progress::COUNTS);
+    let written = write_synthetic(&arguments.out, arguments.to, &options, &writer_options, &mut |now| {
+        progress::show(&bar, now.stage, now);
+    })?;
     bar.finish_and_clear();
     if arguments.json {
         return output::json(&json!({

@@ -47,6 +47,7 @@ use crate::export::model_card::{self, Described, ModelCard};
 use crate::export::transformers_module::write_transformers_module;
 use crate::gguf::{self, GgufQuantization};
 use crate::tokenizer::write::TokenOrder;
+use otter_io::Progress;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -146,18 +147,7 @@ impl ConvertOptions {
     }
 }
 
-/// How far a conversion is.
-#[derive(Debug, Clone, Copy)]
-pub struct Progress<'p> {
-    /// Bytes of elements written.
-    pub bytes_done: u64,
-    /// Bytes of elements to write in all.
-    pub bytes_total: u64,
-    /// The tensor written last.
-    pub tensor: &'p str,
-}
-
-/// Converts. What stands at `out` is replaced only when the new content is complete and was read back.
+/// Converts. Progress is counted in bytes of elements, its stage is the tensor written last. What stands at `out` is replaced only when the new content is complete and was read back.
 ///
 /// # Errors
 /// When a source cannot be read, its parts do not fit, a tensor is unaccounted for, or writing fails; then `out` is

@@ -60,7 +60,7 @@ struct Meter<'m> {
 impl Meter<'_> {
     fn finished(&mut self, tensor: &PlannedTensor) {
         self.done += tensor.bytes();
-        (self.report)(Progress { bytes_done: self.done, bytes_total: self.total, tensor: &tensor.name });
+        (self.report)(Progress { stage: &tensor.name, done: self.done, total: self.total });
     }
 }
 

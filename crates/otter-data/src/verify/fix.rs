@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use otter_io::Progress;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{DataConfig, Group};
@@ -21,7 +22,7 @@ use super::id_table::id_hash;
 use super::records::Copy;
 use super::report::VerifyReport;
 use super::source::{OpenedSet, flag};
-use super::{Verifier, VerifyOptions, VerifyProgress};
+use super::{Verifier, VerifyOptions};
 
 /// Name of the list in the folder of the repaired copy.
 pub const FIXED_LIST: &str = "data.yaml";
@@ -75,7 +76,7 @@ pub fn verify_and_fix(
     options: &VerifyOptions,
     fix: &FixOptions,
     out: &Path,
-    progress: &mut dyn FnMut(VerifyProgress),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(VerifyReport, FixReport)> {
     let options = VerifyOptions { strict: false, ..options.clone() };
     if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -238,7 +239,7 @@ impl<'a, 'b> Repair<'a, 'b> {
         self.stays(found, entry).then(|| id.to_owned())
     }
 
-    fn write(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+    fn write(&mut self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
         self.mark_images()?;
         std::fs::create_dir_all(self.out).map_err(|error| DataError::io(self.out, error))?;
         let verifier = self.verifier;
@@ -252,7 +253,7 @@ impl<'a, 'b> Repair<'a, 'b> {
         }
         let total = self.verifier.sources.sets.len();
         for number in 0..total {
-            progress(VerifyProgress { stage: "repaired", done: number as u64, total: total as u64 });
+            progress(Progress::of_items("repaired", number, total));
             self.write_set(number)?;
         }
         let list = self.list();

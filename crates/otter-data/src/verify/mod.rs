@@ -47,6 +47,7 @@ pub use report::{SetSummary, TableSummary, VerifyReport};
 use finding::Findings;
 use histogram::Histogram;
 use images::{IMAGES_PER_CHUNK, ImageCheck, thumbnail_of};
+use otter_io::Progress;
 use records::{Copy, RecordCheck};
 use samples::SampleCheck;
 use source::{Sources, flag};
@@ -80,20 +81,10 @@ impl Default for VerifyOptions {
     }
 }
 
-/// How far a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VerifyProgress {
-    /// `ids`, `checksums`, `images`, `records` or `samples`.
-    pub stage: &'static str,
-    /// Items done in this stage; bytes, of checksums.
-    pub done: u64,
-    /// Items there are in this stage.
-    pub total: u64,
-}
-
 /// Looks at everything that a configuration names. Without a tokenizer nothing is said about tokens.
 ///
-/// `num_samples` plays no part: each candidate is looked at once.
+/// `num_samples` plays no part: each candidate is looked at once. Stages are `ids`, `checksums` (in bytes), `images`,
+/// `records` and `samples`.
 ///
 /// # Errors
 /// When the configuration itself is wrong (its YAML list cannot be read, a group is unknown), or the tokenizer fails.
@@ -102,7 +93,7 @@ pub fn verify(
     config: &DataConfig,
     tokenizer: Option<&Arc<TextTokenizer>>,
     options: &VerifyOptions,
-    progress: &mut dyn FnMut(VerifyProgress),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<VerifyReport> {
     let mut verifier = Verifier::open(config, tokenizer, options, progress)?;
     verifier.run(progress)?;
@@ -143,11 +134,11 @@ impl<'a> Verifier<'a> {
         config: &DataConfig,
         tokenizer: Option<&'a Arc<TextTokenizer>>,
         options: &VerifyOptions,
-        progress: &mut dyn FnMut(VerifyProgress),
+        progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
         config.validate()?;
         let begin = Instant::now();
-        progress(VerifyProgress { stage: "ids", done: 0, total: 0 });
+        progress(Progress { stage: "ids", done: 0, total: 0 });
         // The order of an epoch plays no part here.
         let config = DataConfig { sampling: Some(Sampling::Sequential), ..config.clone() };
         let mut findings = Findings::new(options.max_examples);
@@ -168,7 +159,7 @@ impl<'a> Verifier<'a> {
     }
 
     /// A configuration of which nothing is a sample is an error: whoever goes on would train on nothing.
-    fn emptiness(&mut self, _progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+    fn emptiness(&mut self, _progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
         let any_sample = self.sources.sets.iter().any(|opened| opened.samples() > 0);
         for opened in &self.sources.sets {
             let found = match &opened.set.train {
@@ -187,8 +178,8 @@ impl<'a> Verifier<'a> {
     }
 
     /// All passes, or those up to the first error.
-    fn run(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
-        type Pass<'a> = fn(&mut Verifier<'a>, &mut dyn FnMut(VerifyProgress)) -> Result<()>;
+    fn run(&mut self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
+        type Pass<'a> = fn(&mut Verifier<'a>, &mut dyn FnMut(Progress<'_>)) -> Result<()>;
         let passes: [Pass<'a>; 6] = [
             Self::checksums,
             Self::images,
@@ -211,7 +202,7 @@ impl<'a> Verifier<'a> {
     }
 
     /// The files of layout directories against their manifests.
-    fn checksums(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+    fn checksums(&mut self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
         if self.options.ids_only {
             return Ok(());
         }
@@ -227,7 +218,7 @@ impl<'a> Verifier<'a> {
         for (directory, file, entry) in listed {
             let checked = entry.verify(&directory, &mut |bytes| {
                 done += bytes;
-                progress(VerifyProgress { stage: "checksums", done, total });
+                progress(Progress { stage: "checksums", done, total });
             });
             if let Err(error) = checked {
                 self.findings.add(Reason::ChangedFile, file, &entry.name, || {
@@ -241,7 +232,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    fn images(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+    fn images(&mut self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
         if self.options.ids_only {
             return Ok(());
         }
@@ -276,7 +267,7 @@ impl<'a> Verifier<'a> {
                         .extend(checked.contents.iter().map(|&(hash, entry)| (hash, (number as u32, entry))));
                     bad.extend(checked.bad);
                     thumbnails.extend(checked.thumbnails);
-                    progress(VerifyProgress { stage: "images", done: before + done as u64, total });
+                    progress(Progress { stage: "images", done: before + done as u64, total });
                     !(self.options.strict && findings.first_error().is_some())
                 },
             )?;
@@ -317,7 +308,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    fn records(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+    fn records(&mut self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
         let total: u64 = self.sources.sets.iter().map(|opened| opened.set.instructions.len() as u64).sum();
         let mut contents: Vec<(u64, (u32, u32))> = Vec::new();
         let mut before = 0;
@@ -345,7 +336,7 @@ impl<'a> Verifier<'a> {
                     example_only += checked.example_only;
                     contents
                         .extend(checked.contents.iter().map(|&(hash, entry)| (hash, (number as u32, entry))));
-                    progress(VerifyProgress { stage: "records", done: before + done as u64, total });
+                    progress(Progress { stage: "records", done: before + done as u64, total });
                     !(self.options.strict && findings.first_error().is_some())
                 },
             )?;
@@ -381,7 +372,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    fn samples(&mut self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+    fn samples(&mut self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
         let total: u64 = self.sources.sets.iter().map(|opened| opened.candidates() as u64).sum();
         let mut before = 0;
         for number in 0..self.sources.sets.len() {
@@ -407,7 +398,7 @@ impl<'a> Verifier<'a> {
                     histograms.tokens.merge(&checked.tokens);
                     histograms.trained_tokens.merge(&checked.trained_tokens);
                     *usable += checked.usable;
-                    progress(VerifyProgress { stage: "samples", done: before + done as u64, total });
+                    progress(Progress { stage: "samples", done: before + done as u64, total });
                     !(self.options.strict && findings.first_error().is_some())
                 },
             )?;
@@ -419,7 +410,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    fn unused_images(&mut self, _progress: &mut dyn FnMut(VerifyProgress)) -> Result<()> {
+    fn unused_images(&mut self, _progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
         // Where a set could not be read, its images only look unused.
         if !Group::ALL.iter().all(|group| self.sources.records_complete(*group)) {
             return Ok(());

@@ -1,5 +1,6 @@
 //! One data set from any form to any other, record by record.
 
+use otter_io::Progress;
 use otter_media::{ImageCounts, ImageNote, ImageNotes, NO_IMAGE, is_cut, is_image};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,17 +27,6 @@ pub struct ConvertOptions {
     pub writer: WriterOptions,
 }
 
-/// How far a conversion is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConvertProgress {
-    /// `references`, `images`, `records` or `contexts`.
-    pub stage: &'static str,
-    /// Entries that are done.
-    pub done: usize,
-    /// Entries of this stage.
-    pub total: usize,
-}
-
 /// What a conversion wrote and left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Converted {
@@ -61,7 +51,7 @@ const REPORT_EVERY: usize = 256;
 
 struct Run<'a> {
     options: &'a ConvertOptions,
-    progress: &'a mut dyn FnMut(ConvertProgress),
+    progress: &'a mut dyn FnMut(Progress<'_>),
     converted: Converted,
     /// Images, records and contexts given to the writer.
     written: [usize; 3],
@@ -70,7 +60,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn report(&mut self, stage: &'static str, done: usize, total: usize) {
         if done.is_multiple_of(REPORT_EVERY) || done == total {
-            (self.progress)(ConvertProgress { stage, done, total });
+            (self.progress)(Progress::of_items(stage, done, total));
         }
     }
 
@@ -94,7 +84,8 @@ impl Run<'_> {
 }
 
 /// Writes the data set `set` in another form under the name `name`. Order and content of records, contexts and image bytes
-/// stay; fields of a record that the format does not know are not kept.
+/// stay; fields of a record that the format does not know are not kept. Stages are `references`, `images`, `records` and
+/// `contexts`.
 ///
 /// # Errors
 /// A source that cannot be read, an entry that cannot be read (unless it may be skipped), a source of whose records, images
@@ -105,7 +96,7 @@ pub fn convert_set(
     directory: &Path,
     name: &str,
     options: &ConvertOptions,
-    progress: &mut dyn FnMut(ConvertProgress),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Converted> {
     let instructions = InstructionTable::open(&set.instructions)?;
     let images = set.images.as_deref().map(|path| ImageTable::open(path, CACHE_BYTES)).transpose()?;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use otter_data::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN};
 use otter_data::{Dataset, ImageCounts, Sample, TextTokenizer, clean_answer};
+use otter_io::Progress;
 use otter_model::Otter;
 use otter_nn::Parameters;
 use rayon::prelude::*;
@@ -40,15 +41,6 @@ impl Default for EvaluationOptions {
     fn default() -> Self {
         Self { batch_size: 64, limit: None, max_new_tokens: 8 }
     }
-}
-
-/// How far an evaluation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EvaluationProgress {
-    /// Queries done.
-    pub done: usize,
-    /// All queries.
-    pub total: usize,
 }
 
 /// One candidate answer.
@@ -131,7 +123,7 @@ pub fn evaluate(
     datasets: &[(usize, &Dataset)],
     truth: &Truth,
     options: &EvaluationOptions,
-    progress: &mut dyn FnMut(EvaluationProgress),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Evaluation, EvaluationError> {
     let start = Instant::now();
     check_options(otter, datasets, options)?;
@@ -160,10 +152,10 @@ pub fn evaluate(
     let warnings = check_lengths(otter, &queue, options)?;
     let mut media = MediaLatents::new(otter, parameters, datasets)?;
     let mut records: Vec<(usize, EvaluationRecord)> = Vec::with_capacity(total);
-    progress(EvaluationProgress { done: 0, total });
+    progress(Progress::of_items("queries", 0, total));
     for batch in queue.chunks(options.batch_size) {
         evaluate_batch(otter, parameters, datasets, batch, &mut media, options, &mut records)?;
-        progress(EvaluationProgress { done: records.len(), total });
+        progress(Progress::of_items("queries", records.len(), total));
     }
     records.sort_by_key(|(order, _)| *order);
     let records = records.into_iter().map(|(_, record)| record).collect();

@@ -33,4 +33,4 @@ pub use render::render;
 pub use scene::{Colour, Concept, Object, Scene, Shape, Size};
 pub use seeding::random_stream;
 pub use vocabulary::Vocabulary;
-pub use write::{Progress, Summary, write_toybox};
+pub use write::{Summary, write_toybox};

@@ -16,6 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::ImageEncoder;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use otter_io::Progress;
 use rand::Rng;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -33,17 +34,6 @@ use otter_io::AtomicFile;
 
 /// Records whose pictures are drawn at a time; bounds the memory of the pictures.
 const RECORDS_AT_ONCE: usize = 2048;
-
-/// How far the writing is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress<'a> {
-    /// File being written, relative to the folder.
-    pub file: &'a str,
-    /// Records of this file that are done.
-    pub done: usize,
-    /// Records of this file.
-    pub total: usize,
-}
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -108,7 +98,7 @@ pub struct HeldOut {
 }
 
 /// Writes a toybox into `folder`, which is made if needed; files of the same names are replaced.
-/// `progress` is called after every portion of pictures.
+/// `progress` is called after every portion of pictures; its stage is the file, relative to the folder, counted in records.
 pub fn write_toybox(
     folder: &Path,
     options: &ToyboxOptions,
@@ -257,7 +247,7 @@ impl SetWriter<'_> {
             let end = (start + RECORDS_AT_ONCE).min(records.len());
             let drawn: Vec<_> =
                 (start..end).into_par_iter().flat_map_iter(|place| self.draw(place)).collect();
-            progress(Progress { file: &name, done: end, total: records.len() });
+            progress(Progress::of_items(&name, end, records.len()));
             drawn
         });
         let entries = entries.inspect(|_| images += 1);

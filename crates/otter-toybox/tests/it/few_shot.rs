@@ -153,7 +153,7 @@ fn compare(max_num_media: Option<usize>, batch_size: usize) {
     })
     .unwrap();
     let queries = SETS * 4 * SHOTS.len();
-    assert_eq!((result.records.len(), last), (queries, queries));
+    assert_eq!((result.records.len(), last), (queries, queries as u64));
 
     let special = tokenizer.special();
     let mut generated_something = 0;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use otter_data::{DataError, DatasetWriter, OutputForm, WriterOptions, WrittenSet, create_writer};
+use otter_io::Progress;
 use rayon::prelude::*;
 
 use super::image::picture;
@@ -27,17 +28,6 @@ pub struct SyntheticOptions {
     pub seed: u64,
 }
 
-/// How far the writing is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SyntheticProgress {
-    /// `images` or `pairs`.
-    pub stage: &'static str,
-    /// What is done of this stage.
-    pub done: u64,
-    /// All of it.
-    pub total: u64,
-}
-
 /// Writes a data set of made-up pairs. Memory stays bounded by a few blocks and what the writer holds.
 ///
 /// # Errors
@@ -47,7 +37,7 @@ pub fn write_synthetic(
     form: OutputForm,
     options: &SyntheticOptions,
     writer_options: &WriterOptions,
-    progress: &mut dyn FnMut(SyntheticProgress),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<WrittenSet, DataError> {
     if options.pairs == 0 || options.pairs > u64::from(u32::MAX) || options.images > u64::from(u32::MAX) {
         return Err(DataError::Config(format!(
@@ -70,7 +60,7 @@ pub fn write_synthetic(
             }
             done += 1;
         }
-        progress(SyntheticProgress { stage: "pairs", done, total: options.pairs });
+        progress(Progress { stage: "pairs", done, total: options.pairs });
     }
     writer.finish()
 }
@@ -78,7 +68,7 @@ pub fn write_synthetic(
 fn write_images(
     maker: &PairMaker,
     writer: &mut dyn DatasetWriter,
-    progress: &mut dyn FnMut(SyntheticProgress),
+    progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), DataError> {
     for first in (0..maker.images).step_by(PICTURES_AT_ONCE as usize) {
         let end = (first + PICTURES_AT_ONCE).min(maker.images);
@@ -90,7 +80,7 @@ fn write_images(
                 encoded.map_err(|error| DataError::Image { name: id.clone(), message: error.to_string() })?;
             writer.image(&id, &encoded)?;
         }
-        progress(SyntheticProgress { stage: "images", done: end, total: maker.images });
+        progress(Progress { stage: "images", done: end, total: maker.images });
     }
     Ok(())
 }

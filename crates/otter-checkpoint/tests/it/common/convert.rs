@@ -14,8 +14,8 @@ pub const V2: &str = "openflamingo/v2-mpt";
 pub fn run(options: &ConvertOptions) -> ConvertReport {
     let (mut last, mut total) = (0, 0);
     let report = convert(options, &mut |progress| {
-        assert!(progress.bytes_done >= last && progress.bytes_done <= progress.bytes_total);
-        (last, total) = (progress.bytes_done, progress.bytes_total);
+        assert!(progress.done >= last && progress.done <= progress.total);
+        (last, total) = (progress.done, progress.total);
     });
     let report = report.unwrap();
     assert_eq!(last, total);

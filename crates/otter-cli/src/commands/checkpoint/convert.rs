@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, Dropped, KeepF32, NewRows, OutputFormat, convert,
 };
@@ -16,6 +15,7 @@ use crate::arguments::{
     TokenOrderChoice,
 };
 use crate::output;
+use crate::progress;
 
 /// Dropped tensors listed one by one; more of one reason are counted.
 const LISTED: usize = 3;
@@ -23,14 +23,11 @@ const LISTED: usize = 3;
 /// Runs the command.
 pub fn run(arguments: &Convert) -> Result<()> {
     let options = options(arguments)?;
-    let style =
-        ProgressStyle::with_template("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta} {wide_msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::no_length().with_style(style);
-    let report = convert(&options, &mut |progress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes_done);
-        bar.set_message(progress.tensor.to_owned());
+    let bar = progress::bar("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta} {wide_msg}");
+    let report = convert(&options, &mut |now| {
+        bar.set_length(now.total);
+        bar.set_position(now.done);
+        bar.set_message(now.stage.to_owned());
     });
     bar.finish_and_clear();
     let report = report?;

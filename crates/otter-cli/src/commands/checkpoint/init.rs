@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::{
     Checkpoint, CheckpointConfig, NAMED_MODELS, NamedModel, SaveDtype, SaveOptions, initialise_checkpoint,
     load_tokenizer,
@@ -14,6 +13,7 @@ use serde_json::json;
 use super::hub::resolve_model;
 use crate::arguments::{Init, InitDtype};
 use crate::output;
+use crate::progress;
 
 /// Runs the command.
 pub fn run(arguments: &Init) -> Result<()> {
@@ -39,9 +39,7 @@ pub fn run(arguments: &Init) -> Result<()> {
         },
         card: None,
     };
-    let style = ProgressStyle::with_template("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::no_length().with_style(style);
+    let bar = progress::bar("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta}");
     bar.enable_steady_tick(Duration::from_millis(200));
     let started = Instant::now();
     let made = initialise_checkpoint(out, &config, arguments.seed, &options, &mut |written, total| {

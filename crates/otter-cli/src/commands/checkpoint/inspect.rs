@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::{Inspection, Kind, NonFinite, PartSummary, TokenOrder, scan};
 use otter_model::config::OtterConfig;
 use otter_model::{FreezeRule, Otter};
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use super::hub::resolve_model;
 use crate::arguments::Inspect;
 use crate::output;
+use crate::progress;
 
 /// Runs the command.
 pub fn run(arguments: &Inspect) -> Result<()> {
@@ -47,12 +47,7 @@ impl Counts {
 }
 
 fn scan_with_progress(path: &Path) -> Result<Vec<NonFinite>> {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) =
-        ProgressStyle::with_template("scanning {wide_bar} {percent}% of {human_len} elements, {eta}")
-    {
-        bar.set_style(style);
-    }
+    let bar = progress::bar("scanning {wide_bar} {percent}% of {human_len} elements, {eta}");
     let found = scan(path, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);

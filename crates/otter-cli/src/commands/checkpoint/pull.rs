@@ -4,13 +4,14 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use otter_hub::{Glob, ModelReference, Observer, Plan, PullOptions, Pulled, Selection, Settings};
 use serde_json::{Value, json};
 
 use crate::arguments::Pull;
 use crate::commands::interrupt;
 use crate::output;
+use crate::progress;
 
 /// Between two lines of progress where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -128,11 +129,7 @@ struct Progress {
 
 impl Progress {
     fn new() -> Self {
-        let style = "{wide_bar} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
-        let bar = ProgressBar::no_length();
-        if let Ok(style) = ProgressStyle::with_template(style) {
-            bar.set_style(style);
-        }
+        let bar = progress::bar("{wide_bar} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left");
         Self { bar, last_line: Mutex::new(Instant::now()) }
     }
 

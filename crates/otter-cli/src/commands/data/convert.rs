@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use otter_data::layout::{Manifest, layout_directory};
 use otter_data::{
     ConvertOptions, Converted, DataConfig, Group, OutputForm, Preset, SetConfig, WriterOptions, convert_set,
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::arguments::DataConvert;
 use crate::commands::generate::pictures;
 use crate::output;
+use crate::progress;
 
 /// A data list in the original's form, written beside the data.
 const LIST_NAME: &str = "data.yaml";
@@ -26,7 +27,7 @@ pub fn run(arguments: &DataConvert) -> Result<()> {
     for destination in &destinations {
         check_not_inside(arguments, destination)?;
     }
-    let bar = progress_bar();
+    let bar = progress::bar(progress::COUNTS);
     let mut summaries = Vec::new();
     let mut have_images = Vec::new();
     for (set, destination) in source.sets.iter().zip(&destinations) {
@@ -41,21 +42,14 @@ pub fn run(arguments: &DataConvert) -> Result<()> {
                 ..WriterOptions::default()
             },
         };
-        let mut stage = "";
         let converted = convert_set(
             set,
             arguments.to,
             &destination.directory,
             &destination.name,
             &options,
-            &mut |progress| {
-                if stage != progress.stage {
-                    stage = progress.stage;
-                    bar.reset();
-                    bar.set_message(format!("{} {stage}", destination.name));
-                    bar.set_length(progress.total as u64);
-                }
-                bar.set_position(progress.done as u64);
+            &mut |now| {
+                progress::show(&bar, &format!("{} {}", destination.name, now.stage), now);
             },
         )?;
         have_images.push(converted.written.images > 0);
@@ -74,17 +68,6 @@ pub fn run(arguments: &DataConvert) -> Result<()> {
         Some(list) => output::text(&format!("data list: {}", list.display())),
         None => Ok(()),
     }
-}
-
-/// A bar with rate and remaining time.
-pub fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::no_length();
-    if let Ok(style) =
-        ProgressStyle::with_template("{msg} {bar:24} {human_pos}/{human_len} {per_sec} eta {eta}")
-    {
-        bar.set_style(style);
-    }
-    bar
 }
 
 struct Source {

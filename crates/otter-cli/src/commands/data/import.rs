@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use otter_data::video::{FrameSampling, VideoOptions};
 use otter_data::{Group, ImageRules, WriterOptions, create_writer, output_paths};
 use otter_mimicit::sources::{
@@ -18,6 +18,7 @@ use crate::arguments::{DataImport, FrameFile, ImportSource, LlavaFile};
 use crate::commands::generate::pictures;
 use crate::commands::interrupt;
 use crate::output;
+use crate::progress;
 
 /// Between two lines of progress where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -254,10 +255,7 @@ struct Shown {
 
 impl Shown {
     fn new() -> Self {
-        let bar = ProgressBar::no_length();
-        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {per_sec} eta {eta} {msg}") {
-            bar.set_style(style);
-        }
+        let bar = progress::bar("{bar:24} {pos}/{len} {per_sec} eta {eta} {msg}");
         Self { bar, writing: false, told: Instant::now() }
     }
 

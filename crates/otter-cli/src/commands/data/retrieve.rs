@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use otter_mimicit::retrieve::{
     EmbeddingSource, ExampleOrder, Heuristic, ImagePooling, IndexKind, Observer, RetrieveOptions,
     RetrieveReport, SearchPlan, Stage, retrieve,
@@ -16,12 +16,18 @@ use crate::arguments::{DataRetrieve, RetrieveBy, RetrieveIndex, RetrieveOrder, R
 use crate::commands::checkpoint::hub;
 use crate::commands::interrupt;
 use crate::output;
+use crate::progress;
 
 /// Runs the command.
 pub fn run(arguments: &DataRetrieve) -> Result<()> {
     let options = options(arguments)?;
     let stop = interrupt::flag("stopping; what is done is kept")?;
-    let mut show = Show { bar: bar(), stage: None, stop, plan: None };
+    let mut show = Show {
+        bar: progress::bar("{msg:10} {bar:24} {pos}/{len} {per_sec} eta {eta}"),
+        stage: None,
+        stop,
+        plan: None,
+    };
     let started = Instant::now();
     let report = retrieve(&arguments.set, &options, &mut show);
     show.bar.finish_and_clear();
@@ -102,12 +108,6 @@ fn options(arguments: &DataRetrieve) -> Result<RetrieveOptions> {
         },
         seed: arguments.seed,
     })
-}
-
-fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:10} {bar:24} {pos}/{len} {per_sec} eta {eta}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::no_length().with_style(style)
 }
 
 struct Show {

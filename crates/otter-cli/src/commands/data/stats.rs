@@ -1,20 +1,17 @@
 //! `otter data stats`: pairs, unique instructions, images and clips, by sub-dataset and language.
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
 use otter_data::{StatsReport, StatsRow, stats};
 
 use super::source;
 use crate::arguments::DataStats;
 use crate::output;
+use crate::progress;
 
 /// Runs the command.
 pub fn run(arguments: &DataStats) -> Result<()> {
     let (config, _) = source::open(&arguments.source)?;
-    let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{bar:24} {human_pos}/{human_len} {per_sec} eta {eta}") {
-        bar.set_style(style);
-    }
+    let bar = progress::bar("{bar:24} {human_pos}/{human_len} {per_sec} eta {eta}");
     let report = stats(&config, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);

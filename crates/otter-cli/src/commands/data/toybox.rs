@@ -1,12 +1,12 @@
 //! `otter toybox`: writes the synthetic world as a MIMIC-IT data set.
 
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use otter_toybox::world::{ToyboxOptions, write_toybox};
 use serde_json::json;
 
 use crate::arguments::Toybox;
 use crate::output;
+use crate::progress;
 
 /// Largest `--scale`: about half a million training queries, within the bounds of every family.
 const LARGEST_SCALE: f64 = 40.0;
@@ -24,14 +24,9 @@ pub fn run(arguments: &Toybox) -> Result<()> {
         eval: defaults.eval.scaled(arguments.scale),
         ..defaults
     };
-    let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} {eta}") {
-        bar.set_style(style);
-    }
-    let summary = write_toybox(&arguments.out, &options, &mut |progress| {
-        bar.set_length(progress.total as u64);
-        bar.set_position(progress.done as u64);
-        bar.set_message(progress.file.to_string());
+    let bar = progress::bar("{bar:24} {pos}/{len} {msg} {eta}");
+    let summary = write_toybox(&arguments.out, &options, &mut |now| {
+        progress::show(&bar, now.stage, now);
     })?;
     bar.finish_and_clear();
     if arguments.json {

@@ -5,18 +5,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use otter_checkpoint::{Checkpoint, load_tokenizer};
 use otter_data::OutputForm;
 use otter_data::verify::{
-    FixOptions, FixReport, HistogramSummary, Severity, VerifyOptions, VerifyProgress, VerifyReport,
-    report_html, verify, verify_and_fix,
+    FixOptions, FixReport, HistogramSummary, Severity, VerifyOptions, VerifyReport, report_html, verify,
+    verify_and_fix,
 };
+use otter_io::Progress;
 
 use super::source;
 use crate::arguments::DataVerify;
 use crate::commands::checkpoint::hub;
 use crate::output;
+use crate::progress;
 
 /// Most columns of a bar in the terminal.
 const BAR_COLUMNS: u64 = 24;
@@ -55,8 +56,8 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
         thumbnails: arguments.report.is_some(),
         max_frames,
     };
-    let bar = Bar::new();
-    let mut show = |progress| bar.show(progress);
+    let bar = progress::bar("{msg:8} {bar:24} {human_pos}/{human_len} {per_sec} eta {eta}");
+    let mut show = |now: Progress<'_>| progress::show(&bar, now.stage, now);
     let (report, fixed) = match &arguments.out {
         None => (verify(&config, tokenizer.as_ref(), &options, &mut show)?, None),
         Some(out) => {
@@ -66,7 +67,7 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
             (report, Some(fixed))
         }
     };
-    bar.0.finish_and_clear();
+    bar.finish_and_clear();
     if let Some(path) = &arguments.report {
         write_report(path, &report_html(&report, &source.display().to_string()))?;
     }
@@ -97,30 +98,6 @@ fn form(name: &str) -> Result<OutputForm> {
 fn write_report(path: &Path, page: &str) -> Result<()> {
     otter_checkpoint::atomic::write_file(path, page.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Progress on standard error, by stage, with rate and the time that is left.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new() -> Self {
-        let bar = ProgressBar::no_length();
-        if let Ok(style) =
-            ProgressStyle::with_template("{msg:8} {bar:24} {human_pos}/{human_len} {per_sec} eta {eta}")
-        {
-            bar.set_style(style);
-        }
-        Self(bar)
-    }
-
-    fn show(&self, progress: VerifyProgress) {
-        if self.0.message() != progress.stage {
-            self.0.set_message(progress.stage);
-            self.0.reset();
-        }
-        self.0.set_length(progress.total);
-        self.0.set_position(progress.done);
-    }
 }
 
 fn print(report: &VerifyReport) -> Result<()> {

@@ -42,8 +42,8 @@ pub fn run(arguments: &Eval) -> Result<()> {
     let options = EvaluationOptions { limit: arguments.limit, ..EvaluationOptions::default() };
     let bar = indicatif::ProgressBar::no_length();
     let evaluation = evaluate(&model.otter, &model.parameters, &sets, &truth, &options, &mut |progress| {
-        bar.set_length(progress.total as u64);
-        bar.set_position(progress.done as u64);
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
     })?;
     bar.finish_and_clear();
     pictures::warn(&evaluation.image_notes);
