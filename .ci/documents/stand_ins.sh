@@ -7,7 +7,7 @@ root=$1
 golden=$root/tests/golden
 
 # The repository as commands see it: recipes and the base may be written to, the rest is looked at.
-for name in Cargo.toml crates bench cuda python fuzz tests target; do ln -s "$root/$name" "$name"; done
+for name in Cargo.toml crates tools bench cuda python fuzz tests target; do ln -s "$root/$name" "$name"; done
 cp -r "$root/recipes" "$root/assets" .
 
 # Models.
