@@ -1,4 +1,4 @@
-// AdamW: the twin of otter-train's optimizer.rs and eight_bit_moments.rs, operation by operation, so that a card gives the
+// AdamW: the twin of otter-nn's adamw.rs and adamw_eight_bit.rs, operation by operation, so that a card gives the
 // host's bits.
 #include "common.cuh"
 
@@ -33,7 +33,7 @@ __device__ inline bool is_zero(const Floats& v) {
     return (__float_as_uint(v.x) | __float_as_uint(v.y) | __float_as_uint(v.z) | __float_as_uint(v.w)) == 0;
 }
 
-// Moments of 8 bits: the constants of eight_bit_moments.rs.
+// Moments of 8 bits: the constants of adamw_eight_bit.rs.
 const u32 BLOCK = 256;
 const u32 DROPPED = 20;
 const u32 FIRST_BASE = (127 - 15) << 3, SECOND_BASE = (127 - 31) << 3;

@@ -7,11 +7,13 @@ mod operations;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use otter_nn::backend::{Accelerator, AdamWStep, CardBuffer, CardMemory, CardMoments, CardTransfers};
+use otter_nn::backend::{Accelerator, AdamWStep, CardBuffer, CardMemory, CardTransfers, Moments, Optimizer};
 use otter_nn::{Device, DeviceError, QuantisedView, Rotary, Tensor};
 
 use crate::adamw::{self, Settings};
-use crate::memory::elements::{Blocks, Failure, blocks, elements, elements_mut, plain, singles, singles_mut};
+use crate::memory::elements::{
+    Blocks, Failure, blocks, elements, elements_mut, plain, singles, singles_mut, values, values_mut,
+};
 use crate::quantised::QuantisedBuffer;
 use crate::rotary::RotaryAngles;
 use crate::{Buffer, Gpu, Precision, Result};
@@ -161,14 +163,10 @@ impl Accelerator for Layers {
     fn download_blocks(&self, from: &CardBuffer, to: &mut [u8]) {
         self.run(|| blocks(from)?.bytes().download_to(to));
     }
+}
 
-    fn adamw(
-        &self,
-        values: &mut CardBuffer,
-        gradients: &CardBuffer,
-        moments: CardMoments<'_>,
-        step: &AdamWStep,
-    ) {
+impl Optimizer for Layers {
+    fn adamw(&self, parameter: &mut Tensor, gradients: &Tensor, moments: &mut Moments, step: &AdamWStep) {
         let settings = Settings {
             learning_rate: step.learning_rate,
             beta1: step.betas.0,
@@ -179,20 +177,23 @@ impl Accelerator for Layers {
             factor: step.factor,
         };
         self.run(|| {
-            let (values, gradients) = (singles_mut(values)?, singles(gradients)?);
+            let (parameter, gradients) = (values_mut(parameter)?, values(gradients)?);
             match moments {
-                CardMoments::Full([first, second]) => {
-                    let (first, second) = (singles_mut(first)?, singles_mut(second)?);
-                    adamw::update(values, gradients, first, second, &settings)
+                Moments::Full([first, second]) => {
+                    adamw::update(parameter, gradients, values_mut(first)?, values_mut(second)?, &settings)
                 }
-                CardMoments::EightBit([first, second, first_scales, second_scales], position) => {
+                Moments::EightBit {
+                    codes: [first, second],
+                    scales: [first_scales, second_scales],
+                    position,
+                } => {
                     let moments = adamw::EightBitMoments {
-                        first: elements_mut(first)?,
-                        second: elements_mut(second)?,
-                        first_scales: singles_mut(first_scales)?,
-                        second_scales: singles_mut(second_scales)?,
+                        first: elements_mut(first.on_card_mut())?,
+                        second: elements_mut(second.on_card_mut())?,
+                        first_scales: values_mut(first_scales)?,
+                        second_scales: values_mut(second_scales)?,
                     };
-                    adamw::update_eight_bit(values, gradients, moments, position, &settings)
+                    adamw::update_eight_bit(parameter, gradients, moments, *position, &settings)
                 }
             }
         });

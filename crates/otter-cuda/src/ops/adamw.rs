@@ -1,5 +1,4 @@
-//! AdamW, one launch a parameter: twins of the updates of `otter-train` (`optimizer.rs`, `eight_bit_moments.rs`), bit
-//! for bit.
+//! AdamW, one launch a parameter: twins of the host's updates (`adamw.rs`, `adamw_eight_bit.rs` of `otter-nn`), bit for bit.
 
 use crate::Argument;
 use crate::{Buffer, Launch, Result};

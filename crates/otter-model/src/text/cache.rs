@@ -25,14 +25,8 @@ impl<T: Real> LayerCache<T> {
         capacity: usize,
         device: Device,
     ) -> Self {
-        let empty = || match device {
-            // Pages that are never written take no memory.
-            Device::Cpu => {
-                let elements = vec![T::ZERO; batch * capacity * key_heads * head_size];
-                Tensor::from_vec(elements, &[batch, key_heads, capacity, head_size], device)
-            }
-            Device::Card(_) => Tensor::zeros(&[batch, key_heads, capacity, head_size], device),
-        };
+        // Rows that are never written take no memory of the host.
+        let empty = || Tensor::fresh_zeros(&[batch, key_heads, capacity, head_size], device);
         Self { key_heads, head_size, capacity, keys: empty(), values: empty() }
     }
 

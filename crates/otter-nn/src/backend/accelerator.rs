@@ -10,7 +10,7 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Optimizer};
 use crate::{DeviceError, QuantisedView};
 
 /// Elements in memory of a card, freed with it.
@@ -90,34 +90,9 @@ pub struct CardTransfers {
     pub downloads: u64,
 }
 
-/// Constants of a step of AdamW for one parameter.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamWStep {
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-    /// Decay rates of the moments.
-    pub betas: (f64, f64),
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Weight decay, times the learning rate; 0 for parameters that are not decayed.
-    pub decay: f64,
-    /// Number of the step, from 1 on.
-    pub step: u64,
-    /// Gradients are multiplied by this on the way (clipping).
-    pub factor: f64,
-}
-
-/// Moments of a parameter on a card.
-pub enum CardMoments<'a> {
-    /// In 32 bits: first and second.
-    Full([&'a mut CardBuffer; 2]),
-    /// In 8 bits: codes of the first and second, and their scales; and the number of trained elements before the parameter.
-    EightBit([&'a mut CardBuffer; 4], u64),
-}
-
 /// A GPU's memory, beside its operations. Elements are f32 where nothing else is said; lengths that do not fit each other are
 /// mistakes of the caller and panic.
-pub trait Accelerator: Backend<f32> {
+pub trait Accelerator: Backend<f32> + Optimizer {
     /// Name of the card, and how it multiplies.
     fn name(&self) -> String;
     /// What is in use.
@@ -159,15 +134,6 @@ pub trait Accelerator: Backend<f32> {
     fn download_halves(&self, from: &CardBuffer, to: &mut [u16]);
     /// Brings blocks back as their bytes.
     fn download_blocks(&self, from: &CardBuffer, to: &mut [u8]);
-
-    /// AdamW on a parameter of f32.
-    fn adamw(
-        &self,
-        values: &mut CardBuffer,
-        gradients: &CardBuffer,
-        moments: CardMoments<'_>,
-        step: &AdamWStep,
-    );
 }
 
 /// A card that is open for the rest of the process.
@@ -178,6 +144,11 @@ impl Card {
     /// The card behind this object.
     pub fn new(accelerator: &'static dyn Accelerator) -> Self {
         Self(accelerator)
+    }
+
+    /// Its updates of parameters.
+    pub fn optimizer(self) -> &'static dyn Optimizer {
+        self.0
     }
 
     /// Its operations.

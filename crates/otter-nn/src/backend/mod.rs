@@ -4,11 +4,11 @@
 
 mod accelerator;
 pub mod cpu;
+mod optimizer;
 mod shapes;
 
-pub use accelerator::{
-    Accelerator, AdamWStep, Card, CardBuffer, CardElements, CardMemory, CardMoments, CardTransfers,
-};
+pub use accelerator::{Accelerator, Card, CardBuffer, CardElements, CardMemory, CardTransfers};
+pub use optimizer::{AdamWStep, MomentKind, Moments, Optimizer};
 pub use shapes::{
     ActivationKind, Attended, AttentionInputGradients, AttentionInputs, Epilogue, HeadLayout, Heads,
     MeanRows, NormRule, Projection, RowLayout, Span, WeightShape,

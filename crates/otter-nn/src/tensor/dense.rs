@@ -2,6 +2,7 @@
 //!
 //! Any plain element can be stored, also the half-precision ones of a file; arithmetic needs [`Real`] ones.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::backend::{Backend, Card, CardBuffer};
@@ -218,6 +219,38 @@ impl<T: Real> Tensor<T> {
         }
     }
 
+    /// As [`Tensor::zeros`], of memory that the host makes only where something is written.
+    pub fn fresh_zeros(shape: &[usize], device: Device) -> Self {
+        match device {
+            Device::Cpu => Self::from_vec(vec![T::ZERO; shape.iter().product()], shape, device),
+            Device::Card(_) => Self::zeros(shape, device),
+        }
+    }
+
+    /// The elements on the host: borrowed, or copied from a card; after a failure of the card, NaN.
+    pub fn host_data(&self) -> Cow<'_, [T]> {
+        match self.device {
+            Device::Cpu => Cow::Borrowed(self.data()),
+            Device::Card(_) => Cow::Owned(self.to_host().into_vec()),
+        }
+    }
+
+    /// Lets `fill` write all elements, in place or on their way to a card.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub fn fill_by<E>(&mut self, fill: impl FnOnce(&mut [T]) -> Result<(), E>) -> Result<(), E> {
+        match self.device {
+            Device::Cpu => fill(self.data_mut()),
+            Device::Card(card) => {
+                let mut elements = vec![T::ZERO; self.len()];
+                fill(&mut elements)?;
+                card.write(self.on_card_mut(), T::as_singles(&elements));
+                Ok(())
+            }
+        }
+    }
+
     /// A tensor of whatever is in its memory (zeros on the host), for what is written at once.
     pub fn empty(shape: &[usize], device: Device) -> Self {
         match device {
@@ -283,6 +316,44 @@ impl<T: Real> Tensor<T> {
     pub fn cast<U: Real>(&self) -> Tensor<U> {
         let data = self.data().iter().map(|&v| U::from_f64(v.to_f64())).collect();
         Tensor::from_vec(data, self.shape(), self.device)
+    }
+}
+
+impl Tensor<u8> {
+    /// `len` bytes of zero, of memory that the host makes only where something is written.
+    pub fn zero_bytes(len: usize, device: Device) -> Self {
+        match device {
+            Device::Cpu => Self::from_vec(vec![0; len], &[len], device),
+            Device::Card(card) => Self::from_card(card.zero_bytes(len), &[len], card),
+        }
+    }
+
+    /// As [`Tensor::host_data`], of bytes.
+    pub fn host_bytes(&self) -> Cow<'_, [u8]> {
+        match self.device {
+            Device::Cpu => Cow::Borrowed(self.data()),
+            Device::Card(card) => {
+                let mut bytes = vec![0; self.len()];
+                card.download_bytes(self.on_card(), &mut bytes);
+                Cow::Owned(bytes)
+            }
+        }
+    }
+
+    /// As [`Tensor::fill_by`], of bytes.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub fn fill_bytes_by<E>(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+        match self.device {
+            Device::Cpu => fill(self.data_mut()),
+            Device::Card(card) => {
+                let mut bytes = vec![0; self.len()];
+                fill(&mut bytes)?;
+                card.write_bytes(self.on_card_mut(), &bytes);
+                Ok(())
+            }
+        }
     }
 }
 

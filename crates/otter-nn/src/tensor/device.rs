@@ -2,7 +2,7 @@
 
 use crate::Real;
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Card};
+use crate::backend::{Backend, Card, Optimizer};
 
 /// Where a tensor's elements live and its kernels run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,14 @@ impl Device {
         match self {
             Self::Cpu => &Cpu,
             Self::Card(card) => T::backend_of(card),
+        }
+    }
+
+    /// The updates of parameters on this device.
+    pub fn optimizer(self) -> &'static dyn Optimizer {
+        match self {
+            Self::Cpu => &Cpu,
+            Self::Card(card) => card.optimizer(),
         }
     }
 

@@ -109,9 +109,8 @@ impl<T: Real> Gradients<T> {
     pub fn rows_mut(&mut self, id: ParameterId) -> Option<&mut Tensor<T>> {
         let len = self.ranges[id.index()].as_ref()?.len();
         let part = &mut self.parts[id.index()];
-        if part.elements.is_none() && self.device == Device::Cpu {
-            // Not `kernels::zeros`: fresh pages take no memory before they are written.
-            let elements = Some(Tensor::from_vec(vec![T::ZERO; len], &[len], self.device));
+        if part.elements.is_none() {
+            let elements = Some(Tensor::fresh_zeros(&[len], self.device));
             *part = Part { elements, current: true, by_rows: true };
         }
         Some(part.make_current(len, self.device))
@@ -122,8 +121,7 @@ impl<T: Real> Gradients<T> {
         let len = self.ranges[index].as_ref()?.len();
         Some(match self.parts[index].current() {
             None => vec![T::ZERO; len].into(),
-            Some(part) if self.device == Device::Cpu => part.data().into(),
-            Some(part) => part.to_host().into_vec().into(),
+            Some(part) => part.host_data(),
         })
     }
 

@@ -1,9 +1,7 @@
-//! The optimizer: AdamW and its moments (in 32 bits, in 8 bits, on a GPU), clipping by the norm, the learning-rate schedule.
+//! The optimizer: AdamW (moments in 32 or in 8 bits, wherever the parameters are), clipping by the norm, the learning-rate schedule.
 
 pub mod adamw;
-pub(crate) mod card_moments;
 pub mod clip;
-pub mod eight_bit_moments;
 pub(crate) mod embedding_rows;
 pub mod schedule;
 

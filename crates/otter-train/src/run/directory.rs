@@ -314,7 +314,7 @@ fn save_trained(parameters: &Parameters, folder: &Path) -> Result<()> {
     let trained = parameters.iter().filter(|parameter| parameter.trainable);
     // What is trained is in full precision.
     let tensors = trained.filter_map(|p| {
-        Some((p.name.clone(), p.tensor.shape().to_vec(), StateElements::of(p.tensor.full()?)))
+        Some((p.name.clone(), p.tensor.shape().to_vec(), StateElements::F32(p.tensor.full()?)))
     });
     tensors_file::write(&folder.join(TRAINED_FILE), tensors.collect())
 }

@@ -5,8 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use otter_nn::backend::{Card, CardBuffer};
-use otter_nn::{Device, NotFinite, Tensor};
+use otter_nn::{NotFinite, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use crate::error::{Result, TrainError};
@@ -16,27 +15,13 @@ const LARGEST_HEADER: u64 = 100_000_000;
 /// Bytes written or read at a time.
 const PIECE: usize = 1 << 16;
 
-/// Elements of a part of the optimizer's state.
-#[derive(Debug, Clone, Copy)]
+/// Elements of a part of the optimizer's state, or of a parameter.
+#[derive(Clone, Copy)]
 pub enum StateElements<'a> {
-    /// Moments, or scales of 8-bit ones.
-    F32(&'a [f32]),
+    /// Moments, scales of 8-bit ones, or values.
+    F32(&'a Tensor),
     /// Codes of 8-bit moments.
-    U8(&'a [u8]),
-    /// As `F32`, on a card.
-    CardF32(Card, &'a CardBuffer),
-    /// As `U8`, on a card.
-    CardU8(Card, &'a CardBuffer),
-}
-
-impl<'a> StateElements<'a> {
-    /// The values of a parameter in full precision.
-    pub fn of(tensor: &'a Tensor) -> Self {
-        match tensor.device() {
-            Device::Cpu => Self::F32(tensor.data()),
-            Device::Card(card) => Self::CardF32(card, tensor.on_card()),
-        }
-    }
+    U8(&'a Tensor<u8>),
 }
 
 /// As [`StateElements`], writable.
@@ -57,35 +42,24 @@ enum Unwritten {
 impl StateElements<'_> {
     fn dtype(self) -> Dtype {
         match self {
-            Self::F32(_) | Self::CardF32(..) => Dtype::F32,
-            Self::U8(_) | Self::CardU8(..) => Dtype::U8,
+            Self::F32(_) => Dtype::F32,
+            Self::U8(_) => Dtype::U8,
         }
     }
 
     fn bytes(self) -> usize {
         match self {
-            Self::F32(values) => size_of_val(values),
-            Self::U8(values) => values.len(),
-            Self::CardF32(_, buffer) => 4 * buffer.len(),
-            Self::CardU8(_, buffer) => buffer.len(),
+            Self::F32(values) => 4 * values.len(),
+            Self::U8(codes) => codes.len(),
         }
     }
 
     fn write(self, out: &mut impl Write) -> Result<(), Unwritten> {
         match self {
-            Self::U8(values) => out.write_all(values).map_err(Unwritten::Io),
-            Self::CardU8(card, buffer) => {
-                let mut values = vec![0; buffer.len()];
-                card.download_bytes(buffer, &mut values);
-                StateElements::U8(&values).write(out)
-            }
-            Self::CardF32(card, buffer) => {
-                let mut values = vec![0.0; buffer.len()];
-                card.download(buffer, &mut values);
-                StateElements::F32(&values).write(out)
-            }
+            Self::U8(codes) => out.write_all(&codes.host_bytes()).map_err(Unwritten::Io),
             Self::F32(values) => {
-                if let Some(found) = NotFinite::find([values]) {
+                let values = values.host_data();
+                if let Some(found) = NotFinite::find([&*values]) {
                     return Err(Unwritten::NotFinite(found));
                 }
                 let mut bytes = Vec::with_capacity(PIECE);
@@ -217,6 +191,11 @@ impl TensorsFile {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use otter_nn::Device;
+
+    fn tensor<T: Copy>(values: &[T]) -> Tensor<T> {
+        Tensor::from_vec(values.to_vec(), &[values.len()], Device::Cpu)
+    }
 
     #[test]
     fn tensors_come_back_bit_for_bit() {
@@ -225,10 +204,11 @@ mod tests {
         let large: Vec<f32> = (0..50_001).map(|i| (i as f32).sin()).collect();
         let odd = [f32::MIN_POSITIVE / 2.0, -0.0, f32::MAX];
         let codes = [0, 255, 7, 128, 1];
+        let (kept, kept_large, kept_odd) = (tensor(&codes), tensor(&large), tensor(&odd));
         let tensors = vec![
-            ("codes".to_owned(), vec![5], StateElements::U8(&codes)),
-            ("large".to_owned(), vec![50_001], StateElements::F32(&large)),
-            ("odd".to_owned(), vec![3], StateElements::F32(&odd)),
+            ("codes".to_owned(), vec![5], StateElements::U8(&kept)),
+            ("large".to_owned(), vec![50_001], StateElements::F32(&kept_large)),
+            ("odd".to_owned(), vec![3], StateElements::F32(&kept_odd)),
         ];
         write(&path, tensors).unwrap();
         let mut file = TensorsFile::open(&path).unwrap();
@@ -258,7 +238,9 @@ mod tests {
     fn a_shape_must_fit_its_elements() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("t.safetensors");
-        assert!(write(&path, vec![("t".to_owned(), vec![5], StateElements::F32(&[1.0; 4]))]).is_err());
+        assert!(
+            write(&path, vec![("t".to_owned(), vec![5], StateElements::F32(&tensor(&[1.0; 4])))]).is_err()
+        );
     }
 
     #[test]
@@ -267,9 +249,10 @@ mod tests {
         let path = place.path().join("t.safetensors");
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let values = [1.0, 2.0, bad, bad];
+            let (good, bad) = (tensor(&values[..2]), tensor(&values));
             let tensors = vec![
-                ("good".to_owned(), vec![2], StateElements::F32(&values[..2])),
-                ("moment.weight".to_owned(), vec![4], StateElements::F32(&values)),
+                ("good".to_owned(), vec![2], StateElements::F32(&good)),
+                ("moment.weight".to_owned(), vec![4], StateElements::F32(&bad)),
             ];
             let message = write(&path, tensors).unwrap_err().to_string();
             assert!(
@@ -283,7 +266,7 @@ mod tests {
     fn damaged_files_are_refused() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("t.safetensors");
-        write(&path, vec![("t".to_owned(), vec![4], StateElements::F32(&[1.0; 4]))]).unwrap();
+        write(&path, vec![("t".to_owned(), vec![4], StateElements::F32(&tensor(&[1.0; 4])))]).unwrap();
         let whole = std::fs::read(&path).unwrap();
         let mut cases = vec![whole[..whole.len() - 1].to_vec(), whole[..4].to_vec()];
         let mut claims = whole.clone();

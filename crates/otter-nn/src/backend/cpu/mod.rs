@@ -1,6 +1,8 @@
 //! The host: [`Cpu`] is a [`Backend`](crate::backend::Backend) by kernels on plain slices. Each is written once for every [`crate::Real`] and compiled for several instruction
 //! sets by [`vectorised!`](crate::vectorised); the widest one the processor has is chosen at run time.
 
+mod adamw;
+pub mod adamw_eight_bit;
 pub mod attention;
 pub mod cross_entropy;
 pub mod elementwise;

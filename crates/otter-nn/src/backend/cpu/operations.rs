@@ -1,10 +1,12 @@
 //! The host as a [`Backend`]: operations on tensors by the kernels beside this file.
 
+use super::adamw::{self, StepConstants};
+use super::adamw_eight_bit::{self, EightBitMoments};
 use super::attention::{self, ForwardResult, InputGradients, Inputs, row::forward_rows};
 use super::{cross_entropy, elementwise, for_row_blocks, gemm, media, norm, rotary, rows};
 use crate::backend::{
-    ActivationKind, Attended, AttentionInputGradients, AttentionInputs, Backend, Epilogue, Heads, MeanRows,
-    NormRule, Projection, RowLayout, Span, WeightShape,
+    ActivationKind, AdamWStep, Attended, AttentionInputGradients, AttentionInputs, Backend, Epilogue, Heads,
+    MeanRows, Moments, NormRule, Optimizer, Projection, RowLayout, Span, WeightShape,
 };
 use crate::{Device, Matrix, Real, Rotary, Tensor, WeightView};
 
@@ -436,6 +438,26 @@ impl<T: Real> Backend<T> for Cpu {
 
     fn any_nonzero(&self, x: &Tensor<T>) -> bool {
         x.data().iter().any(|&value| value != T::ZERO)
+    }
+}
+
+impl Optimizer for Cpu {
+    fn adamw(&self, values: &mut Tensor, gradients: &Tensor, moments: &mut Moments, step: &AdamWStep) {
+        let (values, gradients, constants) = (values.data_mut(), gradients.data(), StepConstants::new(step));
+        match moments {
+            Moments::Full([first, second]) => {
+                adamw::update(values, gradients, first.data_mut(), second.data_mut(), constants);
+            }
+            Moments::EightBit { codes: [first, second], scales: [first_scales, second_scales], position } => {
+                let moments = EightBitMoments {
+                    first: first.data_mut(),
+                    second: second.data_mut(),
+                    first_scales: first_scales.data_mut(),
+                    second_scales: second_scales.data_mut(),
+                };
+                adamw_eight_bit::update(values, gradients, moments, (step.step, *position), constants);
+            }
+        }
     }
 }
 

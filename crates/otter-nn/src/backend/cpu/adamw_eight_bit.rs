@@ -16,12 +16,10 @@
 //! two codes, so rounding to the nearest would never let it decay. The bits come from a hash of step and position: they depend
 //! neither on threads nor on where a run was resumed.
 
-use std::ops::Range;
-
-use otter_nn::vectorised;
 use rayon::prelude::*;
 
-use crate::optim::adamw::StepConstants;
+use super::adamw::StepConstants;
+use crate::vectorised;
 
 /// Elements that share a scale.
 pub const BLOCK: usize = 256;
@@ -46,26 +44,16 @@ const LARGEST_GRADIENT: f32 = 9_223_372_036_854_775_808.0;
 /// Scales are at least this (2^-124), so that one over them is finite; a square root of it is far below any epsilon.
 const SMALLEST_SCALE: f32 = 4.701_977_4e-38;
 
-/// Both moments of all trained elements.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EightBitMoments {
-    /// Codes of the first moments, with the ranges of the gradients.
-    pub first: Vec<u8>,
+/// Both moments of one parameter.
+pub(crate) struct EightBitMoments<'a> {
+    /// Codes of the first moments.
+    pub first: &'a mut [u8],
     /// Codes of the second moments.
-    pub second: Vec<u8>,
-    /// Scales of the first moments, one a block.
-    pub first_scales: Vec<f32>,
+    pub second: &'a mut [u8],
+    /// Scales of the first moments, one a block; the last block may be shorter.
+    pub first_scales: &'a mut [f32],
     /// Scales of the second moments.
-    pub second_scales: Vec<f32>,
-}
-
-/// Where the moments of one parameter lie.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// Its elements.
-    pub elements: Range<usize>,
-    /// Its blocks; the last may be shorter.
-    pub blocks: Range<usize>,
+    pub second_scales: &'a mut [f32],
 }
 
 /// Blocks of so many elements.
@@ -78,43 +66,27 @@ pub fn bytes_of(elements: u64) -> u64 {
     2 * elements + 2 * size_of::<f32>() as u64 * elements.div_ceil(BLOCK as u64)
 }
 
-impl EightBitMoments {
-    /// Zero moments.
-    pub fn new(elements: usize, blocks: usize) -> Self {
-        let (codes, scales) = (vec![0; elements], vec![0.0; blocks]);
-        Self { first: codes.clone(), second: codes, first_scales: scales.clone(), second_scales: scales }
-    }
-
-    /// Updates one parameter: decodes, updates, encodes, a block at a time. `step` counts from 1.
-    pub(crate) fn update(
-        &mut self,
-        values: &mut [f32],
-        gradients: &[f32],
-        place: &Place,
-        step: u64,
-        constants: StepConstants,
-    ) {
-        let Place { elements, blocks } = place;
-        let task = TASK * BLOCK;
-        let codes = self.first[elements.clone()]
-            .par_chunks_mut(task)
-            .zip(self.second[elements.clone()].par_chunks_mut(task));
-        let scales = self.first_scales[blocks.clone()]
-            .par_chunks_mut(TASK)
-            .zip(self.second_scales[blocks.clone()].par_chunks_mut(TASK));
-        let key = step_key(step);
-        values
-            .par_chunks_mut(task)
-            .zip(gradients.par_chunks(task))
-            .zip(codes.zip(scales))
-            .enumerate()
-            .for_each(|(at, ((values, gradients), ((first, second), (first_scales, second_scales))))| {
-                // Positions wrap after 2^32 elements; the same bits for two elements do no harm.
-                let position = (elements.start + at * task) as u32;
-                let scales = (first_scales, second_scales);
-                update_blocks(values, gradients, (first, second), scales, (key, position), constants);
-            });
-    }
+/// Updates one parameter: decodes, updates, encodes, a block at a time. `position` is the number of trained elements before the
+/// parameter, `step` counts from 1.
+pub(crate) fn update(
+    values: &mut [f32],
+    gradients: &[f32],
+    moments: EightBitMoments<'_>,
+    (step, position): (u64, u64),
+    constants: StepConstants,
+) {
+    let task = TASK * BLOCK;
+    let codes = moments.first.par_chunks_mut(task).zip(moments.second.par_chunks_mut(task));
+    let scales = moments.first_scales.par_chunks_mut(TASK).zip(moments.second_scales.par_chunks_mut(TASK));
+    let key = step_key(step);
+    values.par_chunks_mut(task).zip(gradients.par_chunks(task)).zip(codes.zip(scales)).enumerate().for_each(
+        |(at, ((values, gradients), ((first, second), (first_scales, second_scales))))| {
+            // Positions wrap after 2^32 elements; the same bits for two elements do no harm.
+            let position = (position as usize + at * task) as u32;
+            let scales = (first_scales, second_scales);
+            update_blocks(values, gradients, (first, second), scales, (key, position), constants);
+        },
+    );
 }
 
 vectorised! {
@@ -136,7 +108,7 @@ vectorised! {
             let length = values.len();
             let (m, v) = (&mut first[..length], &mut second[..length]);
             let (old, scales) = ((&*codes1, &*codes2), (*scale1, *scale2));
-            let (largest1, largest2) = update(values, gradients, old, scales, (&mut *m, &mut *v), constants);
+            let (largest1, largest2) = update_block(values, gradients, old, scales, (&mut *m, &mut *v), constants);
             let inverse1 = rescale(scale1, largest1, LARGEST - FIRST_OFFSET);
             let inverse2 = rescale(scale2, largest2, LARGEST);
             encode((codes1, codes2), (m, v), (inverse1, inverse2), (key, position));
@@ -147,7 +119,7 @@ vectorised! {
 
 /// Decodes the moments of a block into `moments`, updates them and the values, and returns the largest magnitudes.
 #[inline(always)]
-fn update(
+fn update_block(
     values: &mut [f32],
     gradients: &[f32],
     codes: (&[u8], &[u8]),
@@ -243,21 +215,11 @@ fn step_key(step: u64) -> u32 {
 }
 
 #[cfg(test)]
-impl EightBitMoments {
-    /// Second moments of elements of the first parameter.
-    pub(crate) fn decoded_second(&self, elements: Range<usize>) -> impl Iterator<Item = f32> + '_ {
-        elements.map(|i| decode_second(self.second[i]) * self.second_scales[i / BLOCK])
-    }
-
-    /// First moments of elements of the first parameter.
-    pub(crate) fn decoded_first(&self, elements: Range<usize>) -> impl Iterator<Item = f32> + '_ {
-        elements.map(|i| decode_first(self.first[i]) * self.first_scales[i / BLOCK])
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::backend::{AdamWStep, MomentKind, Moments, Optimizer};
+    use crate::{Device, Tensor};
 
     fn randoms() -> impl Iterator<Item = u32> {
         (0..4096u32).map(|i| i << 20 | 0x8_0000)
@@ -336,20 +298,32 @@ mod tests {
         };
         let gradient = |i: usize, step: u64| ((i * 7919 + step as usize * 31) % 1013) as f32 * 1e-3 - 0.4;
         let start: Vec<f32> = (0..length).map(|i| (i as f32).sin()).collect();
-        let place = Place { elements: 0..length, blocks: 0..blocks_of(length) };
-        let mut moments = EightBitMoments::new(length, blocks_of(length));
         let mut values = start.clone();
-        let mut plain = EightBitMoments::new(length, blocks_of(length));
         let mut plain_values = start;
+        let state = || {
+            (
+                vec![0u8; length],
+                vec![0u8; length],
+                vec![0f32; blocks_of(length)],
+                vec![0f32; blocks_of(length)],
+            )
+        };
+        let (mut found, mut plain) = (state(), state());
         for step in 1..6 {
             let gradients: Vec<f32> = (0..length).map(|i| gradient(i, step)).collect();
-            moments.update(&mut values, &gradients, &place, step, constants);
+            let moments = EightBitMoments {
+                first: &mut found.0,
+                second: &mut found.1,
+                first_scales: &mut found.2,
+                second_scales: &mut found.3,
+            };
+            update(&mut values, &gradients, moments, (step, 0), constants);
             for block in 0..blocks_of(length) {
                 let range = block * BLOCK..((block + 1) * BLOCK).min(length);
                 let (mut m, mut v) = (vec![0.0; range.len()], vec![0.0; range.len()]);
-                let scales = (plain.first_scales[block], plain.second_scales[block]);
-                let codes = (&plain.first[range.clone()], &plain.second[range.clone()]);
-                let largest = update(
+                let scales = (plain.2[block], plain.3[block]);
+                let codes = (&plain.0[range.clone()], &plain.1[range.clone()]);
+                let largest = update_block(
                     &mut plain_values[range.clone()],
                     &gradients[range.clone()],
                     codes,
@@ -358,14 +332,40 @@ mod tests {
                     constants,
                 );
                 let inverse = (
-                    rescale(&mut plain.first_scales[block], largest.0, LARGEST - FIRST_OFFSET),
-                    rescale(&mut plain.second_scales[block], largest.1, LARGEST),
+                    rescale(&mut plain.2[block], largest.0, LARGEST - FIRST_OFFSET),
+                    rescale(&mut plain.3[block], largest.1, LARGEST),
                 );
-                let codes = (&mut plain.first[range.clone()], &mut plain.second[range.clone()]);
+                let codes = (&mut plain.0[range.clone()], &mut plain.1[range.clone()]);
                 encode(codes, (&m, &v), inverse, (step_key(step), range.start as u32));
             }
         }
-        assert_eq!(moments, plain);
+        assert_eq!(found, plain);
         assert!(values.iter().zip(&plain_values).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+
+    /// What was learned about an element fades when its gradient stays zero, also beside one whose gradient does not: with the
+    /// nearest code it would stay for ever.
+    #[test]
+    fn second_moments_decay_on_average() {
+        const LENGTH: usize = 256;
+        let mut values = Tensor::from_vec(vec![1.0; LENGTH], &[LENGTH], Device::Cpu);
+        let mut moments = Moments::zeros(MomentKind::EightBit { position: 0 }, LENGTH, Device::Cpu);
+        for step in 0..1400 {
+            let mut gradients = vec![if step < 400 { 1.0 } else { 0.0 }; LENGTH];
+            gradients[0] = 1.0;
+            let gradients = Tensor::from_vec(gradients, &[LENGTH], Device::Cpu);
+            let (learning_rate, betas, epsilon) = (1e-3, (0.9, 0.999), 1e-8);
+            let step = AdamWStep { learning_rate, betas, epsilon, decay: 0.0, step: step + 1, factor: 1.0 };
+            Cpu.adamw(&mut values, &gradients, &mut moments, &step);
+        }
+        let Moments::EightBit { codes, scales, .. } = moments else { panic!("8-bit moments were asked for") };
+        let [first, second] = codes.each_ref().map(|codes| &codes.data()[1..]);
+        let [first_scale, second_scale] = scales.each_ref().map(|scales| scales.data()[0]);
+        let mean =
+            second.iter().map(|&code| decode_second(code) * second_scale).sum::<f32>() / (LENGTH - 1) as f32;
+        let expected = (1.0 - 0.999f32.powi(400)) * 0.999f32.powi(1000);
+        assert!((mean / expected - 1.0).abs() < 0.1, "{mean}, expected {expected}");
+        let first = first.iter().map(|&code| (decode_first(code) * first_scale).abs()).fold(0.0, f32::max);
+        assert!(first < 1e-4, "{first}");
     }
 }
