@@ -152,7 +152,7 @@ impl AdamW {
             let gradients = match gradients.tensor_part(index) {
                 Some(gradients) => gradients,
                 None => {
-                    zeros = values.zeros_like();
+                    zeros = Tensor::fresh_zeros(values.shape(), values.device());
                     &zeros
                 }
             };
