@@ -27,11 +27,12 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// As [`write_file`], and whatever `write` gives.
-pub fn write_file_with(path: &Path, write: impl FnOnce(&mut AtomicFile) -> Result<()>) -> Result<()> {
+pub fn write_file_with<T>(path: &Path, write: impl FnOnce(&mut AtomicFile) -> Result<T>) -> Result<T> {
     let mut file = AtomicFile::create(path).map_err(write_failed(path, path))?;
-    write(&mut file)?;
+    let result = write(&mut file)?;
     let temporary = file.temporary().to_path_buf();
-    file.finish().map_err(write_failed(&temporary, path))
+    file.finish().map_err(write_failed(&temporary, path))?;
+    Ok(result)
 }
 
 /// Puts the finished file `temporary`, of a [`temporary_dir`] of `target`, in the place of `target`.
@@ -45,8 +46,7 @@ pub fn replace_file(temporary: &Path, target: &Path) -> Result<()> {
 }
 
 fn write_failed(path: &Path, target: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
-    let (path, target) = (path.to_path_buf(), target.to_path_buf());
-    move |source| CheckpointError::Write { path, target, source }
+    CheckpointError::write(path, target)
 }
 
 /// A new empty directory beside `target` to write into, for [`replace_dir`]. Leftovers of dead
@@ -111,7 +111,7 @@ fn swap_in(target: &Path) -> Result<()> {
     if let Err(source) = fs::rename(&ready, target) {
         // A reader that found the place empty may have finished the replacement for us.
         if source.kind() != io::ErrorKind::NotFound || !target.exists() {
-            return Err(CheckpointError::Io { path: ready, action: "rename into place", source });
+            return Err(CheckpointError::io(&ready, "rename into place")(source));
         }
     }
     sync_directory(parent(target))?;
@@ -121,7 +121,7 @@ fn swap_in(target: &Path) -> Result<()> {
 fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(CheckpointError::Io { path: path.to_path_buf(), action: "remove", source })
+            Err(CheckpointError::io(path, "remove")(source))
         }
         _ => Ok(()),
     }

@@ -1,5 +1,6 @@
 //! What can go wrong with a checkpoint. Every message names the file, what was found and what to do.
 
+use otter_formats::FormatError;
 use otter_model::config::ConfigError;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -7,32 +8,12 @@ use thiserror::Error;
 /// Any failure of this crate.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
+    /// A file cannot be read or written, or is damaged.
+    #[error(transparent)]
+    File(#[from] FormatError),
     /// The device has no room for the weights.
     #[error(transparent)]
     Device(otter_nn::DeviceError),
-    /// The operating system refused.
-    #[error("{path}: cannot {action}: {source}")]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What was attempted, e.g. `open`.
-        action: &'static str,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// A write failed; nothing that existed before was changed.
-    #[error(
-        "{path}: writing failed ({source}); the previous content of {target}, if any, is unchanged. \
-             Free some space or choose another place, then save again"
-    )]
-    Write {
-        /// The file being written.
-        path: PathBuf,
-        /// The file or directory it would have become.
-        target: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
     /// A JSON file does not parse.
     #[error("{path}: not valid JSON: {source}")]
     Json {
@@ -71,14 +52,6 @@ pub enum CheckpointError {
         /// The offending field.
         source: ConfigError,
     },
-    /// A weight file is damaged, truncated or hostile.
-    #[error("{path}: {problem}")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What was found and what was expected.
-        problem: String,
-    },
     /// The directory holds no weights in a known form.
     #[error(
         "{path}: no weights found; expected model.safetensors, model.safetensors.index.json, \
@@ -96,16 +69,6 @@ pub enum CheckpointError {
         /// The name.
         name: String,
     },
-    /// A tensor has an element type that cannot become 32-bit floats, or does not fit the one asked for.
-    #[error("{path}: tensor `{name}`: {problem}")]
-    Tensor {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// What is wrong and what to do.
-        problem: String,
-    },
     /// File and model do not hold the same tensors.
     #[error("{path}: the weights do not fit the model.{details}")]
     Mismatch {
@@ -114,35 +77,29 @@ pub enum CheckpointError {
         /// Lists of missing and unexpected names and wrong shapes.
         details: String,
     },
-    /// The tokenizer files cannot be used.
-    #[error("{path}: {problem}")]
-    Tokenizer {
-        /// File or directory.
-        path: PathBuf,
-        /// What is wrong and what is expected.
-        problem: String,
-    },
 }
 
 impl CheckpointError {
-    /// An [`CheckpointError::Io`] for use in `map_err`.
+    /// A [`FormatError::Io`] for use in `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_path_buf();
-        move |source| Self::Io { path, action, source }
+        let error = FormatError::io(path, action);
+        move |source| error(source).into()
     }
 
-    /// A [`CheckpointError::Write`] for use in `map_err`.
+    /// A [`FormatError::Write`] for use in `map_err`.
     pub(crate) fn write(path: &Path, target: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let (path, target) = (path.to_path_buf(), target.to_path_buf());
-        move |source| Self::Write { path, target, source }
+        let error = FormatError::write(path, target);
+        move |source| error(source).into()
     }
 
+    /// A [`FormatError::Damaged`]: what was found in a file, and what was expected.
     pub(crate) fn format(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Format { path: path.to_path_buf(), problem: problem.into() }
+        FormatError::damaged(path, problem).into()
     }
 
-    pub(crate) fn tokenizer(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Tokenizer { path: path.to_path_buf(), problem: problem.into() }
+    /// A [`FormatError::Tensor`].
+    pub(crate) fn tensor(path: &Path, name: &str, problem: impl Into<String>) -> Self {
+        FormatError::tensor(path, name, problem).into()
     }
 }
 

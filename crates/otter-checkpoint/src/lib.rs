@@ -34,18 +34,9 @@ mod facts;
 mod gguf;
 mod inspect;
 mod named_models;
-mod narrow;
-mod pickle;
 mod releases;
-mod safetensors_file;
 pub mod spelling;
-mod tensor;
 mod tokenizer;
-mod torch_file;
-mod torch_names;
-mod torch_write;
-mod zip_archive;
-mod zip_write;
 
 pub use config::checkpoint_config::{CheckpointConfig, ModelFamily};
 pub use config::generation::GenerationDefaults;
@@ -58,7 +49,9 @@ pub use directory::load::{
     save_model,
 };
 pub use directory::open::{Checkpoint, TiePolicy};
-pub use directory::save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint};
+pub use directory::save::{
+    DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint, write_torch,
+};
 pub use directory::text_file::read_text_file;
 pub use directory::trained_part::{TRAINED_FILE, TrainedPart};
 pub use directory::weights::{WeightForm, Weights};
@@ -66,19 +59,18 @@ pub use error::{CheckpointError, Result};
 pub use export::model_card::{ModelCard, TrainingFacts, today};
 pub use export::transformers_module::write_transformers_module;
 pub use gguf::{
-    BlockFormat, GgufElements, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements,
-    StoredTensor, save_gguf, write_gguf,
+    GgufElements, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, StoredTensor, save_gguf,
+    write_gguf,
 };
 pub use inspect::{
     Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, OtherTower, Part, PartSummary,
     TensorSummary, TiedTables, TokenCheck, TrainingSigns, beginning, inspect, scan, warnings_before_chat,
 };
 pub use named_models::{NAMED_MODELS, NamedModel};
+pub use otter_formats::tokenizer::json::parse as parse_tokenizer_json;
+pub use otter_formats::{FormatError, Location, NewTensor, RowOrder, StoredDType, TensorEntry};
 pub use releases::{RELEASES, Release, ReleaseMatch};
-pub use tensor::{Dtype, Location, RowOrder, TensorEntry};
-pub use tokenizer::json::parse as parse_tokenizer_json;
 pub use tokenizer::load::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
 };
 pub use tokenizer::write::{AddedSpecialTokens, TokenOrder, add_special_tokens, write_tokenizer};
-pub use torch_write::{TorchTensor, write_torch};

@@ -1,13 +1,13 @@
 //! Reading and writing the safetensors layout: 8 bytes of header length, a JSON header, then the elements.
 //! Everything the header claims is checked against the file before it is trusted.
 
-use crate::atomic;
-use crate::error::{CheckpointError, Result};
-use crate::tensor::{
-    Dtype, LARGEST_RANK, Location, RowOrder, TensorEntry, checked_elements, row_major_strides,
+use crate::dtype::StoredDType;
+use crate::error::{FormatError, Result};
+use crate::mapped::Location;
+use crate::stored_tensor::{
+    LARGEST_RANK, NewTensor, RowOrder, TensorEntry, checked_elements, row_major_strides,
 };
 use memmap2::Mmap;
-use otter_io::AtomicFile;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::HashSet;
@@ -23,8 +23,8 @@ const LARGEST_HEADER: usize = 100_000_000;
 ///
 /// # Errors
 /// When the header is longer than the file, is not JSON, or any entry does not fit the file.
-pub(crate) fn read(path: &Path, map: &Arc<Mmap>) -> Result<Vec<(String, TensorEntry)>> {
-    let bad = |problem: String| CheckpointError::format(path, problem);
+pub fn read(path: &Path, map: &Arc<Mmap>) -> Result<Vec<(String, TensorEntry)>> {
+    let bad = |problem: String| FormatError::damaged(path, problem);
     let Some((length, rest)) = map.split_first_chunk::<8>() else {
         let found = map.len();
         return Err(bad(format!(
@@ -49,7 +49,7 @@ pub(crate) fn read(path: &Path, map: &Arc<Mmap>) -> Result<Vec<(String, TensorEn
     let mut entries = Vec::with_capacity(header.tensors.len());
     for (name, claim) in header.tensors {
         let wrong = |problem: String| bad(format!("tensor `{name}`: {problem}"));
-        let dtype = Dtype::from_name(&claim.dtype).ok_or_else(|| {
+        let dtype = StoredDType::from_name(&claim.dtype).ok_or_else(|| {
             let dtype = &claim.dtype;
             wrong(format!(
                 "element type {dtype} is not supported; expected F32, F16, BF16, F64 or an integer type"
@@ -91,58 +91,43 @@ fn check_overlap(path: &Path, entries: &[(String, TensorEntry)]) -> Result<()> {
     for pair in order.windows(2) {
         let ((first, first_entry), (second, second_entry)) = (pair[0], pair[1]);
         if first_entry.location.bytes.end > second_entry.location.bytes.start {
-            return Err(CheckpointError::format(path, format!("tensors `{first}` and `{second}` overlap")));
+            return Err(FormatError::damaged(path, format!("tensors `{first}` and `{second}` overlap")));
         }
     }
     Ok(())
 }
 
-/// One tensor of a file to write.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HeaderEntry<'a> {
-    pub name: &'a str,
-    pub dtype: Dtype,
-    pub shape: &'a [usize],
-}
-
-impl HeaderEntry<'_> {
-    pub(crate) fn bytes(&self) -> u64 {
-        self.shape.iter().product::<usize>() as u64 * self.dtype.size() as u64
-    }
-}
-
-/// Writes a file under a temporary name and renames it; `elements(i, out)` writes the little-endian elements of tensor `i`, in the order given.
+/// Writes a whole file; `elements(i, out)` writes the little-endian elements of tensor `i`, in the order given. `path`
+/// and `target`, what it will become, are for messages.
 ///
 /// # Errors
 /// Those of `elements`, when writing fails, or when a tensor gets another number of bytes than its shape takes.
-pub(crate) fn write(
+pub fn write<E: From<FormatError>>(
+    file: &mut dyn Write,
     path: &Path,
     target: &Path,
-    entries: &[HeaderEntry<'_>],
-    elements: &mut dyn FnMut(usize, &mut dyn Write) -> Result<()>,
-) -> Result<()> {
+    tensors: &[NewTensor<'_>],
+    elements: &mut dyn FnMut(usize, &mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     // Wide elements first, so that every tensor stays aligned for use in the mapped file; the header keeps the order.
-    let mut order: Vec<usize> = (0..entries.len()).collect();
-    order.sort_by_key(|&at| std::cmp::Reverse(entries[at].dtype.size()));
-    atomic::write_file_with(path, |file| {
-        file.write_all(&header_bytes(entries, &order)).map_err(CheckpointError::write(path, target))?;
-        for at in order {
-            let mut counted = Counted { inner: file, bytes: 0 };
-            elements(at, &mut counted)?;
-            let (found, expected) = (counted.bytes, entries[at].bytes());
-            if found != expected {
-                let problem = format!("{found} bytes were written where its shape takes {expected}");
-                let (path, name) = (path.to_path_buf(), entries[at].name.to_owned());
-                return Err(CheckpointError::Tensor { path, name, problem });
-            }
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(tensors[at].dtype.size()));
+    file.write_all(&header_bytes(tensors, &order)).map_err(FormatError::write(path, target))?;
+    for at in order {
+        let mut counted = Counted { inner: file, bytes: 0 };
+        elements(at, &mut counted)?;
+        let (found, expected) = (counted.bytes, tensors[at].bytes());
+        if found != expected {
+            let problem = format!("{found} bytes were written where its shape takes {expected}");
+            return Err(FormatError::tensor(path, tensors[at].name, problem).into());
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// Counts what passes through.
 struct Counted<'f> {
-    inner: &'f mut AtomicFile,
+    inner: &'f mut dyn Write,
     bytes: u64,
 }
 
@@ -159,7 +144,7 @@ impl Write for Counted<'_> {
 }
 
 /// Length prefix and header for tensors whose elements follow each other in `order`.
-fn header_bytes(entries: &[HeaderEntry<'_>], order: &[usize]) -> Vec<u8> {
+fn header_bytes(entries: &[NewTensor<'_>], order: &[usize]) -> Vec<u8> {
     let mut begins = vec![0; entries.len()];
     let mut offset = 0;
     for &at in order {

@@ -1,7 +1,9 @@
 //! Where a stored tensor lies and how its elements become 32-bit floats.
 
-use crate::error::{CheckpointError, Result};
-use crate::gguf::{BlockFormat, LARGEST_BLOCK};
+use crate::dtype::{LARGEST_BLOCK, StoredDType};
+use crate::error::{FormatError, Result};
+use crate::gguf::widen_blocks;
+use crate::mapped::{Location, give_back};
 use crate::narrow::{NarrowError, check_finite};
 use half::{bf16, f16};
 use memmap2::Mmap;
@@ -9,10 +11,7 @@ use otter_nn::QuantisedFormat;
 use otter_nn::kernels::half::f16_to_f32;
 use otter_nn::quantised::OutOfRange;
 use rayon::prelude::*;
-use std::fmt;
-use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Elements widened at a time: whole blocks of every kind.
@@ -20,105 +19,6 @@ const PIECE: usize = 256 * LARGEST_BLOCK;
 
 /// More axes than any tensor of a model has.
 pub(crate) const LARGEST_RANK: usize = 16;
-
-/// Element type in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// 32-bit float.
-    F32,
-    /// 16-bit float of IEEE 754.
-    F16,
-    /// 16-bit float with the exponent range of 32-bit.
-    Bf16,
-    /// 64-bit float.
-    F64,
-    /// 64-bit integer.
-    I64,
-    /// 32-bit integer.
-    I32,
-    /// 16-bit integer.
-    I16,
-    /// 8-bit integer.
-    I8,
-    /// Unsigned byte.
-    U8,
-    /// One byte, 0 or 1.
-    Bool,
-    /// Blocks of a GGUF file: several elements share scales, and one alone has no bytes of its own.
-    Block(BlockFormat),
-}
-
-impl Dtype {
-    /// Bytes of one element. Those of a block have none; 4 is what one takes after widening. See [`Dtype::bytes_of`].
-    pub fn size(self) -> usize {
-        match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 | Self::Block(_) => 4,
-            Self::F16 | Self::Bf16 | Self::I16 => 2,
-            Self::I8 | Self::U8 | Self::Bool => 1,
-        }
-    }
-
-    /// Bytes of so many elements in a file; `None` when they are no whole blocks or the number overflows.
-    pub fn bytes_of(self, elements: usize) -> Option<usize> {
-        match self {
-            Self::Block(format) => format.bytes_of(elements),
-            plain => elements.checked_mul(plain.size()),
-        }
-    }
-
-    /// The name safetensors uses, or GGML's name of a block format.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::F64 => "F64",
-            Self::I64 => "I64",
-            Self::I32 => "I32",
-            Self::I16 => "I16",
-            Self::I8 => "I8",
-            Self::U8 => "U8",
-            Self::Bool => "BOOL",
-            Self::Block(format) => format.name(),
-        }
-    }
-
-    /// The type with this safetensors name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        let all = [
-            Self::F32,
-            Self::F16,
-            Self::Bf16,
-            Self::F64,
-            Self::I64,
-            Self::I32,
-            Self::I16,
-            Self::I8,
-            Self::U8,
-            Self::Bool,
-        ];
-        all.into_iter().find(|dtype| dtype.name() == name)
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
-/// The bytes of a tensor inside a mapped file.
-#[derive(Debug, Clone)]
-pub struct Location {
-    /// The file.
-    pub path: Arc<Path>,
-    /// The mapped file.
-    pub map: Arc<Mmap>,
-    /// From the first byte of the first element to the last byte that any index reaches. Checked
-    /// against the file when the entry was made.
-    pub bytes: Range<usize>,
-}
 
 /// In which order a file holds the rows (the first axis) of a matrix or bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -144,7 +44,7 @@ pub enum RowOrder {
 
 impl RowOrder {
     /// Where the file holds a row.
-    pub(crate) fn place(self, row: usize) -> usize {
+    pub fn place(self, row: usize) -> usize {
         match self {
             Self::Stored => row,
             Self::Interleaved { head } => {
@@ -168,7 +68,7 @@ impl RowOrder {
 #[derive(Debug, Clone)]
 pub struct TensorEntry {
     /// Element type in the file.
-    pub dtype: Dtype,
+    pub dtype: StoredDType,
     /// Length of each axis.
     pub shape: Vec<usize>,
     /// Elements between neighbours along each axis.
@@ -193,7 +93,7 @@ impl TensorEntry {
 
     /// Whether the elements lie in row-major order without gaps, each with bytes of its own.
     pub fn is_contiguous(&self) -> bool {
-        if self.rows != RowOrder::Stored || matches!(self.dtype, Dtype::Block(_)) {
+        if self.rows != RowOrder::Stored || self.dtype.is_block() {
             return false;
         }
         let mut expected = 1;
@@ -209,7 +109,7 @@ impl TensorEntry {
     /// File and byte range, when the bytes are exactly the row-major 32-bit floats, aligned for direct use.
     pub fn mapped_f32(&self) -> Option<(Arc<Mmap>, Range<usize>)> {
         let bytes = &self.location.bytes;
-        let usable = self.dtype == Dtype::F32
+        let usable = self.dtype == StoredDType::F32
             && self.is_contiguous()
             && cfg!(target_endian = "little")
             && (self.location.map.as_ptr() as usize + bytes.start).is_multiple_of(align_of::<f32>())
@@ -231,8 +131,8 @@ impl TensorEntry {
     /// File and byte range, when the bytes are exactly the row-major blocks of a matrix that kernels multiply with as they
     /// are, and the format of these.
     pub fn mapped_blocks(&self) -> Option<(QuantisedFormat, Arc<Mmap>, Range<usize>)> {
-        let (Dtype::Block(format), &[_, width]) = (self.dtype, &self.shape[..]) else { return None };
-        let format = format.quantised().filter(|format| format.fits(width))?;
+        let &[_, width] = &self.shape[..] else { return None };
+        let format = self.dtype.quantised().filter(|format| format.fits(width))?;
         let bytes = &self.location.bytes;
         let usable = self.rows == RowOrder::Stored && bytes.len() == self.byte_size();
         usable.then(|| (format, Arc::clone(&self.location.map), bytes.clone()))
@@ -242,12 +142,8 @@ impl TensorEntry {
     ///
     /// # Errors
     /// When the tensor is no matrix of floats, its rows are not whole blocks of `format`, or a value does not fit.
-    pub(crate) fn quantise(&self, name: &str, format: QuantisedFormat) -> Result<Vec<u8>> {
-        let bad = |problem: String| CheckpointError::Tensor {
-            path: self.location.path.to_path_buf(),
-            name: name.to_owned(),
-            problem,
-        };
+    pub fn quantise(&self, name: &str, format: QuantisedFormat) -> Result<Vec<u8>> {
+        let bad = |problem: String| self.refusal(name, problem);
         self.check_float(name)?;
         let &[rows, width] = &self.shape[..] else {
             return Err(bad(format!("shape {:?}; only matrices are quantised", self.shape)));
@@ -274,11 +170,11 @@ impl TensorEntry {
 
     /// Whether the elements are 16-bit floats.
     pub fn is_half(&self) -> bool {
-        matches!(self.dtype, Dtype::F16 | Dtype::Bf16)
+        matches!(self.dtype, StoredDType::F16 | StoredDType::Bf16)
     }
 
     /// The bits of all elements in row-major order. Call on a tensor of 16-bit floats.
-    pub(crate) fn read_bits(&self) -> Vec<u16> {
+    pub fn read_bits(&self) -> Vec<u16> {
         debug_assert!(self.is_half(), "elements are {}", self.dtype);
         let (elements, _) = self.location.map[self.location.bytes.clone()].as_chunks::<2>();
         let mut bits = Vec::with_capacity(self.elements());
@@ -300,7 +196,7 @@ impl TensorEntry {
     /// When the elements are not floats.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         let mut values = Vec::new();
-        self.for_each_f32(name, &mut |piece| {
+        self.for_each_f32::<FormatError>(name, &mut |piece| {
             if values.is_empty() {
                 values.reserve_exact(self.elements());
             }
@@ -314,7 +210,11 @@ impl TensorEntry {
     ///
     /// # Errors
     /// When the elements are not floats; those of `each`.
-    pub fn for_each_f32(&self, name: &str, each: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    pub fn for_each_f32<E: From<FormatError>>(
+        &self,
+        name: &str,
+        each: &mut dyn FnMut(&[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.check_float(name)?;
         if self.elements() == 0 {
             return Ok(());
@@ -322,7 +222,7 @@ impl TensorEntry {
         if self.rows != RowOrder::Stored {
             return self.for_each_row(each);
         }
-        if !self.is_contiguous() && !matches!(self.dtype, Dtype::Block(_)) {
+        if !self.is_contiguous() && !self.dtype.is_block() {
             return each(&self.gather());
         }
         let bytes = &self.location.map[self.location.bytes.clone()];
@@ -340,17 +240,13 @@ impl TensorEntry {
     ///
     /// # Errors
     /// When the scale of a block makes its elements no finite numbers; those of `each`.
-    pub(crate) fn for_each_blocks(
+    pub fn for_each_blocks<E: From<FormatError>>(
         &self,
         name: &str,
-        each: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
-        self.for_each_f32(name, &mut |values| {
-            check_finite(values).map_err(|value| CheckpointError::Tensor {
-                path: self.location.path.to_path_buf(),
-                name: name.to_owned(),
-                problem: NarrowError::NotFinite(value).problem(),
-            })
+        each: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.for_each_f32::<FormatError>(name, &mut |values| {
+            check_finite(values).map_err(|value| self.refusal(name, NarrowError::NotFinite(value).problem()))
         })?;
         let bytes = &self.location.map[self.location.bytes.clone()];
         let rows = self.shape.first().copied().unwrap_or(0);
@@ -362,7 +258,7 @@ impl TensorEntry {
     }
 
     /// One row of a matrix as 32-bit floats; `None` where there is no such row, or the elements are no floats.
-    pub(crate) fn row_f32(&self, row: usize) -> Option<Vec<f32>> {
+    pub fn row_f32(&self, row: usize) -> Option<Vec<f32>> {
         let mut values = Vec::new();
         self.read_row(row, &mut values).then_some(values)
     }
@@ -387,19 +283,20 @@ impl TensorEntry {
         true
     }
 
+    fn refusal(&self, name: &str, problem: String) -> FormatError {
+        FormatError::tensor(&self.location.path, name, problem)
+    }
+
     fn check_float(&self, name: &str) -> Result<()> {
-        match self.dtype {
-            Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::Bf16 | Dtype::Block(_) => Ok(()),
-            other => Err(CheckpointError::Tensor {
-                path: self.location.path.to_path_buf(),
-                name: name.to_owned(),
-                problem: format!("elements are {other}; expected F32, F16, BF16 or F64"),
-            }),
+        if self.dtype.is_float() {
+            return Ok(());
         }
+        let problem = format!("elements are {}; expected F32, F16, BF16 or F64", self.dtype);
+        Err(self.refusal(name, problem))
     }
 
     /// Rows one by one from where the file holds them.
-    fn for_each_row(&self, each: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    fn for_each_row<E>(&self, each: &mut dyn FnMut(&[f32]) -> Result<(), E>) -> Result<(), E> {
         let bytes = &self.location.map[self.location.bytes.clone()];
         let rows = self.shape[0];
         let length = self.elements() / rows;
@@ -432,13 +329,13 @@ impl TensorEntry {
             }
         }
         match self.dtype {
-            Dtype::F64 => convert(bytes, start, out, |bytes| f64::from_le_bytes(bytes) as f32),
-            Dtype::F16 => convert(bytes, start, out, |bytes| f16_to_f32(u16::from_le_bytes(bytes))),
-            Dtype::Bf16 => convert(bytes, start, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-            Dtype::Block(format) => {
-                let (length, size) = format.shape();
+            StoredDType::F64 => convert(bytes, start, out, |bytes| f64::from_le_bytes(bytes) as f32),
+            StoredDType::F16 => convert(bytes, start, out, |bytes| f16_to_f32(u16::from_le_bytes(bytes))),
+            StoredDType::Bf16 => convert(bytes, start, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            dtype if dtype.is_block() => {
+                let (length, size) = dtype.block();
                 let first = start / length * size;
-                format.widen(&bytes[first..first + out.len() / length * size], out);
+                widen_blocks(dtype, &bytes[first..first + out.len() / length * size], out);
             }
             // `check_float` let nothing else through.
             _ => convert(bytes, start, out, f32::from_le_bytes),
@@ -476,8 +373,26 @@ impl TensorEntry {
     }
 }
 
+/// One tensor of a file to write.
+#[derive(Debug, Clone, Copy)]
+pub struct NewTensor<'a> {
+    /// Name in the state dict.
+    pub name: &'a str,
+    /// Element type in the file.
+    pub dtype: StoredDType,
+    /// Length of each axis.
+    pub shape: &'a [usize],
+}
+
+impl NewTensor<'_> {
+    /// Bytes of all elements; of a plain type.
+    pub fn bytes(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64 * self.dtype.size() as u64
+    }
+}
+
 /// Strides of row-major elements. The product of `shape` must be known to fit.
-pub(crate) fn row_major_strides(shape: &[usize]) -> Vec<usize> {
+pub fn row_major_strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis] * shape[axis].max(1);
@@ -486,56 +401,18 @@ pub(crate) fn row_major_strides(shape: &[usize]) -> Vec<usize> {
 }
 
 /// Number of elements, or `None` when it does not fit a `usize`. Axes of length 0 do not hide an overflow.
-pub(crate) fn checked_elements(shape: &[usize]) -> Option<usize> {
+pub fn checked_elements(shape: &[usize]) -> Option<usize> {
     let nonzero = shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length.max(1)))?;
     Some(if shape.contains(&0) { 0 } else { nonzero })
 }
-
-/// Maps a whole file for reading.
-///
-/// # Errors
-/// When it cannot be opened, is empty or is not a regular file.
-pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
-    let file = File::open(path).map_err(CheckpointError::io(path, "open"))?;
-    let metadata = file.metadata().map_err(CheckpointError::io(path, "inspect"))?;
-    if !metadata.is_file() {
-        return Err(CheckpointError::format(path, "this is not a regular file"));
-    }
-    if metadata.len() == 0 {
-        return Err(CheckpointError::format(
-            path,
-            "the file is empty; it was probably not written completely",
-        ));
-    }
-    // SAFETY: the mapping is read-only. Checkpoint files are never changed in place, only replaced by
-    // rename, which leaves the mapped content alive; another program that truncates the file meanwhile
-    // is outside what a mapping can guard against, as in every loader that maps weights.
-    let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path, "map"))?;
-    Ok(Arc::new(map))
-}
-
-/// Tells the system that these pages of a mapped file need not stay in memory.
-#[cfg(unix)]
-pub(crate) fn give_back(map: &Mmap, bytes: Range<usize>) {
-    if bytes.is_empty() {
-        return;
-    }
-    // SAFETY: the mapping is of a file and read-only, so that a page dropped here is read again from the file, with the
-    // same content, when it is next touched; nothing can be lost.
-    let _ =
-        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
-}
-
-/// Other systems keep or drop pages by themselves.
-#[cfg(not(unix))]
-pub(crate) fn give_back(_map: &Mmap, _bytes: Range<usize>) {}
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::mapped::map_file;
 
-    fn entry(dtype: Dtype, bytes: &[u8], shape: &[usize], strides: &[usize]) -> TensorEntry {
+    fn entry(dtype: StoredDType, bytes: &[u8], shape: &[usize], strides: &[usize]) -> TensorEntry {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("bytes");
         std::fs::write(&path, bytes).unwrap();
@@ -559,12 +436,13 @@ mod tests {
         let f16s: Vec<u8> = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
         let bf16s: Vec<u8> = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
         let f64s: Vec<u8> = values.iter().flat_map(|&value| f64::from(value).to_le_bytes()).collect();
-        for (dtype, bytes) in [(Dtype::F16, f16s), (Dtype::Bf16, bf16s), (Dtype::F64, f64s)] {
+        for (dtype, bytes) in [(StoredDType::F16, f16s), (StoredDType::Bf16, bf16s), (StoredDType::F64, f64s)]
+        {
             let entry = entry(dtype, &bytes, &[2, 2], &[2, 1]);
             assert_eq!(entry.read_f32("x").unwrap(), values);
             assert!(entry.mapped_f32().is_none());
         }
-        let integers = entry(Dtype::I64, &[0; 16], &[2], &[1]);
+        let integers = entry(StoredDType::I64, &[0; 16], &[2], &[1]);
         assert!(integers.read_f32("position_ids").unwrap_err().to_string().contains("`position_ids`"));
     }
 
@@ -572,7 +450,7 @@ mod tests {
     fn transposed_views_are_gathered() {
         let bytes: Vec<u8> = (0..24u16).flat_map(|value| f32::from(value).to_le_bytes()).collect();
         // storage (2, 3, 4) seen as (4, 2, 3)
-        let view = entry(Dtype::F32, &bytes, &[4, 2, 3], &[1, 12, 4]);
+        let view = entry(StoredDType::F32, &bytes, &[4, 2, 3], &[1, 12, 4]);
         assert!(!view.is_contiguous());
         assert!(view.mapped_f32().is_none());
         let expected: Vec<f32> = (0..4)
@@ -580,7 +458,7 @@ mod tests {
             .collect();
         assert_eq!(view.read_f32("x").unwrap(), expected);
         // an axis of length 1 may carry any stride
-        let row = entry(Dtype::F32, &bytes, &[1, 24], &[7, 1]);
+        let row = entry(StoredDType::F32, &bytes, &[1, 24], &[7, 1]);
         assert!(row.is_contiguous());
         assert!(row.mapped_f32().is_some());
     }
@@ -590,7 +468,8 @@ mod tests {
     fn moved_rows_come_back() {
         let read = |stored: &[f32], rows: RowOrder, shape: &[usize]| {
             let bytes: Vec<u8> = stored.iter().flat_map(|value| value.to_le_bytes()).collect();
-            let entry = TensorEntry { rows, ..entry(Dtype::F32, &bytes, shape, &row_major_strides(shape)) };
+            let entry =
+                TensorEntry { rows, ..entry(StoredDType::F32, &bytes, shape, &row_major_strides(shape)) };
             assert!(entry.mapped_f32().is_none() && !entry.is_contiguous());
             entry.read_f32("x").unwrap()
         };

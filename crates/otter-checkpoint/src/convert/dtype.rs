@@ -2,7 +2,7 @@
 
 use crate::convert::plan::PlannedTensor;
 use crate::directory::save::SaveDtype;
-use crate::tensor::Dtype;
+use otter_formats::StoredDType;
 
 /// Kinds of tensors that may stay 32-bit floats when everything else is narrowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,26 +44,27 @@ pub(super) fn assign(tensors: &mut [PlannedTensor], dtype: Option<SaveDtype>, ke
     let Some(dtype) = dtype else { return };
     for tensor in tensors.iter_mut().filter(|tensor| is_float(tensor.dtype)) {
         let kept = keep.iter().any(|kind| kind.applies_to(&tensor.name));
-        tensor.dtype = if kept { Dtype::F32 } else { dtype.stored() };
+        tensor.dtype = if kept { StoredDType::F32 } else { dtype.stored() };
     }
 }
 
 /// The float type of most bytes, as `torch_dtype` names it.
 pub(super) fn torch_name(tensors: &[PlannedTensor]) -> &'static str {
-    let bytes =
-        |dtype: Dtype| -> u64 { tensors.iter().filter(|t| t.dtype == dtype).map(PlannedTensor::bytes).sum() };
+    let bytes = |dtype: StoredDType| -> u64 {
+        tensors.iter().filter(|t| t.dtype == dtype).map(PlannedTensor::bytes).sum()
+    };
     // Of equal ones the last is taken.
     let types = [
-        (Dtype::F64, "float64"),
-        (Dtype::F16, "float16"),
-        (Dtype::Bf16, "bfloat16"),
-        (Dtype::F32, "float32"),
+        (StoredDType::F64, "float64"),
+        (StoredDType::F16, "float16"),
+        (StoredDType::Bf16, "bfloat16"),
+        (StoredDType::F32, "float32"),
     ];
     types.into_iter().max_by_key(|&(dtype, _)| bytes(dtype)).map_or("float32", |(_, name)| name)
 }
 
-fn is_float(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F64)
+fn is_float(dtype: StoredDType) -> bool {
+    matches!(dtype, StoredDType::F32 | StoredDType::F16 | StoredDType::Bf16 | StoredDType::F64)
 }
 
 #[cfg(test)]

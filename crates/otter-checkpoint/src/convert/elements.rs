@@ -2,8 +2,8 @@
 //! file are given back once they were read.
 
 use crate::error::{CheckpointError, Result};
-use crate::tensor::{Dtype, Location, RowOrder, TensorEntry};
 use half::{bf16, f16};
+use otter_formats::{Location, RowOrder, StoredDType, TensorEntry};
 use std::ops::Range;
 
 /// Elements handled at a time.
@@ -14,13 +14,7 @@ pub(super) const PIECE: usize = 1 << 18;
 /// # Errors
 /// When the tensor has no such rows, or its file holds them in another order or inside blocks.
 pub(super) fn rows(entry: &TensorEntry, name: &str, rows: Range<usize>) -> Result<TensorEntry> {
-    let wrong = |problem: String| {
-        Err(CheckpointError::Tensor {
-            path: entry.location.path.to_path_buf(),
-            name: name.to_owned(),
-            problem,
-        })
-    };
+    let wrong = |problem: String| Err(CheckpointError::tensor(&entry.location.path, name, problem));
     let available = entry.shape.first().copied().unwrap_or(0);
     if entry.shape.is_empty() || rows.start > rows.end || rows.end > available {
         return wrong(format!("it has {available} rows; rows {} to {} were asked for", rows.start, rows.end));
@@ -58,7 +52,7 @@ pub(super) fn for_each_piece(entry: &TensorEntry, each: &mut dyn FnMut(&[u8]) ->
     let width = entry.dtype.size();
     let location = &entry.location;
     let count = entry.elements();
-    if let Dtype::Block(_) = entry.dtype {
+    if entry.dtype.is_block() {
         return Err(CheckpointError::format(
             &location.path,
             format!(
@@ -124,7 +118,7 @@ pub(super) fn for_each_f32(
     name: &str,
     each: &mut dyn FnMut(&[f32]) -> Result<()>,
 ) -> Result<()> {
-    if let Dtype::Block(_) = entry.dtype {
+    if entry.dtype.is_block() {
         return entry.for_each_f32(name, each);
     }
     let mut values = Vec::with_capacity(PIECE.min(entry.elements()));
@@ -137,23 +131,24 @@ pub(super) fn for_each_f32(
 
 fn widen(entry: &TensorEntry, name: &str, bytes: &[u8], values: &mut Vec<f32>) -> Result<()> {
     match entry.dtype {
-        Dtype::F32 => values.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
-        Dtype::F64 => values.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
-        Dtype::F16 => values.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
-        Dtype::Bf16 => values.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32())),
+        StoredDType::F32 => values.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
+        StoredDType::F64 => values.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
+        StoredDType::F16 => {
+            values.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()))
+        }
+        StoredDType::Bf16 => {
+            values.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()))
+        }
         other => {
-            return Err(CheckpointError::Tensor {
-                path: entry.location.path.to_path_buf(),
-                name: name.to_owned(),
-                problem: format!("elements are {other}; expected F32, F16, BF16 or F64"),
-            });
+            let problem = format!("elements are {other}; expected F32, F16, BF16 or F64");
+            return Err(CheckpointError::tensor(&entry.location.path, name, problem));
         }
     }
     Ok(())
 }
 
 /// A value among stored elements that is not finite, if there is one. Integers are finite.
-pub(super) fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<f32> {
+pub(super) fn not_finite(dtype: StoredDType, bytes: &[u8]) -> Option<f32> {
     // All bits of the exponent are set, in infinities and NaN alone. One pass without branches; the culprit is looked for
     // only when there is one.
     macro_rules! find {
@@ -167,10 +162,10 @@ pub(super) fn not_finite(dtype: Dtype, bytes: &[u8]) -> Option<f32> {
         }};
     }
     match dtype {
-        Dtype::F32 => find!(u32, f32, 0x7f80_0000, |value: f32| value),
-        Dtype::F64 => find!(u64, f64, 0x7ff0_0000_0000_0000, |value: f64| value as f32),
-        Dtype::F16 => find!(u16, f16, 0x7c00, f16::to_f32),
-        Dtype::Bf16 => find!(u16, bf16, 0x7f80, bf16::to_f32),
+        StoredDType::F32 => find!(u32, f32, 0x7f80_0000, |value: f32| value),
+        StoredDType::F64 => find!(u64, f64, 0x7ff0_0000_0000_0000, |value: f64| value as f32),
+        StoredDType::F16 => find!(u16, f16, 0x7c00, f16::to_f32),
+        StoredDType::Bf16 => find!(u16, bf16, 0x7f80, bf16::to_f32),
         _ => None,
     }
 }
@@ -184,7 +179,7 @@ pub(super) fn same_bytes(left: &TensorEntry, right: &TensorEntry) -> bool {
     if a.path == b.path && a.bytes == b.bytes && left.strides == right.strides && left.rows == right.rows {
         return true;
     }
-    if let Dtype::Block(_) = left.dtype {
+    if left.dtype.is_block() {
         return left.rows == right.rows && a.map[a.bytes.clone()] == b.map[b.bytes.clone()];
     }
     if left.is_contiguous() && right.is_contiguous() {
@@ -214,15 +209,14 @@ pub(super) fn same_bytes(left: &TensorEntry, right: &TensorEntry) -> bool {
 
 /// Gives back the pages of some bytes of a mapped file.
 fn give_back(location: &Location, bytes: Range<usize>) {
-    crate::tensor::give_back(&location.map, bytes);
+    otter_formats::give_back(&location.map, bytes);
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 pub(super) mod tests {
     use super::*;
-    use crate::gguf::BlockFormat;
-    use crate::tensor::map_file;
+    use otter_formats::map_file;
     use std::sync::Arc;
 
     pub(in crate::convert) fn entry(values: &[f32], shape: &[usize], strides: &[usize]) -> TensorEntry {
@@ -236,7 +230,7 @@ pub(super) mod tests {
             bytes: 0..bytes.len(),
         };
         TensorEntry {
-            dtype: Dtype::F32,
+            dtype: StoredDType::F32,
             shape: shape.to_vec(),
             strides: strides.to_vec(),
             rows: RowOrder::Stored,
@@ -259,10 +253,10 @@ pub(super) mod tests {
     fn a_value_that_is_not_finite_is_found_in_every_type() {
         let bytes = |value: f64| {
             [
-                (Dtype::F32, (value as f32).to_le_bytes().to_vec()),
-                (Dtype::F64, value.to_le_bytes().to_vec()),
-                (Dtype::F16, f16::from_f64(value).to_le_bytes().to_vec()),
-                (Dtype::Bf16, bf16::from_f64(value).to_le_bytes().to_vec()),
+                (StoredDType::F32, (value as f32).to_le_bytes().to_vec()),
+                (StoredDType::F64, value.to_le_bytes().to_vec()),
+                (StoredDType::F16, f16::from_f64(value).to_le_bytes().to_vec()),
+                (StoredDType::Bf16, bf16::from_f64(value).to_le_bytes().to_vec()),
             ]
         };
         let good = bytes(-60000.0);
@@ -273,7 +267,7 @@ pub(super) mod tests {
                 assert!(found.is_nan() && bad.is_nan() || f64::from(found) == bad, "{dtype} {found}");
             }
         }
-        assert_eq!(not_finite(Dtype::I64, &[255; 16]), None);
+        assert_eq!(not_finite(StoredDType::I64, &[255; 16]), None);
     }
 
     #[test]
@@ -312,17 +306,17 @@ pub(super) mod tests {
         let bytes: Vec<f32> =
             (0..rows * 34 / 4).map(|i| f32::from_bits(0x3c01_0203u32.wrapping_mul(i as u32 + 1))).collect();
         let mut moved = entry(&bytes, &[rows, width], &[width, 1]);
-        moved.dtype = Dtype::Block(BlockFormat::Q8_0);
+        moved.dtype = StoredDType::Q8_0;
         moved.rows = RowOrder::Interleaved { head: 6 };
         let mut copied = Vec::new();
         moved
-            .for_each_blocks("x", &mut |bytes| {
+            .for_each_blocks::<CheckpointError>("x", &mut |bytes| {
                 copied.extend_from_slice(bytes);
                 Ok(())
             })
             .unwrap();
         let mut values = vec![0.0; rows * width];
-        BlockFormat::Q8_0.widen(&copied, &mut values);
+        otter_formats::gguf::widen_blocks(StoredDType::Q8_0, &copied, &mut values);
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&values), bits(&moved.read_f32("x").unwrap()));
     }

@@ -5,8 +5,8 @@ use crate::directory::save::TOKENIZER_FILES;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::GgufFile;
 use crate::tokenizer::files::TOKENIZER_CONFIG;
-use crate::tokenizer::json;
 use crate::tokenizer::load::TOKENIZER_JSON;
+use otter_formats::tokenizer::json;
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub(super) fn unpack(file: &GgufFile, path: &Path, directory: &Path) -> Result<b
         (file.language_tokenizer_json()?.to_string(), roles)
     };
     let tokenizer = json::parse(text.as_bytes())
-        .map_err(|error| CheckpointError::tokenizer(path, format!("not a tokenizer: {error}")))?;
+        .map_err(|error| CheckpointError::format(path, format!("not a tokenizer: {error}")))?;
     let mut config = Map::new();
     config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
     for (role, id) in roles {

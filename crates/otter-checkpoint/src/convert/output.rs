@@ -4,15 +4,14 @@ use super::Progress;
 use crate::config::checkpoint_config::CheckpointConfig;
 use crate::config::generation::GENERATION_CONFIG;
 use crate::convert::plan::PlannedTensor;
-use crate::directory::save::TOKENIZER_FILES;
+use crate::directory::save::{TOKENIZER_FILES, write_safetensors, write_torch};
 use crate::directory::shards;
 use crate::directory::text_file::read_for_copy;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufElements, GgufOptions, GgufQuantization, GgufTensor, StoredTensor, write_gguf};
-use crate::safetensors_file::{self, HeaderEntry};
 use crate::tokenizer::load::load_tokenizer;
-use crate::torch_write::{TorchTensor, write_torch};
 use otter_data::TextTokenizer;
+use otter_formats::NewTensor;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
@@ -120,7 +119,7 @@ pub(super) fn write_gguf_file(
     let has_tokenizer = TOKENIZER_FILES.iter().any(|name| directory.join(name).is_file());
     let tokenizer = has_tokenizer.then(|| load_tokenizer(directory)).transpose()?;
     let json = tokenizer.as_ref().map(TextTokenizer::to_json).transpose();
-    let json = json.map_err(|error| CheckpointError::tokenizer(target, error.to_string()))?;
+    let json = json.map_err(|error| CheckpointError::format(target, error.to_string()))?;
     let special = tokenizer.as_ref().map(|tokenizer| *tokenizer.special());
     config.input.begin_token = tokenizer.as_ref().and_then(TextTokenizer::begins);
     let entries: Vec<GgufTensor<'_>> = tensors
@@ -174,21 +173,13 @@ fn write_one(
         meter.finished(tensor);
         Ok(())
     };
+    let entries: Vec<NewTensor<'_>> = tensors
+        .iter()
+        .map(|tensor| NewTensor { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
+        .collect();
     match format {
-        OutputFormat::Safetensors => {
-            let entries: Vec<HeaderEntry<'_>> = tensors
-                .iter()
-                .map(|tensor| HeaderEntry { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
-                .collect();
-            safetensors_file::write(path, target, &entries, &mut elements)
-        }
-        OutputFormat::Torch => {
-            let entries: Vec<TorchTensor<'_>> = tensors
-                .iter()
-                .map(|tensor| TorchTensor { name: &tensor.name, dtype: tensor.dtype, shape: &tensor.shape })
-                .collect();
-            write_torch(path, &entries, None, &mut elements)
-        }
+        OutputFormat::Safetensors => write_safetensors(path, target, &entries, &mut elements),
+        OutputFormat::Torch => write_torch(path, &entries, None, &mut elements),
         OutputFormat::Gguf => {
             let problem = "a GGUF file holds a whole Otter; give --out FILE.gguf or --format gguf";
             Err(CheckpointError::format(path, problem))
@@ -200,11 +191,11 @@ fn check_names(target: &Path, tensors: &[PlannedTensor]) -> Result<()> {
     let mut seen = HashSet::new();
     match tensors.iter().find(|tensor| !seen.insert(tensor.name.as_str()) || tensor.name == "__metadata__") {
         None => Ok(()),
-        Some(twice) => Err(CheckpointError::Tensor {
-            path: target.to_path_buf(),
-            name: twice.name.clone(),
-            problem: "two tensors of the source would get this name; the source mixes two formats".to_owned(),
-        }),
+        Some(twice) => Err(CheckpointError::tensor(
+            target,
+            &twice.name,
+            "two tensors of the source would get this name; the source mixes two formats",
+        )),
     }
 }
 

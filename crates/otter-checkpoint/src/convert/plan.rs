@@ -3,9 +3,9 @@
 
 use crate::convert::elements::{self, PIECE};
 use crate::error::{CheckpointError, Result};
-use crate::gguf::{BlockFormat, GgufQuantization, kept_blocks};
-use crate::narrow::{NarrowError, narrow};
-use crate::tensor::{Dtype, TensorEntry};
+use crate::gguf::{GgufQuantization, kept_blocks};
+use otter_formats::{NarrowError, narrow};
+use otter_formats::{StoredDType, TensorEntry};
 use otter_nn::{Init, ParameterSpec};
 use std::io::Write;
 use std::path::Path;
@@ -95,7 +95,7 @@ pub struct PlannedTensor {
     /// Its name.
     pub name: String,
     /// Element type it is written in.
-    pub dtype: Dtype,
+    pub dtype: StoredDType,
     /// Length of each axis.
     pub shape: Vec<usize>,
     /// Its elements, one part after the other.
@@ -112,7 +112,7 @@ impl PlannedTensor {
     /// A new tensor with values from its initial distribution.
     pub(super) fn fresh(spec: &ParameterSpec, seed: u64) -> Self {
         let parts = vec![Part::Drawn { spec: spec.clone(), seed }];
-        Self { name: spec.name.clone(), dtype: Dtype::F32, shape: spec.shape.clone(), parts }
+        Self { name: spec.name.clone(), dtype: StoredDType::F32, shape: spec.shape.clone(), parts }
     }
 
     /// Number of elements.
@@ -161,7 +161,7 @@ impl PlannedTensor {
     }
 
     /// The format of the blocks that a GGUF file takes over as they are, where large matrices are to be of a type.
-    pub(super) fn kept_blocks(&self, wanted: Option<GgufQuantization>) -> Option<BlockFormat> {
+    pub(super) fn kept_blocks(&self, wanted: Option<GgufQuantization>) -> Option<StoredDType> {
         let format = |part: &Part| match part {
             Part::Stored { entry, .. } => kept_blocks(&self.name, &self.shape, entry.dtype, wanted),
             _ => None,
@@ -182,7 +182,7 @@ impl PlannedTensor {
     }
 
     fn error(&self, target: &Path, problem: String) -> CheckpointError {
-        CheckpointError::Tensor { path: target.to_path_buf(), name: self.name.clone(), problem }
+        CheckpointError::tensor(target, &self.name, problem)
     }
 }
 
@@ -327,11 +327,11 @@ fn in_row_blocks(
     each: &mut dyn FnMut(std::ops::Range<usize>) -> Result<()>,
 ) -> Result<()> {
     let Some(&height) = entry.shape.first() else {
-        return Err(CheckpointError::Tensor {
-            path: entry.location.path.to_path_buf(),
-            name: name.to_owned(),
-            problem: "a single number cannot be added to; expected a vector or a matrix".to_owned(),
-        });
+        return Err(CheckpointError::tensor(
+            &entry.location.path,
+            name,
+            "a single number cannot be added to; expected a vector or a matrix",
+        ));
     };
     let width: usize = entry.shape[1..].iter().product();
     let block = (PIECE / width.max(1)).max(1);
@@ -348,14 +348,14 @@ fn collect(entry: &TensorEntry, name: &str) -> Result<Vec<f32>> {
 }
 
 /// The narrowest type that holds the values of all of `types` exactly; elements of blocks are widened.
-pub(super) fn widest(types: impl IntoIterator<Item = Dtype>) -> Dtype {
-    let plain = |dtype| if let Dtype::Block(_) = dtype { Dtype::F32 } else { dtype };
-    let join = |left: Dtype, right: Dtype| match (left, right) {
+pub(super) fn widest(types: impl IntoIterator<Item = StoredDType>) -> StoredDType {
+    let plain = |dtype: StoredDType| if dtype.is_block() { StoredDType::F32 } else { dtype };
+    let join = |left: StoredDType, right: StoredDType| match (left, right) {
         (left, right) if left == right => left,
-        (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
-        _ => Dtype::F32,
+        (StoredDType::F64, _) | (_, StoredDType::F64) => StoredDType::F64,
+        _ => StoredDType::F32,
     };
-    types.into_iter().map(plain).reduce(join).unwrap_or(Dtype::F32)
+    types.into_iter().map(plain).reduce(join).unwrap_or(StoredDType::F32)
 }
 
 #[cfg(test)]

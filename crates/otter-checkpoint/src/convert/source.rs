@@ -9,7 +9,7 @@ use crate::facts::rename::captures;
 use crate::facts::tables::{LANGUAGE_MODELS, LanguageModel};
 use crate::gguf::{self, GgufFile};
 use crate::inspect::OtherTower;
-use crate::tensor::TensorEntry;
+use otter_formats::TensorEntry;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fmt;

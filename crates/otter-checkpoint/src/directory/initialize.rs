@@ -11,8 +11,8 @@ use crate::config::checkpoint_config::CheckpointConfig;
 use crate::convert::verify_directory;
 use crate::directory::save::{SaveOptions, TRAINING, write_checkpoint};
 use crate::error::{CheckpointError, Result};
-use crate::narrow::narrow;
-use crate::safetensors_file::HeaderEntry;
+use otter_formats::NewTensor;
+use otter_formats::narrow;
 
 /// Elements made before they are written.
 const CHUNK: usize = 1 << 22;
@@ -44,12 +44,12 @@ pub fn initialise_checkpoint(
         .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
     let specs: Vec<&ParameterSpec> = specs.iter().collect();
     let dtype = options.dtype.stored();
-    let entries: Vec<HeaderEntry<'_>> =
-        specs.iter().map(|spec| HeaderEntry { name: &spec.name, dtype, shape: &spec.shape }).collect();
+    let entries: Vec<NewTensor<'_>> =
+        specs.iter().map(|spec| NewTensor { name: &spec.name, dtype, shape: &spec.shape }).collect();
     let mut config = config.clone();
     // A model of the same shape is not tuned because the one that it is like was.
     config.original.shift_remove(TRAINING);
-    let total: u64 = entries.iter().map(HeaderEntry::bytes).sum();
+    let total: u64 = entries.iter().map(NewTensor::bytes).sum();
     let mut written = 0;
     let mut values = vec![0f32; CHUNK];
     let mut bytes = Vec::with_capacity(CHUNK * dtype.size());
@@ -59,11 +59,8 @@ pub fn initialise_checkpoint(
             let values = &mut values[..CHUNK.min(spec.len() - start)];
             spec.initial_values(seed, start, values);
             bytes.clear();
-            narrow(values, dtype, &mut bytes).map_err(|error| CheckpointError::Tensor {
-                path: directory.to_path_buf(),
-                name: spec.name.clone(),
-                problem: error.problem(),
-            })?;
+            narrow(values, dtype, &mut bytes)
+                .map_err(|error| CheckpointError::tensor(directory, &spec.name, error.problem()))?;
             out.write_all(&bytes).map_err(CheckpointError::write(directory, directory))?;
             written += bytes.len() as u64;
             progress(written, total);

@@ -23,8 +23,8 @@ use crate::directory::trained_part::{TrainedPart, open_trained};
 use crate::directory::weights::Weights;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{GgufQuantization, stored_type};
-use crate::tensor::{Dtype, give_back};
 use crate::tokenizer::load::load_tokenizer;
+use otter_formats::{StoredDType, give_back};
 
 /// A model read from a directory.
 pub struct LoadedModel {
@@ -140,7 +140,7 @@ pub fn quantised_format(spec: &ParameterSpec, wanted: QuantisedFormat) -> Option
         return None;
     }
     match stored_type(&spec.name, &spec.shape, wanted) {
-        Dtype::Block(format) => format.quantised(),
+        block if block.is_block() => block.quantised(),
         _ => None,
     }
 }
@@ -201,7 +201,7 @@ fn values(
     let Some(entry) = entry.filter(|entry| entry.is_half()) else {
         return mapped_full(weights, &spec.name, shape, device);
     };
-    let brain = entry.dtype == Dtype::Bf16;
+    let brain = entry.dtype == StoredDType::Bf16;
     Ok(match entry.mapped_half() {
         Some(mapped) if brain => Weight::Bf16(Mapped::tensor(mapped, shape, device)),
         Some(mapped) => Weight::F16(Mapped::tensor(mapped, shape, device)),

@@ -8,6 +8,7 @@ use crate::directory::account::LoadReport;
 use crate::directory::weights::Weights;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
+use otter_formats::FormatError;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ pub enum TiePolicy {
 fn is_missing(error: &CheckpointError) -> bool {
     match error {
         CheckpointError::NoWeights { .. } => true,
-        CheckpointError::Io { source, .. } => source.kind() == ErrorKind::NotFound,
+        CheckpointError::File(FormatError::Io { source, .. }) => source.kind() == ErrorKind::NotFound,
         _ => false,
     }
 }

@@ -9,9 +9,9 @@ use crate::directory::shards;
 use crate::directory::text_file::read_for_copy;
 use crate::error::{CheckpointError, Result};
 use crate::export::model_card::{self, Described, ModelCard};
-use crate::narrow::narrow;
-use crate::safetensors_file::{self, HeaderEntry};
-use crate::tensor::Dtype;
+use otter_formats::StoredDType;
+use otter_formats::narrow;
+use otter_formats::{FormatError, NewTensor, safetensors, torch};
 use otter_nn::WeightView;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -52,11 +52,11 @@ pub enum SaveDtype {
 }
 
 impl SaveDtype {
-    pub(crate) fn stored(self) -> Dtype {
+    pub(crate) fn stored(self) -> StoredDType {
         match self {
-            Self::F32 => Dtype::F32,
-            Self::F16 => Dtype::F16,
-            Self::Bf16 => Dtype::Bf16,
+            Self::F32 => StoredDType::F32,
+            Self::F16 => StoredDType::F16,
+            Self::Bf16 => StoredDType::Bf16,
         }
     }
 
@@ -112,19 +112,14 @@ pub fn save_checkpoint<'a>(
     let tensors: Vec<NamedTensor<'a>> = tensors.into_iter().collect();
     check(directory, &tensors)?;
     let dtype = options.dtype.stored();
-    let entries: Vec<HeaderEntry<'_>> = tensors
-        .iter()
-        .map(|tensor| HeaderEntry { name: &tensor.name, dtype, shape: &tensor.shape })
-        .collect();
+    let entries: Vec<NewTensor<'_>> =
+        tensors.iter().map(|tensor| NewTensor { name: &tensor.name, dtype, shape: &tensor.shape }).collect();
     let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
     let mut elements = |at: usize, out: &mut dyn Write| {
         for chunk in tensors[at].data.chunks(CHUNK) {
             buffer.clear();
-            narrow(&chunk, dtype, &mut buffer).map_err(|error| CheckpointError::Tensor {
-                path: directory.to_path_buf(),
-                name: tensors[at].name.clone(),
-                problem: error.problem(),
-            })?;
+            narrow(&chunk, dtype, &mut buffer)
+                .map_err(|error| CheckpointError::tensor(directory, &tensors[at].name, error.problem()))?;
             out.write_all(&buffer).map_err(CheckpointError::write(directory, directory))?;
         }
         Ok(())
@@ -137,7 +132,7 @@ pub fn save_checkpoint<'a>(
 pub(crate) fn write_checkpoint<T>(
     directory: &Path,
     config: &CheckpointConfig,
-    entries: &[HeaderEntry<'_>],
+    entries: &[NewTensor<'_>],
     options: &SaveOptions<'_>,
     elements: Elements<'_>,
     check: impl FnOnce(&Path) -> Result<T>,
@@ -154,7 +149,7 @@ pub(crate) fn write_checkpoint<T>(
 }
 
 /// Writes the elements of the tensor with this number.
-pub(crate) type Elements<'a> = &'a mut dyn FnMut(usize, &mut dyn Write) -> Result<()>;
+pub type Elements<'a> = &'a mut dyn FnMut(usize, &mut dyn Write) -> Result<()>;
 
 /// Replacing removes what stands there, so that must be a checkpoint, or nothing.
 pub(crate) fn check_target(directory: &Path) -> Result<()> {
@@ -189,13 +184,12 @@ fn check(directory: &Path, tensors: &[NamedTensor<'_>]) -> Result<()> {
     for tensor in tensors {
         let problem = if !seen.insert(&tensor.name) || tensor.name == "__metadata__" {
             "this name was already used".to_owned()
-        } else if crate::tensor::checked_elements(&tensor.shape) != Some(tensor.data.len()) {
+        } else if otter_formats::checked_elements(&tensor.shape) != Some(tensor.data.len()) {
             format!("shape {:?} does not take {} elements", tensor.shape, tensor.data.len())
         } else {
             continue;
         };
-        let (path, name) = (directory.to_path_buf(), tensor.name.clone());
-        return Err(CheckpointError::Tensor { path, name, problem });
+        return Err(CheckpointError::tensor(directory, &tensor.name, problem));
     }
     Ok(())
 }
@@ -205,11 +199,34 @@ fn copy_file(from: &Path, to: &Path, target: &Path) -> Result<()> {
     fs::write(to, read_for_copy(from)?).map_err(CheckpointError::write(to, target))
 }
 
+/// Writes a safetensors file under a temporary name and renames it; `target` is what it will become.
+pub(crate) fn write_safetensors(
+    path: &Path,
+    target: &Path,
+    tensors: &[NewTensor<'_>],
+    elements: Elements<'_>,
+) -> Result<()> {
+    atomic::write_file_with(path, |file| safetensors::write(file, path, target, tensors, elements))
+}
+
+/// Writes a PyTorch file, replacing what stands at `path` only when it is complete, see [`torch::write`].
+///
+/// # Errors
+/// Those of [`torch::write`]; what stood at `path` is then unchanged.
+pub fn write_torch(
+    path: &Path,
+    tensors: &[NewTensor<'_>],
+    prefix: Option<&str>,
+    bytes: Elements<'_>,
+) -> Result<()> {
+    atomic::write_file_with(path, |file| torch::write(file, path, tensors, prefix, bytes))
+}
+
 fn write_all(
     temporary: &Path,
     target: &Path,
     config: &CheckpointConfig,
-    entries: &[HeaderEntry<'_>],
+    entries: &[NewTensor<'_>],
     options: &SaveOptions<'_>,
     elements: Elements<'_>,
 ) -> Result<()> {
@@ -243,17 +260,17 @@ fn write_all(
     let counts = entries.iter().map(|entry| (entry.name, entry.shape.iter().product())).collect();
     let described = Described { config: &top, tensors: counts, dtype: options.dtype.torch_name() };
     model_card::write(temporary, target, options.card.as_ref(), &described)?;
-    let sizes: Vec<u64> = entries.iter().map(HeaderEntry::bytes).collect();
+    let sizes: Vec<u64> = entries.iter().map(NewTensor::bytes).collect();
     let plan = shards::plan(&sizes, options.max_shard_bytes);
     let names = shards::file_names("model", "safetensors", plan.len());
     let mut places = Vec::with_capacity(entries.len());
     for (range, name) in plan.iter().zip(&names) {
         let (shard, first) = (&entries[range.clone()], range.start);
         let path = temporary.join(name);
-        safetensors_file::write(&path, target, shard, &mut |at, out| {
+        write_safetensors(&path, target, shard, &mut |at, out| {
             elements(first + at, out).map_err(|error| match error {
-                CheckpointError::Write { target, source, .. } => {
-                    CheckpointError::Write { path: path.clone(), target, source }
+                CheckpointError::File(FormatError::Write { target, source, .. }) => {
+                    CheckpointError::write(&path, &target)(source)
                 }
                 other => other,
             })

@@ -148,8 +148,7 @@ pub(crate) fn open_trained(directory: &Path, specs: &ParameterSpecs) -> Result<W
     let expected: HashMap<&str, &[usize]> =
         specs.iter().map(|spec| (spec.name.as_str(), spec.shape.as_slice())).collect();
     for name in weights.names() {
-        let wrong =
-            |problem: String| CheckpointError::Tensor { path: path.clone(), name: name.to_owned(), problem };
+        let wrong = |problem: String| CheckpointError::tensor(&path, name, problem);
         let found = weights.get(name).map_or(&[][..], |entry| &entry.shape[..]);
         match expected.get(name) {
             None => {

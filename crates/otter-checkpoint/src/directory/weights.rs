@@ -4,10 +4,11 @@
 use super::wrappers;
 use crate::directory::text_file::{LONGEST_INDEX, read_json};
 use crate::error::{CheckpointError, Result};
-use crate::tensor::{TensorEntry, map_file};
-use crate::torch_file::Content;
-use crate::{gguf, safetensors_file, torch_file};
+use crate::gguf;
 use memmap2::Mmap;
+use otter_formats::Content;
+use otter_formats::{TensorEntry, map_file};
+use otter_formats::{safetensors, torch};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -60,7 +61,7 @@ impl FileKind {
         let pickled = matches!(bytes, [0x80, 0..=5, ..]) && !header_opens;
         if bytes.starts_with(&gguf::MAGIC) {
             Ok(Self::Gguf)
-        } else if torch_file::is_zip(bytes) || pickled {
+        } else if torch::is_zip(bytes) || pickled {
             Ok(Self::Torch)
         } else if bytes.get(257..262) == Some(b"ustar") && !header_opens {
             Err(CheckpointError::format(
@@ -75,8 +76,8 @@ impl FileKind {
 
     fn read(self, path: &Path, map: &Arc<Mmap>) -> Result<Content> {
         match self {
-            Self::Safetensors => Ok((safetensors_file::read(path, map)?, Vec::new())),
-            Self::Torch => torch_file::read(path, map),
+            Self::Safetensors => Ok((safetensors::read(path, map)?, Vec::new())),
+            Self::Torch => Ok(torch::read(path, map)?),
             Self::Gguf => gguf::read(path, map),
         }
     }
@@ -297,7 +298,7 @@ impl Weights {
     /// When there is no such tensor or its elements are not floats.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
         match self.get(name) {
-            Some(entry) => entry.read_f32(name),
+            Some(entry) => Ok(entry.read_f32(name)?),
             None => Err(CheckpointError::NoTensor { path: self.path.clone(), name: name.to_owned() }),
         }
     }

@@ -111,11 +111,7 @@ pub(crate) fn write(
         }
         None => return Ok(()),
     };
-    fs::write(&new, text).map_err(|source| CheckpointError::Write {
-        path: new,
-        target: target.to_path_buf(),
-        source,
-    })
+    fs::write(&new, text).map_err(CheckpointError::write(&new, target))
 }
 
 impl ModelCard {

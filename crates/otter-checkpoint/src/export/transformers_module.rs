@@ -32,7 +32,7 @@ const FILES: [(&str, &str); 4] = [
 pub fn write_transformers_module(directory: &Path) -> Result<()> {
     let checkpoint = Checkpoint::open(directory)?;
     if !directory.join("tokenizer.json").is_file() {
-        return Err(CheckpointError::tokenizer(
+        return Err(CheckpointError::format(
             directory,
             "no tokenizer.json, which the Transformers module needs; other tokenizer files are read differently by \
              different releases. Add the one of this checkpoint's language model",

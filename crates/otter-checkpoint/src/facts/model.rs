@@ -3,7 +3,7 @@
 use crate::directory::account::reason_to_ignore;
 use crate::facts::part::{is_input_table, is_output_table, language_name, layer_of};
 use crate::facts::tower::OtherTower;
-use crate::tensor::TensorEntry;
+use otter_formats::TensorEntry;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fmt;

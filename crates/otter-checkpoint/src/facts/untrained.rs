@@ -7,8 +7,8 @@
 
 use crate::directory::account::reason_to_ignore;
 use crate::facts::part::is_input_table;
-use crate::tensor::TensorEntry;
 use otter_data::SpecialTokens;
+use otter_formats::TensorEntry;
 
 /// Rows of the table that are looked at for the usual length.
 const MOST_SAMPLED: usize = 512;

@@ -23,31 +23,25 @@
 //! Matrices whose rows are whole blocks are stored in the chosen type; norms, biases, gates, latents, position tables and
 //! whatever is small stay 32-bit. The format: `docs/gguf.md` here, and the specification in the GGML project.
 
-mod blocks;
 mod names;
-mod parse;
-mod quantize;
 mod text_config;
-mod tokenizer;
 mod write;
 
-pub use blocks::BlockFormat;
-pub use quantize::GgufQuantization;
-pub use write::{GgufElements, GgufOptions, GgufTensor, PutElements, StoredTensor, save_gguf, write_gguf};
+pub use otter_formats::gguf::{Elements as GgufElements, StoredTensor};
+pub use write::{GgufOptions, GgufQuantization, GgufTensor, PutElements, save_gguf, write_gguf};
 pub(crate) use write::{kept_blocks, stored_type};
 
-pub(crate) use blocks::LARGEST_BLOCK;
-pub(crate) use parse::MAGIC;
+pub(crate) use otter_formats::gguf::MAGIC;
 
 use crate::error::{CheckpointError, Result};
-use crate::pickle::printable;
-use crate::tensor::{Location, RowOrder, TensorEntry, map_file, row_major_strides};
-use crate::tokenizer::json;
-use crate::torch_file::Content;
 use memmap2::Mmap;
 use names::{Architecture, Fate, Moved};
 use otter_data::{SpecialTokens, TextTokenizer};
-use parse::{Claim, Header, Meta};
+use otter_formats::Content;
+use otter_formats::gguf::{Claim, Header, Meta, tokenizer_json};
+use otter_formats::tokenizer::json;
+use otter_formats::torch::printable;
+use otter_formats::{Location, RowOrder, TensorEntry, map_file, row_major_strides};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -141,7 +135,7 @@ impl GgufFile {
     /// When there is none, or it is damaged, or the ids of the special tokens are missing or outside of it.
     pub fn tokenizer(&self) -> Result<TextTokenizer> {
         let header = self.otter_header()?;
-        let bad = |problem: String| CheckpointError::tokenizer(&self.path, problem);
+        let bad = |problem: String| CheckpointError::format(&self.path, problem);
         let Some(text) = self.text(&header, key::TOKENIZER)? else {
             return Err(bad(format!("the file holds no tokenizer (`{}`)", key::TOKENIZER)));
         };
@@ -182,13 +176,10 @@ impl GgufFile {
     /// # Errors
     /// When there is none or its kind is not supported.
     pub fn language_tokenizer_json(&self) -> Result<Value> {
-        let json = tokenizer::tokenizer_json(&self.path, &self.header()?)
-            .map_err(|problem| CheckpointError::tokenizer(&self.path, problem))?;
+        let json = tokenizer_json(&self.path, &self.header()?)
+            .map_err(|problem| CheckpointError::format(&self.path, problem))?;
         json::parse(json.to_string().as_bytes()).map_err(|error| {
-            CheckpointError::tokenizer(
-                &self.path,
-                format!("the tokenizer in the metadata is damaged: {error}"),
-            )
+            CheckpointError::format(&self.path, format!("the tokenizer in the metadata is damaged: {error}"))
         })?;
         Ok(json)
     }
@@ -251,11 +242,7 @@ impl GgufFile {
     /// How the rows of a tensor were moved, with the numbers of this model.
     fn row_order(&self, sizes: &Sizes<'_, '_>, claim: &Claim<'_>, moved: Moved) -> Result<RowOrder> {
         let rows = claim.shape.first().copied().unwrap_or(0);
-        let fit = |problem: String| CheckpointError::Tensor {
-            path: self.path.clone(),
-            name: claim.name.to_owned(),
-            problem,
-        };
+        let fit = |problem: String| CheckpointError::tensor(&self.path, claim.name, problem);
         let heads = sizes.size("attention.head_count").map_err(fit)?;
         let key_heads = sizes.key_heads().map_err(fit)?;
         match moved {

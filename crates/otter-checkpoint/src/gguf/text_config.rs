@@ -1,9 +1,9 @@
 //! `text_config` of a language model, from the metadata of a llama.cpp file and the shapes of its tensors.
 
 use super::names::Architecture;
-use super::parse::{Header, Meta};
-use crate::pickle::printable;
-use crate::tensor::Dtype;
+use otter_formats::StoredDType;
+use otter_formats::gguf::{Header, Meta};
+use otter_formats::torch::printable;
 use serde_json::{Map, Value, json};
 
 /// Rotary settings of published LLaMA-3 models: factor, and context before the scaling.
@@ -258,7 +258,7 @@ impl Sizes<'_, '_> {
 
     fn rope_factors(&self) -> Option<Result<Vec<f32>, String>> {
         let claim = self.header.tensors.iter().find(|claim| claim.name == "rope_freqs.weight")?;
-        if claim.dtype != Dtype::F32 {
+        if claim.dtype != StoredDType::F32 {
             return Some(Err(format!("rope_freqs.weight has type {}; expected F32", claim.dtype)));
         }
         let bytes = &self.header.bytes[claim.bytes.clone()];

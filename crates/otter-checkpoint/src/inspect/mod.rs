@@ -16,7 +16,7 @@ use crate::facts::part::{is_input_table, is_output_table};
 use crate::gguf;
 use crate::inspect::source::Source;
 use crate::releases::{Candidate, ReleaseMatch, matching};
-use crate::tensor::{Dtype, TensorEntry};
+use otter_formats::{StoredDType, TensorEntry};
 use otter_model::config::OtterConfig;
 use otter_model::{FreezeRule, Otter};
 use serde_json::{Map, Value};
@@ -40,7 +40,7 @@ pub struct TensorSummary {
     /// Part of the model.
     pub part: Part,
     /// Element type in the file.
-    pub dtype: Dtype,
+    pub dtype: StoredDType,
     /// Length of each axis.
     pub shape: Vec<usize>,
     /// Number of elements.
@@ -61,7 +61,7 @@ pub struct PartSummary {
     /// Bytes in the files.
     pub bytes: usize,
     /// Element types and how many tensors have them.
-    pub dtypes: Vec<(Dtype, usize)>,
+    pub dtypes: Vec<(StoredDType, usize)>,
 }
 
 /// Parameters of the whole model by its configuration.
@@ -379,7 +379,7 @@ fn summaries(tensors: &[(String, TensorEntry)], tied: bool, tower: bool) -> Vec<
 fn part_sums(tensors: &[TensorSummary]) -> Vec<PartSummary> {
     let sum = |part: Part| {
         let own = || tensors.iter().filter(move |tensor| tensor.ignored.is_none() && tensor.part == part);
-        let mut dtypes: BTreeMap<&str, (Dtype, usize)> = BTreeMap::new();
+        let mut dtypes: BTreeMap<&str, (StoredDType, usize)> = BTreeMap::new();
         for tensor in own() {
             dtypes.entry(tensor.dtype.name()).or_insert((tensor.dtype, 0)).1 += 1;
         }

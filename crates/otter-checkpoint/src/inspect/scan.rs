@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::inspect::source::Source;
-use crate::tensor::{Dtype, TensorEntry};
+use otter_formats::{FormatError, TensorEntry};
 use otter_nn::NotFinite;
 use std::path::Path;
 
@@ -40,13 +40,13 @@ pub fn scan(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<NonFi
 
 /// Integers are finite.
 fn is_float(entry: &TensorEntry) -> bool {
-    matches!(entry.dtype, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::Bf16 | Dtype::Block(_))
+    entry.dtype.is_float()
 }
 
 fn scan_tensor(name: &str, entry: &TensorEntry, progress: &mut dyn FnMut(u64)) -> Result<Option<NonFinite>> {
     let mut found = NotFinite::default();
     let mut before = 0;
-    entry.for_each_f32(name, &mut |piece| {
+    entry.for_each_f32::<FormatError>(name, &mut |piece| {
         found.add(piece, before);
         before += piece.len() as u64;
         progress(before);

@@ -5,7 +5,8 @@ use crate::directory::text_file::{LONGEST_CONFIG, LONGEST_INDEX, read_json, read
 use crate::directory::weights::{WeightForm, Weights};
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
-use crate::tensor::TensorEntry;
+use otter_formats::FormatError;
+use otter_formats::TensorEntry;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fs;
@@ -71,8 +72,10 @@ impl Source {
             Ok(weights) => source.add(&weights),
             Err(error) => match &error {
                 CheckpointError::NoWeights { .. } => source.open_lone_file(path, error)?,
-                CheckpointError::Io { .. } if !source.open_some_shards(path)? => return Err(error),
-                CheckpointError::Io { .. } => {}
+                CheckpointError::File(FormatError::Io { .. }) if !source.open_some_shards(path)? => {
+                    return Err(error);
+                }
+                CheckpointError::File(FormatError::Io { .. }) => {}
                 _ => return Err(error),
             },
         }

@@ -129,7 +129,7 @@ impl Declared {
                 None | Some(Value::Null) => continue,
                 Some(other) => {
                     let problem = format!("`{key}` is {}; expected a list of tokens", short(other));
-                    return Err(CheckpointError::tokenizer(path, problem));
+                    return Err(CheckpointError::format(path, problem));
                 }
             };
             for token in tokens {
@@ -155,7 +155,7 @@ impl Declared {
                 Some(Value::Bool(value)) => Some(*value),
                 Some(other) => {
                     let problem = format!("`{key}` is {}; expected true or false", short(other));
-                    return Err(CheckpointError::tokenizer(path, problem));
+                    return Err(CheckpointError::format(path, problem));
                 }
             };
         }
@@ -168,11 +168,10 @@ impl Declared {
         let Value::Object(decoder) = decoder else {
             let problem =
                 format!("`added_tokens_decoder` is {}; expected an object of ids and tokens", short(decoder));
-            return Err(CheckpointError::tokenizer(path, problem));
+            return Err(CheckpointError::format(path, problem));
         };
         for (id, token) in decoder {
-            let wrong =
-                || CheckpointError::tokenizer(path, format!("`added_tokens_decoder.{id}` is no token"));
+            let wrong = || CheckpointError::format(path, format!("`added_tokens_decoder.{id}` is no token"));
             let id: u32 = id.parse().map_err(|_| wrong())?;
             let content = token_text(path, "added_tokens_decoder", token)?.ok_or_else(wrong)?;
             let flag = |key: &str, default: bool| token.get(key).and_then(Value::as_bool).unwrap_or(default);
@@ -191,9 +190,8 @@ impl Declared {
     fn read_added(&mut self, path: &Path, object: &Map<String, Value>) -> Result<()> {
         for (content, id) in object {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|_| !content.is_empty());
-            let id = id.ok_or_else(|| {
-                CheckpointError::tokenizer(path, "expected an object of token texts and ids")
-            })?;
+            let id =
+                id.ok_or_else(|| CheckpointError::format(path, "expected an object of token texts and ids"))?;
             let special = crate::tokenizer::load::is_structural(content) || self.special.contains(content);
             let token = AddedToken::from(content.as_str(), special).normalized(!special);
             self.add(path, id, token, ADDED_TOKENS)?;
@@ -208,7 +206,7 @@ impl Declared {
                 return Ok(());
             }
             let problem = format!("id {id} is `{content}` here but `{}` in {other}", known.content);
-            return Err(CheckpointError::tokenizer(path, problem));
+            return Err(CheckpointError::format(path, problem));
         }
         let same = self.added.iter().find(|(_, (known, _))| known.content == *content);
         if let Some((known, (_, other))) = same {
@@ -216,7 +214,7 @@ impl Declared {
                 "token `{content}` has id {id} here but {known} in {other}; keep the id that the weights were \
                  trained with"
             );
-            return Err(CheckpointError::tokenizer(path, problem));
+            return Err(CheckpointError::format(path, problem));
         }
         self.added.insert(id, (token, file));
         Ok(())
@@ -234,7 +232,7 @@ fn token_text<'v>(path: &Path, key: &str, token: &'v Value) -> Result<Option<&'v
     match text {
         Some("") => Ok(None),
         Some(text) => Ok(Some(text)),
-        None => Err(CheckpointError::tokenizer(
+        None => Err(CheckpointError::format(
             path,
             format!("`{key}` holds {}; expected a token text", short(token)),
         )),

@@ -5,16 +5,16 @@
 //! always taken from the files and never assumed.
 
 use crate::config::input_rules::InputRules;
-use crate::directory::text_file::{LONGEST_TOKENIZER, read_bounded, read_text};
+use crate::directory::text_file::{LONGEST_TOKENIZER, into_text, read_bounded, read_object, read_text};
 use crate::directory::trained_part::TrainedPart;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
-use crate::tokenizer::bpe::{self, MERGES, VOCABULARY};
 use crate::tokenizer::files::{Declared, TOKENIZER_CONFIG};
-use crate::tokenizer::json;
-use crate::tokenizer::sentencepiece::SentencePiece;
 use otter_data::prompt::END_OF_UTTERANCE_TOKEN;
 use otter_data::{BrokenToken, DataError, SpecialTokens, TextTokenizer};
+use otter_formats::tokenizer::SentencePiece;
+use otter_formats::tokenizer::bpe::{self, MERGES, VOCABULARY};
+use otter_formats::tokenizer::json;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tokenizers::models::ModelWrapper;
@@ -79,7 +79,7 @@ pub fn load_tokenizer(directory: &Path) -> Result<TextTokenizer> {
     let LoadedTokenizer { tokenizer, broken, .. } = read_tokenizer(directory)?;
     match broken.is_empty() {
         true => Ok(tokenizer),
-        false => Err(CheckpointError::tokenizer(directory, broken.join("\n  "))),
+        false => Err(CheckpointError::format(directory, broken.join("\n  "))),
     }
 }
 
@@ -101,7 +101,7 @@ pub fn read_tokenizer(directory: &Path) -> Result<LoadedTokenizer> {
             Base::open(&base, &declared)?.finish(declared)?
         }
     };
-    let refused = |error: DataError| CheckpointError::tokenizer(directory, error.to_string());
+    let refused = |error: DataError| CheckpointError::format(directory, error.to_string());
     if let Some(begins) = InputRules::of(directory)?.begin_token {
         loaded.tokenizer = loaded.tokenizer.with_begin_token(begins).map_err(refused)?;
     }
@@ -176,7 +176,7 @@ impl Base {
         } else if directory.join(VOCABULARY).is_file() && directory.join(MERGES).is_file() {
             Self::vocabulary_and_merges(directory, declared)
         } else {
-            Err(CheckpointError::tokenizer(
+            Err(CheckpointError::format(
                 directory,
                 "no tokenizer; expected tokenizer.json or tokenizer.model or vocab.json with merges.txt \
                  (copy them from the checkpoint's language model)",
@@ -195,7 +195,7 @@ impl Base {
                     "`added_tokens` gives `{content}` the id {listed}, but reading the file gives it {found}: it is listed \
                      twice, or ids before it are missing. Keep one entry, with the id that the weights were trained with"
                 );
-                return Err(CheckpointError::tokenizer(path, problem));
+                return Err(CheckpointError::format(path, problem));
             }
         }
         base.without_dropout();
@@ -216,15 +216,22 @@ impl Base {
     }
 
     fn vocabulary_and_merges(directory: &Path, declared: &Declared) -> Result<Self> {
-        let json = bpe::tokenizer_json(directory, declared)?.to_string();
-        let path = directory.join(VOCABULARY);
+        let (path, merges) = (directory.join(VOCABULARY), directory.join(MERGES));
+        let vocabulary = read_object(&path, LONGEST_TOKENIZER)?;
+        let text = into_text(&merges, read_text(&merges, LONGEST_TOKENIZER)?)?;
+        let options = bpe::Options {
+            add_prefix_space: declared.add_prefix_space.unwrap_or(false),
+            normalize: declared.class.as_deref().is_some_and(|class| class.starts_with("GPTNeoX")),
+            begin: declared.begin.as_deref().filter(|_| declared.add_begin == Some(true)),
+        };
+        let json = bpe::tokenizer_json([&path, &merges], vocabulary, &text, &options)?.to_string();
         let base = Self::build(&path, TokenizerForm::VocabularyAndMerges, json.as_bytes())?;
         Ok(Self { json: Some(json), ..base })
     }
 
     fn build(path: &Path, form: TokenizerForm, json: &[u8]) -> Result<Self> {
         let tokenizer = json::parse(json)
-            .map_err(|error| CheckpointError::tokenizer(path, format!("not a tokenizer: {error}")))?;
+            .map_err(|error| CheckpointError::format(path, format!("not a tokenizer: {error}")))?;
         let path = path.to_path_buf();
         Ok(Self { path, form, tokenizer, json: None, ends: (None, None), warnings: Vec::new() })
     }
@@ -262,7 +269,7 @@ impl Base {
     /// The slow tokenizer of Python would read the other file.
     fn compare_with_sentencepiece(&mut self, path: &Path) {
         let model =
-            read_bounded(path, LONGEST_TOKENIZER).and_then(|bytes| SentencePiece::parse(path, &bytes));
+            read_bounded(path, LONGEST_TOKENIZER).and_then(|bytes| Ok(SentencePiece::parse(path, &bytes)?));
         let own = self.tokenizer.get_vocab_size(false);
         match model {
             Ok(model) if model.len() != own => self.warnings.push(format!(
@@ -289,7 +296,7 @@ impl Base {
             if found != Some(id) {
                 let found = found.map_or("none".to_owned(), |id| id.to_string());
                 let (content, own) = (&token.content, self.form);
-                return Err(CheckpointError::tokenizer(
+                return Err(CheckpointError::format(
                     &self.path,
                     format!(
                         "token `{content}` has id {found} by {own}, but {file} gives {id}; ids of added tokens follow \
@@ -329,7 +336,7 @@ impl Base {
     /// Adds a token, or gives one that is there already these settings.
     fn put(&mut self, token: AddedToken) -> Result<()> {
         let added = self.tokenizer.add_tokens([token]);
-        added.map(|_| ()).map_err(|error| CheckpointError::tokenizer(&self.path, error.to_string()))
+        added.map(|_| ()).map_err(|error| CheckpointError::format(&self.path, error.to_string()))
     }
 
     /// The id of an added token.
@@ -348,7 +355,7 @@ impl Base {
         self.add_declared(&declared)?;
         let required = |text: &str| {
             self.added_id(text).ok_or_else(|| {
-                CheckpointError::tokenizer(
+                CheckpointError::format(
                     &self.path,
                     format!(
                         "the special token `{text}` is missing; expected among `added_tokens` of tokenizer.json, or \

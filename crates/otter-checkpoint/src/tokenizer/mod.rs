@@ -1,8 +1,5 @@
 //! The tokenizer of a checkpoint: which of its files say it, which ids its structural tokens have, and writing it back.
 
-pub(crate) mod bpe;
 pub(crate) mod files;
-pub(crate) mod json;
 pub(crate) mod load;
-pub(crate) mod sentencepiece;
 pub(crate) mod write;

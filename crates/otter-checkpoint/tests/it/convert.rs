@@ -9,7 +9,7 @@ use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, KeepF32, OutputFormat, convert,
 };
 use otter_checkpoint::{
-    Dtype, GgufQuantization, Kind, SaveDtype, TokenOrder, TorchTensor, Weights, inspect, load_model,
+    GgufQuantization, Kind, NewTensor, SaveDtype, StoredDType, TokenOrder, Weights, inspect, load_model,
     load_tokenizer, write_torch,
 };
 use otter_nn::Device;
@@ -261,7 +261,7 @@ fn types_change_as_asked() {
         assert_eq!(&entry.shape, shape);
         let kept = ["norm", "_gate", "feed_forward.0."].iter().any(|part| name.contains(part))
             && !name.contains("gate_proj");
-        assert_eq!(entry.dtype, if kept { Dtype::F32 } else { Dtype::Bf16 }, "{name}");
+        assert_eq!(entry.dtype, if kept { StoredDType::F32 } else { StoredDType::Bf16 }, "{name}");
         let floats: Vec<f32> =
             bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         let expected: Vec<f32> = match kept {
@@ -270,7 +270,7 @@ fn types_change_as_asked() {
         };
         assert_eq!(halves.read_f32(name).unwrap(), expected, "{name}");
         // Aligned, so that it can be used in the mapped file.
-        assert!(entry.dtype != Dtype::F32 || entry.mapped_f32().is_some(), "{name}");
+        assert!(entry.dtype != StoredDType::F32 || entry.mapped_f32().is_some(), "{name}");
     }
     // Widening back gives the rounded values exactly; integers would stay.
     let wide = place.path().join("wide");
@@ -724,8 +724,10 @@ fn wrapped_checkpoints_load_in_every_form() {
         assert_eq!(content(&out), original);
         // As a PyTorch file, and as shards.
         fs::remove_file(directory.join("model.safetensors")).unwrap();
-        let entries: Vec<TorchTensor<'_>> =
-            wrapped.iter().map(|(name, shape, _)| TorchTensor { name, dtype: Dtype::F32, shape }).collect();
+        let entries: Vec<NewTensor<'_>> = wrapped
+            .iter()
+            .map(|(name, shape, _)| NewTensor { name, dtype: StoredDType::F32, shape })
+            .collect();
         write_torch(&directory.join("pytorch_model.bin"), &entries, None, &mut |at, out| {
             wrapped[at].2.iter().for_each(|value| out.write_all(&value.to_le_bytes()).unwrap());
             Ok(())
@@ -819,7 +821,7 @@ fn success_means_that_the_result_loads() {
 fn blocks_of_a_gguf_file_are_copied() {
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
-    let raw = |path: &Path| -> BTreeMap<String, (Dtype, Vec<u8>)> {
+    let raw = |path: &Path| -> BTreeMap<String, (StoredDType, Vec<u8>)> {
         let weights = Weights::open(path).unwrap();
         let names: Vec<&str> = weights.names().collect();
         let bytes = |name: &str| {
@@ -832,7 +834,7 @@ fn blocks_of_a_gguf_file_are_copied() {
         let first = path("first.gguf");
         let options = ConvertOptions::new(golden("llama/checkpoint"), &first);
         run(&ConvertOptions { quantization: Some(quantization), ..options });
-        let blocks = raw(&first).values().filter(|(dtype, _)| matches!(dtype, Dtype::Block(_))).count();
+        let blocks = raw(&first).values().filter(|(dtype, _)| dtype.is_block()).count();
         assert!(blocks > 10, "{blocks}");
         for again in [None, Some(quantization)] {
             let second = path("second.gguf");
@@ -847,7 +849,7 @@ fn blocks_of_a_gguf_file_are_copied() {
     let report = run(&ConvertOptions { quantization: Some(GgufQuantization::Q4_0), ..options.clone() });
     assert!(!report.quantised.is_empty());
     convert(&ConvertOptions { quantization: Some(GgufQuantization::F32), ..options }, &mut |_| {}).unwrap();
-    assert!(raw(&wide).values().all(|(dtype, _)| *dtype == Dtype::F32));
+    assert!(raw(&wide).values().all(|(dtype, _)| *dtype == StoredDType::F32));
 }
 
 /// Optimiser state goes, weights stay; the wrapper prefix too.

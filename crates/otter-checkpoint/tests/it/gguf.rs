@@ -3,7 +3,7 @@
 use crate::common::gguf::{Meta, Tensor, gguf_bytes, moved, scores, vocabulary};
 use crate::common::golden;
 use otter_checkpoint::{
-    BlockFormat, Checkpoint, Dtype, GgufFile, GgufOptions, GgufQuantization, WeightForm, Weights, load_model,
+    Checkpoint, GgufFile, GgufOptions, GgufQuantization, StoredDType, WeightForm, Weights, load_model,
     load_tokenizer, save_gguf,
 };
 use otter_nn::Device;
@@ -19,7 +19,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 /// Every parameter of a checkpoint and of its copy.
-fn compare(source: &Path, copy: &Path, same: impl Fn(&str, &Dtype, &[f32], &[f32])) {
+fn compare(source: &Path, copy: &Path, same: impl Fn(&str, &StoredDType, &[f32], &[f32])) {
     let (source, copy) = (load_model(source, Device::Cpu).unwrap(), Checkpoint::open(copy).unwrap());
     assert_eq!(source.config.model, copy.config.model);
     for parameter in source.parameters.iter() {
@@ -50,11 +50,11 @@ fn whole_otters_come_back() {
             compare(&directory, &path, |name, dtype, source, copy| {
                 let largest = source.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
                 let allowed = match dtype {
-                    Dtype::F32 => 0.0,
-                    Dtype::F16 => largest * 2f32.powi(-11) + 1e-7,
-                    Dtype::Bf16 => largest * 2f32.powi(-8),
-                    Dtype::Block(BlockFormat::Q8_0) => largest / 250.0,
-                    Dtype::Block(_) => largest / 7.9,
+                    StoredDType::F32 => 0.0,
+                    StoredDType::F16 => largest * 2f32.powi(-11) + 1e-7,
+                    StoredDType::Bf16 => largest * 2f32.powi(-8),
+                    StoredDType::Q8_0 => largest / 250.0,
+                    block if block.is_block() => largest / 7.9,
                     other => panic!("{name} is {other}"),
                 };
                 for (a, b) in source.iter().zip(copy) {
@@ -76,7 +76,7 @@ fn blocks_that_are_not_finite_are_refused() {
     let options = GgufOptions { quantization: GgufQuantization::Q8_0, ..GgufOptions::default() };
     save_gguf(&path, &Checkpoint::open(&golden("llama/checkpoint")).unwrap(), &options).unwrap();
     let weights = Weights::open(&path).unwrap();
-    let is_block = |name: &&str| matches!(weights.get(name).unwrap().dtype, Dtype::Block(_));
+    let is_block = |name: &&str| weights.get(name).unwrap().dtype.is_block();
     let name = weights.names().find(is_block).unwrap().to_owned();
     let scale = weights.get(&name).unwrap().location.bytes.start;
     drop(weights);

@@ -2,7 +2,7 @@
 
 use crate::common::convert;
 use otter_checkpoint::{
-    Checkpoint, CheckpointConfig, Dtype, NamedTensor, SaveDtype, SaveOptions, WeightForm, Weights,
+    Checkpoint, CheckpointConfig, NamedTensor, SaveDtype, SaveOptions, StoredDType, WeightForm, Weights,
     initialise_checkpoint, save_checkpoint,
 };
 use otter_model::Otter;
@@ -105,7 +105,7 @@ fn half_precision_rounds_and_refuses_what_does_not_fit() {
     let target = place.path().join("model");
     let data = vec![("a", vec![4], vec![1.0f32, 0.1, -3.5, 60000.0])];
     for (dtype, stored, torch) in
-        [(SaveDtype::F16, Dtype::F16, "float16"), (SaveDtype::Bf16, Dtype::Bf16, "bfloat16")]
+        [(SaveDtype::F16, StoredDType::F16, "float16"), (SaveDtype::Bf16, StoredDType::Bf16, "bfloat16")]
     {
         save(&target, &data, &SaveOptions { dtype, ..SaveOptions::default() });
         let weights = Weights::open(&target).unwrap();
@@ -122,7 +122,7 @@ fn half_precision_rounds_and_refuses_what_does_not_fit() {
     let options = SaveOptions { dtype: SaveDtype::F16, ..SaveOptions::default() };
     let error = save_checkpoint(&target, &config(), named(&large), &options).unwrap_err().to_string();
     assert!(error.contains("`b`") && error.contains("70000"), "{error}");
-    assert_eq!(Weights::open(&target).unwrap().get("a").unwrap().dtype, Dtype::Bf16);
+    assert_eq!(Weights::open(&target).unwrap().get("a").unwrap().dtype, StoredDType::Bf16);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
 }
 

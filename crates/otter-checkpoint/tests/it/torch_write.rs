@@ -1,10 +1,10 @@
 //! PyTorch files we write: our reader finds the same tensors, bit for bit.
 
 use crate::common::golden;
-use otter_checkpoint::{Dtype, Result, TorchTensor, Weights, write_torch};
+use otter_checkpoint::{NewTensor, Result, StoredDType, Weights, write_torch};
 use std::path::Path;
 
-fn write(path: &Path, tensors: &[TorchTensor<'_>], prefix: Option<&str>, data: &[Vec<u8>]) -> Result<()> {
+fn write(path: &Path, tensors: &[NewTensor<'_>], prefix: Option<&str>, data: &[Vec<u8>]) -> Result<()> {
     write_torch(path, tensors, prefix, &mut |index, out| {
         // In small pieces, as a converter gives them.
         for piece in data[index].chunks(5) {
@@ -18,19 +18,19 @@ fn write(path: &Path, tensors: &[TorchTensor<'_>], prefix: Option<&str>, data: &
 fn every_type_and_shape_comes_back() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("weights.bin");
-    let shapes: [(Dtype, &[usize]); 8] = [
-        (Dtype::F32, &[3, 300]),
-        (Dtype::F16, &[1]),
-        (Dtype::Bf16, &[2, 1, 4]),
-        (Dtype::F64, &[]),
-        (Dtype::I64, &[70_000]),
-        (Dtype::I32, &[0, 5]),
-        (Dtype::U8, &[7]),
-        (Dtype::Bool, &[2, 2]),
+    let shapes: [(StoredDType, &[usize]); 8] = [
+        (StoredDType::F32, &[3, 300]),
+        (StoredDType::F16, &[1]),
+        (StoredDType::Bf16, &[2, 1, 4]),
+        (StoredDType::F64, &[]),
+        (StoredDType::I64, &[70_000]),
+        (StoredDType::I32, &[0, 5]),
+        (StoredDType::U8, &[7]),
+        (StoredDType::Bool, &[2, 2]),
     ];
     let names: Vec<String> = (0..shapes.len()).map(|number| format!("layer.{number}.weight")).collect();
-    let tensors: Vec<TorchTensor<'_>> =
-        names.iter().zip(&shapes).map(|(name, &(dtype, shape))| TorchTensor { name, dtype, shape }).collect();
+    let tensors: Vec<NewTensor<'_>> =
+        names.iter().zip(&shapes).map(|(name, &(dtype, shape))| NewTensor { name, dtype, shape }).collect();
     let data: Vec<Vec<u8>> = tensors
         .iter()
         .map(|tensor| {
@@ -60,9 +60,9 @@ fn the_original_and_its_copy_hold_the_same() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("pytorch_model.bin");
     let names: Vec<&str> = source.names().collect();
-    let tensors: Vec<TorchTensor<'_>> = names
+    let tensors: Vec<NewTensor<'_>> = names
         .iter()
-        .map(|&name| TorchTensor { name, dtype: Dtype::F32, shape: &source.get(name).unwrap().shape })
+        .map(|&name| NewTensor { name, dtype: StoredDType::F32, shape: &source.get(name).unwrap().shape })
         .filter(|tensor| source.read_f32(tensor.name).is_ok())
         .collect();
     let data: Vec<Vec<u8>> = tensors
@@ -84,8 +84,8 @@ fn what_does_not_fit_leaves_the_old_file() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("weights.bin");
     std::fs::write(&path, b"old").unwrap();
-    let tensor = |name, shape| TorchTensor { name, dtype: Dtype::F32, shape };
-    let cases: [(&[TorchTensor<'_>], usize, &str); 4] = [
+    let tensor = |name, shape| NewTensor { name, dtype: StoredDType::F32, shape };
+    let cases: [(&[NewTensor<'_>], usize, &str); 4] = [
         (&[tensor("a", &[2])], 7, "7 bytes were given for shape [2] of F32, which takes 8"),
         (&[tensor("a", &[2])], 9, "are left"),
         (&[tensor("a", &[2]), tensor("a", &[2])], 8, "already used"),

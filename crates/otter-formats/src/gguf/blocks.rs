@@ -1,133 +1,42 @@
 //! Block formats of GGML: a run of 32 or 256 consecutive elements of a row shares scales. Here they are widened
 //! to 32-bit floats; `quantize.rs` makes some of them. Layouts: `ggml-common.h` of the GGML project.
 
+use crate::dtype::StoredDType;
 use half::f16;
-use otter_nn::QuantisedFormat;
 
-/// A block format. Elements a block and bytes a block are in [`BlockFormat::shape`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BlockFormat {
-    /// 4 bits, one scale for 32 elements.
-    Q4_0,
-    /// 4 bits, scale and minimum for 32 elements.
-    Q4_1,
-    /// 5 bits, one scale for 32 elements.
-    Q5_0,
-    /// 5 bits, scale and minimum for 32 elements.
-    Q5_1,
-    /// 8 bits, one scale for 32 elements.
-    Q8_0,
-    /// 2 bits, 4-bit scales and minima for each 16 of 256 elements.
-    Q2K,
-    /// 3 bits, 6-bit scales for each 16 of 256 elements.
-    Q3K,
-    /// 4 bits, 6-bit scales and minima for each 32 of 256 elements.
-    Q4K,
-    /// 5 bits, 6-bit scales and minima for each 32 of 256 elements.
-    Q5K,
-    /// 6 bits, 8-bit scales for each 16 of 256 elements.
-    Q6K,
-}
-
-/// Elements of the largest block.
-pub(crate) const LARGEST_BLOCK: usize = 256;
-
-impl BlockFormat {
-    /// Every format.
-    pub const ALL: [Self; 10] = [
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q8_0,
-        Self::Q2K,
-        Self::Q3K,
-        Self::Q4K,
-        Self::Q5K,
-        Self::Q6K,
-    ];
-
-    /// Elements and bytes of a block.
-    pub fn shape(self) -> (usize, usize) {
-        match self {
-            Self::Q4_0 => (32, 18),
-            Self::Q4_1 => (32, 20),
-            Self::Q5_0 => (32, 22),
-            Self::Q5_1 => (32, 24),
-            Self::Q8_0 => (32, 34),
-            Self::Q2K => (256, 84),
-            Self::Q3K => (256, 110),
-            Self::Q4K => (256, 144),
-            Self::Q5K => (256, 176),
-            Self::Q6K => (256, 210),
-        }
-    }
-
-    /// GGML's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q4_0 => "Q4_0",
-            Self::Q4_1 => "Q4_1",
-            Self::Q5_0 => "Q5_0",
-            Self::Q5_1 => "Q5_1",
-            Self::Q8_0 => "Q8_0",
-            Self::Q2K => "Q2_K",
-            Self::Q3K => "Q3_K",
-            Self::Q4K => "Q4_K",
-            Self::Q5K => "Q5_K",
-            Self::Q6K => "Q6_K",
-        }
-    }
-
-    /// The format of kernels that multiply with these blocks as they are.
-    pub fn quantised(self) -> Option<QuantisedFormat> {
-        match self {
-            Self::Q8_0 => Some(QuantisedFormat::Q8_0),
-            Self::Q4K => Some(QuantisedFormat::Q4K),
-            _ => None,
-        }
-    }
-
-    /// Bytes of so many elements, which must be whole blocks.
-    pub fn bytes_of(self, elements: usize) -> Option<usize> {
-        let (length, bytes) = self.shape();
-        elements.is_multiple_of(length).then(|| (elements / length).checked_mul(bytes)).flatten()
-    }
-
-    /// Widens whole blocks. `bytes` and `out` must belong to the same number of blocks.
-    pub(crate) fn widen(self, bytes: &[u8], out: &mut [f32]) {
-        let (length, size) = self.shape();
-        debug_assert_eq!(bytes.len() / size * length, out.len());
-        for (block, out) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(length)) {
-            match self {
-                Self::Q4_0 => widen_nibbles(&block[2..], None, out, scale(block, 0), -8.0),
-                Self::Q4_1 => {
-                    widen_nibbles(&block[4..], None, out, scale(block, 0), 0.0);
-                    out.iter_mut().for_each(|value| *value += scale(block, 2));
-                }
-                Self::Q5_0 => {
-                    widen_nibbles(&block[6..], Some(bits(block, 2)), out, scale(block, 0), -16.0);
-                }
-                Self::Q5_1 => {
-                    widen_nibbles(&block[8..], Some(bits(block, 4)), out, scale(block, 0), 0.0);
-                    out.iter_mut().for_each(|value| *value += scale(block, 2));
-                }
-                Self::Q8_0 => {
-                    let scale = scale(block, 0);
-                    for (value, &byte) in out.iter_mut().zip(&block[2..]) {
-                        *value = scale * f32::from(byte as i8);
-                    }
-                }
-                Self::Q2K => widen_q2(block, out),
-                Self::Q3K => widen_q3(block, out),
-                Self::Q4K => widen_q4_q5(&block[..16], None, &block[16..], out),
-                Self::Q5K => widen_q4_q5(&block[..16], Some(&block[16..48]), &block[48..], out),
-                Self::Q6K => widen_q6(block, out),
+/// Widens whole blocks. `bytes` and `out` must belong to the same number of blocks.
+pub fn widen_blocks(format: StoredDType, bytes: &[u8], out: &mut [f32]) {
+    let (length, size) = format.block();
+    debug_assert_eq!(bytes.len() / size * length, out.len());
+    for (block, out) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(length)) {
+        match format {
+            StoredDType::Q4_0 => widen_nibbles(&block[2..], None, out, scale(block, 0), -8.0),
+            StoredDType::Q4_1 => {
+                widen_nibbles(&block[4..], None, out, scale(block, 0), 0.0);
+                out.iter_mut().for_each(|value| *value += scale(block, 2));
             }
+            StoredDType::Q5_0 => {
+                widen_nibbles(&block[6..], Some(bits(block, 2)), out, scale(block, 0), -16.0);
+            }
+            StoredDType::Q5_1 => {
+                widen_nibbles(&block[8..], Some(bits(block, 4)), out, scale(block, 0), 0.0);
+                out.iter_mut().for_each(|value| *value += scale(block, 2));
+            }
+            StoredDType::Q8_0 => {
+                let scale = scale(block, 0);
+                for (value, &byte) in out.iter_mut().zip(&block[2..]) {
+                    *value = scale * f32::from(byte as i8);
+                }
+            }
+            StoredDType::Q2K => widen_q2(block, out),
+            StoredDType::Q3K => widen_q3(block, out),
+            StoredDType::Q4K => widen_q4_q5(&block[..16], None, &block[16..], out),
+            StoredDType::Q5K => widen_q4_q5(&block[..16], Some(&block[16..48]), &block[48..], out),
+            StoredDType::Q6K => widen_q6(block, out),
+            _ => debug_assert!(false, "{format} is no block format"),
         }
     }
 }
-
 /// The half-precision number at a byte of a block.
 fn scale(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
@@ -228,8 +137,8 @@ mod tests {
     use super::*;
 
     /// Bytes of a block with scales that are powers of two, so that all values are exact.
-    fn block(format: BlockFormat) -> Vec<u8> {
-        let (_, size) = format.shape();
+    fn block(format: StoredDType) -> Vec<u8> {
+        let (_, size) = format.block();
         let mut state = 12345u32;
         let mut bytes: Vec<u8> = (0..size)
             .map(|_| {
@@ -238,13 +147,14 @@ mod tests {
             })
             .collect();
         let halves: &[(usize, f32)] = match format {
-            BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 => &[(0, 0.5)],
-            BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => {
+            StoredDType::Q4_0 | StoredDType::Q5_0 | StoredDType::Q8_0 => &[(0, 0.5)],
+            StoredDType::Q4_1 | StoredDType::Q5_1 | StoredDType::Q4K | StoredDType::Q5K => {
                 &[(0, 0.5), (2, 0.25)]
             }
-            BlockFormat::Q2K => &[(80, 0.5), (82, 0.25)],
-            BlockFormat::Q3K => &[(108, 0.5)],
-            BlockFormat::Q6K => &[(208, 0.5)],
+            StoredDType::Q2K => &[(80, 0.5), (82, 0.25)],
+            StoredDType::Q3K => &[(108, 0.5)],
+            StoredDType::Q6K => &[(208, 0.5)],
+            other => panic!("{other} is no block format"),
         };
         for &(at, value) in halves {
             bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
@@ -252,14 +162,14 @@ mod tests {
         bytes
     }
 
-    fn widened(format: BlockFormat, bytes: &[u8]) -> Vec<f32> {
-        let mut out = vec![0.0; bytes.len() / format.shape().1 * format.shape().0];
-        format.widen(bytes, &mut out);
+    fn widened(format: StoredDType, bytes: &[u8]) -> Vec<f32> {
+        let mut out = vec![0.0; bytes.len() / format.block().1 * format.block().0];
+        widen_blocks(format, bytes, &mut out);
         out
     }
 
     /// Element `i` of a block by the description of the format alone: bit positions, no loops over groups.
-    fn element(format: BlockFormat, b: &[u8], i: usize) -> f32 {
+    fn element(format: StoredDType, b: &[u8], i: usize) -> f32 {
         let half = |at: usize| f64::from(f16::from_le_bytes([b[at], b[at + 1]]).to_f32());
         let bit = |byte: usize, shift: usize, width: u32| {
             f64::from(u32::from(b[byte]) >> shift & (2u32.pow(width) - 1))
@@ -278,48 +188,49 @@ mod tests {
             }
         };
         let value = match format {
-            BlockFormat::Q4_0 => half(0) * (nibble(2) - 8.0),
-            BlockFormat::Q4_1 => half(0) * nibble(4) + half(2),
-            BlockFormat::Q5_0 => half(0) * (nibble(6) + fifth(2) - 16.0),
-            BlockFormat::Q5_1 => half(0) * (nibble(8) + fifth(4)) + half(2),
-            BlockFormat::Q8_0 => half(0) * f64::from(b[2 + i] as i8),
-            BlockFormat::Q2K => {
+            StoredDType::Q4_0 => half(0) * (nibble(2) - 8.0),
+            StoredDType::Q4_1 => half(0) * nibble(4) + half(2),
+            StoredDType::Q5_0 => half(0) * (nibble(6) + fifth(2) - 16.0),
+            StoredDType::Q5_1 => half(0) * (nibble(8) + fifth(4)) + half(2),
+            StoredDType::Q8_0 => half(0) * f64::from(b[2 + i] as i8),
+            StoredDType::Q2K => {
                 let value = bit(16 + 32 * n + l, 2 * q, 2);
                 half(80) * bit(i / 16, 0, 4) * value - half(82) * bit(i / 16, 4, 4)
             }
-            BlockFormat::Q3K => {
+            StoredDType::Q3K => {
                 let value = bit(32 + 32 * n + l, 2 * q, 2) + 4.0 * bit(l, i / 32, 1) - 4.0;
                 let group = i / 16;
                 let low = bit(96 + group % 8, group / 8 * 4, 4);
                 let scale = low + 16.0 * bit(104 + group % 4, group / 4 * 2, 2) - 32.0;
                 half(108) * scale * value
             }
-            BlockFormat::Q4K => {
+            StoredDType::Q4K => {
                 let (scale, minimum) = packed(4, i / 32);
                 half(0) * scale * bit(16 + i / 64 * 32 + l, i / 32 % 2 * 4, 4) - half(2) * minimum
             }
-            BlockFormat::Q5K => {
+            StoredDType::Q5K => {
                 let (scale, minimum) = packed(4, i / 32);
                 let value = bit(48 + i / 64 * 32 + l, i / 32 % 2 * 4, 4) + 16.0 * bit(16 + l, i / 32, 1);
                 half(0) * scale * value - half(2) * minimum
             }
-            BlockFormat::Q6K => {
+            StoredDType::Q6K => {
                 let low = bit(64 * n + 32 * (q % 2) + l, q / 2 * 4, 4);
                 let value = low + 16.0 * bit(128 + 32 * n + l, 2 * q, 2) - 32.0;
                 half(208) * f64::from(b[192 + i / 16] as i8) * value
             }
+            other => panic!("{other} is no block format"),
         };
         value as f32
     }
 
     #[test]
     fn blocks_are_what_their_description_says() {
-        for format in BlockFormat::ALL {
+        for format in StoredDType::ALL.into_iter().filter(|format| format.is_block()) {
             let one = block(format);
             let mut two = one.clone();
             two.extend(one.iter().rev().copied().collect::<Vec<_>>());
             // The reversed bytes may hold any scale, also not a number.
-            let (length, size) = format.shape();
+            let (length, size) = format.block();
             let out = widened(format, &two);
             for at in 0..length {
                 assert_eq!(out[at], element(format, &one, at), "{} {at}", format.name());
@@ -333,16 +244,16 @@ mod tests {
     #[test]
     fn sums_of_the_reference_implementation() {
         let expected = [
-            (BlockFormat::Q4_0, 27.0),
-            (BlockFormat::Q4_1, 2285.0),
-            (BlockFormat::Q5_0, -47.5),
-            (BlockFormat::Q5_1, 4684.0),
-            (BlockFormat::Q8_0, 7939.5),
-            (BlockFormat::Q2K, 145686.5),
-            (BlockFormat::Q3K, -84470.5),
-            (BlockFormat::Q4K, 3473405.0),
-            (BlockFormat::Q5K, 6950271.5),
-            (BlockFormat::Q6K, -2032613.5),
+            (StoredDType::Q4_0, 27.0),
+            (StoredDType::Q4_1, 2285.0),
+            (StoredDType::Q5_0, -47.5),
+            (StoredDType::Q5_1, 4684.0),
+            (StoredDType::Q8_0, 7939.5),
+            (StoredDType::Q2K, 145686.5),
+            (StoredDType::Q3K, -84470.5),
+            (StoredDType::Q4K, 3473405.0),
+            (StoredDType::Q5K, 6950271.5),
+            (StoredDType::Q6K, -2032613.5),
         ];
         for (format, sum) in expected {
             let values = widened(format, &block(format));
@@ -353,8 +264,8 @@ mod tests {
 
     #[test]
     fn sizes_are_whole_blocks() {
-        assert_eq!(BlockFormat::Q4K.bytes_of(512), Some(288));
-        assert_eq!(BlockFormat::Q4K.bytes_of(500), None);
-        assert_eq!(BlockFormat::Q8_0.bytes_of(usize::MAX / 32 * 32), None);
+        assert_eq!(StoredDType::Q4K.bytes_of(512), Some(288));
+        assert_eq!(StoredDType::Q4K.bytes_of(500), None);
+        assert_eq!(StoredDType::Q8_0.bytes_of(usize::MAX / 32 * 32), None);
     }
 }

@@ -1,17 +1,18 @@
 //! The beginning of a GGUF file, versions 2 and 3: metadata, then what each tensor is called, its shape and type,
 //! and where its bytes lie. Nothing is copied; every count is checked against the bytes that are there.
 
-use super::blocks::BlockFormat;
-use crate::pickle::{checked_name, printable};
-use crate::tensor::{Dtype, checked_elements};
+use crate::dtype::StoredDType;
+use crate::stored_tensor::checked_elements;
+use crate::torch::{checked_name, printable};
 use std::collections::HashSet;
 use std::ops::Range;
 
 /// First bytes of every file.
-pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
+pub const MAGIC: [u8; 4] = *b"GGUF";
 /// The format's own limit.
 pub(super) const MOST_AXES: usize = 4;
-pub(super) const DEFAULT_ALIGNMENT: usize = 32;
+/// Where a tensor may begin unless `general.alignment` says otherwise.
+pub const DEFAULT_ALIGNMENT: usize = 32;
 /// Metadata key of another alignment.
 const ALIGNMENT: &str = "general.alignment";
 const LARGEST_ALIGNMENT: usize = 1 << 16;
@@ -21,25 +22,25 @@ const MOST: u64 = 1 << 16;
 const DEEPEST: usize = 4;
 
 /// GGML's type numbers.
-const TYPES: [(u32, Dtype); 18] = [
-    (0, Dtype::F32),
-    (1, Dtype::F16),
-    (2, Dtype::Block(BlockFormat::Q4_0)),
-    (3, Dtype::Block(BlockFormat::Q4_1)),
-    (6, Dtype::Block(BlockFormat::Q5_0)),
-    (7, Dtype::Block(BlockFormat::Q5_1)),
-    (8, Dtype::Block(BlockFormat::Q8_0)),
-    (10, Dtype::Block(BlockFormat::Q2K)),
-    (11, Dtype::Block(BlockFormat::Q3K)),
-    (12, Dtype::Block(BlockFormat::Q4K)),
-    (13, Dtype::Block(BlockFormat::Q5K)),
-    (14, Dtype::Block(BlockFormat::Q6K)),
-    (24, Dtype::I8),
-    (25, Dtype::I16),
-    (26, Dtype::I32),
-    (27, Dtype::I64),
-    (28, Dtype::F64),
-    (30, Dtype::Bf16),
+const TYPES: [(u32, StoredDType); 18] = [
+    (0, StoredDType::F32),
+    (1, StoredDType::F16),
+    (2, StoredDType::Q4_0),
+    (3, StoredDType::Q4_1),
+    (6, StoredDType::Q5_0),
+    (7, StoredDType::Q5_1),
+    (8, StoredDType::Q8_0),
+    (10, StoredDType::Q2K),
+    (11, StoredDType::Q3K),
+    (12, StoredDType::Q4K),
+    (13, StoredDType::Q5K),
+    (14, StoredDType::Q6K),
+    (24, StoredDType::I8),
+    (25, StoredDType::I16),
+    (26, StoredDType::I32),
+    (27, StoredDType::I64),
+    (28, StoredDType::F64),
+    (30, StoredDType::Bf16),
 ];
 
 /// Names of the types that are not read here.
@@ -70,52 +71,58 @@ const OTHER_TYPES: [(u32, &str); 23] = [
 ];
 
 /// GGML's number of a type that is stored in GGUF files.
-pub(super) fn type_number(dtype: Dtype) -> Option<u32> {
+pub(super) fn type_number(dtype: StoredDType) -> Option<u32> {
     TYPES.iter().find(|(_, known)| *known == dtype).map(|(number, _)| *number)
 }
 
 /// Numbers of the metadata types.
 pub(super) mod kind {
-    pub(in super::super) const U8: u32 = 0;
-    pub(in super::super) const I8: u32 = 1;
-    pub(in super::super) const U16: u32 = 2;
-    pub(in super::super) const I16: u32 = 3;
-    pub(in super::super) const U32: u32 = 4;
-    pub(in super::super) const I32: u32 = 5;
-    pub(in super::super) const F32: u32 = 6;
-    pub(in super::super) const BOOL: u32 = 7;
-    pub(in super::super) const TEXT: u32 = 8;
-    pub(in super::super) const LIST: u32 = 9;
-    pub(in super::super) const U64: u32 = 10;
-    pub(in super::super) const I64: u32 = 11;
-    pub(in super::super) const F64: u32 = 12;
+    pub(in crate::gguf) const U8: u32 = 0;
+    pub(in crate::gguf) const I8: u32 = 1;
+    pub(in crate::gguf) const U16: u32 = 2;
+    pub(in crate::gguf) const I16: u32 = 3;
+    pub(in crate::gguf) const U32: u32 = 4;
+    pub(in crate::gguf) const I32: u32 = 5;
+    pub(in crate::gguf) const F32: u32 = 6;
+    pub(in crate::gguf) const BOOL: u32 = 7;
+    pub(in crate::gguf) const TEXT: u32 = 8;
+    pub(in crate::gguf) const LIST: u32 = 9;
+    pub(in crate::gguf) const U64: u32 = 10;
+    pub(in crate::gguf) const I64: u32 = 11;
+    pub(in crate::gguf) const F64: u32 = 12;
 }
 
 /// A value of the metadata.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Meta<'a> {
+pub enum Meta<'a> {
+    /// An integer of any width.
     Int(i128),
+    /// A float of either width.
     Float(f64),
+    /// True or false.
     Bool(bool),
+    /// A text.
     Text(&'a str),
+    /// Items of one type.
     List(List<'a>),
 }
 
 /// Items that were walked over but not taken apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct List<'a> {
+pub struct List<'a> {
     item: u32,
     count: usize,
     bytes: &'a [u8],
 }
 
 impl<'a> List<'a> {
-    pub(super) fn len(&self) -> usize {
+    /// Number of items.
+    pub fn len(&self) -> usize {
         self.count
     }
 
     /// The items one after another; lists within the list end it with an error.
-    pub(super) fn items(self) -> impl Iterator<Item = Result<Meta<'a>, String>> {
+    pub fn items(self) -> impl Iterator<Item = Result<Meta<'a>, String>> {
         let mut reader = Reader { bytes: self.bytes, at: 0 };
         (0..self.count).map(move |_| reader.value(self.item, DEEPEST))
     }
@@ -123,9 +130,11 @@ impl<'a> List<'a> {
 
 /// What the file says of one tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Claim<'a> {
+pub struct Claim<'a> {
+    /// Its name.
     pub name: &'a str,
-    pub dtype: Dtype,
+    /// Type of its elements.
+    pub dtype: StoredDType,
     /// Row-major: the row length is last.
     pub shape: Vec<usize>,
     /// In the file.
@@ -134,15 +143,18 @@ pub(super) struct Claim<'a> {
 
 /// Everything before the tensors' bytes.
 #[derive(Debug)]
-pub(super) struct Header<'a> {
+pub struct Header<'a> {
     /// The whole file.
     pub bytes: &'a [u8],
+    /// Keys and values, in the order of the file.
     pub metadata: Vec<(&'a str, Meta<'a>)>,
+    /// What it says of each tensor, in the order of the file.
     pub tensors: Vec<Claim<'a>>,
 }
 
 impl<'a> Header<'a> {
-    pub(super) fn get(&self, key: &str) -> Option<Meta<'a>> {
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<Meta<'a>> {
         self.metadata.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
     }
 
@@ -150,7 +162,7 @@ impl<'a> Header<'a> {
     ///
     /// # Errors
     /// A sentence that says what was found and what was expected.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, String> {
         let mut reader = Reader { bytes, at: 0 };
         if reader.take(4)? != MAGIC {
             return Err("does not begin with GGUF".to_owned());
@@ -233,12 +245,10 @@ impl<'a> Header<'a> {
 }
 
 /// Bytes of a tensor.
-pub(super) fn size(dtype: Dtype, shape: &[usize]) -> Result<usize, String> {
+pub(super) fn size(dtype: StoredDType, shape: &[usize]) -> Result<usize, String> {
     let elements = checked_elements(shape).ok_or_else(|| format!("shape {shape:?} overflows"))?;
-    if let Dtype::Block(format) = dtype
-        && !shape.last().is_some_and(|row| row.is_multiple_of(format.shape().0))
-    {
-        let length = format.shape().0;
+    let (length, _) = dtype.block();
+    if length > 1 && !shape.last().is_some_and(|row| row.is_multiple_of(length)) {
         return Err(format!("rows of shape {shape:?} are not whole blocks of {length} elements"));
     }
     dtype.bytes_of(elements).ok_or_else(|| format!("shape {shape:?} of {dtype} overflows"))
@@ -267,7 +277,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Name, type, shape, offset.
-    fn claim(&mut self) -> Result<(&'a str, Dtype, Vec<usize>, u64), String> {
+    fn claim(&mut self) -> Result<(&'a str, StoredDType, Vec<usize>, u64), String> {
         let name = self.text().and_then(checked_name)?;
         let axes = self.u32()? as usize;
         if axes > MOST_AXES {

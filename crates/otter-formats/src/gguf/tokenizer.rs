@@ -1,8 +1,8 @@
 //! The tokenizer in the metadata of a llama.cpp file as a `tokenizer.json`: sentencepiece BPE (`llama`) or byte-level
 //! BPE (`gpt2`).
 
-use super::parse::{Header, List, Meta};
-use crate::tokenizer::sentencepiece::SentencePiece;
+use super::header::{Header, List, Meta};
+use crate::tokenizer::SentencePiece;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -33,7 +33,7 @@ struct Vocabulary<'h, 'a> {
 ///
 /// # Errors
 /// When there is none, or it is of a kind that this project does not know.
-pub(super) fn tokenizer_json(path: &Path, header: &Header<'_>) -> Result<Value, String> {
+pub fn tokenizer_json(path: &Path, header: &Header<'_>) -> Result<Value, String> {
     let vocabulary = Vocabulary::read(header)?;
     match header.get("tokenizer.ggml.model") {
         Some(Meta::Text("llama")) => vocabulary.sentencepiece(path),

@@ -31,7 +31,7 @@ pub fn parse(json: &[u8]) -> Result<Tokenizer, String> {
 }
 
 /// Texts and ids of the added tokens as the text of a `tokenizer.json` lists them. Reading it may give them others.
-pub(crate) fn added_tokens(json: &[u8]) -> Vec<(String, u32)> {
+pub fn added_tokens(json: &[u8]) -> Vec<(String, u32)> {
     #[derive(Deserialize)]
     struct Listed {
         added_tokens: Vec<Added>,

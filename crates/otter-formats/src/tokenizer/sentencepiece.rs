@@ -5,7 +5,7 @@
 //! own, each segment gets a word-boundary mark in front, spaces become marks, characters that are not in the
 //! vocabulary become their UTF-8 bytes. With `legacy: false` only the first segment of a text gets a mark.
 
-use crate::error::{CheckpointError, Result};
+use crate::error::{FormatError, Result};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
@@ -43,7 +43,7 @@ enum Algorithm {
 
 /// A parsed model.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct SentencePiece {
+pub struct SentencePiece {
     pieces: Vec<Piece>,
     algorithm: Algorithm,
     byte_fallback: bool,
@@ -55,15 +55,15 @@ pub(crate) struct SentencePiece {
 
 impl SentencePiece {
     /// Parses the bytes of a `tokenizer.model`.
-    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         if bytes.len() > LONGEST_MODEL {
             let length = bytes.len();
-            return Err(CheckpointError::tokenizer(
+            return Err(FormatError::damaged(
                 path,
                 format!("{length} bytes; a sentencepiece model has at most {LONGEST_MODEL}"),
             ));
         }
-        Self::parse_message(bytes).map_err(|problem| CheckpointError::tokenizer(path, problem))
+        Self::parse_message(bytes).map_err(|problem| FormatError::damaged(path, problem))
     }
 
     fn parse_message(bytes: &[u8]) -> std::result::Result<Self, String> {
@@ -153,17 +153,17 @@ impl SentencePiece {
     }
 
     /// Number of pieces.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.pieces.len()
     }
 
     /// Text of the begin-of-sequence piece.
-    pub(crate) fn begin(&self) -> Option<&str> {
+    pub fn begin(&self) -> Option<&str> {
         self.begin.map(|id| self.pieces[id].text.as_str())
     }
 
     /// Text of the end-of-sequence piece.
-    pub(crate) fn end(&self) -> Option<&str> {
+    pub fn end(&self) -> Option<&str> {
         self.end.map(|id| self.pieces[id].text.as_str())
     }
 
@@ -221,7 +221,7 @@ impl SentencePiece {
     }
 
     /// The same tokenizer in the form of `tokenizer.json`.
-    pub(crate) fn to_tokenizer_json(&self, legacy: bool) -> Value {
+    pub fn to_tokenizer_json(&self, legacy: bool) -> Value {
         let mut normalizers = Vec::new();
         if self.remove_extra_whitespace {
             for (pattern, content) in [("^ +", ""), (" +$", ""), (" {2,}", " ")] {

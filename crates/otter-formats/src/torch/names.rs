@@ -1,6 +1,6 @@
 //! The names that PyTorch pickles use for what they hold. A reader knows these and no others.
 
-use crate::tensor::Dtype;
+use crate::dtype::StoredDType;
 
 /// The names a pickle may refer to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -8,25 +8,25 @@ pub(crate) enum Global {
     RebuildTensor,
     RebuildParameter,
     OrderedDict,
-    Storage(Dtype),
+    Storage(StoredDType),
 }
 
 /// PyTorch's storage classes and what they hold.
-const STORAGES: [(&str, Dtype); 10] = [
-    ("FloatStorage", Dtype::F32),
-    ("HalfStorage", Dtype::F16),
-    ("BFloat16Storage", Dtype::Bf16),
-    ("DoubleStorage", Dtype::F64),
-    ("LongStorage", Dtype::I64),
-    ("IntStorage", Dtype::I32),
-    ("ShortStorage", Dtype::I16),
-    ("CharStorage", Dtype::I8),
-    ("ByteStorage", Dtype::U8),
-    ("BoolStorage", Dtype::Bool),
+const STORAGES: [(&str, StoredDType); 10] = [
+    ("FloatStorage", StoredDType::F32),
+    ("HalfStorage", StoredDType::F16),
+    ("BFloat16Storage", StoredDType::Bf16),
+    ("DoubleStorage", StoredDType::F64),
+    ("LongStorage", StoredDType::I64),
+    ("IntStorage", StoredDType::I32),
+    ("ShortStorage", StoredDType::I16),
+    ("CharStorage", StoredDType::I8),
+    ("ByteStorage", StoredDType::U8),
+    ("BoolStorage", StoredDType::Bool),
 ];
 
 /// The storage class in `torch` that holds elements of this type.
-pub(crate) fn storage_name(dtype: Dtype) -> &'static str {
+pub(crate) fn storage_name(dtype: StoredDType) -> &'static str {
     STORAGES.iter().find(|(_, held)| *held == dtype).map_or("UntypedStorage", |(name, _)| name)
 }
 

@@ -4,8 +4,9 @@
 //! Objects live in one list and refer to each other by index, so nesting costs no call stack and a
 //! value that refers to itself cannot loop the reader.
 
-use crate::tensor::{Dtype, LARGEST_RANK};
-use crate::torch_names::Global;
+use super::names::Global;
+use crate::dtype::StoredDType;
+use crate::stored_tensor::LARGEST_RANK;
 use std::collections::HashMap;
 
 /// Longest pickle accepted. That of a model with two thousand tensors has about 300 KB.
@@ -42,7 +43,7 @@ pub(crate) enum Node<'a> {
 /// A persistent id: which run of bytes, of what type, how many elements.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct StorageReference<'a> {
-    pub dtype: Dtype,
+    pub dtype: StoredDType,
     pub key: &'a str,
     pub elements: usize,
     /// The legacy form only: a part of the storage that tensors see as theirs.
@@ -503,13 +504,13 @@ impl<'a> Machine<'a> {
 }
 
 impl<'a> StorageReference<'a> {
-    fn new(dtype: Dtype, key: &'a str, elements: i128) -> Result<Self, String> {
+    fn new(dtype: StoredDType, key: &'a str, elements: i128) -> Result<Self, String> {
         Ok(Self { dtype, key, elements: size(Value::Int(elements))?, view: None })
     }
 }
 
 /// A name from a file, made safe to print and to keep.
-pub(crate) fn printable(name: &str) -> String {
+pub fn printable(name: &str) -> String {
     name.chars().take(200).flat_map(char::escape_debug).collect()
 }
 

@@ -1,12 +1,14 @@
 //! PyTorch files (`.bin`, `.pt`): the ZIP form of every current writer and the legacy form before
 //! PyTorch 1.6. Both hold a pickle that describes tensors as views of storages.
 
-use crate::error::{CheckpointError, Result};
-use crate::pickle::{
+use super::pickle::{
     self, LONGEST_PICKLE, Node, Pickle, StorageReference, TensorReference, Value, printable,
 };
-use crate::tensor::{Location, RowOrder, TensorEntry, checked_elements};
-use crate::zip_archive;
+use super::zip;
+use crate::Content;
+use crate::error::{FormatError, Result};
+use crate::mapped::Location;
+use crate::stored_tensor::{RowOrder, TensorEntry, checked_elements};
 use memmap2::Mmap;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -23,25 +25,22 @@ const MOST_NOTES: usize = 100;
 /// Where trainers keep the weights beside optimizer state and counters.
 const MODEL_KEYS: [&str; 4] = ["model_state_dict", "model", "state_dict", "module"];
 
-/// What a PyTorch file holds: tensors under their names, and sentences about what else was found.
-pub(crate) type Content = (Vec<(String, TensorEntry)>, Vec<String>);
-
 /// Tensor entries of a mapped PyTorch file, in the order of the state dict.
 ///
 /// # Errors
 /// When the file is truncated, damaged, or asks for anything but tensors.
-pub(crate) fn read(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
+pub fn read(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
     if is_zip(map) { read_zip(path, map) } else { read_legacy(path, map) }
 }
 
 /// Whether a file begins like a ZIP archive, also like an empty one.
-pub(crate) fn is_zip(bytes: &[u8]) -> bool {
+pub fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
 }
 
 fn read_zip(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
-    let bad = |problem: String| CheckpointError::format(path, problem);
-    let members = zip_archive::members(path, map)?;
+    let bad = |problem: String| FormatError::damaged(path, problem);
+    let members = zip::members(path, map)?;
     let mut stems = members.keys().filter_map(|name| name.strip_suffix("/data.pkl"));
     let (Some(stem), None) = (stems.next(), stems.next()) else {
         return Err(
@@ -71,7 +70,7 @@ fn read_zip(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
 }
 
 fn read_legacy(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
-    let bad = |problem: String| CheckpointError::format(path, problem);
+    let bad = |problem: String| FormatError::damaged(path, problem);
     let mut at = 0;
     let mut next = || -> Result<Pickle<'_>> {
         let pickle = pickle::read(&map[at..]).map_err(bad)?;
@@ -153,7 +152,7 @@ impl Collector<'_, '_> {
         let mut root = self.pickle.root;
         for _ in 0..DEEPEST {
             let items = dict(self.pickle, root)
-                .ok_or_else(|| CheckpointError::format(&self.path, "the pickle holds no dict of tensors"))?;
+                .ok_or_else(|| FormatError::damaged(&self.path, "the pickle holds no dict of tensors"))?;
             let is_model = |key: &Value<'_>| matches!(key, Value::Str(key) if MODEL_KEYS.contains(key));
             let wrapped =
                 items.iter().find(|(key, value)| is_model(key) && dict(self.pickle, *value).is_some());
@@ -173,7 +172,7 @@ impl Collector<'_, '_> {
         let mut entries = Vec::with_capacity(items.len());
         let mut seen = HashSet::new();
         for (key, value) in items {
-            let bad = |problem: String| CheckpointError::format(&self.path, problem);
+            let bad = |problem: String| FormatError::damaged(&self.path, problem);
             let Value::Str(name) = key else {
                 return Err(bad("a tensor name is not a text".to_owned()));
             };

@@ -1,88 +1,69 @@
 //! Writing the ZIP form of PyTorch files (`.bin`, `.pt`) while the elements stream past, so that memory does
 //! not grow with the model. `torch.load(path, weights_only=True)` opens the result, also with `mmap=True`.
 
-use crate::atomic;
-use crate::error::{CheckpointError, Result};
-use crate::tensor::{Dtype, LARGEST_RANK, checked_elements, row_major_strides};
-use crate::torch_names::storage_name;
-use crate::zip_write::ZipWriter;
-use otter_io::AtomicFile;
+use super::names::storage_name;
+use super::zip_write::ZipWriter;
+use crate::error::{FormatError, Result};
+use crate::stored_tensor::{LARGEST_RANK, NewTensor, checked_elements, row_major_strides};
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::Path;
 
 /// Folder of all members; older writers of PyTorch always use it. It keeps the bytes independent of the name.
 const STEM: &str = "archive";
 
-/// One tensor to write.
-#[derive(Debug, Clone, Copy)]
-pub struct TorchTensor<'a> {
-    /// Name in the state dict.
-    pub name: &'a str,
-    /// Element type.
-    pub dtype: Dtype,
-    /// Length of each axis.
-    pub shape: &'a [usize],
-}
-
-/// Writes a PyTorch file, replacing what stands at `path` only when it is complete. With `prefix` the state
-/// dict is the value of that key in a dict of one entry, as trainers write it (`model_state_dict`).
+/// Writes a PyTorch file into `file`. With `prefix` the state dict is the value of that key in a dict of one entry, as
+/// trainers write it (`model_state_dict`).
 ///
 /// `bytes(i, out)` writes the little-endian elements of tensor `i` in row-major order; it is called once a
-/// tensor, in order, and the number of bytes is checked.
+/// tensor, in order, and the number of bytes is checked. `path` is for messages.
 ///
 /// # Errors
 /// When a name occurs twice, a size overflows, the elements are more or fewer than the shape says, or the disk
-/// refuses; what stood at `path` is then unchanged.
-pub fn write_torch(
+/// refuses.
+pub fn write<E: From<FormatError>>(
+    file: &mut (impl Write + Seek),
     path: &Path,
-    tensors: &[TorchTensor<'_>],
+    tensors: &[NewTensor<'_>],
     prefix: Option<&str>,
-    bytes: &mut dyn FnMut(usize, &mut dyn Write) -> Result<()>,
-) -> Result<()> {
+    bytes: &mut dyn FnMut(usize, &mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     let sizes = check(path, tensors)?;
     let pickle = pickle(tensors, prefix);
-    let failed =
-        |source| CheckpointError::Write { path: path.to_path_buf(), target: path.to_path_buf(), source };
-    atomic::write_file_with(path, |file: &mut AtomicFile| {
-        let mut zip = ZipWriter::new(file);
-        let small = |zip: &mut ZipWriter<_>, name: &str, content: &[u8]| -> io::Result<()> {
-            let mut member = zip.begin(&format!("{STEM}/{name}"), content.len() as u64)?;
-            member.write_all(content)?;
-            member.end().map_err(|_| io::ErrorKind::WriteZero.into())
-        };
-        small(&mut zip, "data.pkl", &pickle).map_err(failed)?;
-        small(&mut zip, "byteorder", b"little").map_err(failed)?;
-        for (index, (tensor, &size)) in tensors.iter().zip(&sizes).enumerate() {
-            let mut member = zip.begin(&format!("{STEM}/data/{index}"), size as u64).map_err(failed)?;
-            bytes(index, &mut member)?;
-            member.end().map_err(|missing| {
-                let problem = format!(
-                    "{} bytes were given for shape {:?} of {}, which takes {size}",
-                    size as u64 - missing,
-                    tensor.shape,
-                    tensor.dtype
-                );
-                refusal(path, tensor.name, problem)
-            })?;
-        }
-        small(&mut zip, "version", b"3\n").map_err(failed)?;
-        zip.finish().map_err(failed)?;
-        Ok(())
-    })
-}
-
-fn refusal(path: &Path, name: &str, problem: String) -> CheckpointError {
-    CheckpointError::Tensor { path: path.to_path_buf(), name: name.to_owned(), problem }
+    let failed = |source| FormatError::write(path, path)(source);
+    let mut zip = ZipWriter::new(file);
+    let small = |zip: &mut ZipWriter<_>, name: &str, content: &[u8]| -> io::Result<()> {
+        let mut member = zip.begin(&format!("{STEM}/{name}"), content.len() as u64)?;
+        member.write_all(content)?;
+        member.end().map_err(|_| io::ErrorKind::WriteZero.into())
+    };
+    small(&mut zip, "data.pkl", &pickle).map_err(failed)?;
+    small(&mut zip, "byteorder", b"little").map_err(failed)?;
+    for (index, (tensor, &size)) in tensors.iter().zip(&sizes).enumerate() {
+        let mut member = zip.begin(&format!("{STEM}/data/{index}"), size as u64).map_err(failed)?;
+        bytes(index, &mut member)?;
+        member.end().map_err(|missing| {
+            let problem = format!(
+                "{} bytes were given for shape {:?} of {}, which takes {size}",
+                size as u64 - missing,
+                tensor.shape,
+                tensor.dtype
+            );
+            FormatError::tensor(path, tensor.name, problem)
+        })?;
+    }
+    small(&mut zip, "version", b"3\n").map_err(failed)?;
+    zip.finish().map_err(failed)?;
+    Ok(())
 }
 
 /// Bytes of each tensor.
-fn check(path: &Path, tensors: &[TorchTensor<'_>]) -> Result<Vec<usize>> {
+fn check(path: &Path, tensors: &[NewTensor<'_>]) -> Result<Vec<usize>> {
     let mut seen = HashSet::new();
     tensors
         .iter()
         .map(|tensor| {
-            let bad = |problem: String| refusal(path, tensor.name, problem);
+            let bad = |problem: String| FormatError::tensor(path, tensor.name, problem);
             if !seen.insert(tensor.name) {
                 return Err(bad("this name was already used; each tensor needs its own".to_owned()));
             }
@@ -98,7 +79,7 @@ fn check(path: &Path, tensors: &[TorchTensor<'_>]) -> Result<Vec<usize>> {
 }
 
 /// `data.pkl`: `{name: _rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()), …}`, protocol 2.
-fn pickle(tensors: &[TorchTensor<'_>], prefix: Option<&str>) -> Vec<u8> {
+fn pickle(tensors: &[NewTensor<'_>], prefix: Option<&str>) -> Vec<u8> {
     let mut out = vec![0x80, 2, b'}'];
     if let Some(prefix) = prefix {
         text(&mut out, prefix);

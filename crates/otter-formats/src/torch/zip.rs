@@ -2,7 +2,7 @@
 //! Nothing is unpacked: a member is a range of the mapped file. Zip64 is supported, compression and
 //! encryption are refused.
 
-use crate::error::{CheckpointError, Result};
+use crate::error::{FormatError, Result};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
@@ -39,7 +39,7 @@ impl Bytes<'_> {
 /// When the archive is truncated or damaged, a member is compressed or encrypted, members overlap, or a
 /// name occurs twice or points outside the archive.
 pub(crate) fn members(path: &Path, data: &[u8]) -> Result<HashMap<String, Range<usize>>> {
-    let bad = |problem: String| CheckpointError::format(path, problem);
+    let bad = |problem: String| FormatError::damaged(path, problem);
     let bytes = Bytes(data);
     let truncated =
         || bad("the ZIP directory is missing or damaged; the file is probably truncated".to_owned());

@@ -214,7 +214,7 @@ impl<W: Write + Seek> Write for MemberWriter<'_, W> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::zip_archive;
+    use crate::torch::zip as archive;
     use std::io::{Cursor, Read};
     use std::path::Path;
 
@@ -234,7 +234,7 @@ mod tests {
         let members = [("a/data.pkl", vec![1; 10]), ("a/data/0", (0..200).collect()), ("a/data/1", vec![])];
         for limit in [u64::from(u32::MAX), 150, 20, 0] {
             let bytes = archive(limit, &members);
-            let found = zip_archive::members(Path::new("x"), &bytes).unwrap();
+            let found = archive::members(Path::new("x"), &bytes).unwrap();
             let mut foreign = zip::ZipArchive::new(Cursor::new(&bytes)).unwrap();
             assert_eq!((found.len(), foreign.len()), (3, 3));
             for (name, data) in &members {
@@ -254,7 +254,7 @@ mod tests {
         let names: Vec<String> = (0..70_000).map(|number| format!("a/{number}")).collect();
         let members: Vec<(&str, Vec<u8>)> = names.iter().map(|name| (name.as_str(), vec![7])).collect();
         let bytes = archive(u32::MAX.into(), &members);
-        assert_eq!(zip_archive::members(Path::new("x"), &bytes).unwrap().len(), 70_000);
+        assert_eq!(archive::members(Path::new("x"), &bytes).unwrap().len(), 70_000);
         assert_eq!(zip::ZipArchive::new(Cursor::new(&bytes)).unwrap().len(), 70_000);
     }
 

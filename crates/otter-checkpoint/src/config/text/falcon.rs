@@ -19,7 +19,7 @@ pub(super) fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<Fal
         let expected = "only residual connections around the norms (false) are supported";
         return Err(text.wrong("apply_residual_connection_post_layernorm", &true, expected));
     }
-    let size = |keys: [&str; 2]| Ok(text.size(keys[0])?.or(text.size(keys[1])?));
+    let size = |keys: [&str; 2]| -> Result<_> { Ok(text.size(keys[0])?.or(text.size(keys[1])?)) };
     let default = FalconConfig::falcon_7b();
     let hidden_size = size(["hidden_size", "n_embed"])?.unwrap_or(default.hidden_size);
     let heads = size(["num_attention_heads", "n_head"])?.unwrap_or(default.num_attention_heads);

@@ -5,7 +5,7 @@ use crate::convert::plan::{Part, PlannedTensor, widest};
 use crate::convert::source::Source;
 use crate::directory::weights::list;
 use crate::error::{CheckpointError, Result};
-use crate::tensor::Dtype;
+use otter_formats::StoredDType;
 
 /// Plans the sum. A tensor of the delta with more rows than the base's gets the base's rows added to its first ones; what
 /// the base does not have at all is taken from the delta.
@@ -41,11 +41,8 @@ pub(in crate::convert) fn apply(
         let (new, old) =
             (change.shape.first().copied().unwrap_or(0), start.shape.first().copied().unwrap_or(0));
         if !same_rows || new < old {
-            return Err(CheckpointError::Tensor {
-                path: delta.path.clone(),
-                name: name.clone(),
-                problem: format!("shape {:?}; the base has {:?}", change.shape, start.shape),
-            });
+            let problem = format!("shape {:?}; the base has {:?}", change.shape, start.shape);
+            return Err(CheckpointError::tensor(&delta.path, name, problem));
         }
         let (left, right) = (rows(change, name, 0..old)?, start.clone());
         let mut parts = vec![Part::Sum { name: name.clone(), left, right }];
@@ -62,6 +59,6 @@ pub(in crate::convert) fn apply(
     Ok(planned)
 }
 
-fn is_integer(dtype: Dtype) -> bool {
-    !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F64)
+fn is_integer(dtype: StoredDType) -> bool {
+    !matches!(dtype, StoredDType::F32 | StoredDType::F16 | StoredDType::Bf16 | StoredDType::F64)
 }

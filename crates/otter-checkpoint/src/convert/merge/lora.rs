@@ -8,7 +8,7 @@ use crate::convert::source::{Source, require_unique};
 use crate::directory::weights::list;
 use crate::error::{CheckpointError, Result};
 use crate::facts::tables::{PEFT, PEFT_BASE_LAYER};
-use crate::tensor::TensorEntry;
+use otter_formats::TensorEntry;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -162,5 +162,5 @@ fn check(
 }
 
 fn wrong(source: &Source, module: &str, problem: String) -> CheckpointError {
-    CheckpointError::Tensor { path: source.path.clone(), name: module.to_owned(), problem }
+    CheckpointError::tensor(&source.path, module, problem)
 }

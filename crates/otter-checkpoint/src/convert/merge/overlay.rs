@@ -8,7 +8,7 @@ use crate::convert::report::Dropped;
 use crate::convert::source::Source;
 use crate::directory::weights::list;
 use crate::error::{CheckpointError, Result};
-use crate::tensor::TensorEntry;
+use otter_formats::TensorEntry;
 use serde_json::{Map, Value, json};
 
 /// The planned tensors and the configuration that fits them.
@@ -48,16 +48,16 @@ pub(in crate::convert) fn overlay(
         } else if is_table(name) && over.entry.shape.len() == 2 && over.entry.shape[1..] == entry.shape[1..] {
             tensors.push(table(name, entry, over, dropped, base)?);
         } else {
-            return Err(CheckpointError::Tensor {
-                path: part.path.clone(),
-                name: over.stored_name.clone(),
-                problem: format!(
+            return Err(CheckpointError::tensor(
+                &part.path,
+                &over.stored_name,
+                format!(
                     "shape {:?}; in {} it is {:?}. Does the overlay belong to this base?",
                     over.entry.shape,
                     base.path.display(),
                     entry.shape
                 ),
-            });
+            ));
         }
     }
     let mut unknown = Vec::new();

@@ -8,8 +8,8 @@ use crate::convert::parts::vision::Vision;
 use crate::convert::plan::{Part, PlannedTensor, SHARE_OF_COVARIANCE, widest};
 use crate::convert::report::{Created, Dropped};
 use crate::error::{CheckpointError, Result};
-use crate::tensor::TensorEntry;
 use crate::tokenizer::write::AddedSpecialTokens;
+use otter_formats::TensorEntry;
 use otter_model::config::{CrossAttentionConfig, PerceiverConfig};
 use otter_model::flamingo::GatedCrossAttention;
 use otter_model::flamingo::PerceiverResampler;
@@ -237,14 +237,11 @@ impl Assembly {
         if let Some(trained) = trained
             && (trained.entry.shape.len() != 2 || trained.entry.shape[1] != width)
         {
-            return Err(CheckpointError::Tensor {
-                path: trained.entry.location.path.to_path_buf(),
-                name: trained.stored_name.clone(),
-                problem: format!(
-                    "shape {:?}; the base language model has rows of {width}. Does the file belong to it?",
-                    trained.entry.shape
-                ),
-            });
+            let problem = format!(
+                "shape {:?}; the base language model has rows of {width}. Does the file belong to it?",
+                trained.entry.shape
+            );
+            return Err(CheckpointError::tensor(&trained.entry.location.path, &trained.stored_name, problem));
         }
         let trained_rows = trained.map_or(0, |table| table.entry.shape[0]);
         let std = language.config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);

@@ -135,7 +135,7 @@ impl Bridge {
     }
 
     fn wrong(&self, name: &str, problem: String) -> CheckpointError {
-        CheckpointError::Tensor { path: self.path.clone(), name: name.to_owned(), problem }
+        CheckpointError::tensor(&self.path, name, problem)
     }
 }
 

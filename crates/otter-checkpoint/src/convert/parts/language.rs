@@ -7,7 +7,7 @@ use crate::directory::account::reason_to_ignore;
 use crate::error::{CheckpointError, Result};
 use crate::facts::tables::LanguageModel;
 use crate::gguf::GgufFile;
-use crate::tensor::TensorEntry;
+use otter_formats::TensorEntry;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -122,8 +122,7 @@ impl Language {
         };
         if input_table.entry.shape.len() != 2 {
             let problem = format!("shape {:?}; a table has rows and columns", input_table.entry.shape);
-            let (path, name) = (source.path.clone(), input_table.stored_name);
-            return Err(CheckpointError::Tensor { path, name, problem });
+            return Err(CheckpointError::tensor(&source.path, &input_table.stored_name, problem));
         }
         let number = |keys: &[&str]| {
             let found = keys.iter().find_map(|key| config.get(*key)?.as_u64());

@@ -127,8 +127,7 @@ fn open_clip(source: &Source, dropped: &mut Vec<Dropped>) -> Result<Vec<PlannedT
             let height = entry.shape.first().copied().unwrap_or(0);
             if !height.is_multiple_of(parts.len()) {
                 let problem = format!("{height} rows cannot be query, key and value");
-                let (path, name) = (source.path.clone(), name.clone());
-                return Err(CheckpointError::Tensor { path, name, problem });
+                return Err(CheckpointError::tensor(&source.path, name, problem));
             }
             let height = height / parts.len();
             for (at, part) in parts.iter().enumerate() {

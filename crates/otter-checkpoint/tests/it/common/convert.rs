@@ -2,7 +2,7 @@
 
 use super::golden;
 use otter_checkpoint::convert::{ConvertOptions, ConvertReport, convert};
-use otter_checkpoint::{Dtype, Weights};
+use otter_checkpoint::{StoredDType, Weights};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -42,7 +42,7 @@ pub fn open_flamingo(case: &str, file: &str, out: &Path) -> ConvertOptions {
 }
 
 /// Name, type, shape and bytes of every tensor.
-pub fn content(path: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+pub fn content(path: &Path) -> BTreeMap<String, (StoredDType, Vec<usize>, Vec<u8>)> {
     let weights = Weights::open(path).unwrap();
     let names: Vec<String> = weights.names().map(str::to_owned).collect();
     names
