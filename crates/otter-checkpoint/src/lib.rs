@@ -35,7 +35,6 @@ mod gguf;
 mod inspect;
 mod named_models;
 mod releases;
-pub mod spelling;
 mod tokenizer;
 
 pub use config::checkpoint_config::{CheckpointConfig, ModelFamily};
@@ -49,9 +48,7 @@ pub use directory::load::{
     save_model,
 };
 pub use directory::open::{Checkpoint, TiePolicy};
-pub use directory::save::{
-    DEFAULT_SHARD_BYTES, NamedTensor, SaveDtype, SaveOptions, save_checkpoint, write_torch,
-};
+pub use directory::save::{DEFAULT_SHARD_BYTES, NamedTensor, SaveOptions, save_checkpoint, write_torch};
 pub use directory::text_file::read_text_file;
 pub use directory::trained_part::{TRAINED_FILE, TrainedPart};
 pub use directory::weights::{WeightForm, Weights};
@@ -59,8 +56,7 @@ pub use error::{CheckpointError, Result};
 pub use export::model_card::{ModelCard, TrainingFacts, today};
 pub use export::transformers_module::write_transformers_module;
 pub use gguf::{
-    GgufElements, GgufFile, GgufOptions, GgufQuantization, GgufTensor, PutElements, StoredTensor, save_gguf,
-    write_gguf,
+    GgufElements, GgufFile, GgufOptions, GgufTensor, PutElements, StoredTensor, save_gguf, write_gguf,
 };
 pub use inspect::{
     Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, OtherTower, Part, PartSummary,
@@ -69,6 +65,7 @@ pub use inspect::{
 pub use named_models::{NAMED_MODELS, NamedModel};
 pub use otter_formats::tokenizer::json::parse as parse_tokenizer_json;
 pub use otter_formats::{FormatError, Location, NewTensor, RowOrder, StoredDType, TensorEntry};
+pub use otter_nn::DType;
 pub use releases::{RELEASES, Release, ReleaseMatch};
 pub use tokenizer::load::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,

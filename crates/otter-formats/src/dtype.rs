@@ -1,6 +1,6 @@
 //! The element types that files store.
 
-use otter_nn::QuantisedFormat;
+use otter_nn::{DType, QuantisedFormat};
 use std::fmt;
 
 /// Element type in a file: a plain type, or one of GGML's blocks, where 32 or 256 consecutive elements of a row share
@@ -156,6 +156,19 @@ impl StoredDType {
             Self::Q8_0 => Some(QuantisedFormat::Q8_0),
             Self::Q4K => Some(QuantisedFormat::Q4K),
             _ => None,
+        }
+    }
+}
+
+impl From<DType> for StoredDType {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Self::F32,
+            DType::F16 => Self::F16,
+            DType::Bf16 => Self::Bf16,
+            DType::Q8_0 => Self::Q8_0,
+            DType::Q4_0 => Self::Q4_0,
+            DType::Q4K => Self::Q4K,
         }
     }
 }

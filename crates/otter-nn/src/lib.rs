@@ -40,8 +40,8 @@ pub use layers::rotary::{Rotary, rotary_frequencies};
 pub use layers::segments::{Segment, SegmentError, SegmentProblem, Segments};
 pub use tensor::quantized as quantised;
 pub use tensor::{
-    Device, DeviceError, Gradients, Init, Matrix, NotFinite, Parameter, ParameterId, ParameterSpec,
+    DType, Device, DeviceError, Gradients, Init, Matrix, NotFinite, Parameter, ParameterId, ParameterSpec,
     ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, QuantisedView, Real, SharedSlice, Tensor,
-    Weight, WeightMemory, WeightView, all_finite,
+    UnknownDType, Weight, WeightMemory, WeightView, all_finite,
 };
 pub use testing::gradient_check;

@@ -3,7 +3,7 @@
 //! Keys that change numbers here are read where the model is; those that change them in other models are in
 //! `config_foreign.rs`. The next release of a writer may add others, which are warned of.
 
-use crate::spelling::edit_distance;
+use strsim::levenshtein;
 
 /// Keys that every Hugging Face configuration object may carry. None of them changes this model's numbers.
 pub(crate) const GENERIC: &[&str] = &[
@@ -325,7 +325,7 @@ pub(crate) const CROSS_ATTENTION: &[&str] = &["dim_head", "ff_mult", "heads"];
 pub(crate) fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> &'k str {
     // A key is short; what is longer is compared by its beginning only.
     let key: String = key.chars().take(64).collect();
-    known.min_by_key(|candidate| edit_distance(&key, candidate)).unwrap_or_default()
+    known.min_by_key(|candidate| levenshtein(&key, candidate)).unwrap_or_default()
 }
 
 #[cfg(test)]

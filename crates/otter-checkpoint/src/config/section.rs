@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::config::keys::nearest;
 use crate::error::{CheckpointError, Result};
-use crate::spelling::edit_distance;
+use strsim::levenshtein;
 
 /// One object of the file, with its place for messages.
 pub(crate) struct Section<'a> {
@@ -208,7 +208,7 @@ pub(crate) fn unknown_keys_warning(path: &Path, unknown: &[String]) -> Option<St
 /// Whether a key is so near to a known one that it was probably meant.
 fn is_misspelling(key: &str, known: &str) -> bool {
     let key: String = key.chars().take(64).collect();
-    edit_distance(&key, known) <= (known.len() / 5).clamp(1, 3)
+    levenshtein(&key, known) <= (known.len() / 5).clamp(1, 3)
 }
 
 /// A token id; `Some(None)` where -1 says that there is none.

@@ -1,8 +1,9 @@
 //! In which type each tensor is written.
 
 use crate::convert::plan::PlannedTensor;
-use crate::directory::save::SaveDtype;
+use crate::directory::save;
 use otter_formats::StoredDType;
+use otter_nn::DType;
 
 /// Kinds of tensors that may stay 32-bit floats when everything else is narrowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +41,11 @@ impl KeepF32 {
 }
 
 /// Gives every float tensor the type asked for, except the kinds to keep; integers stay.
-pub(super) fn assign(tensors: &mut [PlannedTensor], dtype: Option<SaveDtype>, keep: &[KeepF32]) {
+pub(super) fn assign(tensors: &mut [PlannedTensor], dtype: Option<DType>, keep: &[KeepF32]) {
     let Some(dtype) = dtype else { return };
     for tensor in tensors.iter_mut().filter(|tensor| is_float(tensor.dtype)) {
         let kept = keep.iter().any(|kind| kind.applies_to(&tensor.name));
-        tensor.dtype = if kept { StoredDType::F32 } else { dtype.stored() };
+        tensor.dtype = if kept { StoredDType::F32 } else { dtype.into() };
     }
 }
 
@@ -54,13 +55,8 @@ pub(super) fn torch_name(tensors: &[PlannedTensor]) -> &'static str {
         tensors.iter().filter(|t| t.dtype == dtype).map(PlannedTensor::bytes).sum()
     };
     // Of equal ones the last is taken.
-    let types = [
-        (StoredDType::F64, "float64"),
-        (StoredDType::F16, "float16"),
-        (StoredDType::Bf16, "bfloat16"),
-        (StoredDType::F32, "float32"),
-    ];
-    types.into_iter().max_by_key(|&(dtype, _)| bytes(dtype)).map_or("float32", |(_, name)| name)
+    let types = [StoredDType::F64, StoredDType::F16, StoredDType::Bf16, StoredDType::F32];
+    save::torch_name(types.into_iter().max_by_key(|&dtype| bytes(dtype)).unwrap_or(StoredDType::F32))
 }
 
 fn is_float(dtype: StoredDType) -> bool {

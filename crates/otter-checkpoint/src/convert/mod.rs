@@ -41,13 +41,14 @@ use crate::config::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::convert::output::{CARRIED, carry, write_file, write_gguf_file, write_json, write_shards};
 use crate::convert::planning::{Plan, Tokenizer};
 use crate::convert::report::count_dtypes;
-use crate::directory::save::{DEFAULT_SHARD_BYTES, SaveDtype, TOKENIZER_FILES, check_target};
+use crate::directory::save::{DEFAULT_SHARD_BYTES, TOKENIZER_FILES, check_target};
 use crate::error::{CheckpointError, Result};
 use crate::export::model_card::{self, Described, ModelCard};
 use crate::export::transformers_module::write_transformers_module;
-use crate::gguf::{self, GgufQuantization};
+use crate::gguf;
 use crate::tokenizer::write::TokenOrder;
 use otter_io::Progress;
+use otter_nn::DType;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -98,13 +99,13 @@ pub struct ConvertOptions {
     /// Seed of everything drawn.
     pub seed: u64,
     /// Element type of floats; `None`: each as it is.
-    pub dtype: Option<SaveDtype>,
+    pub dtype: Option<DType>,
     /// Kinds of tensors that stay 32-bit floats under `dtype`.
     pub keep_f32: Vec<KeepF32>,
     /// How weights are stored in a directory; a file's name says it itself.
     pub format: OutputFormat,
     /// Type of the large matrices of a GGUF file; `None`: blocks stay as they are, others become 16-bit floats.
-    pub quantization: Option<GgufQuantization>,
+    pub quantization: Option<DType>,
     /// Largest shard.
     pub max_shard_bytes: u64,
     /// Add the Python module with which Transformers opens the directory.

@@ -8,10 +8,11 @@ use crate::directory::save::{TOKENIZER_FILES, write_safetensors, write_torch};
 use crate::directory::shards;
 use crate::directory::text_file::read_for_copy;
 use crate::error::{CheckpointError, Result};
-use crate::gguf::{self, GgufElements, GgufOptions, GgufQuantization, GgufTensor, StoredTensor, write_gguf};
+use crate::gguf::{self, GgufElements, GgufOptions, GgufTensor, StoredTensor, write_gguf};
 use crate::tokenizer::load::load_tokenizer;
 use otter_data::TextTokenizer;
 use otter_formats::NewTensor;
+use otter_nn::DType;
 use serde_json::Value;
 use std::collections::HashSet;
 use std::fs;
@@ -106,7 +107,7 @@ pub(super) fn write_gguf_file(
     directory: &Path,
     target: &Path,
     tensors: &[PlannedTensor],
-    quantization: Option<GgufQuantization>,
+    quantization: Option<DType>,
     report: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<StoredTensor>> {
     check_names(target, tensors)?;
@@ -132,7 +133,8 @@ pub(super) fn write_gguf_file(
         .collect();
     let total = tensors.iter().map(PlannedTensor::bytes).sum();
     let mut meter = Meter { done: 0, total, report };
-    let options = GgufOptions { quantization: quantization.unwrap_or_default(), special, name: None };
+    let options =
+        GgufOptions { quantization: quantization.unwrap_or(gguf::DEFAULT_QUANTIZATION), special, name: None };
     let path = directory.join(gguf::FILE_NAME);
     write_gguf(&path, &config, json.as_deref(), &entries, &options, &mut |at, put| {
         match entries[at].blocks {

@@ -3,10 +3,10 @@
 
 use crate::convert::elements::{self, PIECE};
 use crate::error::{CheckpointError, Result};
-use crate::gguf::{GgufQuantization, kept_blocks};
+use crate::gguf::kept_blocks;
 use otter_formats::{NarrowError, narrow};
 use otter_formats::{StoredDType, TensorEntry};
-use otter_nn::{Init, ParameterSpec};
+use otter_nn::{DType, Init, ParameterSpec};
 use std::io::Write;
 use std::path::Path;
 
@@ -161,7 +161,7 @@ impl PlannedTensor {
     }
 
     /// The format of the blocks that a GGUF file takes over as they are, where large matrices are to be of a type.
-    pub(super) fn kept_blocks(&self, wanted: Option<GgufQuantization>) -> Option<StoredDType> {
+    pub(super) fn kept_blocks(&self, wanted: Option<DType>) -> Option<StoredDType> {
         let format = |part: &Part| match part {
             Part::Stored { entry, .. } => kept_blocks(&self.name, &self.shape, entry.dtype, wanted),
             _ => None,

@@ -11,8 +11,8 @@ use crate::config::checkpoint_config::CheckpointConfig;
 use crate::convert::verify_directory;
 use crate::directory::save::{SaveOptions, TRAINING, write_checkpoint};
 use crate::error::{CheckpointError, Result};
-use otter_formats::NewTensor;
 use otter_formats::narrow;
+use otter_formats::{NewTensor, StoredDType};
 
 /// Elements made before they are written.
 const CHUNK: usize = 1 << 22;
@@ -43,7 +43,7 @@ pub fn initialise_checkpoint(
     let (_, specs) = Otter::new(&config.model)
         .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
     let specs: Vec<&ParameterSpec> = specs.iter().collect();
-    let dtype = options.dtype.stored();
+    let dtype: StoredDType = options.dtype.into();
     let entries: Vec<NewTensor<'_>> =
         specs.iter().map(|spec| NewTensor { name: &spec.name, dtype, shape: &spec.shape }).collect();
     let mut config = config.clone();

@@ -22,7 +22,7 @@ use crate::directory::save::{NamedTensor, SaveOptions, save_checkpoint};
 use crate::directory::trained_part::{TrainedPart, open_trained};
 use crate::directory::weights::Weights;
 use crate::error::{CheckpointError, Result};
-use crate::gguf::{GgufQuantization, stored_type};
+use crate::gguf::stored_type;
 use crate::tokenizer::load::load_tokenizer;
 use otter_formats::{StoredDType, give_back};
 
@@ -132,17 +132,10 @@ fn format_of(spec: &ParameterSpec, options: LoadOptions<'_>) -> Option<Quantised
 
 /// The format of a parameter where large matrices are to be kept in `wanted`; `None` for what is not quantised.
 pub fn quantised_format(spec: &ParameterSpec, wanted: QuantisedFormat) -> Option<QuantisedFormat> {
-    let wanted = match wanted {
-        QuantisedFormat::Q8_0 => GgufQuantization::Q8_0,
-        QuantisedFormat::Q4K => GgufQuantization::Q4K,
-    };
     if !spec.narrow {
         return None;
     }
-    match stored_type(&spec.name, &spec.shape, wanted) {
-        block if block.is_block() => block.quantised(),
-        _ => None,
-    }
+    stored_type(&spec.name, &spec.shape, wanted.into()).quantised()
 }
 
 /// How [`load_model_with`] will keep a parameter.

@@ -12,7 +12,7 @@ use crate::export::model_card::{self, Described, ModelCard};
 use otter_formats::StoredDType;
 use otter_formats::narrow;
 use otter_formats::{FormatError, NewTensor, safetensors, torch};
-use otter_nn::WeightView;
+use otter_nn::{DType, WeightView};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fs;
@@ -39,34 +39,23 @@ const CHUNK: usize = 1 << 16;
 /// The largest shard written unless another size is asked for.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Element type of a saved checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SaveDtype {
-    /// 32-bit floats: exact.
-    #[default]
-    F32,
-    /// IEEE half precision; values beyond ±65504 are an error.
-    F16,
-    /// Brain floats.
-    Bf16,
+/// The name that PyTorch gives a plain type.
+pub(crate) fn torch_name(dtype: StoredDType) -> &'static str {
+    match dtype {
+        StoredDType::F64 => "float64",
+        StoredDType::F16 => "float16",
+        StoredDType::Bf16 => "bfloat16",
+        _ => "float32",
+    }
 }
 
-impl SaveDtype {
-    pub(crate) fn stored(self) -> StoredDType {
-        match self {
-            Self::F32 => StoredDType::F32,
-            Self::F16 => StoredDType::F16,
-            Self::Bf16 => StoredDType::Bf16,
-        }
+/// Safetensors and PyTorch files hold plain types.
+pub(crate) fn check_plain(path: &Path, dtype: DType) -> Result<()> {
+    if dtype.is_block() {
+        let problem = format!("{dtype} are blocks, which only a GGUF file holds; expected f32, f16 or bf16");
+        return Err(CheckpointError::format(path, problem));
     }
-
-    pub(crate) fn torch_name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::F16 => "float16",
-            Self::Bf16 => "bfloat16",
-        }
-    }
+    Ok(())
 }
 
 /// One parameter to save.
@@ -88,14 +77,14 @@ pub struct SaveOptions<'a> {
     /// A shard holds at most so many bytes, or one tensor if that is larger.
     pub max_shard_bytes: u64,
     /// Element type.
-    pub dtype: SaveDtype,
+    pub dtype: DType,
     /// Becomes `README.md`, unless the directory has one already.
     pub card: Option<ModelCard>,
 }
 
 impl Default for SaveOptions<'_> {
     fn default() -> Self {
-        Self { tokenizer_from: None, max_shard_bytes: DEFAULT_SHARD_BYTES, dtype: SaveDtype::F32, card: None }
+        Self { tokenizer_from: None, max_shard_bytes: DEFAULT_SHARD_BYTES, dtype: DType::F32, card: None }
     }
 }
 
@@ -111,7 +100,7 @@ pub fn save_checkpoint<'a>(
 ) -> Result<()> {
     let tensors: Vec<NamedTensor<'a>> = tensors.into_iter().collect();
     check(directory, &tensors)?;
-    let dtype = options.dtype.stored();
+    let dtype: StoredDType = options.dtype.into();
     let entries: Vec<NewTensor<'_>> =
         tensors.iter().map(|tensor| NewTensor { name: &tensor.name, dtype, shape: &tensor.shape }).collect();
     let mut buffer = Vec::with_capacity(CHUNK * dtype.size());
@@ -137,6 +126,7 @@ pub(crate) fn write_checkpoint<T>(
     elements: Elements<'_>,
     check: impl FnOnce(&Path) -> Result<T>,
 ) -> Result<T> {
+    check_plain(directory, options.dtype)?;
     check_target(directory)?;
     let temporary = atomic::temporary_dir(directory)?;
     let written = write_all(&temporary, directory, config, entries, options, elements)
@@ -238,7 +228,7 @@ fn write_all(
         fs::write(&path, text).map_err(CheckpointError::write(&path, target))
     };
     let mut top = config.to_json();
-    top["torch_dtype"] = json!(options.dtype.torch_name());
+    top["torch_dtype"] = json!(torch_name(options.dtype.into()));
     if let Some(training) = options.card.as_ref().and_then(|card| card.training.as_ref()) {
         top[TRAINING] = json!({ "steps": training.steps, "samples": training.samples });
     }
@@ -258,7 +248,7 @@ fn write_all(
         }
     }
     let counts = entries.iter().map(|entry| (entry.name, entry.shape.iter().product())).collect();
-    let described = Described { config: &top, tensors: counts, dtype: options.dtype.torch_name() };
+    let described = Described { config: &top, tensors: counts, dtype: torch_name(options.dtype.into()) };
     model_card::write(temporary, target, options.card.as_ref(), &described)?;
     let sizes: Vec<u64> = entries.iter().map(NewTensor::bytes).collect();
     let plan = shards::plan(&sizes, options.max_shard_bytes);

@@ -28,7 +28,8 @@ mod text_config;
 mod write;
 
 pub use otter_formats::gguf::{Elements as GgufElements, StoredTensor};
-pub use write::{GgufOptions, GgufQuantization, GgufTensor, PutElements, save_gguf, write_gguf};
+pub(crate) use write::DEFAULT_QUANTIZATION;
+pub use write::{GgufOptions, GgufTensor, PutElements, save_gguf, write_gguf};
 pub(crate) use write::{kept_blocks, stored_type};
 
 pub(crate) use otter_formats::gguf::MAGIC;

@@ -12,6 +12,7 @@ use otter_formats::StoredDType;
 use otter_formats::gguf::{
     self, DEFAULT_ALIGNMENT, Elements as GgufElements, Metadata, PlannedTensor, StoredTensor, file_type,
 };
+use otter_nn::DType;
 use std::path::Path;
 
 /// Tensors with fewer elements stay 32-bit.
@@ -22,15 +23,24 @@ const KEPT: [&str; 5] = ["position", "latents", "frame_embs", "media_time_embs",
 /// Parts of names of matrices that get at least eight bits.
 const SENSITIVE: [&str; 5] = ["embed", "wte", "lm_head", "vision_encoder.", "perceiver."];
 
+/// Type of the large matrices unless another is asked for.
+pub(crate) const DEFAULT_QUANTIZATION: DType = DType::F16;
+
 /// How to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GgufOptions<'a> {
     /// Type of the large matrices.
-    pub quantization: GgufQuantization,
+    pub quantization: DType,
     /// Ids of the special tokens, where a tokenizer is written.
     pub special: Option<SpecialTokens>,
     /// A name for people.
     pub name: Option<&'a str>,
+}
+
+impl Default for GgufOptions<'_> {
+    fn default() -> Self {
+        Self { quantization: DEFAULT_QUANTIZATION, special: None, name: None }
+    }
 }
 
 /// One tensor to write.
@@ -133,7 +143,7 @@ pub(crate) fn kept_blocks(
     name: &str,
     shape: &[usize],
     stored: StoredDType,
-    wanted: Option<GgufQuantization>,
+    wanted: Option<DType>,
 ) -> Option<StoredDType> {
     let bits = |format: StoredDType| {
         let (elements, bytes) = format.block();
@@ -148,52 +158,29 @@ pub(crate) fn kept_blocks(
 
 /// How a tensor is stored when large matrices are to be of a type. Tables of tokens, the vision tower and the resampler
 /// lose most by few bits and are small beside the rest, so that they get at least eight.
-pub(crate) fn stored_type(name: &str, shape: &[usize], quantization: GgufQuantization) -> StoredDType {
+pub(crate) fn stored_type(name: &str, shape: &[usize], quantization: DType) -> StoredDType {
     let &[rows, length] = shape else { return StoredDType::F32 };
     if rows.saturating_mul(length) < SMALL || KEPT.iter().any(|part| name.contains(part)) {
         return StoredDType::F32;
     }
     let sensitive = SENSITIVE.iter().any(|part| name.contains(part));
     match quantization {
-        GgufQuantization::Q4_0 | GgufQuantization::Q4K if sensitive => {
-            GgufQuantization::Q8_0.for_rows(length)
-        }
-        other => other.for_rows(length),
+        DType::Q4_0 | DType::Q4K if sensitive => for_rows(DType::Q8_0, length),
+        other => for_rows(other, length),
     }
 }
 
-/// How the large matrices of a GGUF file are stored. Small and sensitive tensors always stay 32-bit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum GgufQuantization {
-    /// 32-bit floats: exact.
-    F32,
-    /// 16-bit floats.
-    #[default]
-    F16,
-    /// Brain floats.
-    Bf16,
-    /// 8.5 bits an element.
-    Q8_0,
-    /// 4.5 bits an element, one scale for 32.
-    Q4_0,
-    /// 4.5 bits an element, scale and minimum for 32.
-    Q4K,
-}
-
-impl GgufQuantization {
-    /// The type of a matrix whose rows have this length: the one asked for, or the nearest whose blocks fit.
-    pub(super) fn for_rows(self, row_length: usize) -> StoredDType {
-        let fits = |format: StoredDType| row_length.is_multiple_of(format.block().0) && row_length > 0;
-        let candidates: &[StoredDType] = match self {
-            Self::F32 => return StoredDType::F32,
-            Self::F16 => return StoredDType::F16,
-            Self::Bf16 => return StoredDType::Bf16,
-            Self::Q8_0 => &[StoredDType::Q8_0],
-            Self::Q4_0 => &[StoredDType::Q4_0],
-            Self::Q4K => &[StoredDType::Q4K, StoredDType::Q8_0],
-        };
-        candidates.iter().find(|format| fits(**format)).copied().unwrap_or(StoredDType::F16)
-    }
+/// The type of a matrix whose rows have this length: the one asked for, or the nearest whose blocks fit.
+fn for_rows(dtype: DType, row_length: usize) -> StoredDType {
+    let fits =
+        |dtype: &DType| row_length > 0 && row_length.is_multiple_of(StoredDType::from(*dtype).block().0);
+    let candidates: &[DType] = match dtype {
+        DType::F32 | DType::F16 | DType::Bf16 => return dtype.into(),
+        DType::Q8_0 => &[DType::Q8_0],
+        DType::Q4_0 => &[DType::Q4_0],
+        DType::Q4K => &[DType::Q4K, DType::Q8_0],
+    };
+    candidates.iter().find(|dtype| fits(dtype)).map_or(StoredDType::F16, |&dtype| dtype.into())
 }
 
 fn metadata(
@@ -242,9 +229,9 @@ mod tests {
 
     #[test]
     fn rows_get_the_nearest_type_that_fits() {
-        assert_eq!(GgufQuantization::Q4K.for_rows(512), StoredDType::Q4K);
-        assert_eq!(GgufQuantization::Q4K.for_rows(96), StoredDType::Q8_0);
-        assert_eq!(GgufQuantization::Q8_0.for_rows(40), StoredDType::F16);
-        assert_eq!(GgufQuantization::Bf16.for_rows(7), StoredDType::Bf16);
+        assert_eq!(for_rows(DType::Q4K, 512), StoredDType::Q4K);
+        assert_eq!(for_rows(DType::Q4K, 96), StoredDType::Q8_0);
+        assert_eq!(for_rows(DType::Q8_0, 40), StoredDType::F16);
+        assert_eq!(for_rows(DType::Bf16, 7), StoredDType::Bf16);
     }
 }

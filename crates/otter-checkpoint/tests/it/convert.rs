@@ -9,8 +9,8 @@ use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, KeepF32, OutputFormat, convert,
 };
 use otter_checkpoint::{
-    GgufQuantization, Kind, NewTensor, SaveDtype, StoredDType, TokenOrder, Weights, inspect, load_model,
-    load_tokenizer, write_torch,
+    DType, Kind, NewTensor, StoredDType, TokenOrder, Weights, inspect, load_model, load_tokenizer,
+    write_torch,
 };
 use otter_nn::Device;
 use serde_json::{Value, json};
@@ -252,7 +252,7 @@ fn types_change_as_asked() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("half");
     let keep_f32 = vec![KeepF32::Norms, KeepF32::Gates];
-    llama(|options| (options.dtype, options.keep_f32) = (Some(SaveDtype::Bf16), keep_f32), &out);
+    llama(|options| (options.dtype, options.keep_f32) = (Some(DType::Bf16), keep_f32), &out);
     assert_eq!(json(&out.join("config.json"))["torch_dtype"], "bfloat16");
     let original = content(&golden("llama/checkpoint"));
     let halves = Weights::open(&out).unwrap();
@@ -274,7 +274,7 @@ fn types_change_as_asked() {
     }
     // Widening back gives the rounded values exactly; integers would stay.
     let wide = place.path().join("wide");
-    run(&ConvertOptions { dtype: Some(SaveDtype::F32), ..ConvertOptions::new(&out, &wide) });
+    run(&ConvertOptions { dtype: Some(DType::F32), ..ConvertOptions::new(&out, &wide) });
     let wide = Weights::open(&wide).unwrap();
     for name in original.keys() {
         assert_eq!(wide.read_f32(name).unwrap(), halves.read_f32(name).unwrap());
@@ -289,13 +289,13 @@ fn a_value_too_large_for_f16_is_named() {
     write(&source, &tensors);
     let options = ConvertOptions::new(&source, &out);
     error(
-        &ConvertOptions { dtype: Some(SaveDtype::F16), ..options.clone() },
+        &ConvertOptions { dtype: Some(DType::F16), ..options.clone() },
         &["half.safetensors", "`perceiver.norm.weight`", "70000", "bf16"],
     );
-    run(&ConvertOptions { dtype: Some(SaveDtype::Bf16), ..options.clone() });
+    run(&ConvertOptions { dtype: Some(DType::Bf16), ..options.clone() });
     // What stands there stays until there is something better, and nothing stands beside it.
     let before = fs::read(&out).unwrap();
-    let half = ConvertOptions { dtype: Some(SaveDtype::F16), ..options.clone() };
+    let half = ConvertOptions { dtype: Some(DType::F16), ..options.clone() };
     convert(&half, &mut |_| {}).unwrap_err();
     assert_eq!(fs::read(&out).unwrap(), before);
     run(&options);
@@ -830,7 +830,7 @@ fn blocks_of_a_gguf_file_are_copied() {
         };
         names.into_iter().map(|name| (name.to_owned(), bytes(name))).collect()
     };
-    for quantization in [GgufQuantization::Q4_0, GgufQuantization::Q8_0] {
+    for quantization in [DType::Q4_0, DType::Q8_0] {
         let first = path("first.gguf");
         let options = ConvertOptions::new(golden("llama/checkpoint"), &first);
         run(&ConvertOptions { quantization: Some(quantization), ..options });
@@ -846,9 +846,9 @@ fn blocks_of_a_gguf_file_are_copied() {
     // Fewer bits are made where they are asked for, and floats too.
     let wide = path("wide.gguf");
     let options = ConvertOptions::new(path("first.gguf"), &wide);
-    let report = run(&ConvertOptions { quantization: Some(GgufQuantization::Q4_0), ..options.clone() });
+    let report = run(&ConvertOptions { quantization: Some(DType::Q4_0), ..options.clone() });
     assert!(!report.quantised.is_empty());
-    convert(&ConvertOptions { quantization: Some(GgufQuantization::F32), ..options }, &mut |_| {}).unwrap();
+    convert(&ConvertOptions { quantization: Some(DType::F32), ..options }, &mut |_| {}).unwrap();
     assert!(raw(&wide).values().all(|(dtype, _)| *dtype == StoredDType::F32));
 }
 
@@ -876,8 +876,7 @@ fn gguf_and_back() {
         for out in ["model.gguf", "directory"] {
             let gguf = OutputFormat::Gguf;
             let options = ConvertOptions::new(&source, path(out));
-            let report =
-                run(&ConvertOptions { format: gguf, quantization: Some(GgufQuantization::F32), ..options });
+            let report = run(&ConvertOptions { format: gguf, quantization: Some(DType::F32), ..options });
             assert_eq!(report.weight_files, ["model.gguf"]);
             assert_eq!(path(out).is_dir(), out == "directory");
             run(&ConvertOptions::new(path(out), path("back")));
@@ -894,7 +893,7 @@ fn gguf_and_back() {
             assert_eq!(back, config);
         }
         run(&ConvertOptions {
-            quantization: Some(GgufQuantization::Q8_0),
+            quantization: Some(DType::Q8_0),
             ..ConvertOptions::new(&source, path("small.gguf"))
         });
         run(&ConvertOptions::new(path("small.gguf"), path("wide")));
@@ -916,7 +915,7 @@ fn gguf_and_back() {
     assert_eq!(content(&plain).len(), halves.names().count());
     error(
         &ConvertOptions {
-            dtype: Some(SaveDtype::F16),
+            dtype: Some(DType::F16),
             format: OutputFormat::Gguf,
             ..ConvertOptions::new(&plain, path("x"))
         },

@@ -3,8 +3,8 @@
 use crate::common::gguf::{Meta, Tensor, gguf_bytes, moved, scores, vocabulary};
 use crate::common::golden;
 use otter_checkpoint::{
-    Checkpoint, GgufFile, GgufOptions, GgufQuantization, StoredDType, WeightForm, Weights, load_model,
-    load_tokenizer, save_gguf,
+    Checkpoint, DType, GgufFile, GgufOptions, StoredDType, WeightForm, Weights, load_model, load_tokenizer,
+    save_gguf,
 };
 use otter_nn::Device;
 use serde_json::{Value, json};
@@ -36,14 +36,7 @@ fn whole_otters_come_back() {
     for case in CASES {
         let directory = golden(case);
         let checkpoint = Checkpoint::open(&directory).unwrap();
-        for quantization in [
-            GgufQuantization::F32,
-            GgufQuantization::F16,
-            GgufQuantization::Bf16,
-            GgufQuantization::Q8_0,
-            GgufQuantization::Q4_0,
-            GgufQuantization::Q4K,
-        ] {
+        for quantization in [DType::F32, DType::F16, DType::Bf16, DType::Q8_0, DType::Q4_0, DType::Q4K] {
             let path = place.path().join("otter.gguf");
             save_gguf(&path, &checkpoint, &GgufOptions { quantization, ..GgufOptions::default() }).unwrap();
             assert_eq!(Weights::open(&path).unwrap().form(), WeightForm::Gguf);
@@ -60,7 +53,7 @@ fn whole_otters_come_back() {
                 for (a, b) in source.iter().zip(copy) {
                     assert!((a - b).abs() <= allowed, "{case} {quantization:?} {name} {a} {b} {allowed}");
                 }
-                if quantization == GgufQuantization::F32 || name.contains("gate") && source.len() == 1 {
+                if quantization == DType::F32 || name.contains("gate") && source.len() == 1 {
                     assert_eq!(bits(source), bits(copy), "{name}");
                 }
             });
@@ -73,7 +66,7 @@ fn whole_otters_come_back() {
 fn blocks_that_are_not_finite_are_refused() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("otter.gguf");
-    let options = GgufOptions { quantization: GgufQuantization::Q8_0, ..GgufOptions::default() };
+    let options = GgufOptions { quantization: DType::Q8_0, ..GgufOptions::default() };
     save_gguf(&path, &Checkpoint::open(&golden("llama/checkpoint")).unwrap(), &options).unwrap();
     let weights = Weights::open(&path).unwrap();
     let is_block = |name: &&str| weights.get(name).unwrap().dtype.is_block();
@@ -94,8 +87,7 @@ fn a_file_is_a_checkpoint() {
     let place = tempfile::tempdir().unwrap();
     let directory = golden("llama/checkpoint");
     let path = place.path().join("model.gguf");
-    let options =
-        GgufOptions { quantization: GgufQuantization::F32, name: Some("tiny"), ..Default::default() };
+    let options = GgufOptions { quantization: DType::F32, name: Some("tiny"), ..Default::default() };
     save_gguf(&path, &Checkpoint::open(&directory).unwrap(), &options).unwrap();
     let original = load_model(&directory, Device::Cpu).unwrap();
     let file = GgufFile::open(&path).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use otter_checkpoint::{
-    Checkpoint, LoadedModel, NamedTensor, SaveDtype, SaveOptions, load_model, save_checkpoint, save_model,
+    Checkpoint, DType, LoadedModel, NamedTensor, SaveOptions, load_model, save_checkpoint, save_model,
 };
 use otter_model::{Otter, TextInput, VisionInput};
 use otter_nn::{Device, Tensor};
@@ -18,7 +18,7 @@ fn load(directory: &Path) -> LoadedModel {
 }
 
 /// Saves a golden checkpoint in another type.
-fn saved_as(case: &str, dtype: SaveDtype, directory: &Path) {
+fn saved_as(case: &str, dtype: DType, directory: &Path) {
     let source = golden(case);
     let shared = source.join("../../tokenizer");
     let tokenizer = if shared.is_dir() { &shared } else { &source };
@@ -82,7 +82,7 @@ fn half_models_compute_what_widened_ones_do() {
     let others = others.map(|name| format!("language_models/{name}"));
     let own = ["llama", "video", "mpt7b-style", "mpt1b-style"].map(str::to_owned);
     for case in own.iter().chain(&others) {
-        for dtype in [SaveDtype::F16, SaveDtype::Bf16] {
+        for dtype in [DType::F16, DType::Bf16] {
             let directory = place.path().join(format!("{case}-{dtype:?}"));
             saved_as(case, dtype, &directory);
             let mut model = load(&directory);
@@ -109,9 +109,9 @@ fn half_models_compute_what_widened_ones_do() {
 fn saving_a_half_model_keeps_its_values() {
     let place = tempfile::tempdir().unwrap();
     let half = place.path().join("half");
-    saved_as("llama", SaveDtype::F16, &half);
+    saved_as("llama", DType::F16, &half);
     let model = load(&half);
-    for (dtype, name) in [(SaveDtype::F16, "again"), (SaveDtype::F32, "wide")] {
+    for (dtype, name) in [(DType::F16, "again"), (DType::F32, "wide")] {
         let directory = place.path().join(name);
         let options = SaveOptions { tokenizer_from: Some(&half), dtype, ..SaveOptions::default() };
         save_model(&directory, &model.config, &model.parameters, &options).unwrap();
@@ -129,7 +129,7 @@ fn saving_a_half_model_keeps_its_values() {
 fn misaligned_matrices_are_copied_in_half_precision() {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path().join("half");
-    saved_as("llama", SaveDtype::F16, &directory);
+    saved_as("llama", DType::F16, &directory);
     let aligned = logits(&load(&directory));
     let file = directory.join("model.safetensors");
     let bytes = fs::read(&file).unwrap();

@@ -3,7 +3,7 @@
 use crate::common::golden;
 use otter_checkpoint::convert::{ConvertOptions, convert};
 use otter_checkpoint::{
-    Checkpoint, CheckpointConfig, Inspection, Kind, Language, ModelCard, NamedTensor, Part, SaveDtype,
+    Checkpoint, CheckpointConfig, DType, Inspection, Kind, Language, ModelCard, NamedTensor, Part,
     SaveOptions, TokenOrder, TrainingFacts, Weights, inspect, save_checkpoint, scan, warnings_before_chat,
 };
 use otter_model::Otter;
@@ -503,8 +503,7 @@ fn saved_checkpoints_carry_a_card_and_a_preprocessor() {
         });
         save_checkpoint(&target, &config, tensors, options).unwrap();
     };
-    let without =
-        SaveOptions { tokenizer_from: Some(&source), dtype: SaveDtype::Bf16, ..SaveOptions::default() };
+    let without = SaveOptions { tokenizer_from: Some(&source), dtype: DType::Bf16, ..SaveOptions::default() };
     save(&without);
     assert!(!target.join("README.md").exists());
     let read =

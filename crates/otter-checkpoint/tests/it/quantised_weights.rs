@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::common::golden;
 use otter_checkpoint::{
-    Checkpoint, CheckpointConfig, GgufOptions, GgufQuantization, LoadOptions, LoadedModel, SaveOptions,
-    load_model, load_model_with, save_gguf, save_model,
+    Checkpoint, CheckpointConfig, DType, GgufOptions, LoadOptions, LoadedModel, SaveOptions, load_model,
+    load_model_with, save_gguf, save_model,
 };
 use otter_model::{LossScale, Otter, TextInput, VisionInput};
 use otter_nn::{Device, Gradients, Parameters, QuantisedFormat, Tensor, Weight};
@@ -81,10 +81,9 @@ fn quantised_while_loading_is_what_a_gguf_file_holds() {
     let directory = place.path().join("model");
     checkpoint(&directory);
     let full = load_model(&directory, Device::Cpu).unwrap();
-    for (format, quantization, tolerance) in [
-        (QuantisedFormat::Q8_0, GgufQuantization::Q8_0, 0.03),
-        (QuantisedFormat::Q4K, GgufQuantization::Q4K, 0.25),
-    ] {
+    for (format, quantization, tolerance) in
+        [(QuantisedFormat::Q8_0, DType::Q8_0, 0.03), (QuantisedFormat::Q4K, DType::Q4K, 0.25)]
+    {
         let file = place.path().join(format!("{}.gguf", format.name()));
         let options = GgufOptions { quantization, ..GgufOptions::default() };
         let stored = save_gguf(&file, &Checkpoint::open(&directory).unwrap(), &options).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::common::convert;
 use otter_checkpoint::{
-    Checkpoint, CheckpointConfig, NamedTensor, SaveDtype, SaveOptions, StoredDType, WeightForm, Weights,
+    Checkpoint, CheckpointConfig, DType, NamedTensor, SaveOptions, StoredDType, WeightForm, Weights,
     initialise_checkpoint, save_checkpoint,
 };
 use otter_model::Otter;
@@ -69,7 +69,7 @@ fn numbers_that_are_not_finite_are_refused_by_name() {
     let target = place.path().join("model");
     save(&target, &three(), &SaveOptions::default());
     for (bad, dtype) in
-        [(f32::NAN, SaveDtype::F32), (f32::INFINITY, SaveDtype::F16), (f32::NEG_INFINITY, SaveDtype::Bf16)]
+        [(f32::NAN, DType::F32), (f32::INFINITY, DType::F16), (f32::NEG_INFINITY, DType::Bf16)]
     {
         let tensors = vec![("a", vec![3], vec![1.0; 3]), ("b", vec![2], vec![2.0, bad])];
         let options = SaveOptions { dtype, ..SaveOptions::default() };
@@ -105,7 +105,7 @@ fn half_precision_rounds_and_refuses_what_does_not_fit() {
     let target = place.path().join("model");
     let data = vec![("a", vec![4], vec![1.0f32, 0.1, -3.5, 60000.0])];
     for (dtype, stored, torch) in
-        [(SaveDtype::F16, StoredDType::F16, "float16"), (SaveDtype::Bf16, StoredDType::Bf16, "bfloat16")]
+        [(DType::F16, StoredDType::F16, "float16"), (DType::Bf16, StoredDType::Bf16, "bfloat16")]
     {
         save(&target, &data, &SaveOptions { dtype, ..SaveOptions::default() });
         let weights = Weights::open(&target).unwrap();
@@ -119,7 +119,7 @@ fn half_precision_rounds_and_refuses_what_does_not_fit() {
     }
     // The refusal comes in the middle of writing and must leave the bf16 checkpoint alone.
     let large = vec![("a", vec![1], vec![1.0f32]), ("b", vec![1], vec![70000.0])];
-    let options = SaveOptions { dtype: SaveDtype::F16, ..SaveOptions::default() };
+    let options = SaveOptions { dtype: DType::F16, ..SaveOptions::default() };
     let error = save_checkpoint(&target, &config(), named(&large), &options).unwrap_err().to_string();
     assert!(error.contains("`b`") && error.contains("70000"), "{error}");
     assert_eq!(Weights::open(&target).unwrap().get("a").unwrap().dtype, StoredDType::Bf16);

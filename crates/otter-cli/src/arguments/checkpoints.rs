@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use otter_nn::DType;
+
+use super::element_types;
 
 /// Arguments of `pull`.
 #[derive(Debug, Args)]
@@ -71,17 +74,6 @@ pub enum ConvertTo {
     Openflamingo,
 }
 
-/// Element type of floats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DtypeChoice {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats of IEEE 754; a value they cannot hold is an error.
-    F16,
-    /// 16-bit floats with the range of 32-bit ones.
-    Bf16,
-}
-
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum FormatChoice {
@@ -92,27 +84,6 @@ pub enum FormatChoice {
     Bin,
     /// model.gguf, for quantised storage (this program's own keys).
     Gguf,
-}
-
-/// Type of the large matrices of a GGUF file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum QuantizeChoice {
-    /// 32-bit floats: exact.
-    F32,
-    /// 16-bit floats.
-    F16,
-    /// Brain floats.
-    Bf16,
-    /// 8.5 bits an element.
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// 4.5 bits an element, one scale for 32.
-    #[value(name = "q4_0")]
-    Q4_0,
-    /// 4.5 bits an element, scale and minimum for 32.
-    #[value(name = "q4_k")]
-    Q4K,
 }
 
 /// Order of the tokens that are added to a tokenizer.
@@ -197,8 +168,8 @@ pub struct Convert {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Element type of all floats (default: each as it is).
-    #[arg(long, value_enum)]
-    pub dtype: Option<DtypeChoice>,
+    #[arg(long, value_parser = element_types::floats())]
+    pub dtype: Option<DType>,
     /// With --dtype: kinds that stay 32-bit floats.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KINDS")]
     pub keep_f32: Vec<KeepChoice>,
@@ -207,8 +178,8 @@ pub struct Convert {
     pub format: FormatChoice,
     /// Type of the large matrices of a GGUF file; norms, gates and small tensors stay 32-bit floats. Blocks of the source that
     /// take no more bits are copied bit by bit (default: all blocks are, and other matrices become f16).
-    #[arg(long, alias = "quantise", value_enum)]
-    pub quantize: Option<QuantizeChoice>,
+    #[arg(long, alias = "quantise", value_parser = element_types::stored())]
+    pub quantize: Option<DType>,
     /// Add the Python module with which Transformers opens the directory (trust_remote_code=True).
     #[arg(long)]
     pub transformers: bool,

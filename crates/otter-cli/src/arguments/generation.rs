@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::ImageRuleArguments;
+use otter_nn::{DType, QuantisedFormat};
+
+use super::{ImageRuleArguments, element_types};
 
 /// How generated tokens see the media.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -113,18 +115,8 @@ pub struct DeviceArguments {
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
     /// On a card: products in f32, or of factors rounded to bfloat16 with sums in f32.
-    #[arg(long, value_enum, default_value_t)]
-    pub dtype: ComputeDtype,
-}
-
-/// How products of many rows are computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ComputeDtype {
-    /// In f32.
-    #[default]
-    F32,
-    /// Of factors rounded to bfloat16.
-    Bf16,
+    #[arg(long, default_value_t = DType::F32, value_parser = element_types::products())]
+    pub dtype: DType,
 }
 
 /// The model of a command that runs one.
@@ -135,22 +127,11 @@ pub struct ModelArguments {
     pub path: PathBuf,
     /// Keep the large matrices in blocks of 8 or 4 bits: less memory, faster answers, slightly different ones. A GGUF file
     /// made by `otter convert --format gguf` starts faster and needs no option.
-    #[arg(long = "quantize", alias = "quantise", value_enum, value_name = "FORMAT")]
-    pub quantise: Option<QuantiseChoice>,
+    #[arg(long = "quantize", alias = "quantise", value_name = "FORMAT", value_parser = element_types::blocks())]
+    pub quantise: Option<QuantisedFormat>,
     /// Where it computes, and how.
     #[command(flatten)]
     pub device: DeviceArguments,
-}
-
-/// Blocks that weights are kept in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum QuantiseChoice {
-    /// 8.5 bits a weight.
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// 4.5 bits a weight; tables of tokens, vision tower and resampler 8.5.
-    #[value(name = "q4_k")]
-    Q4K,
 }
 
 /// Arguments of `chat`.

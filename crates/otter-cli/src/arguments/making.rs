@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ComputeDtype, DeviceArguments};
+use otter_nn::DType;
+
+use super::{DeviceArguments, element_types};
 
 /// Arguments of `quickstart`.
 #[derive(Debug, Args)]
@@ -69,8 +71,8 @@ pub struct Train {
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
     /// On a card: f32, or products of factors rounded to bf16 (train.dtype).
-    #[arg(long, value_enum)]
-    pub dtype: Option<ComputeDtype>,
+    #[arg(long, value_parser = element_types::products())]
+    pub dtype: Option<DType>,
     /// Print the memory plan, from the headers of the files alone, and stop.
     #[arg(long)]
     pub plan: bool,
@@ -92,8 +94,8 @@ pub struct Init {
     #[arg(long, value_name = "DIR", required_unless_present = "list")]
     pub out: Option<PathBuf>,
     /// Element type.
-    #[arg(long, value_enum, default_value_t)]
-    pub dtype: InitDtype,
+    #[arg(long, default_value_t = DType::F32, value_parser = element_types::floats())]
+    pub dtype: DType,
     /// Seed of the values.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -112,16 +114,4 @@ pub struct Init {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-/// Element type of a new checkpoint.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum InitDtype {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// Brain floats.
-    Bf16,
 }

@@ -5,6 +5,7 @@ mod checkpoints;
 mod comparing;
 mod data;
 mod data_import;
+pub mod element_types;
 mod generation;
 mod image_rules;
 mod making;

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use crate::common::{golden, golden_json, otter, strings};
 use otter_checkpoint::{
-    SaveDtype, SaveOptions, load_model, load_tokenizer, save_model, write_transformers_module,
+    DType, SaveOptions, load_model, load_tokenizer, save_model, write_transformers_module,
 };
 use otter_nn::Device;
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ fn check(python: &Path, script: &str, place: &Path, arguments: &[PathBuf]) {
 }
 
 /// Loads a golden case and saves it as this project does.
-fn save(case: &str, target: &Path, dtype: SaveDtype, max_shard_bytes: u64) {
+fn save(case: &str, target: &Path, dtype: DType, max_shard_bytes: u64) {
     let source = golden(case).join("checkpoint");
     let model = load_model(&source, Device::Cpu).unwrap();
     let options = SaveOptions { tokenizer_from: Some(&source), max_shard_bytes, dtype, card: None };
@@ -109,10 +109,10 @@ fn plain_libraries_open_what_is_saved() {
         let place = tempfile::tempdir().unwrap();
         let mut arguments = vec![golden(case)];
         for (name, dtype, shard) in [
-            ("whole-f32", SaveDtype::F32, u64::MAX),
-            ("shards-f32", SaveDtype::F32, 200_000),
-            ("whole-f16", SaveDtype::F16, u64::MAX),
-            ("shards-bf16", SaveDtype::Bf16, 100_000),
+            ("whole-f32", DType::F32, u64::MAX),
+            ("shards-f32", DType::F32, 200_000),
+            ("whole-f16", DType::F16, u64::MAX),
+            ("shards-bf16", DType::Bf16, 100_000),
         ] {
             let target = place.path().join(name);
             save(case, &target, dtype, shard);
@@ -201,7 +201,7 @@ fn transformers_gives_what_the_binary_gives(case: &str) {
     let Some(python) = python() else { return };
     let place = tempfile::tempdir().unwrap();
     let (model, resaved) = (place.path().join("exported"), place.path().join("resaved"));
-    save(case, &model, SaveDtype::F32, 300_000);
+    save(case, &model, DType::F32, 300_000);
     write_transformers_module(&model).unwrap();
     let prompts = prompts(case);
     let alone = prompts.iter().flat_map(|prompt| with_answers(&model, &[prompt])).collect::<Vec<_>>();
@@ -297,7 +297,7 @@ fn exporting_keeps_what_was_there() {
     for case in CASES {
         let place = tempfile::tempdir().unwrap();
         let model = place.path().join("model");
-        save(case, &model, SaveDtype::F32, u64::MAX);
+        save(case, &model, DType::F32, u64::MAX);
         let read = |name: &str| -> Value {
             serde_json::from_slice(&std::fs::read(model.join(name)).unwrap()).unwrap()
         };
@@ -337,7 +337,7 @@ fn exporting_needs_a_checkpoint_with_tokenizer() {
     let empty = write_transformers_module(place.path()).unwrap_err().to_string();
     assert!(empty.contains("config.json"), "{empty}");
     let model = place.path().join("model");
-    save("llama", &model, SaveDtype::F32, u64::MAX);
+    save("llama", &model, DType::F32, u64::MAX);
     std::fs::remove_file(model.join("tokenizer.json")).unwrap();
     let text = write_transformers_module(&model).unwrap_err().to_string();
     assert!(text.contains("no tokenizer.json"), "{text}");

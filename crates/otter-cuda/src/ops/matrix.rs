@@ -1,6 +1,7 @@
 //! Matrices as a card keeps them, and how they are multiplied.
 
 use crate::Buffer;
+use otter_nn::DType;
 
 /// Elements of a matrix, row by row.
 #[derive(Clone, Copy)]
@@ -42,4 +43,14 @@ pub enum Precision {
     F32,
     /// Factors rounded to bfloat16 as they are read, by tensor cores.
     Bf16,
+}
+
+/// Products know these two; whoever reads an option or a configuration accepts no other.
+impl From<DType> for Precision {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::Bf16 => Self::Bf16,
+            _ => Self::F32,
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 mod dense;
 mod device;
+mod dtype;
 mod finite;
 mod float;
 mod gradients;
@@ -12,6 +13,7 @@ mod weight;
 
 pub use dense::{SharedSlice, Tensor};
 pub use device::{Device, DeviceError};
+pub use dtype::{DType, UnknownDType};
 pub use finite::{NotFinite, all_finite};
 pub use float::Real;
 pub use gradients::Gradients;

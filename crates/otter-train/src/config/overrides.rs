@@ -1,7 +1,7 @@
 //! `key=value` overrides of a TOML configuration, and messages for unknown keys that name the nearest known one.
 
-use otter_checkpoint::spelling::edit_distance;
 use serde::de::DeserializeOwned;
+use strsim::levenshtein;
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
@@ -192,7 +192,7 @@ fn nearest(path: &str, expected: &[String]) -> String {
     let candidates = here.chain(known_keys());
     let cost = |candidate: &String| {
         let (other_section, other_key) = split(candidate);
-        2 * edit_distance(&key, &other_key) + usize::from(section != other_section)
+        2 * levenshtein(&key, &other_key) + usize::from(section != other_section)
     };
     candidates.min_by_key(cost).unwrap_or_default()
 }

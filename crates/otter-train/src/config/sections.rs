@@ -5,11 +5,11 @@
 use std::path::PathBuf;
 
 use otter_data::{DataConfig, Packing};
-use otter_nn::QuantisedFormat;
+use otter_nn::{DType, QuantisedFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::optim::{AdamWOptions, DecayRule, MomentPrecision, ScheduleName};
-use crate::run::device::Dtype;
+use crate::run::device::products;
 
 /// Everything about a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,36 +53,7 @@ pub struct ModelSection {
     /// in 32 bits, and tables of tokens, vision tower and resampler have at least 8. Default: as the file has them, or what
     /// `train.memory` needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quantize: Option<Quantize>,
-}
-
-/// Formats of frozen matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Quantize {
-    /// 8.5 bits an element.
-    #[serde(rename = "q8_0")]
-    Q8_0,
-    /// 4.5 bits an element.
-    #[serde(rename = "q4_k")]
-    Q4K,
-}
-
-impl From<Quantize> for QuantisedFormat {
-    fn from(choice: Quantize) -> Self {
-        match choice {
-            Quantize::Q8_0 => Self::Q8_0,
-            Quantize::Q4K => Self::Q4K,
-        }
-    }
-}
-
-impl From<QuantisedFormat> for Quantize {
-    fn from(format: QuantisedFormat) -> Self {
-        match format {
-            QuantisedFormat::Q8_0 => Self::Q8_0,
-            QuantisedFormat::Q4K => Self::Q4K,
-        }
-    }
+    pub quantize: Option<QuantisedFormat>,
 }
 
 /// Which parameters are trained.
@@ -262,8 +233,8 @@ pub struct TrainSection {
     #[serde(default = "cpu", skip_serializing_if = "is_cpu")]
     pub device: String,
     /// `f32`, or on a card `bf16`: products of factors rounded to bfloat16, everything else in f32. Default: `f32`.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub dtype: Dtype,
+    #[serde(default = "f32_products", deserialize_with = "products", skip_serializing_if = "is_f32")]
+    pub dtype: DType,
     /// Computing threads; 0: one a core. Default: 0.
     #[serde(default)]
     pub threads: usize,
@@ -301,8 +272,11 @@ fn cpu() -> String {
 fn is_cpu(device: &str) -> bool {
     device == "cpu"
 }
-fn is_default(dtype: &Dtype) -> bool {
-    *dtype == Dtype::default()
+fn f32_products() -> DType {
+    DType::F32
+}
+fn is_f32(dtype: &DType) -> bool {
+    *dtype == DType::F32
 }
 fn one_step() -> u64 {
     1

@@ -6,7 +6,9 @@
 
 use std::fmt;
 
-use crate::config::{Quantize, TrainConfig};
+use otter_nn::QuantisedFormat;
+
+use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 use crate::memory::{MemoryPlan, show_bytes};
 use crate::optim::MomentPrecision;
@@ -19,7 +21,7 @@ pub struct Choice {
     /// How AdamW keeps its moments.
     pub moments: MomentPrecision,
     /// Blocks that large frozen matrices are kept in.
-    pub quantize: Option<Quantize>,
+    pub quantize: Option<QuantisedFormat>,
 }
 
 impl Choice {
@@ -58,7 +60,7 @@ impl Choice {
         let recompute = if config.model.recompute { vec![true] } else { vec![false, true] };
         let quantize = match config.model.quantize {
             Some(given) => vec![Some(given)],
-            None => vec![None, Some(Quantize::Q8_0), Some(Quantize::Q4K)],
+            None => vec![None, Some(QuantisedFormat::Q8_0), Some(QuantisedFormat::Q4K)],
         };
         let mut all = Vec::new();
         for &quantize in &quantize {
@@ -80,8 +82,8 @@ impl Choice {
         }
         match self.quantize {
             _ if self.quantize == before.quantize => {}
-            Some(Quantize::Q8_0) => changes.push("model.quantize = \"q8_0\""),
-            Some(Quantize::Q4K) => changes.push("model.quantize = \"q4_k\""),
+            Some(QuantisedFormat::Q8_0) => changes.push("model.quantize = \"q8_0\""),
+            Some(QuantisedFormat::Q4K) => changes.push("model.quantize = \"q4_k\""),
             None => {}
         }
         changes
@@ -176,8 +178,8 @@ mod tests {
         let moments = if choice.moments == MomentPrecision::Full { 80 } else { 20 };
         let weights = match choice.quantize {
             None => 100,
-            Some(Quantize::Q8_0) => 60,
-            Some(Quantize::Q4K) => 30,
+            Some(QuantisedFormat::Q8_0) => 60,
+            Some(QuantisedFormat::Q4K) => 30,
         };
         let items = [
             ("weights", weights),
@@ -201,7 +203,13 @@ mod tests {
         let quantised = |limit| fit(&config(&[]), limit, plan).unwrap().choice.quantize;
         assert_eq!(
             [130, 129, 90, 89, 60].map(quantised),
-            [None, Some(Quantize::Q8_0), Some(Quantize::Q8_0), Some(Quantize::Q4K), Some(Quantize::Q4K)]
+            [
+                None,
+                Some(QuantisedFormat::Q8_0),
+                Some(QuantisedFormat::Q8_0),
+                Some(QuantisedFormat::Q4K),
+                Some(QuantisedFormat::Q4K)
+            ]
         );
         // What is given stays.
         assert_eq!(chosen(&["train.moments=8bit"], 230), (false, EightBit, 170));

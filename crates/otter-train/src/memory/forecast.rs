@@ -10,9 +10,9 @@ use otter_checkpoint::{
 };
 use otter_data::{Dataset, Loader, LoaderOptions, TextTokenizer};
 use otter_model::{FreezeRule, Otter};
-use otter_nn::ParameterSpecs;
+use otter_nn::{ParameterSpecs, QuantisedFormat};
 
-use crate::config::{Quantize, TrainConfig};
+use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 use crate::memory::choice::{Choice, Fitted, fit};
 use crate::memory::{BatchShape, Holdings, HostHoldings, Kept, MemoryPlan, WeightPlan, resident_bytes};
@@ -32,7 +32,7 @@ pub(crate) struct Base {
     /// The tokenizer.
     pub tokenizer: Arc<TextTokenizer>,
     /// Blocks of the frozen matrices under a trained part.
-    pub quantised: Option<Quantize>,
+    pub quantised: Option<QuantisedFormat>,
     /// The trained parts over the model, the lowest first.
     parts: Vec<Weights>,
     directory: PathBuf,
@@ -60,7 +60,7 @@ impl Base {
             tokenizer: Arc::new(load_tokenizer(directory)?),
             checkpoint,
             specs,
-            quantised: quantised.map(Into::into),
+            quantised,
             parts: parts.collect::<Result<_, _>>()?,
             directory: whole,
         })
@@ -70,7 +70,7 @@ impl Base {
     fn weights(&self, rule: &FreezeRule, choice: Choice) -> Result<WeightPlan> {
         let config = &self.checkpoint.config.model;
         let is_trained = |name: &str| rule.is_trainable(config, name);
-        let options = LoadOptions { quantise: choice.quantize.map(Into::into), keep: Some(&is_trained) };
+        let options = LoadOptions { quantise: choice.quantize, keep: Some(&is_trained) };
         let mut plan = WeightPlan::default();
         for spec in self.specs.iter() {
             let elements = spec.len() as u64;

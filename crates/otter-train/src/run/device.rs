@@ -1,31 +1,22 @@
 //! Where a run computes, and how: `train.device` and `train.dtype`.
 
-use otter_cuda::Precision;
-use otter_nn::Device;
-use serde::{Deserialize, Serialize};
+use otter_nn::{DType, Device};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 use crate::memory;
 
-/// How products of many rows are computed. Weights that are trained, their gradients and moments are f32 in either case.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// In f32.
-    #[default]
-    F32,
-    /// Factors rounded to bfloat16, sums in f32; on cards.
-    Bf16,
-}
+/// The types that products of many rows are computed in.
+const PRODUCTS: [DType; 2] = [DType::F32, DType::Bf16];
 
-impl From<Dtype> for Precision {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::Bf16 => Self::Bf16,
-        }
-    }
+/// Reads how products of many rows are computed: `f32`, or factors rounded to bfloat16 with sums in f32, on a GPU.
+/// Weights that are trained, their gradients and moments are f32 in either case.
+pub(crate) fn products<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<DType, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let found = PRODUCTS.into_iter().find(|dtype| dtype.name() == name);
+    found.ok_or_else(|| D::Error::unknown_variant(&name, &["f32", "bf16"]))
 }
 
 /// Opens the device of a run. A card takes no more memory than `train.memory` says.

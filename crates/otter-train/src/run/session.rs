@@ -201,7 +201,7 @@ fn train_in(
     let process_bytes = memory::resident_bytes().unwrap_or(0);
     let rule = freeze_rule(&config.model);
     let is_trained = |name: &str| rule.is_trainable(&sizes, name);
-    let quantise = config.model.quantize.map(Into::into);
+    let quantise = config.model.quantize;
     let options_to_load = LoadOptions { quantise, keep: Some(&is_trained) };
     let LoadedModel { otter, mut parameters, tokenizer, config: mut file, report } =
         load_model_with(&config.model.init_from, Device::Cpu, options_to_load)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use otter_checkpoint::{SaveDtype, SaveOptions, load_model, save_model};
+use otter_checkpoint::{DType, SaveOptions, load_model, save_model};
 use otter_nn::Device;
 use otter_train::{Observer, Outcome, Resume, StepReport, TrainConfig, TrainSummary, train};
 
@@ -182,8 +182,7 @@ fn a_half_precision_base_is_trained() {
     let base = place.path().join("base");
     let source = golden("llama/checkpoint");
     let model = load_model(&source, Device::Cpu).unwrap();
-    let options =
-        SaveOptions { tokenizer_from: Some(&source), dtype: SaveDtype::F16, ..SaveOptions::default() };
+    let options = SaveOptions { tokenizer_from: Some(&source), dtype: DType::F16, ..SaveOptions::default() };
     save_model(&base, &model.config, &model.parameters, &options).unwrap();
     let mut expected = load_model(&base, Device::Cpu).unwrap();
     let rule = otter_model::FreezeRule::Head;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use otter_cli::arguments::{DeviceArguments, QuantiseChoice};
+use otter_cli::arguments::{DeviceArguments, element_types};
+use otter_nn::QuantisedFormat;
 
 /// Sizes of a benchmark model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -96,8 +97,8 @@ pub struct Bench {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["preset", "like"])]
     pub model: Option<PathBuf>,
     /// Keep the large matrices in blocks of 8 or 4 bits.
-    #[arg(long = "quantize", alias = "quantise", value_enum, value_name = "FORMAT")]
-    pub quantise: Option<QuantiseChoice>,
+    #[arg(long = "quantize", alias = "quantise", value_name = "FORMAT", value_parser = element_types::blocks())]
+    pub quantise: Option<QuantisedFormat>,
     #[command(flatten)]
     pub device: DeviceArguments,
     /// Most memory of the card, for example 24GiB: what does not fit is an error, as on a card of that size.

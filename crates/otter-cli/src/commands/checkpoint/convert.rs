@@ -7,13 +7,10 @@ use anyhow::{Result, bail};
 use otter_checkpoint::convert::{
     ConvertOptions, ConvertReport, ConvertTarget, Dropped, KeepF32, NewRows, OutputFormat, convert,
 };
-use otter_checkpoint::{GgufQuantization, SaveDtype, StoredTensor, TokenOrder};
+use otter_checkpoint::{StoredTensor, TokenOrder};
 
 use super::hub::resolve_model;
-use crate::arguments::{
-    Convert, ConvertTo, DtypeChoice, FormatChoice, KeepChoice, NewRowsChoice, QuantizeChoice,
-    TokenOrderChoice,
-};
+use crate::arguments::{Convert, ConvertTo, FormatChoice, KeepChoice, NewRowsChoice, TokenOrderChoice};
 use crate::output;
 use crate::progress;
 
@@ -67,11 +64,7 @@ fn options(arguments: &Convert) -> Result<ConvertOptions> {
             NewRowsChoice::Mean => NewRows::Mean,
         },
         seed: arguments.seed,
-        dtype: arguments.dtype.map(|dtype| match dtype {
-            DtypeChoice::F32 => SaveDtype::F32,
-            DtypeChoice::F16 => SaveDtype::F16,
-            DtypeChoice::Bf16 => SaveDtype::Bf16,
-        }),
+        dtype: arguments.dtype,
         keep_f32: arguments
             .keep_f32
             .iter()
@@ -85,14 +78,7 @@ fn options(arguments: &Convert) -> Result<ConvertOptions> {
             FormatChoice::Bin => OutputFormat::Torch,
             FormatChoice::Gguf => OutputFormat::Gguf,
         },
-        quantization: arguments.quantize.map(|choice| match choice {
-            QuantizeChoice::F32 => GgufQuantization::F32,
-            QuantizeChoice::F16 => GgufQuantization::F16,
-            QuantizeChoice::Bf16 => GgufQuantization::Bf16,
-            QuantizeChoice::Q8_0 => GgufQuantization::Q8_0,
-            QuantizeChoice::Q4_0 => GgufQuantization::Q4_0,
-            QuantizeChoice::Q4K => GgufQuantization::Q4K,
-        }),
+        quantization: arguments.quantize,
         transformers: arguments.transformers,
         max_shard_bytes: arguments.shard_size,
         module_prefix: arguments.module_prefix,

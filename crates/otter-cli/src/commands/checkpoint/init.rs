@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::{
-    Checkpoint, CheckpointConfig, NAMED_MODELS, NamedModel, SaveDtype, SaveOptions, initialise_checkpoint,
+    Checkpoint, CheckpointConfig, NAMED_MODELS, NamedModel, SaveOptions, initialise_checkpoint,
     load_tokenizer,
 };
 use serde_json::json;
 
 use super::hub::resolve_model;
-use crate::arguments::{Init, InitDtype};
+use crate::arguments::Init;
 use crate::output;
 use crate::progress;
 
@@ -32,11 +32,7 @@ pub fn run(arguments: &Init) -> Result<()> {
     let options = SaveOptions {
         tokenizer_from: tokenizer.as_deref(),
         max_shard_bytes: arguments.shard_size,
-        dtype: match arguments.dtype {
-            InitDtype::F32 => SaveDtype::F32,
-            InitDtype::F16 => SaveDtype::F16,
-            InitDtype::Bf16 => SaveDtype::Bf16,
-        },
+        dtype: arguments.dtype,
         card: None,
     };
     let bar = progress::bar("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta}");

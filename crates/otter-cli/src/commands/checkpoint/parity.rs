@@ -9,11 +9,11 @@ use otter_eval::parity::{
     Golden, GoldenTensor, ParityReport, Subject, Tolerances, compare_forward, compare_gradients, scenarios,
 };
 use otter_model::FreezeRule;
-use otter_nn::Device;
+use otter_nn::{DType, Device};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
-use crate::arguments::{ComputeDtype, Parity};
+use crate::arguments::Parity;
 use crate::commands::generate::model;
 use crate::output;
 
@@ -28,8 +28,8 @@ pub fn run(arguments: &Parity) -> Result<ExitCode> {
     model.parameters.move_to(device)?;
     let (golden, _) = read(&arguments.golden)?;
     let usual = match arguments.device.dtype {
-        ComputeDtype::F32 => Tolerances::default(),
-        ComputeDtype::Bf16 => Tolerances::rounded(),
+        DType::Bf16 => Tolerances::rounded(),
+        _ => Tolerances::default(),
     };
     let tolerances = Tolerances {
         hidden: arguments.tolerance.unwrap_or(usual.hidden),

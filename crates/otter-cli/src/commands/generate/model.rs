@@ -5,37 +5,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::{LoadOptions, LoadedModel, load_model_with};
-use otter_cuda::Precision;
 use otter_data::prompt::{self, InstructionFormat};
 use otter_data::video::{FrameSampling, Picture, VideoOptions, open_frames};
 use otter_data::{ImageTransform, ImagesOfRecord, JoinedText, open_image, preprocess};
 use otter_model::VisionInput;
-use otter_nn::{Device, QuantisedFormat, Tensor};
+use otter_nn::{Device, Tensor};
 
 use super::pictures::Pictures;
-use crate::arguments::{ComputeDtype, DeviceArguments, ModelArguments, QuantiseChoice};
+use crate::arguments::{DeviceArguments, ModelArguments};
 use crate::commands::checkpoint::hub::resolve_model;
-
-/// The format that an option names.
-pub fn quantised(choice: QuantiseChoice) -> QuantisedFormat {
-    match choice {
-        QuantiseChoice::Q8_0 => QuantisedFormat::Q8_0,
-        QuantiseChoice::Q4K => QuantisedFormat::Q4K,
-    }
-}
 
 /// Opens the device that the arguments name.
 pub fn device(arguments: &DeviceArguments) -> Result<Device> {
-    let precision = match arguments.dtype {
-        ComputeDtype::F32 => Precision::F32,
-        ComputeDtype::Bf16 => Precision::Bf16,
-    };
-    otter_cuda::device(&arguments.device, precision).with_context(|| format!("--device {}", arguments.device))
+    otter_cuda::device(&arguments.device, arguments.dtype.into())
+        .with_context(|| format!("--device {}", arguments.device))
 }
 
 /// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
 pub fn load(model: &ModelArguments) -> Result<LoadedModel> {
-    let options = LoadOptions { quantise: model.quantise.map(quantised), keep: None };
+    let options = LoadOptions { quantise: model.quantise, keep: None };
     load_with(&model.path, device(&model.device)?, options)
 }
 

@@ -7,7 +7,7 @@ use otter_train::metrics::Progress;
 use otter_train::{Outcome, Resume, TrainConfig, TrainSummary};
 use serde_json::{Value, json};
 
-use crate::arguments::{ComputeDtype, Train};
+use crate::arguments::Train;
 use crate::commands::checkpoint::hub;
 use crate::commands::interrupt;
 use crate::output;
@@ -68,10 +68,7 @@ fn print(arguments: &Train, config: &TrainConfig, summary: &TrainSummary) -> Res
 
 /// The configuration with the model found, which may be named as on the hub.
 fn load(arguments: &Train, overrides: &[String]) -> Result<TrainConfig> {
-    let dtype = arguments.dtype.map(|dtype| match dtype {
-        ComputeDtype::F32 => "f32".to_owned(),
-        ComputeDtype::Bf16 => "bf16".to_owned(),
-    });
+    let dtype = arguments.dtype.map(|dtype| dtype.name().to_owned());
     let options =
         [("memory", arguments.memory.clone()), ("device", arguments.device.clone()), ("dtype", dtype)];
     let options = options.into_iter().filter_map(|(key, value)| Some(format!("train.{key}={}", value?)));

@@ -1,10 +1,11 @@
 //! `otter quickstart`: from nothing to a tuned model and a report.
 
 use anyhow::Result;
+use otter_nn::DType;
 use otter_toybox::quickstart::QuickstartOptions;
 use otter_train::metrics::Progress;
 
-use crate::arguments::{ComputeDtype, Quickstart};
+use crate::arguments::Quickstart;
 use crate::commands::checkpoint::hub;
 use crate::commands::interrupt;
 use crate::output;
@@ -17,7 +18,7 @@ pub fn run(arguments: &Quickstart) -> Result<()> {
         base: arguments.base.as_deref().map(hub::resolve_model).transpose()?,
         scale: arguments.scale,
         device: arguments.device.device.clone(),
-        rounded: arguments.device.dtype == ComputeDtype::Bf16,
+        rounded: arguments.device.dtype == DType::Bf16,
     };
     let flag = interrupt::flag("stopping at the end of this step or stage")?;
     let mut progress = Progress::new(50);

@@ -6,16 +6,19 @@ pub mod q4_k;
 pub mod q8_0;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::backend::CardBuffer;
 use crate::{Device, Tensor, vectorised};
 
 /// How the rows of a matrix are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum QuantisedFormat {
     /// 8 bits an element and an f16 scale for each 32: 8.5 bits.
+    #[serde(rename = "q8_0")]
     Q8_0,
     /// 4 bits an element, scales and minima of 6 bits for each 32 of 256, f16 units of both: 4.5 bits.
+    #[serde(rename = "q4_k")]
     Q4K,
 }
 

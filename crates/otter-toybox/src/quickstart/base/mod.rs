@@ -9,7 +9,7 @@ pub mod vision;
 use std::path::Path;
 
 use crate::world::Vocabulary;
-use otter_checkpoint::{CheckpointConfig, SaveDtype, SaveOptions, atomic, save_model};
+use otter_checkpoint::{CheckpointConfig, DType, SaveOptions, atomic, save_model};
 use otter_model::Otter;
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_nn::{Device, Parameters};
@@ -103,7 +103,7 @@ pub fn pretrain(
     take(&mut parameters, &tower, vision::TOWER);
     take(&mut parameters, &language, "lang_encoder.");
     let options =
-        SaveOptions { tokenizer_from: Some(&tokenizer), dtype: SaveDtype::F16, ..SaveOptions::default() };
+        SaveOptions { tokenizer_from: Some(&tokenizer), dtype: DType::F16, ..SaveOptions::default() };
     let saved = save_model(directory, &CheckpointConfig::new(config), &parameters, &options);
     let removed = std::fs::remove_dir_all(&tokenizer);
     saved?;
