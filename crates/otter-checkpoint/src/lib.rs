@@ -33,8 +33,7 @@ mod export;
 mod facts;
 mod gguf;
 mod inspect;
-mod named_models;
-mod releases;
+mod published;
 mod tokenizer;
 
 pub use config::checkpoint_config::{CheckpointConfig, ModelFamily};
@@ -62,11 +61,10 @@ pub use inspect::{
     Counts, Facts, FileSummary, Inspection, Kind, Language, NonFinite, OtherTower, Part, PartSummary,
     TensorSummary, TiedTables, TokenCheck, TrainingSigns, beginning, inspect, scan, warnings_before_chat,
 };
-pub use named_models::{NAMED_MODELS, NamedModel};
 pub use otter_formats::tokenizer::json::parse as parse_tokenizer_json;
 pub use otter_formats::{FormatError, Location, NewTensor, RowOrder, StoredDType, TensorEntry};
 pub use otter_nn::DType;
-pub use releases::{RELEASES, Release, ReleaseMatch};
+pub use published::{NAMED_MODELS, NamedModel, Release, ReleaseMatch};
 pub use tokenizer::load::{
     LoadedTokenizer, TokenizerForm, load_sentencepiece_tokenizer, load_tokenizer, read_tokenizer,
 };

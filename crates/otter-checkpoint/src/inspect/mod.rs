@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::facts::part::{is_input_table, is_output_table};
 use crate::gguf;
 use crate::inspect::source::Source;
-use crate::releases::{Candidate, ReleaseMatch, matching};
+use crate::published::{Candidate, ReleaseMatch, matching};
 use otter_formats::{StoredDType, TensorEntry};
 use otter_model::config::OtterConfig;
 use otter_model::{FreezeRule, Otter};
@@ -143,7 +143,7 @@ impl Inspection {
 
     /// Parameters of the whole model, by the configuration or else by the release.
     pub fn whole(&self) -> Option<u64> {
-        let release = self.release.as_ref().map(|found| found.release.total).filter(|&total| total > 0);
+        let release = self.release.as_ref().and_then(|found| found.total);
         self.counts.map(|counts| counts.total).or(release)
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use otter_checkpoint::{LoadOptions, NAMED_MODELS, NamedModel, quantised_format};
-use otter_cli::commands::generate::model::{device, load_with, quantised};
+use otter_cli::commands::generate::model::{device, load_with};
 use otter_cli::output;
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_model::{FreezeRule, Otter};
@@ -40,7 +40,7 @@ pub(super) fn build(arguments: &Bench) -> Result<BenchModel> {
 }
 
 fn build_here(arguments: &Bench) -> Result<BenchModel> {
-    let quantise = arguments.quantise.map(quantised);
+    let quantise = arguments.quantise;
     if let Some(path) = &arguments.model {
         let model = load_with(path, Device::Cpu, LoadOptions { quantise, keep: None })?;
         return Ok(BenchModel { otter: model.otter, parameters: model.parameters });
