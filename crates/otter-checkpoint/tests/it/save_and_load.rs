@@ -214,7 +214,7 @@ fn a_full_disk_leaves_the_previous_checkpoint() {
     let output = std::process::Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$@\"", "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "a_full_disk_leaves_the_previous_checkpoint", "--nocapture"])
+        .args(["--exact", "save_and_load::a_full_disk_leaves_the_previous_checkpoint", "--nocapture"])
         .env(VARIABLE, &target)
         .output()
         .unwrap();
