@@ -55,14 +55,10 @@ pub(crate) fn matching(candidate: &Candidate<'_>) -> Option<ReleaseMatch> {
     let mut matches: Vec<(usize, ReleaseMatch)> = models()
         .flat_map(|model| {
             let sizes = Sizes::of(model);
-            model.releases.iter().filter_map(move |release| {
-                sizes.fit(release, candidate).then(|| {
-                    let (score, evidence) = sizes.evidence(release, candidate);
-                    (
-                        score,
-                        ReleaseMatch { release: *release, total: sizes.total, evidence, others: Vec::new() },
-                    )
-                })
+            let fitting = model.releases.iter().filter(move |release| sizes.fit(release, candidate));
+            fitting.map(move |release| {
+                let (score, evidence) = sizes.evidence(release, candidate);
+                (score, ReleaseMatch { release: *release, total: sizes.total, evidence, others: Vec::new() })
             })
         })
         .collect();
@@ -74,6 +70,7 @@ pub(crate) fn matching(candidate: &Candidate<'_>) -> Option<ReleaseMatch> {
 }
 
 /// The sizes of a model that are compared.
+#[derive(Clone, Copy)]
 struct Sizes {
     language: Language,
     width: usize,

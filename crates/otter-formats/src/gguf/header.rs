@@ -116,6 +116,11 @@ pub struct List<'a> {
 }
 
 impl<'a> List<'a> {
+    /// Whether there are no items.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Number of items.
     pub fn len(&self) -> usize {
         self.count

@@ -8,4 +8,6 @@ mod write;
 pub use blocks::widen_blocks;
 pub use header::{Claim, DEFAULT_ALIGNMENT, Header, List, MAGIC, Meta};
 pub use tokenizer::tokenizer_json;
-pub use write::{Elements, Metadata, PlannedTensor, PutElements, StoredTensor, file_type, write};
+pub use write::{
+    Elements, Metadata, PassElements, PlannedTensor, PutElements, StoredTensor, file_type, write,
+};

@@ -57,6 +57,9 @@ pub struct StoredTensor {
 /// Receives some of a tensor's elements.
 pub type PutElements<'p, E> = dyn FnMut(Elements<'_>) -> Result<(), E> + 'p;
 
+/// Passes the elements of the tensor with this number on.
+pub type PassElements<'p, E> = dyn FnMut(usize, &mut PutElements<'_, E>) -> Result<(), E> + 'p;
+
 /// Writes a whole file. Memory does not grow with the tensors. `path` is for messages.
 ///
 /// `elements(i, put)` passes the elements of tensor `i` in row-major order to `put`, in pieces of any length.
@@ -70,7 +73,7 @@ pub fn write<E: From<FormatError>>(
     path: &Path,
     metadata: &Metadata,
     tensors: &[PlannedTensor<'_>],
-    elements: &mut dyn FnMut(usize, &mut PutElements<'_, E>) -> Result<(), E>,
+    elements: &mut PassElements<'_, E>,
 ) -> Result<Vec<StoredTensor>, E> {
     let header = header(path, metadata, tensors)?;
     let mut stored = Vec::with_capacity(tensors.len());

@@ -152,6 +152,11 @@ impl SentencePiece {
         if unknown == 1 { Ok(()) } else { Err(format!("{unknown} unknown pieces; expected exactly one")) }
     }
 
+    /// Whether there are no pieces.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
     /// Number of pieces.
     pub fn len(&self) -> usize {
         self.pieces.len()
