@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod block;
 pub mod cache;
+pub mod config_json;
 pub(crate) mod embedding;
 pub mod families;
 pub mod family;
@@ -11,4 +12,4 @@ pub mod mlp;
 pub mod rope;
 
 pub use block::{Rows, TransformerBlock};
-pub use family::TextConfig;
+pub use family::{FAMILIES, Family, TextConfig};
