@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Result, Section, set};
-use crate::text::family::HiddenActivation;
+use crate::text::config::HiddenActivation;
 
 /// The activation of a feed-forward without a gate.
 pub(crate) fn activation(

@@ -12,10 +12,12 @@ use super::mpt::alibi_slopes;
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::config::{HiddenActivation, TextNames, TextSizes};
 use crate::text::config_json::{
     KeyError, Section, activation, must_turn_whole_heads, pad_token, rope, set, write_activation, write_rope,
 };
-use crate::text::family::{Family, HiddenActivation, TextFamily, TextNames, TextSizes};
+use crate::text::family::{Family, TextFamily};
+use crate::text::gguf::{GgufArchitecture, GgufMetadata, Moved};
 use crate::text::mlp::{MlpForm, MlpSpec};
 use crate::text::rope::RopeConfig;
 
@@ -38,6 +40,7 @@ pub static FALCON: Family = Family {
     input_table: "transformer.word_embeddings.weight",
     output_table: Some("lm_head.weight"),
     width_keys: &["hidden_size", "n_embed"],
+    gguf: GGUF,
     depth_keys: &["num_hidden_layers", "n_layer"],
 };
 
@@ -347,6 +350,67 @@ fn block_of(text: &Section<'_>, grouped: bool) -> Result<FalconBlock, KeyError> 
             Err(text.wrong("num_ln_in_parallel_attn", &other, expected))
         }
     }
+}
+
+/// In files of llama.cpp.
+const GGUF: &[GgufArchitecture] = &[
+    GgufArchitecture {
+        name: "falcon",
+        tensors: &[
+            ("token_embd", "transformer.word_embeddings", Moved::No),
+            ("output_norm", "transformer.ln_f", Moved::No),
+            ("output", "lm_head", Moved::No),
+            ("blk.{}.attn_norm", "transformer.h.{}.input_layernorm", Moved::No),
+            ("blk.{}.attn_qkv", "transformer.h.{}.self_attention.query_key_value", Moved::Fused),
+            ("blk.{}.attn_output", "transformer.h.{}.self_attention.dense", Moved::No),
+            ("blk.{}.ffn_up", "transformer.h.{}.mlp.dense_h_to_4h", Moved::No),
+            ("blk.{}.ffn_down", "transformer.h.{}.mlp.dense_4h_to_h", Moved::No),
+        ],
+        dropped: &[],
+        computed: &[],
+        turns_whole_heads: true,
+        config: gguf_config,
+    },
+    // The 40B and later: one norm before the attention, one before the feed-forward.
+    GgufArchitecture {
+        name: "falcon",
+        tensors: &[
+            ("token_embd", "transformer.word_embeddings", Moved::No),
+            ("output_norm", "transformer.ln_f", Moved::No),
+            ("output", "lm_head", Moved::No),
+            ("blk.{}.attn_norm_2", "transformer.h.{}.ln_attn", Moved::No),
+            ("blk.{}.attn_norm", "transformer.h.{}.ln_mlp", Moved::No),
+            ("blk.{}.attn_qkv", "transformer.h.{}.self_attention.query_key_value", Moved::Fused),
+            ("blk.{}.attn_output", "transformer.h.{}.self_attention.dense", Moved::No),
+            ("blk.{}.ffn_up", "transformer.h.{}.mlp.dense_h_to_4h", Moved::No),
+            ("blk.{}.ffn_down", "transformer.h.{}.mlp.dense_4h_to_h", Moved::No),
+        ],
+        dropped: &[],
+        computed: &[],
+        turns_whole_heads: true,
+        config: gguf_config,
+    },
+];
+
+fn gguf_config(file: &dyn GgufMetadata) -> Result<Value, String> {
+    let (width, heads) = (file.size("embedding_length")?, file.size("attention.head_count")?);
+    let key_heads = file.key_heads()?;
+    let newer = file.has("blk.0.attn_norm_2.weight");
+    Ok(json!({
+        "hidden_size": width,
+        "num_hidden_layers": file.size("block_count")?,
+        "num_attention_heads": heads,
+        "num_kv_heads": newer.then_some(key_heads),
+        "multi_query": key_heads == 1,
+        "new_decoder_architecture": newer,
+        "parallel_attn": true,
+        "alibi": false,
+        "bias": file.has("blk.0.attn_qkv.bias"),
+        "layer_norm_epsilon": file.real("attention.layer_norm_epsilon")?.unwrap_or(1e-5),
+        "max_position_embeddings": file.size("context_length")?,
+        "rope_theta": file.real("rope.freq_base")?.unwrap_or(10_000.0),
+        "tie_word_embeddings": !file.has("output.weight"),
+    }))
 }
 
 #[cfg(test)]

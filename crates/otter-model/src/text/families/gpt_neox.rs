@@ -8,10 +8,12 @@ use serde_json::{Map, Value, json};
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::config::{HiddenActivation, TextNames, TextSizes};
 use crate::text::config_json::{
     KeyError, Section, activation, pad_token, rope, rotated_share, set, write_activation, write_rope,
 };
-use crate::text::family::{Family, HiddenActivation, TextFamily, TextNames, TextSizes};
+use crate::text::family::{Family, TextFamily};
+use crate::text::gguf::{GgufArchitecture, GgufMetadata, Moved};
 use crate::text::mlp::{MlpForm, MlpSpec};
 use crate::text::rope::RopeConfig;
 
@@ -30,6 +32,7 @@ pub static GPT_NEOX: Family = Family {
     input_table: "gpt_neox.embed_in.weight",
     output_table: Some("embed_out.weight"),
     width_keys: &["hidden_size"],
+    gguf: GGUF,
     depth_keys: &["num_hidden_layers"],
 };
 
@@ -258,6 +261,46 @@ fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<GptNeoxConfig,
         eos_token_id: text.first_token("eos_token_id")?.or(default.eos_token_id),
         pad_token_id: pad_token(text, default.pad_token_id)?,
     })
+}
+
+/// In files of llama.cpp.
+const GGUF: &[GgufArchitecture] = &[GgufArchitecture {
+    name: "gptneox",
+    tensors: &[
+        ("token_embd", "gpt_neox.embed_in", Moved::No),
+        ("output_norm", "gpt_neox.final_layer_norm", Moved::No),
+        ("output", "embed_out", Moved::No),
+        ("blk.{}.attn_norm", "gpt_neox.layers.{}.input_layernorm", Moved::No),
+        ("blk.{}.attn_qkv", "gpt_neox.layers.{}.attention.query_key_value", Moved::Fused),
+        ("blk.{}.attn_output", "gpt_neox.layers.{}.attention.dense", Moved::No),
+        ("blk.{}.ffn_norm", "gpt_neox.layers.{}.post_attention_layernorm", Moved::No),
+        ("blk.{}.ffn_up", "gpt_neox.layers.{}.mlp.dense_h_to_4h", Moved::No),
+        ("blk.{}.ffn_down", "gpt_neox.layers.{}.mlp.dense_4h_to_h", Moved::No),
+    ],
+    dropped: &[],
+    computed: &[],
+    turns_whole_heads: false,
+    config: gguf_config,
+}];
+
+fn gguf_config(file: &dyn GgufMetadata) -> Result<Value, String> {
+    let (width, heads) = (file.size("embedding_length")?, file.size("attention.head_count")?);
+    let head_dim = width / heads;
+    let rotary = file.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
+    let parallel = file.flag("use_parallel_residual")?.unwrap_or(true);
+    Ok(json!({
+        "hidden_size": width,
+        "intermediate_size": file.size("feed_forward_length")?,
+        "num_hidden_layers": file.size("block_count")?,
+        "num_attention_heads": heads,
+        "max_position_embeddings": file.size("context_length")?,
+        "rotary_pct": rotary as f64 / head_dim.max(1) as f64,
+        "rotary_emb_base": file.real("rope.freq_base")?.unwrap_or(10_000.0),
+        "layer_norm_eps": file.real("attention.layer_norm_epsilon")?.unwrap_or(1e-5),
+        "use_parallel_residual": parallel,
+        "hidden_act": "gelu",
+        "tie_word_embeddings": !file.has("output.weight"),
+    }))
 }
 
 #[cfg(test)]

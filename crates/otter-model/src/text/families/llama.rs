@@ -8,8 +8,10 @@ use serde_json::{Map, Value, json};
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::config::{TextNames, TextSizes};
 use crate::text::config_json::{KeyError, Section, must_turn_whole_heads, pad_token, rope, set, write_rope};
-use crate::text::family::{Family, TextFamily, TextNames, TextSizes};
+use crate::text::family::{Family, TextFamily};
+use crate::text::gguf::{GgufArchitecture, GgufMetadata, Moved};
 use crate::text::mlp::{MlpForm, MlpSpec};
 use crate::text::rope::{RopeConfig, RopeScaling};
 
@@ -32,6 +34,7 @@ pub static LLAMA: Family = Family {
     input_table: "model.embed_tokens.weight",
     output_table: Some("lm_head.weight"),
     width_keys: &["hidden_size"],
+    gguf: GGUF,
     depth_keys: &["num_hidden_layers"],
 };
 
@@ -298,6 +301,53 @@ fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<LlamaConfig, K
     let usual = config.head_dim();
     config.head_dim_override = text.size("head_dim")?.filter(|&head_dim| head_dim != usual);
     Ok(config)
+}
+
+/// In files of llama.cpp.
+const GGUF: &[GgufArchitecture] = &[GgufArchitecture {
+    name: "llama",
+    tensors: &[
+        ("token_embd", "model.embed_tokens", Moved::No),
+        ("output_norm", "model.norm", Moved::No),
+        ("output", "lm_head", Moved::No),
+        ("blk.{}.attn_norm", "model.layers.{}.input_layernorm", Moved::No),
+        ("blk.{}.attn_q", "model.layers.{}.self_attn.q_proj", Moved::QueryHeads),
+        ("blk.{}.attn_k", "model.layers.{}.self_attn.k_proj", Moved::KeyHeads),
+        ("blk.{}.attn_v", "model.layers.{}.self_attn.v_proj", Moved::No),
+        ("blk.{}.attn_output", "model.layers.{}.self_attn.o_proj", Moved::No),
+        ("blk.{}.ffn_norm", "model.layers.{}.post_attention_layernorm", Moved::No),
+        ("blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj", Moved::No),
+        ("blk.{}.ffn_up", "model.layers.{}.mlp.up_proj", Moved::No),
+        ("blk.{}.ffn_down", "model.layers.{}.mlp.down_proj", Moved::No),
+    ],
+    dropped: &[
+        ("rope_freqs", "factors of the rotary frequencies, which the configuration describes"),
+        ("blk.{}.attn_rot_embd", "rotary frequencies, which are computed"),
+    ],
+    computed: &[],
+    turns_whole_heads: true,
+    config: gguf_config,
+}];
+
+fn gguf_config(file: &dyn GgufMetadata) -> Result<Value, String> {
+    let (width, heads) = (file.size("embedding_length")?, file.size("attention.head_count")?);
+    let head_dim = file.optional_size("attention.key_length")?.filter(|length| length * heads != width);
+    let bias = file.has("blk.0.attn_q.bias");
+    Ok(json!({
+        "hidden_size": width,
+        "intermediate_size": file.size("feed_forward_length")?,
+        "num_hidden_layers": file.size("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": file.key_heads()?,
+        "head_dim": head_dim,
+        "max_position_embeddings": file.size("context_length")?,
+        "rms_norm_eps": file.real("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+        "rope_theta": file.real("rope.freq_base")?.unwrap_or(10_000.0),
+        "rope_scaling": file.rope_scaling(head_dim.unwrap_or(width / heads))?,
+        "hidden_act": "silu",
+        "attention_bias": bias.then_some(true),
+        "tie_word_embeddings": !file.has("output.weight"),
+    }))
 }
 
 #[cfg(test)]

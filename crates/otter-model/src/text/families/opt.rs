@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::config::{HiddenActivation, TextNames, TextSizes};
 use crate::text::config_json::{KeyError, Section, activation, pad_token, set, write_activation};
-use crate::text::family::{Family, HiddenActivation, TextFamily, TextNames, TextSizes};
+use crate::text::family::{Family, TextFamily};
 use crate::text::mlp::{MlpForm, MlpSpec};
 
 /// The family.
@@ -27,6 +28,7 @@ pub static OPT: Family = Family {
     input_table: "model.decoder.embed_tokens.weight",
     output_table: Some("lm_head.weight"),
     width_keys: &["hidden_size"],
+    gguf: &[],
     depth_keys: &["num_hidden_layers"],
 };
 

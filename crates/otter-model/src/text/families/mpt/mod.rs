@@ -2,6 +2,7 @@
 //! `MosaicGPT`, its first generation, has other names.
 
 mod config_json;
+mod gguf;
 
 use otter_nn::{ActivationKind, Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,9 @@ use serde_json::{Map, Value, json};
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
+use crate::text::config::{TextNames, TextSizes};
 use crate::text::config_json::set;
-use crate::text::family::{Family, TextFamily, TextNames, TextSizes};
+use crate::text::family::{Family, TextFamily};
 use crate::text::mlp::{MlpForm, MlpSpec};
 
 /// MPT in the class of MosaicML, which the original ships.
@@ -29,6 +31,7 @@ pub const MPT: Family = Family {
     input_table: "transformer.wte.weight",
     output_table: None,
     width_keys: &["d_model", "hidden_size"],
+    gguf: gguf::GGUF,
     depth_keys: &["n_layers", "num_hidden_layers"],
 };
 
@@ -36,6 +39,7 @@ pub const MPT: Family = Family {
 pub static TRANSFORMERS_MPT: Family = Family {
     classes: &[("MptForCausalLM", "mpt")],
     inner_keys: &[],
+    gguf: &[],
     read: |text, warnings| Ok(config_json::read(text, true, warnings)?.into()),
     ..MPT
 };
@@ -46,6 +50,7 @@ pub static MOSAIC_GPT: Family = Family {
     classes: &[("MosaicGPT", "mosaic_gpt")],
     keys: config_json::MOSAIC_GPT_KEYS,
     inner_keys: &[],
+    gguf: &[],
     read: |text, warnings| Ok(config_json::mosaic_gpt(text, warnings)?.into()),
     ..MPT
 };
