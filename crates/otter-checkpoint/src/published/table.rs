@@ -1,8 +1,8 @@
 //! The published models, and the sizes that each was published with: what a checkpoint of random values is made like, and
 //! what a directory is told by.
 
-use otter_model::text::families;
 use otter_model::config::{FalconConfig, GptNeoxConfig, LlamaConfig, OtterConfig};
+use otter_model::text::families;
 
 use crate::config::checkpoint_config::{CheckpointConfig, ModelFamily};
 use crate::facts::model::Language;

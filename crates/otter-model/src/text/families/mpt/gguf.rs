@@ -23,7 +23,7 @@ pub(super) const GGUF: &[GgufArchitecture] = &[GgufArchitecture {
     dropped: &[("output", "a copy of token_embd, which MPT also uses as output table")],
     computed: &["attention.clamp_kqv", "attention.max_alibi_bias"],
     turns_whole_heads: false,
-    config: config,
+    config,
 }];
 
 fn config(file: &dyn GgufMetadata) -> Result<Value, String> {
