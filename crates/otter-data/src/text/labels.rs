@@ -1,11 +1,9 @@
 //! Which positions are trained (`spec/data.md` 2.7).
 
+use otter_input::IGNORE_INDEX;
 use serde::{Deserialize, Serialize};
 
 use crate::text::tokenizer::SpecialTokens;
-
-/// The label of a position that is not trained.
-pub const IGNORE_INDEX: i64 = -100;
 
 /// How labels are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
