@@ -1,4 +1,4 @@
-//! From the records of a query and its context to token ids, labels and media (`spec/data.md` 2).
+//! From the records of a query and its context to token ids, labels and media.
 
 use otter_media::{ImageNotes, open_image, preprocess_shared};
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Which positions are trained in pre-training (`spec/training.md` 8). Rows have no padding yet.
+//! Which positions are trained in pre-training. Rows have no padding yet.
 
 use crate::text::tokenizer::SpecialTokens;
 use otter_input::IGNORE_INDEX;
