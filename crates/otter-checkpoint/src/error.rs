@@ -2,6 +2,7 @@
 
 use otter_formats::FormatError;
 use otter_model::config::ConfigError;
+use otter_model::text::config_json::KeyError;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -33,17 +34,8 @@ pub enum CheckpointError {
         nearest: String,
     },
     /// A key of a JSON file has a value that cannot be used.
-    #[error("{path}: `{key}` is {found}; {expected}")]
-    Key {
-        /// The file.
-        path: PathBuf,
-        /// Full key.
-        key: String,
-        /// The value found.
-        found: String,
-        /// What is supported or expected.
-        expected: String,
-    },
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The sizes in the configuration do not describe a model.
     #[error("{path}: {source}")]
     Sizes {

@@ -25,7 +25,7 @@ mod write;
 pub use batch::Batch;
 pub use batch::epoch_order::{Mixture, Rank, epoch_order};
 pub use batch::loader::{DataReport, Loader, LoaderOptions, LoaderState};
-pub use batch::packing::{Packing, Segment, best_fit};
+pub use batch::packing::{Packing, best_fit};
 pub use config::{
     DataConfig, Group, ImagesOfRecord, InContextImages, ItemSeed, OnBadSample, Preset, RecordsWithoutImages,
     Sampling, SetConfig, SpecialTokensInText, Switches, Truncation,
@@ -36,6 +36,7 @@ pub use files::json_index::{JsonIndex, Section};
 pub use files::json_text::{one_or_many, parse_json, parse_object};
 pub use files::parquet::table::PageValue;
 pub use files::text_file::{foreign_encoding, read_text_file};
+pub use otter_input::{IGNORE_INDEX, Segment};
 pub use otter_media::{
     AlphaRule, Gray16Rule, ImageCounts, ImageError, ImageNote, ImageNotes, ImageRules, ImageTransform,
     MAX_PIXELS, MAX_SIDE, NoteCount, Orientation, RgbImage, load_image_file, open_image, preprocess,
@@ -57,7 +58,7 @@ pub use tables::image_table::ImageTable;
 pub use tables::image_tar::TarImages;
 pub use tables::instruction_table::{ContextTable, InstructionTable};
 pub use text::clean::{clean_answer, clean_question, without_byte_order_mark};
-pub use text::labels::{IGNORE_INDEX, LabelRule, label_mask, reference_label_mask, strict_label_mask};
+pub use text::labels::{LabelRule, label_mask, reference_label_mask, strict_label_mask};
 pub use text::prompt;
 pub use text::prompt::InstructionFormat;
 pub use text::token_check::BrokenToken;

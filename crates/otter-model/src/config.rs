@@ -5,11 +5,11 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::text::config::{HiddenActivation, TextConfig};
 pub use crate::text::families::{
     FalconBlock, FalconConfig, GptNeoxConfig, LlamaConfig, MptConfig, MptStyle, NormKind, OptConfig,
     alibi_slopes,
 };
-pub use crate::text::family::{HiddenActivation, TextConfig};
 pub use crate::text::rope::{RopeConfig, RopeScaling};
 
 /// No width, head count or table in a real model comes near this; a larger number is a damaged file.

@@ -1,4 +1,4 @@
-//! Which parameters are trained (`spec/model.md` section 9), by name.
+//! Which parameters are trained, by name.
 
 use otter_nn::ParameterSpecs;
 
@@ -91,7 +91,7 @@ mod tests {
         Some((specs.count(|_| true), rule.count(config, &specs)))
     }
 
-    /// `spec/model.md` 9.3, counted by building the original.
+    /// Counted by building the original.
     #[test]
     fn counts_reproduce_the_published_table_without_allocating() {
         let mut config = OtterConfig::otter_9b();

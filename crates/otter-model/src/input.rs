@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use otter_nn::{AttentionMask, MediaRows, Real, Segments, Tensor};
+pub use otter_input::TextInput;
+use otter_input::consecutive;
+use otter_nn::{AttentionMask, MediaRows, Real, Tensor};
 
 use crate::ModelError;
 use crate::config::TextConfig;
@@ -22,90 +24,61 @@ pub struct VisionInput<T = f32> {
     pub slots: Vec<Vec<usize>>,
 }
 
-/// Token ids of a batch.
-#[derive(Clone, Debug)]
-pub struct TextInput {
-    /// (batch, length).
-    pub ids: Vec<u32>,
-    /// (batch, length): false for padding.
-    pub attention_mask: Vec<bool>,
-    /// Rows.
-    pub batch: usize,
-    /// Tokens of each, padding included.
-    pub length: usize,
-    /// The sequences in packed rows; `None` when every row is one sequence.
-    pub segments: Option<Segments>,
-    /// Id of `<image>`.
-    pub media_token_id: u32,
-}
-
 impl<T: Real> VisionInput<T> {
+    /// Media items of so many `frames` each, one after another in `pixels`; `pixels` and `slots` as in the fields.
+    pub fn new(pixels: Tensor<T>, frames: impl IntoIterator<Item = usize>, slots: Vec<Vec<usize>>) -> Self {
+        Self { pixels, media_frames: consecutive(frames), slots }
+    }
+
+    /// Media items of so many `frames` each, all shown by one sequence in their order.
+    pub fn one_sequence(pixels: Tensor<T>, frames: impl IntoIterator<Item = usize>) -> Self {
+        let media_frames = consecutive(frames);
+        let slots = vec![(0..media_frames.len()).collect()];
+        Self { pixels, media_frames, slots }
+    }
+
+    /// As many sequences as `pixels` has frames, each of which shows one.
+    pub fn a_picture_each(pixels: Tensor<T>) -> Self {
+        let pictures = pixels.shape()[0];
+        Self::new(pixels, vec![1; pictures], (0..pictures).map(|item| vec![item]).collect())
+    }
+
     /// Whether features stand in the place of the pixels.
     pub fn is_features(&self) -> bool {
         self.pixels.shape().len() == 3
     }
 }
 
-impl TextInput {
-    /// One sequence without padding.
-    pub fn single(ids: Vec<u32>, media_token_id: u32) -> Self {
-        let length = ids.len();
-        Self { attention_mask: vec![true; length], ids, batch: 1, length, segments: None, media_token_id }
-    }
-
-    /// Number of sequences: rows, or segments where rows are packed.
-    pub fn sequences(&self) -> usize {
-        self.segments.as_ref().map_or(self.batch, |segments| segments.list().len())
-    }
-
-    /// Whether the segments are those of these rows and hold exactly what the mask marks as text.
-    pub(crate) fn check_segments(&self, segments: &Segments) -> Result<(), ModelError> {
-        for (what, found, expected) in [
-            ("rows of the segments", segments.rows(), self.batch),
-            ("row length of the segments", segments.length(), self.length),
-        ] {
-            if found != expected {
-                return Err(ModelError::Shape { what, found, expected });
-            }
-        }
-        let mut inside = vec![false; self.attention_mask.len()];
-        segments.list().iter().for_each(|segment| inside[segments.tokens(segment)].fill(true));
-        match inside.iter().zip(&self.attention_mask).position(|(inside, visible)| inside != visible) {
-            None => Ok(()),
-            Some(index) => {
-                let (row, position) = (index / self.length, index % self.length);
-                Err(ModelError::SegmentMask { row, position, visible: self.attention_mask[index] })
-            }
+/// Whether the segments of packed rows are those of these rows and hold exactly what the mask marks as text.
+pub(crate) fn check_segments(text: &TextInput) -> Result<(), ModelError> {
+    let Some(segments) = &text.segments else { return Ok(()) };
+    for (what, found, expected) in [
+        ("rows of the segments", segments.rows(), text.batch),
+        ("row length of the segments", segments.length(), text.length),
+    ] {
+        if found != expected {
+            return Err(ModelError::Shape { what, found, expected });
         }
     }
-
-    /// Whether some sequence has a media token.
-    pub fn shows_media(&self) -> bool {
-        self.ids.contains(&self.media_token_id)
-    }
-
-    /// Position of every token, counting no padding; padding before a sequence stands at `padding`.
-    pub(crate) fn positions_without_padding(&self, padding: u32) -> Vec<u32> {
-        let mut positions = Vec::with_capacity(self.ids.len());
-        for mask in self.attention_mask.chunks(self.length.max(1)) {
-            let mut next = 0;
-            for &visible in mask {
-                positions.push(if visible { next } else { padding });
-                next += u32::from(visible);
-            }
+    let mut inside = vec![false; text.attention_mask.len()];
+    segments.list().iter().for_each(|segment| inside[segments.tokens(segment)].fill(true));
+    match inside.iter().zip(&text.attention_mask).position(|(inside, visible)| inside != visible) {
+        None => Ok(()),
+        Some(index) => {
+            let (row, position) = (index / text.length, index % text.length);
+            Err(ModelError::SegmentMask { row, position, visible: text.attention_mask[index] })
         }
-        positions
     }
+}
 
-    /// What every token attends, given each sequence's media.
-    pub fn media_rows(&self, slots: Option<&[Vec<usize>]>) -> MediaRows {
-        let media_tokens: Vec<bool> = self.ids.iter().map(|&id| id == self.media_token_id).collect();
-        let none = vec![Vec::new(); self.sequences()];
-        let items = slots.unwrap_or(&none);
-        match &self.segments {
-            Some(segments) => MediaRows::in_segments(&media_tokens, segments, items),
-            None => MediaRows::from_media_tokens(&media_tokens, self.length, items),
-        }
+/// What every token attends, given each sequence's media.
+pub(crate) fn media_rows(text: &TextInput, slots: Option<&[Vec<usize>]>) -> MediaRows {
+    let media_tokens: Vec<bool> = text.ids.iter().map(|&id| id == text.media_token_id).collect();
+    let none = vec![Vec::new(); text.sequences()];
+    let items = slots.unwrap_or(&none);
+    match &text.segments {
+        Some(segments) => MediaRows::in_segments(&media_tokens, segments, items),
+        None => MediaRows::from_media_tokens(&media_tokens, text.length, items),
     }
 }
 
@@ -118,7 +91,7 @@ pub(crate) struct TextPlan {
 
 impl TextPlan {
     pub(crate) fn new(text: &TextInput, slots: Option<&[Vec<usize>]>, config: &TextConfig) -> Self {
-        let media_rows = text.media_rows(slots);
+        let media_rows = media_rows(text, slots);
         if let Some(segments) = &text.segments {
             let mask = AttentionMask::Segments(segments.clone());
             return Self { positions: segments.positions(), mask, media_rows };

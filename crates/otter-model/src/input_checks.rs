@@ -3,7 +3,7 @@
 use otter_nn::{IGNORE_INDEX, Real};
 
 use crate::ModelError;
-use crate::input::{TextInput, VisionInput};
+use crate::input::{TextInput, VisionInput, check_segments};
 use crate::otter::Otter;
 
 impl Otter {
@@ -56,9 +56,7 @@ impl Otter {
                 return Err(ModelError::Shape { what, found, expected });
             }
         }
-        if let Some(segments) = &text.segments {
-            text.check_segments(segments)?;
-        }
+        check_segments(text)?;
         if let Some(vision) = vision
             && vision.slots.len() != text.sequences()
         {

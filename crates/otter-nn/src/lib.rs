@@ -30,14 +30,14 @@ pub mod testing;
 pub use backend::ActivationKind;
 pub use backend::cpu as kernels;
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
-pub use layers::cross_entropy::{CrossEntropy, IGNORE_INDEX};
+pub use layers::cross_entropy::CrossEntropy;
 pub use layers::embedding::Embedding;
 pub use layers::gate::TanhGate;
 pub use layers::linear::Linear;
 pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
 pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
 pub use layers::rotary::{Rotary, rotary_frequencies};
-pub use layers::segments::{Segment, SegmentError, SegmentProblem, Segments};
+pub use otter_input::{IGNORE_INDEX, Segment, SegmentError, SegmentProblem, Segments};
 pub use tensor::quantized as quantised;
 pub use tensor::{
     DType, Device, DeviceError, Gradients, Init, Matrix, NotFinite, Parameter, ParameterId, ParameterSpec,

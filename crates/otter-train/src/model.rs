@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use otter_data::{Batch, DataReport, Loader, LoaderState, Segment};
+use otter_data::{Batch, DataReport, Loader, LoaderState};
+use otter_model::TextInput;
 use otter_nn::{Gradients, IGNORE_INDEX, Parameters};
 
 pub use otter_nn::layers::cross_entropy::LossSum;
@@ -91,7 +92,7 @@ impl BatchSource for Loader {
 
 /// Predicted tokens of a sample: its first label is never one, because nothing comes before it.
 pub fn sample_targets(batch: &Batch, sample: usize) -> usize {
-    let labels = &batch.labels[batch.sample_range(sample)];
+    let labels = &batch.labels[batch.text.tokens_of(sample)];
     labels.iter().skip(1).filter(|&&label| label != IGNORE_INDEX).count()
 }
 
@@ -103,8 +104,8 @@ pub fn batch_targets(batch: &Batch) -> usize {
 /// The sizes that decide about memory.
 pub fn batch_shape(batch: &Batch) -> BatchShape {
     BatchShape {
-        batch: batch.batch,
-        length: batch.length,
+        batch: batch.text.batch,
+        length: batch.text.length,
         frames: batch.frames(),
         media: batch.media_frames.len(),
         targets: batch_targets(batch),
@@ -121,17 +122,13 @@ pub fn bytes_ahead(config: &TrainSection, batch: &Batch) -> u64 {
 
 /// One sample of a batch as a batch of its own, without padding, media included.
 pub fn single_sample(batch: &Batch, sample: usize) -> Batch {
-    let range = batch.sample_range(sample);
+    let range = batch.text.tokens_of(sample);
     let labels = batch.labels[range.clone()].to_vec();
     Batch {
         sample_ids: vec![batch.sample_ids[sample].clone()],
         groups: vec![batch.groups[sample]],
         texts: vec![batch.texts[sample].clone()],
-        input_ids: batch.input_ids[range.clone()].to_vec(),
-        attention_mask: batch.attention_mask[range.clone()].to_vec(),
-        batch: 1,
-        length: range.len(),
-        segments: vec![Segment { row: 0, start: 0, len: range.len() }],
+        text: TextInput::single(batch.text.ids[range.clone()].to_vec(), batch.text.media_token_id),
         media_slots: vec![batch.media_slots[sample].clone()],
         label_tokens: labels.iter().filter(|&&label| label != IGNORE_INDEX).count(),
         labels,

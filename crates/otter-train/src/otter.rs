@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use otter_checkpoint::{CheckpointConfig, SaveOptions, TrainedPart, load_model, save_model};
 use otter_data::Batch;
-use otter_model::{FreezeRule, LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Device, Gradients, Parameters, QuantisedFormat, Segment, Segments, Tensor, Weight};
+use otter_model::{FreezeRule, LossScale, Otter, VisionInput};
+use otter_nn::{Device, Gradients, Parameters, QuantisedFormat, Tensor, Weight};
 
 use crate::config::{Freeze, ModelSection};
 use crate::error::{Result, TrainError};
@@ -25,21 +25,20 @@ pub struct TrainableOtter {
     base: PathBuf,
     /// Directory whose tokenizer goes along with every checkpoint.
     tokenizer_from: PathBuf,
-    media_token_id: u32,
     features: Option<Mutex<FeatureCache>>,
     /// How large frozen matrices are kept.
     quantise: Option<QuantisedFormat>,
 }
 
 impl TrainableOtter {
-    /// `base` is the directory of the model, `media_token_id` the id of `<image>`.
+    /// `base` is the directory of the model.
     ///
     /// # Errors
     /// When `base` is a trained part whose own base is not there.
-    pub fn new(otter: Otter, config: CheckpointConfig, base: &Path, media_token_id: u32) -> Result<Self> {
+    pub fn new(otter: Otter, config: CheckpointConfig, base: &Path) -> Result<Self> {
         let (tokenizer_from, _) = TrainedPart::chain(base)?;
         let base = base.to_path_buf();
-        Ok(Self { otter, config, base, tokenizer_from, media_token_id, features: None, quantise: None })
+        Ok(Self { otter, config, base, tokenizer_from, features: None, quantise: None })
     }
 
     /// Says how large frozen matrices are kept, for those who open the trained part later.
@@ -65,37 +64,19 @@ impl TrainableOtter {
         &self.otter
     }
 
-    /// Model inputs of a batch.
-    fn inputs(&self, parameters: &Parameters, batch: &Batch) -> Result<(Option<VisionInput>, TextInput)> {
-        let side = batch.image_size;
-        let pixels = |batch: &Batch| {
-            let shape = [batch.frames(), 3, side, side];
-            let pixels = Tensor::from_vec(batch.pixels.clone(), &shape, Device::Cpu);
-            match &self.features {
-                None => Ok(pixels),
-                Some(cache) => {
-                    let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-                    cache.features(&self.otter, parameters, &pixels)
-                }
-            }
-        };
-        let vision = match batch.media_frames.is_empty() {
-            true => None,
-            false => Some(VisionInput {
-                pixels: pixels(batch)?,
-                media_frames: batch.media_frames.clone(),
-                slots: batch.media_slots.clone(),
-            }),
-        };
-        let text = TextInput {
-            ids: batch.input_ids.clone(),
-            attention_mask: batch.attention_mask.clone(),
-            batch: batch.batch,
-            length: batch.length,
-            segments: batch.is_packed().then(|| segments(batch)).transpose()?,
-            media_token_id: self.media_token_id,
-        };
-        Ok((vision, text))
+    /// Media of a batch as the model takes them: its pixels, not copied, or the features that the cache has of them.
+    fn vision(&self, parameters: &Parameters, batch: &Batch) -> Result<Option<VisionInput>> {
+        if batch.media_frames.is_empty() {
+            return Ok(None);
+        }
+        let shape = [batch.frames(), 3, batch.image_size, batch.image_size];
+        let mut pixels = Tensor::from_shared(batch.pixels.clone(), &shape, Device::Cpu);
+        if let Some(cache) = &self.features {
+            let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+            pixels = cache.features(&self.otter, parameters, &pixels)?;
+        }
+        let (media_frames, slots) = (batch.media_frames.clone(), batch.media_slots.clone());
+        Ok(Some(VisionInput { pixels, media_frames, slots }))
     }
 }
 
@@ -106,14 +87,6 @@ pub fn freeze_rule(section: &ModelSection) -> FreezeRule {
         Freeze::V01 => FreezeRule::V01,
         Freeze::Patterns => FreezeRule::Patterns(section.trainable.clone()),
     }
-}
-
-/// Where the samples of packed rows stand.
-fn segments(batch: &Batch) -> Result<Segments> {
-    let place =
-        |segment: &otter_data::Segment| Segment { row: segment.row, start: segment.start, len: segment.len };
-    let list = batch.segments.iter().map(place).collect();
-    Segments::new(batch.batch, batch.length, list).map_err(|error| refused(batch)(error.into()))
 }
 
 fn refused(batch: &Batch) -> impl FnOnce(otter_model::ModelError) -> TrainError {
@@ -130,16 +103,24 @@ impl TrainableModel for TrainableOtter {
         recompute: bool,
         gradients: &mut Gradients,
     ) -> Result<LossSum> {
-        let (vision, text) = self.inputs(parameters, batch)?;
+        let vision = self.vision(parameters, batch)?;
         let scale = LossScale::Factor(factor);
         self.otter
-            .forward_backward(parameters, vision.as_ref(), &text, &batch.labels, scale, recompute, gradients)
+            .forward_backward(
+                parameters,
+                vision.as_ref(),
+                &batch.text,
+                &batch.labels,
+                scale,
+                recompute,
+                gradients,
+            )
             .map_err(refused(batch))
     }
 
     fn loss(&self, parameters: &Parameters, batch: &Batch) -> Result<LossSum> {
-        let (vision, text) = self.inputs(parameters, batch)?;
-        self.otter.loss(parameters, vision.as_ref(), &text, &batch.labels).map_err(refused(batch))
+        let vision = self.vision(parameters, batch)?;
+        self.otter.loss(parameters, vision.as_ref(), &batch.text, &batch.labels).map_err(refused(batch))
     }
 
     fn token_tables(&self) -> Vec<String> {

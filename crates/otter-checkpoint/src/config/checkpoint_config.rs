@@ -4,15 +4,16 @@
 //! supported are errors. Others, which the next release of a writer may add, are warned of. In the objects of this project
 //! (`perceiver_config`, `cross_attention_config`) they are errors.
 
-use crate::config::foreign;
 use crate::config::generation::{check_id, warn_of_settings};
 use crate::config::input_rules::InputRules;
 use crate::config::keys::{CROSS_ATTENTION, GENERIC, PERCEIVER, TOP, VISION};
-use crate::config::section::{Section, unknown_keys_warning};
-use crate::config::text::{TextKind, text_config, unknown_text_keys};
+use crate::config::section::{Section, UnknownKeys, unknown_keys_warning};
+use crate::config::text::{text_config, unknown_text_keys};
 use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::error::{CheckpointError, Result};
 use otter_model::config::{CrossAttentionConfig, OtterConfig, PerceiverConfig, VisionConfig};
+use otter_model::text::Family;
+use otter_model::text::config_json::foreign;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -103,7 +104,7 @@ impl CheckpointConfig {
         // What kind of model this is comes first: another kind has other keys, which are not misspellings.
         let family = family(&top)?;
         let text = top.section("text_config")?;
-        let kind = TextKind::of(&text)?;
+        let language = Family::of(&text)?;
         let merge = "the adapters stand apart from the weights; merge them: otter convert DIR --merge-lora --out NEW_DIR";
         top.must_be_absent("lora_config", merge)?;
         top.must_be_absent("quantization_config", UNQUANTIZED)?;
@@ -113,7 +114,7 @@ impl CheckpointConfig {
         }
         let foreign = foreign::names();
         let mut unknown = top.unknown_keys(&[TOP, GENERIC, &foreign]);
-        unknown.extend(unknown_text_keys(kind, &text)?);
+        unknown.extend(unknown_text_keys(language, &text)?);
         unknown.extend(vision.unknown_keys(&[VISION, GENERIC, &foreign]));
         warnings.extend(unknown_keys_warning(path, &unknown));
         let declared_tie = top.flag("tie_word_embeddings")?;
@@ -121,8 +122,8 @@ impl CheckpointConfig {
             vision: vision_config(&vision, &mut warnings)?,
             perceiver: perceiver_config(&top)?,
             cross_attention: cross_attention_config(&top)?,
-            text: text_config(kind, &text, &mut warnings)?,
-            tie_word_embeddings: kind.is_tied(),
+            text: text_config(language, &text, &mut warnings)?,
+            tie_word_embeddings: language.has_one_table,
             train_vision_encoder: top.flag("train_vision_encoder")?.unwrap_or(false),
             train_lang_encoder: top.flag("train_lang_encoder")?.unwrap_or(false),
             train_full_model: top.flag("train_full_model")?.unwrap_or(false),
@@ -145,8 +146,8 @@ impl CheckpointConfig {
                 }
             }
         }
-        let use_cache = text.flag("use_cache")?.unwrap_or(kind.default_use_cache());
-        let text_ties = text.flag("tie_word_embeddings")?.unwrap_or(kind.ties_by_default());
+        let use_cache = text.flag("use_cache")?.unwrap_or(language.uses_cache);
+        let text_ties = text.flag("tie_word_embeddings")?.unwrap_or(language.ties_by_default);
         let input = InputRules::read(&top, &mut warnings)?;
         Ok(Self { model, family, use_cache, end_tokens, declared_tie, text_ties, input, warnings, original })
     }
@@ -160,7 +161,7 @@ fn family(top: &Section<'_>) -> Result<ModelFamily> {
         Some(other) => {
             let supported = "supported: OtterForConditionalGeneration, OtterModel, \
                              FlamingoForConditionalGeneration, FlamingoModel";
-            return Err(top.wrong("architectures", &other, supported));
+            return Err(top.wrong("architectures", &other, supported).into());
         }
     };
     match top.text("model_type")? {
@@ -169,9 +170,9 @@ fn family(top: &Section<'_>) -> Result<ModelFamily> {
         Some(other) => {
             let expected = "supported: otter, flamingo; `otter inspect` says what this is, and which command makes an Otter \
                             of it";
-            Err(top.wrong("model_type", &other, expected))
+            Err(top.wrong("model_type", &other, expected).into())
         }
-        None => named.ok_or_else(|| top.wrong("model_type", &"missing", "expected otter or flamingo")),
+        None => named.ok_or_else(|| top.wrong("model_type", &"missing", "expected otter or flamingo").into()),
     }
 }
 
@@ -179,7 +180,7 @@ fn vision_config(vision: &Section<'_>, warnings: &mut Vec<String>) -> Result<Vis
     if let Some(kind) = vision.text("model_type")?
         && kind != "clip_vision_model"
     {
-        return Err(vision.wrong("model_type", &kind, "only clip_vision_model is supported"));
+        return Err(vision.wrong("model_type", &kind, "only clip_vision_model is supported").into());
     }
     vision.must_equal("hidden_act", "quick_gelu")?;
     vision.must_be_absent("quantization_config", UNQUANTIZED)?;

@@ -304,7 +304,7 @@ fn refuse_unsupported(file: &Section<'_>) -> Result<(Refused, Refused)> {
         match key {
             key if WHEN_DRAWN.contains(&key) => draws.push((key, refusal.to_string())),
             key if WHEN_SEARCHED.contains(&key) => search.push((key, refusal.to_string())),
-            _ => return Err(refusal),
+            _ => return Err(refusal.into()),
         }
     }
     Ok((draws, search))
@@ -315,19 +315,21 @@ pub(crate) fn check_id(file: &Section<'_>, key: &str, id: u32, vocab_size: usize
     if (id as usize) < vocab_size {
         return Ok(());
     }
-    Err(file.wrong(key, &id, &format!("the model has {vocab_size} tokens; expected an id below that")))
+    Err(file.wrong(key, &id, &format!("the model has {vocab_size} tokens; expected an id below that")).into())
 }
 
 fn number(file: &Section<'_>, key: &str, fits: impl Fn(f64) -> bool, expected: &str) -> Result<Option<f32>> {
     match file.real(key)? {
-        Some(value) if !((value as f32).is_finite() && fits(value)) => Err(file.wrong(key, &value, expected)),
+        Some(value) if !((value as f32).is_finite() && fits(value)) => {
+            Err(file.wrong(key, &value, expected).into())
+        }
         value => Ok(value.map(|value| value as f32)),
     }
 }
 
 fn at_least_one(file: &Section<'_>, key: &str) -> Result<Option<usize>> {
     match file.size(key)? {
-        Some(0) => Err(file.wrong(key, &0, "expected a whole number of at least 1")),
+        Some(0) => Err(file.wrong(key, &0, "expected a whole number of at least 1").into()),
         size => Ok(size),
     }
 }
@@ -338,7 +340,7 @@ fn early_stopping(file: &Section<'_>) -> Result<Option<EarlyStopping>> {
         Some(Value::Bool(false)) => Ok(Some(EarlyStopping::Heuristic)),
         Some(Value::Bool(true)) => Ok(Some(EarlyStopping::AtOnce)),
         Some(Value::String(text)) if text == "never" => Ok(Some(EarlyStopping::Never)),
-        Some(other) => Err(file.wrong("early_stopping", other, "expected true, false or \"never\"")),
+        Some(other) => Err(file.wrong("early_stopping", other, "expected true, false or \"never\"").into()),
     }
 }
 
@@ -349,7 +351,7 @@ fn stop_strings(file: &Section<'_>) -> Result<Vec<String>> {
         Value::Array(texts) => texts.iter().map(text).collect(),
         single => text(single).map(|text| vec![text]),
     };
-    texts.ok_or_else(|| file.wrong("stop_strings", value, "expected a text or a list of texts"))
+    texts.ok_or_else(|| file.wrong("stop_strings", value, "expected a text or a list of texts").into())
 }
 
 fn bad_words(file: &Section<'_>) -> Result<Vec<Vec<u32>>> {
@@ -360,7 +362,7 @@ fn bad_words(file: &Section<'_>) -> Result<Vec<Vec<u32>>> {
         (!ids.is_empty()).then_some(ids)
     };
     let words = value.as_array().and_then(|words| words.iter().map(word).collect());
-    words.ok_or_else(|| file.wrong("bad_words_ids", value, "expected a list of lists of token ids"))
+    words.ok_or_else(|| file.wrong("bad_words_ids", value, "expected a list of lists of token ids").into())
 }
 
 #[cfg(test)]

@@ -101,19 +101,23 @@ impl InputRules {
             Some("drop") => Some(AlphaRule::Drop),
             Some("white") => Some(AlphaRule::White),
             Some("black") => Some(AlphaRule::Black),
-            Some(other) => return Err(section.wrong("alpha", &other, "expected drop, white or black")),
+            Some(other) => {
+                return Err(section.wrong("alpha", &other, "expected drop, white or black").into());
+            }
         };
         let gray16 = match section.text("gray16")? {
             None => None,
             Some("scale") => Some(Gray16Rule::Scale),
             Some("clip") => Some(Gray16Rule::Clip),
-            Some(other) => return Err(section.wrong("gray16", &other, "expected scale or clip")),
+            Some(other) => return Err(section.wrong("gray16", &other, "expected scale or clip").into()),
         };
         let images_of_record = match section.text("images_of_record")? {
             None => None,
             Some("frames") => Some(ImagesOfRecord::Frames),
             Some("media") => Some(ImagesOfRecord::Media),
-            Some(other) => return Err(section.wrong("images_of_record", &other, "expected frames or media")),
+            Some(other) => {
+                return Err(section.wrong("images_of_record", &other, "expected frames or media").into());
+            }
         };
         Ok(Self { begin_token: section.flag("begin_token")?, alpha, gray16, images_of_record })
     }

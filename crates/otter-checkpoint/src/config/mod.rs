@@ -2,7 +2,6 @@
 //! prepared, how it answers, and how pictures are scaled.
 
 pub(crate) mod checkpoint_config;
-pub(crate) mod foreign;
 pub(crate) mod generation;
 pub(crate) mod input_rules;
 pub(crate) mod keys;

@@ -4,7 +4,7 @@
 //! Images are always prepared as CLIP was trained. A file that asks for something else is refused by the key, because the
 //! tower would see other pixels than it was trained on.
 
-use crate::config::section::{Section, unknown_keys_warning};
+use crate::config::section::{Section, UnknownKeys, unknown_keys_warning};
 use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::error::Result;
 use serde_json::{Map, Value, json};
@@ -109,7 +109,7 @@ pub(crate) fn check_preprocessor(directory: &Path, image_size: usize) -> Result<
 fn check(section: &Section<'_>, image_size: usize) -> Result<()> {
     for key in ["do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"] {
         if section.flag(key)? == Some(false) {
-            return Err(section.wrong(key, &false, "images are always prepared with it (true)"));
+            return Err(section.wrong(key, &false, "images are always prepared with it (true)").into());
         }
     }
     for key in [
@@ -132,19 +132,21 @@ fn check(section: &Section<'_>, image_size: usize) -> Result<()> {
         let same =
             value.as_array().is_some_and(|list| list.len() == 3 && list.iter().zip(&expected).all(close));
         if !same {
-            return Err(section.wrong(key, value, &format!("images are prepared with CLIP's, {expected:?}")));
+            return Err(section
+                .wrong(key, value, &format!("images are prepared with CLIP's, {expected:?}"))
+                .into());
         }
     }
     if let Some(factor) = section.real("rescale_factor")?
         && (factor * 255.0 - 1.0).abs() > 1e-6
     {
-        return Err(section.wrong("rescale_factor", &factor, "only 1/255 is supported"));
+        return Err(section.wrong("rescale_factor", &factor, "only 1/255 is supported").into());
     }
     if let Some(filter) = section.value("resample")
         && filter.as_u64() != Some(u64::from(BICUBIC))
         && filter.as_str().is_none_or(|name| !name.eq_ignore_ascii_case("bicubic"))
     {
-        return Err(section.wrong("resample", filter, "only bicubic (3) is supported"));
+        return Err(section.wrong("resample", filter, "only bicubic (3) is supported").into());
     }
     let is_size = |value: Option<&Value>| value.and_then(Value::as_u64) == Some(image_size as u64);
     let both = |map: &Map<String, Value>| is_size(map.get("height")) && is_size(map.get("width"));
@@ -155,13 +157,15 @@ fn check(section: &Section<'_>, image_size: usize) -> Result<()> {
             let expected = format!(
                 "the short side is resized to the {image_size} of vision_config ({{\"shortest_edge\": {image_size}}})"
             );
-            return Err(section.wrong("size", size, &expected));
+            return Err(section.wrong("size", size, &expected).into());
         }
     }
     if let Some(size) = section.value("crop_size")
         && !size.as_object().map_or(is_size(Some(size)), both)
     {
-        return Err(section.wrong("crop_size", size, &format!("vision_config takes images of {image_size}")));
+        return Err(section
+            .wrong("crop_size", size, &format!("vision_config takes images of {image_size}"))
+            .into());
     }
     Ok(())
 }

@@ -2,8 +2,9 @@
 //! keys in the order of the file that was loaded, and everything that file said but this project does not use.
 
 use crate::config::checkpoint_config::CheckpointConfig;
-use crate::config::text::{text_template, write_text_config};
+use crate::config::text::write_text_config;
 use otter_model::config::{CrossAttentionConfig, PerceiverConfig};
+use otter_model::text::config_json::set;
 use serde_json::{Map, Value, json};
 
 impl CheckpointConfig {
@@ -67,7 +68,7 @@ impl CheckpointConfig {
             "cross_attn_every_n_layers": null,
             "model_type": null,
             "only_attend_previous": true,
-            "text_config": text_template(&self.model.text, self.model.tie_word_embeddings),
+            "text_config": self.model.text.template(self.model.tie_word_embeddings),
             "tie_word_embeddings": null,
             "torch_dtype": "float32",
             "transformers_version": null,
@@ -111,10 +112,6 @@ impl CheckpointConfig {
         set_unless(&mut object, "ff_mult", json!(own.ff_mult), json!(default.ff_mult));
         if object.is_empty() { Value::Null } else { Value::Object(object) }
     }
-}
-
-pub(crate) fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
-    map.insert(key.to_owned(), value);
 }
 
 /// A value equal to `default` is left out, unless the key was there already and the default can be written.

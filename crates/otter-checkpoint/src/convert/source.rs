@@ -6,10 +6,10 @@ use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::directory::weights::{Weights, list};
 use crate::error::{CheckpointError, Result};
 use crate::facts::rename::captures;
-use crate::facts::tables::{LANGUAGE_MODELS, LanguageModel};
 use crate::gguf::{self, GgufFile};
 use crate::inspect::OtherTower;
 use otter_formats::TensorEntry;
+use otter_model::text::{FAMILIES, Family};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -28,7 +28,7 @@ pub enum SourceKind {
     /// The trained part of an OpenFlamingo, v1 or v2.
     OpenFlamingo,
     /// A plain language model.
-    LanguageModel(&'static LanguageModel),
+    LanguageModel(&'static Family),
     /// A CLIP model of Hugging Face.
     Clip,
     /// A CLIP model of open_clip.
@@ -121,7 +121,7 @@ impl Source {
     }
 
     /// The language model that the configuration, or else the names, tell.
-    pub fn language_model(&self) -> Option<&'static LanguageModel> {
+    pub fn language_model(&self) -> Option<&'static Family> {
         let config = self.config.as_ref();
         let text = config.and_then(|c| c.get("text_config").and_then(Value::as_object).or(Some(c)));
         let declared = text.and_then(|text| {
@@ -129,10 +129,10 @@ impl Source {
                 Some(Value::Array(names)) => names.first().and_then(Value::as_str),
                 other => other.and_then(Value::as_str),
             };
-            LanguageModel::find(text.get("model_type").and_then(Value::as_str), architecture)
+            Family::find(text.get("model_type").and_then(Value::as_str), architecture)
         });
         declared.or_else(|| {
-            LANGUAGE_MODELS.iter().find(|model| {
+            FAMILIES.into_iter().find(|model| {
                 let table = model.wrapped_input_table();
                 self.get(model.input_table).is_some() || self.get(&table).is_some()
             })
@@ -193,7 +193,7 @@ impl Source {
         if !self.names().any(is_alias) {
             return Ok(());
         }
-        let mut layers = LANGUAGE_MODELS.iter().map(LanguageModel::wrapped_layers);
+        let mut layers = FAMILIES.iter().map(|family| family.wrapped_layers());
         let layers = layers.find(|path| self.names().any(|name| name.starts_with(&format!("{path}."))));
         let stands_for = |name: &str| {
             let lists = [

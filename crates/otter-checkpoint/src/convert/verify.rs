@@ -1,7 +1,7 @@
 //! The result opened before success is said of it: configuration, tokenizer, and the name and shape of every tensor.
 
 use crate::config::section::Section;
-use crate::config::text::{TextKind, text_config};
+use crate::config::text::text_config;
 use crate::convert::plan::PlannedTensor;
 use crate::directory::account::LoadReport;
 use crate::directory::open::Checkpoint;
@@ -12,6 +12,7 @@ use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
 use crate::tokenizer::load::read_tokenizer;
 use otter_model::Otter;
+use otter_model::text::Family;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -95,6 +96,7 @@ pub(super) fn verify_language_model(config: &Map<String, Value>, target: &Path) 
     let path = target.join("config.json");
     let section = Section { path: &path, name: "", map: config };
     let mut warnings = Vec::new();
-    let read = TextKind::of(&section).and_then(|kind| text_config(kind, &section, &mut warnings));
+    let family = Family::of(&section).map_err(CheckpointError::from);
+    let read = family.and_then(|family| text_config(family, &section, &mut warnings));
     read.map(|_| warnings).map_err(|error| does_not_load(target, &error.to_string()))
 }

@@ -5,8 +5,9 @@ use crate::config::checkpoint_config::ModelFamily;
 use crate::directory::trained_part::{TRAINED_FILE, TrainedPart};
 use crate::facts::model::Language;
 use crate::facts::part::{Part, language_name};
-use crate::facts::tables::LANGUAGE_MODELS;
 use crate::facts::tower::OtherTower;
+use otter_model::text::Family;
+use otter_model::text::families::LLAMA;
 use std::fmt;
 use std::path::Path;
 
@@ -49,7 +50,7 @@ impl Kind {
         } else if names.iter().all(|name| lora(name)) {
             Self::Adapters
         } else if any(&foreign) {
-            Self::OpenFlamingo(if language == Some(&Language::Llama) { 1 } else { 2 })
+            Self::OpenFlamingo(if language == Some(&Language::Known(&LLAMA)) { 1 } else { 2 })
         } else if bridge && any(&|name| name.contains(".decoder_layer.")) && part(Part::Vision) {
             Self::Model
         } else if bridge {
@@ -113,7 +114,7 @@ impl Kind {
             {
                 format!(
                     "no command makes an Otter of it: supported language models are {}",
-                    LANGUAGE_MODELS.iter().map(|model| model.name).collect::<Vec<_>>().join(", ")
+                    Family::names().collect::<Vec<_>>().join(", ")
                 )
             }
             Self::Unknown => {

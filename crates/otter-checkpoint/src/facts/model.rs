@@ -4,66 +4,38 @@ use crate::directory::account::reason_to_ignore;
 use crate::facts::part::{is_input_table, is_output_table, language_name, layer_of};
 use crate::facts::tower::OtherTower;
 use otter_formats::TensorEntry;
+use otter_model::text::families::LLAMA;
+use otter_model::text::{FAMILIES, Family};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// A family of language models.
+/// The language model of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
-    /// LLaMA, LLaMA-2, Vicuna.
-    Llama,
-    /// MPT-7B, MPT-30B.
-    Mpt,
-    /// MPT-1B.
-    MosaicGpt,
-    /// GPT-NeoX, RedPajama-INCITE.
-    GptNeoX,
-    /// OPT.
-    Opt,
-    /// Falcon, under its old (RW) or new name.
-    Falcon,
+    /// One of a family that this project knows.
+    Known(&'static Family),
     /// Another one, see [`Facts::model_type`].
     Other,
 }
 
 impl Language {
+    /// By class or `model_type`.
     fn of_type(name: &str) -> Self {
-        match name {
-            "llama" | "LlamaForCausalLM" => Self::Llama,
-            "mpt" | "MPTForCausalLM" | "MptForCausalLM" => Self::Mpt,
-            "mosaic_gpt" | "MosaicGPT" => Self::MosaicGpt,
-            "gpt_neox" | "GPTNeoXForCausalLM" => Self::GptNeoX,
-            "opt" | "OPTForCausalLM" => Self::Opt,
-            "falcon" | "RefinedWebModel" | "RefinedWeb" | "RWForCausalLM" | "FalconForCausalLM" => {
-                Self::Falcon
-            }
-            _ => Self::Other,
-        }
+        Family::find(Some(name), Some(name)).map_or(Self::Other, Self::Known)
     }
 
     /// Told by the path of a decoder layer.
     fn of_path(path: &str) -> Option<Self> {
-        Some(match path.strip_prefix("lang_encoder.").unwrap_or(path) {
-            "model.layers." => Self::Llama,
-            "model.decoder.layers." => Self::Opt,
-            "gpt_neox.layers." => Self::GptNeoX,
-            "transformer.h." => Self::Falcon,
-            "transformer.blocks." => Self::Mpt,
-            _ => return None,
-        })
+        let path = path.strip_prefix("lang_encoder.").unwrap_or(path).strip_suffix('.')?;
+        FAMILIES.into_iter().find(|family| family.layers == path).map(Self::Known)
     }
 }
 
 impl fmt::Display for Language {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::Llama => "LLaMA",
-            Self::Mpt => "MPT",
-            Self::MosaicGpt => "MosaicGPT",
-            Self::GptNeoX => "GPT-NeoX",
-            Self::Opt => "OPT",
-            Self::Falcon => "Falcon",
+            Self::Known(family) => family.name,
             Self::Other => "another language model",
         })
     }
@@ -160,7 +132,7 @@ impl Facts {
             self.heads = heads.map(|heads| (heads, number(text, &["num_key_value_heads"]).unwrap_or(heads)));
             self.rows = number(text, &["vocab_size"]);
             // The first release leaves everything to the library's defaults.
-            if self.language == Some(Language::Llama) && top["text_config"].is_object() {
+            if self.language == Some(Language::Known(&LLAMA)) && top["text_config"].is_object() {
                 self.width = self.width.or(Some(4096));
                 self.layers = self.layers.or(Some(32));
                 self.heads = self.heads.or(Some((32, 32)));

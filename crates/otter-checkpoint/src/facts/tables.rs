@@ -3,7 +3,6 @@
 //! | table | left | right |
 //! |---|---|---|
 //! | [`OPEN_FLAMINGO`] | OpenFlamingo v1 and v2 | Otter |
-//! | [`LanguageModel::renames`] | a plain language model | the same inside an Otter |
 //! | [`CLIP`] | Hugging Face `CLIPVisionModel` | the tower inside an Otter |
 //! | [`OPEN_CLIP`] | open_clip | Hugging Face `CLIPVisionModel` |
 //! | [`PEFT`], [`PEFT_BASE_LAYER`] | an Otter wrapped by PEFT | Otter |
@@ -94,151 +93,12 @@ pub const PEFT: RenameTable = RenameTable {
 pub const PEFT_BASE_LAYER: RenameTable =
     RenameTable { left: "PEFT 0.6 and later", right: "PEFT before 0.6", pairs: &[("*.base_layer.@", "*.@")] };
 
-/// A decoder architecture: how its configuration names it, and where its parts are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LanguageModel {
-    /// For messages.
-    pub name: &'static str,
-    /// Values of `model_type`.
-    pub model_types: &'static [&'static str],
-    /// Values of `architectures[0]`.
-    pub architectures: &'static [&'static str],
-    /// What a file without the head leaves out in front of every name.
-    pub prefix: &'static str,
-    /// Path of the decoder layers.
-    pub layers: &'static str,
-    /// Input embedding table.
-    pub input_table: &'static str,
-    /// Output table; `None` where it is always the input table.
-    pub output_table: Option<&'static str>,
-    /// Keys of the configuration that hold the width of the hidden states, in the order they are looked for.
-    pub width_keys: &'static [&'static str],
-    /// Keys that hold the number of layers.
-    pub depth_keys: &'static [&'static str],
-    /// Plain name and name inside an Otter.
-    pub renames: RenameTable,
-}
-
-macro_rules! wrapped {
-    ($layers:literal) => {
-        RenameTable {
-            left: "the plain language model",
-            right: "Otter",
-            pairs: &[
-                (concat!($layers, ".#.*"), concat!("lang_encoder.", $layers, ".#.decoder_layer.*")),
-                ("*", "lang_encoder.*"),
-            ],
-        }
-    };
-}
-
-/// Every architecture that can be wrapped.
-pub const LANGUAGE_MODELS: &[LanguageModel] = &[
-    LanguageModel {
-        name: "LLaMA",
-        model_types: &["llama"],
-        architectures: &["LlamaForCausalLM", "LLaMAForCausalLM"],
-        prefix: "model.",
-        layers: "model.layers",
-        input_table: "model.embed_tokens.weight",
-        output_table: Some("lm_head.weight"),
-        width_keys: &["hidden_size"],
-        depth_keys: &["num_hidden_layers"],
-        renames: wrapped!("model.layers"),
-    },
-    LanguageModel {
-        name: "MPT",
-        model_types: &["mpt"],
-        architectures: &["MPTForCausalLM", "MptForCausalLM"],
-        prefix: "transformer.",
-        layers: "transformer.blocks",
-        input_table: "transformer.wte.weight",
-        output_table: None,
-        width_keys: &["d_model", "hidden_size"],
-        depth_keys: &["n_layers", "num_hidden_layers"],
-        renames: wrapped!("transformer.blocks"),
-    },
-    LanguageModel {
-        name: "MosaicGPT",
-        model_types: &["mosaic_gpt"],
-        architectures: &["MosaicGPT"],
-        prefix: "transformer.",
-        layers: "transformer.blocks",
-        input_table: "transformer.wte.weight",
-        output_table: None,
-        width_keys: &["d_model", "hidden_size"],
-        depth_keys: &["n_layers", "num_hidden_layers"],
-        renames: wrapped!("transformer.blocks"),
-    },
-    LanguageModel {
-        name: "GPT-NeoX",
-        model_types: &["gpt_neox"],
-        architectures: &["GPTNeoXForCausalLM"],
-        prefix: "gpt_neox.",
-        layers: "gpt_neox.layers",
-        input_table: "gpt_neox.embed_in.weight",
-        output_table: Some("embed_out.weight"),
-        width_keys: &["hidden_size"],
-        depth_keys: &["num_hidden_layers"],
-        renames: wrapped!("gpt_neox.layers"),
-    },
-    LanguageModel {
-        name: "OPT",
-        model_types: &["opt"],
-        architectures: &["OPTForCausalLM"],
-        prefix: "model.",
-        layers: "model.decoder.layers",
-        input_table: "model.decoder.embed_tokens.weight",
-        output_table: Some("lm_head.weight"),
-        width_keys: &["hidden_size"],
-        depth_keys: &["num_hidden_layers"],
-        renames: wrapped!("model.decoder.layers"),
-    },
-    LanguageModel {
-        name: "Falcon",
-        model_types: &["falcon", "RefinedWebModel", "RefinedWeb"],
-        architectures: &["RWForCausalLM", "FalconForCausalLM"],
-        prefix: "transformer.",
-        layers: "transformer.h",
-        input_table: "transformer.word_embeddings.weight",
-        output_table: Some("lm_head.weight"),
-        width_keys: &["hidden_size", "n_embed"],
-        depth_keys: &["num_hidden_layers", "n_layer"],
-        renames: wrapped!("transformer.h"),
-    },
-];
-
-impl LanguageModel {
-    /// The architecture with this `model_type` or `architectures[0]`.
-    pub fn find(model_type: Option<&str>, architecture: Option<&str>) -> Option<&'static Self> {
-        let by_class =
-            LANGUAGE_MODELS.iter().find(|m| architecture.is_some_and(|a| m.architectures.contains(&a)));
-        by_class.or_else(|| {
-            LANGUAGE_MODELS.iter().find(|m| model_type.is_some_and(|t| m.model_types.contains(&t)))
-        })
-    }
-
-    /// The input table's name inside an Otter.
-    pub fn wrapped_input_table(&self) -> String {
-        format!("lang_encoder.{}", self.input_table)
-    }
-
-    /// The output table's name inside an Otter, where the architecture has one.
-    pub fn wrapped_output_table(&self) -> Option<String> {
-        self.output_table.map(|table| format!("lang_encoder.{table}"))
-    }
-
-    /// Path of the decoder layers inside an Otter.
-    pub fn wrapped_layers(&self) -> String {
-        format!("lang_encoder.{}", self.layers)
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::convert::rename::captures;
+    use otter_model::text::{FAMILIES, Family};
     use proptest::prelude::*;
 
     /// Names of one decoder layer, by architecture.
@@ -286,7 +146,7 @@ mod tests {
 
     /// All kinds of names an Otter has.
     fn otter_names() -> impl Strategy<Value = String> {
-        let layers = prop::sample::select(LANGUAGE_MODELS);
+        let layers = prop::sample::select(&FAMILIES[..]);
         prop_oneof![
             (layers.clone(), 0u32..200, prop::sample::select(BLOCK))
                 .prop_map(|(m, i, n)| format!("{}.{i}.gated_cross_attn_layer.{n}", m.wrapped_layers())),
@@ -323,14 +183,14 @@ mod tests {
         }
 
         #[test]
-        fn language_model_names_return(model in prop::sample::select(LANGUAGE_MODELS), layer in 0u32..200, at in 0usize..3) {
-            let names = LAYER_NAMES.iter().find(|(name, _)| *name == model.name).unwrap().1;
-            let mut plain = vec![format!("{}.{layer}.{}", model.layers, names[at]), model.input_table.to_owned()];
-            plain.extend(model.output_table.map(str::to_owned));
-            for name in plain {
-                let wrapped = model.renames.forward(&name).unwrap();
-                prop_assert!(wrapped.starts_with("lang_encoder."));
-                prop_assert_eq!(model.renames.backward(&wrapped).unwrap(), name);
+        fn language_model_names_are_wrapped(model in prop::sample::select(&FAMILIES[..]), layer in 0u32..200, at in 0usize..3) {
+            let name = LAYER_NAMES.iter().find(|(name, _)| *name == model.name).unwrap().1[at];
+            let plain = format!("{}.{layer}.{name}", model.layers);
+            let wrapped = format!("lang_encoder.{}.{layer}.decoder_layer.{name}", model.layers);
+            prop_assert_eq!(model.wrapped_name(&plain), wrapped);
+            let tables = [Some(model.input_table.to_owned()), model.output_table.map(str::to_owned)];
+            for table in tables.into_iter().flatten() {
+                prop_assert_eq!(model.wrapped_name(&table), format!("lang_encoder.{table}"));
             }
         }
     }
@@ -375,7 +235,7 @@ mod tests {
 
     #[test]
     fn architectures_are_found_by_class_before_type() {
-        let name = |t, a| LanguageModel::find(t, a).map(|m| m.name);
+        let name = |t, a| Family::find(t, a).map(|m| m.name);
         assert_eq!(name(Some("llama"), None), Some("LLaMA"));
         assert_eq!(name(Some("mpt"), Some("MosaicGPT")), Some("MosaicGPT"));
         assert_eq!(name(Some("RefinedWebModel"), None), Some("Falcon"));

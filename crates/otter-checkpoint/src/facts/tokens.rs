@@ -119,10 +119,11 @@ fn names(order: TokenOrder) -> (&'static str, &'static str) {
 
 /// Releases come without a tokenizer; their classes fetch one by name and add tokens to it.
 fn without_tokenizer(facts: &Facts) -> Option<String> {
-    let (repository, base) = match facts.language.as_ref()? {
-        Language::Llama => ("luodian/llama-7b-hf", 32000),
-        Language::Mpt => ("mosaicml/mpt-7b-instruct", 50277),
-        Language::MosaicGpt => ("mosaicml/mosaic-llama-redpajama-final-candidate", 50277),
+    let Language::Known(family) = facts.language? else { return None };
+    let (repository, base) = match family.name {
+        "LLaMA" => ("luodian/llama-7b-hf", 32000),
+        "MPT" => ("mosaicml/mpt-7b-instruct", 50277),
+        "MosaicGPT" => ("mosaicml/mosaic-llama-redpajama-final-candidate", 50277),
         _ => return None,
     };
     Some(format!(

@@ -23,7 +23,6 @@
 //! Matrices whose rows are whole blocks are stored in the chosen type; norms, biases, gates, latents, position tables and
 //! whatever is small stay 32-bit. The format: `docs/gguf.md` here, and the specification in the GGML project.
 
-mod names;
 mod text_config;
 mod write;
 
@@ -36,13 +35,14 @@ pub(crate) use otter_formats::gguf::MAGIC;
 
 use crate::error::{CheckpointError, Result};
 use memmap2::Mmap;
-use names::{Architecture, Fate, Moved};
 use otter_data::{SpecialTokens, TextTokenizer};
 use otter_formats::Content;
 use otter_formats::gguf::{Claim, Header, Meta, tokenizer_json};
 use otter_formats::tokenizer::json;
 use otter_formats::torch::printable;
 use otter_formats::{Location, RowOrder, TensorEntry, map_file, row_major_strides};
+use otter_model::text::Family;
+use otter_model::text::gguf::{Fate, GgufArchitecture, GgufMetadata, Moved};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -168,8 +168,8 @@ impl GgufFile {
     /// When the architecture is not supported or a size is missing.
     pub fn text_config(&self) -> Result<Value> {
         let header = self.header()?;
-        let architecture = self.language_model(&header)?;
-        Sizes { header: &header, architecture }.text_config().map_err(|problem| self.bad(problem))
+        let (family, architecture) = self.language_model(&header)?;
+        Sizes { header: &header, family, architecture }.text_config().map_err(|problem| self.bad(problem))
     }
 
     /// The tokenizer of a language model of llama.cpp as the content of a `tokenizer.json`; it has no tokens of Otter.
@@ -212,11 +212,11 @@ impl GgufFile {
         found.ok_or_else(|| self.bad(format!("`{}` is missing from the metadata", key::ARCHITECTURE)))
     }
 
-    fn language_model(&self, header: &Header<'_>) -> Result<&'static Architecture> {
+    fn language_model(&self, header: &Header<'_>) -> Result<(&'static Family, &'static GgufArchitecture)> {
         let name = self.architecture(header)?;
         let second_norm = header.tensors.iter().any(|claim| claim.name.contains(".attn_norm_2."));
-        Architecture::find(name, second_norm).ok_or_else(|| {
-            let known = Architecture::names();
+        GgufArchitecture::find(name, second_norm).ok_or_else(|| {
+            let known = GgufArchitecture::names();
             self.bad(format!("architecture `{}`; supported are {OTTER}, {known}", printable(name)))
         })
     }
@@ -285,8 +285,8 @@ pub(crate) fn read(path: &Path, map: &Arc<Mmap>) -> Result<Content> {
         entries.extend(header.tensors.iter().map(own));
         return Ok((entries, notes));
     }
-    let architecture = file.language_model(&header)?;
-    let sizes = Sizes { header: &header, architecture };
+    let (family, architecture) = file.language_model(&header)?;
+    let sizes = Sizes { header: &header, family, architecture };
     notes.extend(sizes.unknown_keys());
     for claim in &header.tensors {
         match architecture.fate(claim.name) {

@@ -1,9 +1,10 @@
 //! `text_config` of a language model, from the metadata of a llama.cpp file and the shapes of its tensors.
 
-use super::names::Architecture;
 use otter_formats::StoredDType;
 use otter_formats::gguf::{Header, Meta};
 use otter_formats::torch::printable;
+use otter_model::text::Family;
+use otter_model::text::gguf::{GgufArchitecture, GgufMetadata};
 use serde_json::{Map, Value, json};
 
 /// Rotary settings of published LLaMA-3 models: factor, and context before the scaling.
@@ -54,49 +55,13 @@ const KNOWN: [&str; 22] = [
 /// Numbers of one architecture.
 pub(super) struct Sizes<'h, 'a> {
     pub header: &'h Header<'a>,
-    pub architecture: &'static Architecture,
+    pub family: &'static Family,
+    pub architecture: &'static GgufArchitecture,
 }
 
 impl Sizes<'_, '_> {
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture.name)
-    }
-
-    /// A number that is not negative, if the key is there.
-    pub(super) fn optional_size(&self, name: &str) -> Result<Option<usize>, String> {
-        let key = self.key(name);
-        match self.header.get(&key) {
-            None => Ok(None),
-            Some(Meta::Int(found)) => {
-                usize::try_from(found).map(Some).map_err(|_| format!("`{key}` is {found}"))
-            }
-            Some(_) => Err(format!(
-                "`{key}` is not a whole number for the whole model; other forms are not supported"
-            )),
-        }
-    }
-
-    /// A number that is at least 1.
-    pub(super) fn size(&self, name: &str) -> Result<usize, String> {
-        match self.optional_size(name)? {
-            None => Err(format!("`{}` is missing from the metadata", self.key(name))),
-            Some(0) => Err(format!("`{}` is 0", self.key(name))),
-            Some(size) => Ok(size),
-        }
-    }
-
-    fn real(&self, name: &str) -> Result<Option<f64>, String> {
-        let key = self.key(name);
-        match self.header.get(&key) {
-            None => Ok(None),
-            Some(Meta::Float(value)) if value.is_finite() => Ok(Some(value)),
-            Some(Meta::Int(value)) => Ok(Some(value as f64)),
-            Some(_) => Err(format!("`{key}` is not a number")),
-        }
-    }
-
-    fn has(&self, tensor: &str) -> bool {
-        self.header.tensors.iter().any(|claim| claim.name == tensor)
     }
 
     /// Rows of the embedding table.
@@ -106,23 +71,16 @@ impl Sizes<'_, '_> {
         rows.ok_or_else(|| "there is no tensor token_embd.weight".to_owned())
     }
 
-    /// Key and value heads; as many as query heads when the file does not say.
-    pub(super) fn key_heads(&self) -> Result<usize, String> {
-        Ok(match self.optional_size("attention.head_count_kv")? {
-            None | Some(0) => self.size("attention.head_count")?,
-            Some(heads) => heads,
-        })
-    }
-
     /// The configuration in the words of Hugging Face.
     ///
     /// # Errors
     /// When a size is missing or the model has a part that this project does not know.
     pub(super) fn text_config(&self) -> Result<Value, String> {
         self.refuse_foreign()?;
+        let (class, model_type) = self.family.classes[0];
         let mut map = Map::new();
-        map.insert("architectures".to_owned(), json!([self.architecture.class]));
-        map.insert("model_type".to_owned(), json!(self.architecture.model_type));
+        map.insert("architectures".to_owned(), json!([class]));
+        map.insert("model_type".to_owned(), json!(model_type));
         map.insert("vocab_size".to_owned(), json!(self.vocabulary()?));
         for (key, from) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
             if let Some(Meta::Int(id)) = self.header.get(&format!("tokenizer.ggml.{from}_token_id")) {
@@ -131,12 +89,7 @@ impl Sizes<'_, '_> {
                 map.insert(key.to_owned(), json!(id));
             }
         }
-        let own = match self.architecture.name {
-            "llama" => self.llama()?,
-            "mpt" => self.mpt()?,
-            "gptneox" => self.gpt_neox()?,
-            _ => self.falcon()?,
-        };
+        let own = (self.architecture.config)(self)?;
         let Value::Object(own) = own else { return Err("no configuration".to_owned()) };
         map.extend(own.into_iter().filter(|(_, value)| !value.is_null()));
         Ok(Value::Object(map))
@@ -144,11 +97,7 @@ impl Sizes<'_, '_> {
 
     /// What changes numbers in a way that is not computed is refused by its key.
     fn refuse_foreign(&self) -> Result<(), String> {
-        // MPT computes both.
-        let own: &[&str] = match self.architecture.name {
-            "mpt" => &["attention.clamp_kqv", "attention.max_alibi_bias"],
-            _ => &[],
-        };
+        let own = self.architecture.computed;
         for (name, neutral) in FOREIGN.iter().filter(|(name, _)| !own.contains(name)) {
             if let Some(value) = self.real(name)?
                 && value != *neutral
@@ -168,8 +117,7 @@ impl Sizes<'_, '_> {
         let (width, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
         let head = self.optional_size("attention.key_length")?.unwrap_or(width / heads);
         let mut whole = vec!["attention.value_length"];
-        // GPT-NeoX turns a part of each head, MPT nothing.
-        if !matches!(self.architecture.name, "gptneox" | "mpt") {
+        if self.architecture.turns_whole_heads {
             whole.push("rope.dimension_count");
         }
         for name in whole {
@@ -201,29 +149,70 @@ impl Sizes<'_, '_> {
         })
     }
 
-    fn llama(&self) -> Result<Value, String> {
-        let (width, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
-        let head_dim = self.optional_size("attention.key_length")?.filter(|length| length * heads != width);
-        let bias = self.has("blk.0.attn_q.bias");
-        Ok(json!({
-            "hidden_size": width,
-            "intermediate_size": self.size("feed_forward_length")?,
-            "num_hidden_layers": self.size("block_count")?,
-            "num_attention_heads": heads,
-            "num_key_value_heads": self.key_heads()?,
-            "head_dim": head_dim,
-            "max_position_embeddings": self.size("context_length")?,
-            "rms_norm_eps": self.real("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
-            "rope_theta": self.real("rope.freq_base")?.unwrap_or(10_000.0),
-            "rope_scaling": self.rope_scaling(head_dim.unwrap_or(width / heads))?,
-            "hidden_act": "silu",
-            "attention_bias": bias.then_some(true),
-            "tie_word_embeddings": !self.has("output.weight"),
-        }))
+    fn rope_factors(&self) -> Option<Result<Vec<f32>, String>> {
+        let claim = self.header.tensors.iter().find(|claim| claim.name == "rope_freqs.weight")?;
+        if claim.dtype != StoredDType::F32 {
+            return Some(Err(format!("rope_freqs.weight has type {}; expected F32", claim.dtype)));
+        }
+        let bytes = &self.header.bytes[claim.bytes.clone()];
+        Some(Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+    }
+}
+
+impl GgufMetadata for Sizes<'_, '_> {
+    fn optional_size(&self, name: &str) -> Result<Option<usize>, String> {
+        let key = self.key(name);
+        match self.header.get(&key) {
+            None => Ok(None),
+            Some(Meta::Int(found)) => {
+                usize::try_from(found).map(Some).map_err(|_| format!("`{key}` is {found}"))
+            }
+            Some(_) => Err(format!(
+                "`{key}` is not a whole number for the whole model; other forms are not supported"
+            )),
+        }
     }
 
-    /// Linear scaling stands in the metadata; that of LLaMA 3 only as a tensor of factors, which is compared with
-    /// those of the published models.
+    fn size(&self, name: &str) -> Result<usize, String> {
+        match self.optional_size(name)? {
+            None => Err(format!("`{}` is missing from the metadata", self.key(name))),
+            Some(0) => Err(format!("`{}` is 0", self.key(name))),
+            Some(size) => Ok(size),
+        }
+    }
+
+    fn real(&self, name: &str) -> Result<Option<f64>, String> {
+        let key = self.key(name);
+        match self.header.get(&key) {
+            None => Ok(None),
+            Some(Meta::Float(value)) if value.is_finite() => Ok(Some(value)),
+            Some(Meta::Int(value)) => Ok(Some(value as f64)),
+            Some(_) => Err(format!("`{key}` is not a number")),
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<Option<bool>, String> {
+        let key = self.key(name);
+        match self.header.get(&key) {
+            None => Ok(None),
+            Some(Meta::Bool(flag)) => Ok(Some(flag)),
+            Some(_) => Err(format!("`{key}` is not true or false")),
+        }
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.header.tensors.iter().any(|claim| claim.name == tensor)
+    }
+
+    fn key_heads(&self) -> Result<usize, String> {
+        Ok(match self.optional_size("attention.head_count_kv")? {
+            None | Some(0) => self.size("attention.head_count")?,
+            Some(heads) => heads,
+        })
+    }
+
+    /// Linear scaling stands in the metadata; that of LLaMA 3 only as a tensor of factors, which is compared with those of
+    /// the published models.
     fn rope_scaling(&self, head_dim: usize) -> Result<Option<Value>, String> {
         let kind = self.header.get(&self.key("rope.scaling.type"));
         let factor = self.real("rope.scaling.factor")?;
@@ -254,97 +243,6 @@ impl Sizes<'_, '_> {
         Err("rope_freqs.weight holds factors that belong to no published LLaMA 3; \
              give the configuration of the original model instead"
             .to_owned())
-    }
-
-    fn rope_factors(&self) -> Option<Result<Vec<f32>, String>> {
-        let claim = self.header.tensors.iter().find(|claim| claim.name == "rope_freqs.weight")?;
-        if claim.dtype != StoredDType::F32 {
-            return Some(Err(format!("rope_freqs.weight has type {}; expected F32", claim.dtype)));
-        }
-        let bytes = &self.header.bytes[claim.bytes.clone()];
-        Some(Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
-    }
-
-    fn mpt(&self) -> Result<Value, String> {
-        let (width, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
-        let inner = self.size("feed_forward_length")?;
-        if !inner.is_multiple_of(width) {
-            return Err(format!("feed_forward_length {inner} is no multiple of embedding_length {width}"));
-        }
-        let alibi = self.real("attention.max_alibi_bias")?.unwrap_or(0.0);
-        let key_heads = self.key_heads()?;
-        let kind = match key_heads {
-            same if same == heads => "multihead_attention",
-            1 => "multiquery_attention",
-            _ => "grouped_query_attention",
-        };
-        let mut attention = json!({
-            "alibi": alibi > 0.0,
-            "attn_type": kind,
-            "qk_ln": self.has("blk.0.attn_q_norm.weight"),
-            "clip_qkv": self.real("attention.clamp_kqv")?.filter(|limit| *limit > 0.0),
-        });
-        if alibi > 0.0 {
-            attention["alibi_bias_max"] = json!(alibi);
-        }
-        if kind == "grouped_query_attention" {
-            attention["kv_n_heads"] = json!(key_heads);
-        }
-        Ok(json!({
-            "d_model": width,
-            "n_heads": heads,
-            "n_layers": self.size("block_count")?,
-            "expansion_ratio": inner / width,
-            "max_seq_len": self.size("context_length")?,
-            "no_bias": !self.has("blk.0.ffn_up.bias"),
-            "layer_norm_epsilon": self.real("attention.layer_norm_epsilon")?.filter(|epsilon| *epsilon != 1e-5),
-            "attn_config": attention,
-        }))
-    }
-
-    fn gpt_neox(&self) -> Result<Value, String> {
-        let (width, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
-        let head_dim = width / heads;
-        let rotary = self.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
-        let parallel = match self.header.get("gptneox.use_parallel_residual") {
-            None => true,
-            Some(Meta::Bool(parallel)) => parallel,
-            Some(_) => return Err("`gptneox.use_parallel_residual` is not true or false".to_owned()),
-        };
-        Ok(json!({
-            "hidden_size": width,
-            "intermediate_size": self.size("feed_forward_length")?,
-            "num_hidden_layers": self.size("block_count")?,
-            "num_attention_heads": heads,
-            "max_position_embeddings": self.size("context_length")?,
-            "rotary_pct": rotary as f64 / head_dim.max(1) as f64,
-            "rotary_emb_base": self.real("rope.freq_base")?.unwrap_or(10_000.0),
-            "layer_norm_eps": self.real("attention.layer_norm_epsilon")?.unwrap_or(1e-5),
-            "use_parallel_residual": parallel,
-            "hidden_act": "gelu",
-            "tie_word_embeddings": !self.has("output.weight"),
-        }))
-    }
-
-    fn falcon(&self) -> Result<Value, String> {
-        let (width, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
-        let key_heads = self.key_heads()?;
-        let newer = self.has("blk.0.attn_norm_2.weight");
-        Ok(json!({
-            "hidden_size": width,
-            "num_hidden_layers": self.size("block_count")?,
-            "num_attention_heads": heads,
-            "num_kv_heads": newer.then_some(key_heads),
-            "multi_query": key_heads == 1,
-            "new_decoder_architecture": newer,
-            "parallel_attn": true,
-            "alibi": false,
-            "bias": self.has("blk.0.attn_qkv.bias"),
-            "layer_norm_epsilon": self.real("attention.layer_norm_epsilon")?.unwrap_or(1e-5),
-            "max_position_embeddings": self.size("context_length")?,
-            "rope_theta": self.real("rope.freq_base")?.unwrap_or(10_000.0),
-            "tie_word_embeddings": !self.has("output.weight"),
-        }))
     }
 }
 

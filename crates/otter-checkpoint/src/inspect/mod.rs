@@ -31,6 +31,7 @@ pub use crate::facts::tower::OtherTower;
 pub use crate::facts::untrained::TrainingSigns;
 pub use crate::inspect::scan::{NonFinite, scan};
 pub use crate::inspect::source::FileSummary;
+use otter_model::text::families::LLAMA;
 
 /// One tensor.
 #[derive(Debug, Clone)]
@@ -293,7 +294,7 @@ fn examine(path: &Path, source: Source, with_model: bool) -> Inspection {
         shards: source.files.len(),
         zero_gates: signs.all_gates_zero(),
     });
-    let trains_output = facts.language == Some(Language::Llama);
+    let trains_output = facts.language == Some(Language::Known(&LLAMA));
     let stored_trainable = tensors.iter().filter(|tensor| tensor.ignored.is_none()).filter(|tensor| {
         matches!(tensor.part, Part::Perceiver | Part::CrossAttention)
             || is_input_table(&tensor.name)

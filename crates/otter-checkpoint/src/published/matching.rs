@@ -2,6 +2,7 @@
 
 use super::table::{NamedModel, OPEN_FLAMINGO, Release, models};
 use crate::inspect::{Facts, Kind, Language};
+use otter_model::text::families;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 use std::path::Path;
@@ -96,10 +97,10 @@ impl Sizes {
     fn fit(&self, release: &Release, candidate: &Candidate<'_>) -> bool {
         let facts = candidate.facts;
         // A file of trained weights does not tell MPT from MosaicGPT by its paths.
-        let language = match (facts.language, self.language) {
-            (Some(Language::Mpt), Language::MosaicGpt) => candidate.config.is_none(),
-            (found, own) => found == Some(own),
-        };
+        let paths_of_both = facts.language == Some(Language::Known(&families::MPT))
+            && self.language == Language::Known(&families::MOSAIC_GPT);
+        let language =
+            if paths_of_both { candidate.config.is_none() } else { facts.language == Some(self.language) };
         let foreign = matches!(candidate.kind, Kind::OpenFlamingo(_));
         language
             && foreign == (release.model_type == OPEN_FLAMINGO)

@@ -2,6 +2,7 @@
 //! what a directory is told by.
 
 use otter_model::config::{FalconConfig, GptNeoxConfig, LlamaConfig, OtterConfig};
+use otter_model::text::families;
 
 use crate::config::checkpoint_config::{CheckpointConfig, ModelFamily};
 use crate::facts::model::Language;
@@ -75,7 +76,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "otter-9b",
         description: "OTTER-9B: LLaMA-7B with the four added tokens",
         family: ModelFamily::Otter,
-        language: Language::Llama,
+        language: Language::Known(&families::LLAMA),
         sizes: OtterConfig::otter_9b,
         releases: &[
             Release::new("otter-9b-hf", OTTER, LLAMA_ROWS, BASE_LLAMA),
@@ -87,7 +88,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "otter-video-7b",
         description: "OTTER-Video-LLaMA7B: the same with 128 frame embeddings",
         family: ModelFamily::Otter,
-        language: Language::Llama,
+        language: Language::Known(&families::LLAMA),
         sizes: || with_frames(OtterConfig::otter_9b()),
         releases: &[Release::new("OTTER-Video-LLaMA7B-DenseCaption", OTTER, LLAMA_ROWS, BASE_LLAMA).shards(4)],
     },
@@ -95,7 +96,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "otter-mpt7b",
         description: "OTTER-Image-MPT7B: MPT-7B",
         family: ModelFamily::Otter,
-        language: Language::Mpt,
+        language: Language::Known(&families::MPT),
         sizes: OtterConfig::otter_mpt7b,
         releases: &[
             Release::new("OTTER-Image-MPT7B", OTTER, MPT_ROWS, BASE_MPT_7B).shards(4),
@@ -108,7 +109,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "otter-video-mpt7b",
         description: "the same with 128 frame embeddings",
         family: ModelFamily::Otter,
-        language: Language::Mpt,
+        language: Language::Known(&families::MPT),
         sizes: || with_frames(OtterConfig::otter_mpt7b()),
         releases: &[],
     },
@@ -116,7 +117,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "otter-mpt1b",
         description: "OTTER-MPT1B-RPJama: MPT-1B RedPajama, cross-attention before every layer",
         family: ModelFamily::Otter,
-        language: Language::MosaicGpt,
+        language: Language::Known(&families::MOSAIC_GPT),
         sizes: OtterConfig::otter_mpt1b,
         releases: &[
             Release::new("OTTER-MPT1B-RPJama-Init", OTTER, MPT_ROWS, BASE_MPT_1B).shards(2).untrained(),
@@ -133,7 +134,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "otter-mpt30b",
         description: "MPT-30B, cross-attention before every seventh layer",
         family: ModelFamily::Otter,
-        language: Language::Mpt,
+        language: Language::Known(&families::MPT),
         sizes: OtterConfig::otter_mpt30b,
         releases: &[
             Release::new("flamingo-mpt-30B-instruct-init", FLAMINGO, MPT_ROWS, BASE_MPT_7B).untrained()
@@ -143,7 +144,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "flamingo-llama2-7b",
         description: "LLaMA-2-7B-chat",
         family: ModelFamily::Flamingo,
-        language: Language::Llama,
+        language: Language::Known(&families::LLAMA),
         sizes: || with_llama(llama2_7b(), 4),
         releases: &[
             Release::new("flamingo-llama2-chat-7B-init", FLAMINGO, LLAMA_CHAT_ROWS, BASE_LLAMA).untrained()
@@ -153,7 +154,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "flamingo-llama2-13b",
         description: "LLaMA-2-13B-chat, cross-attention before every eighth layer",
         family: ModelFamily::Flamingo,
-        language: Language::Llama,
+        language: Language::Known(&families::LLAMA),
         sizes: || with_llama(LlamaConfig::llama2_13b(32000), 8),
         releases: &[
             Release::new("flamingo-llama2-chat-13B-init", FLAMINGO, LLAMA_CHAT_ROWS, BASE_LLAMA).untrained()
@@ -163,7 +164,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "flamingo-vicuna-7b",
         description: "Vicuna-7B v1.3",
         family: ModelFamily::Flamingo,
-        language: Language::Llama,
+        language: Language::Known(&families::LLAMA),
         sizes: || with_llama(LlamaConfig::llama_7b(32000), 4),
         releases: &[
             Release::new("flamingo-vicuna-7B-v1.3-init", FLAMINGO, LLAMA_CHAT_ROWS, BASE_LLAMA).untrained()
@@ -173,7 +174,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "flamingo-vicuna-33b",
         description: "Vicuna-33B v1.3",
         family: ModelFamily::Flamingo,
-        language: Language::Llama,
+        language: Language::Known(&families::LLAMA),
         sizes: || with_llama(LlamaConfig::vicuna_33b(32000), 4),
         releases: &[
             Release::new("flamingo-vicuna-33B-v1.3-init", FLAMINGO, LLAMA_CHAT_ROWS, BASE_LLAMA).untrained()
@@ -183,7 +184,7 @@ pub const NAMED_MODELS: &[NamedModel] = &[
         name: "flamingo-falcon-7b",
         description: "Falcon-7B",
         family: ModelFamily::Flamingo,
-        language: Language::Falcon,
+        language: Language::Known(&families::FALCON),
         sizes: || OtterConfig { text: FalconConfig::falcon_7b().into(), ..OtterConfig::otter_mpt7b() },
         releases: &[Release::new("flamingo-falcon-7b", FLAMINGO, &[65024], BASE_LLAMA).untrained()],
     },
@@ -194,7 +195,7 @@ const RED_PAJAMA_4B: NamedModel = NamedModel {
     name: "openflamingo-4b",
     description: "RedPajama-INCITE-3B, cross-attention before every second layer",
     family: ModelFamily::Flamingo,
-    language: Language::GptNeoX,
+    language: Language::Known(&families::GPT_NEOX),
     sizes: red_pajama_4b,
     releases: &[Release::new(
         "OpenFlamingo-4B-vitl-rpj3b",

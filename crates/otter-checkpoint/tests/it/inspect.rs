@@ -8,6 +8,7 @@ use otter_checkpoint::{
 };
 use otter_model::Otter;
 use otter_model::config::OtterConfig;
+use otter_model::text::families;
 use serde_json::{Map, Value, json};
 use std::fs::{self, File};
 use std::io::Write;
@@ -71,21 +72,25 @@ fn part(inspection: &Inspection, part: Part) -> usize {
 #[test]
 fn every_golden_directory_and_file_says_what_it_is() {
     for (path, kind, language) in [
-        ("llama/checkpoint", Kind::Model, Some(Language::Llama)),
-        ("video/checkpoint", Kind::Model, Some(Language::Llama)),
-        ("flamingo/checkpoint", Kind::Model, Some(Language::Llama)),
-        ("mpt7b-style/checkpoint", Kind::Model, Some(Language::Mpt)),
-        ("mpt1b-style/checkpoint", Kind::Model, Some(Language::MosaicGpt)),
-        ("openflamingo/v1-llama/final_weights.pt", Kind::OpenFlamingo(1), Some(Language::Llama)),
-        ("openflamingo/v1-llama", Kind::OpenFlamingo(1), Some(Language::Llama)),
-        ("openflamingo/v1-llama/base_lm", Kind::LanguageModel, Some(Language::Llama)),
+        ("llama/checkpoint", Kind::Model, Some(Language::Known(&families::LLAMA))),
+        ("video/checkpoint", Kind::Model, Some(Language::Known(&families::LLAMA))),
+        ("flamingo/checkpoint", Kind::Model, Some(Language::Known(&families::LLAMA))),
+        ("mpt7b-style/checkpoint", Kind::Model, Some(Language::Known(&families::MPT))),
+        ("mpt1b-style/checkpoint", Kind::Model, Some(Language::Known(&families::MOSAIC_GPT))),
+        (
+            "openflamingo/v1-llama/final_weights.pt",
+            Kind::OpenFlamingo(1),
+            Some(Language::Known(&families::LLAMA)),
+        ),
+        ("openflamingo/v1-llama", Kind::OpenFlamingo(1), Some(Language::Known(&families::LLAMA))),
+        ("openflamingo/v1-llama/base_lm", Kind::LanguageModel, Some(Language::Known(&families::LLAMA))),
         ("openflamingo/v1-llama/base_clip", Kind::VisionTower, None),
-        ("openflamingo/v1-llama/converted", Kind::Model, Some(Language::Llama)),
-        ("openflamingo/v2-mpt/checkpoint.pt", Kind::OpenFlamingo(2), Some(Language::Mpt)),
-        ("openflamingo/v2-mpt/checkpoint_0.pt", Kind::OpenFlamingo(2), Some(Language::Mpt)),
-        ("openflamingo/v2-mpt/base_lm", Kind::LanguageModel, Some(Language::Mpt)),
+        ("openflamingo/v1-llama/converted", Kind::Model, Some(Language::Known(&families::LLAMA))),
+        ("openflamingo/v2-mpt/checkpoint.pt", Kind::OpenFlamingo(2), Some(Language::Known(&families::MPT))),
+        ("openflamingo/v2-mpt/checkpoint_0.pt", Kind::OpenFlamingo(2), Some(Language::Known(&families::MPT))),
+        ("openflamingo/v2-mpt/base_lm", Kind::LanguageModel, Some(Language::Known(&families::MPT))),
         ("openflamingo/v2-mpt/base_clip", Kind::VisionTower, None),
-        ("openflamingo/v2-mpt/converted", Kind::Model, Some(Language::Mpt)),
+        ("openflamingo/v2-mpt/converted", Kind::Model, Some(Language::Known(&families::MPT))),
     ] {
         let inspection = inspect(&golden(path)).unwrap();
         assert_eq!((inspection.kind, inspection.facts.language), (kind, language), "{path}");

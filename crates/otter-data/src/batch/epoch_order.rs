@@ -163,7 +163,8 @@ pub fn epoch_order(samples: usize, sampling: Sampling, seed: u64, epoch: u64) ->
     epoch_order_with(&mut random(&[seed, epoch]), samples, sampling)
 }
 
-/// One of several processes that train together.
+/// One of several processes that train together. A run is one process so far and takes the default; a run on several
+/// machines gives each its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rank {
     /// From 0.

@@ -309,11 +309,11 @@ impl Loader {
         self.state.position = workers.next;
         self.state.batches += 1;
         self.workers = Some(workers);
-        let pad = self.dataset.tokenizer().special().pad;
+        let special = self.dataset.tokenizer().special();
         let image_size = self.dataset.config().image_size;
         Ok(Some(match self.options.packing {
-            Packing::Off => Batch::collate(samples, pad, image_size),
-            Packing::Batch => Batch::collate_packed(samples, self.options.pack_length, pad, image_size),
+            Packing::Off => Batch::collate(samples, special, image_size),
+            Packing::Batch => Batch::collate_packed(samples, self.options.pack_length, special, image_size),
         }))
     }
 

@@ -17,24 +17,6 @@ pub enum Packing {
     Batch,
 }
 
-/// One sample in a row: tokens `start..start + len`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// Row of the batch.
-    pub row: usize,
-    /// First token in the row.
-    pub start: usize,
-    /// Tokens.
-    pub len: usize,
-}
-
-impl Segment {
-    /// One past its last token in the row.
-    pub fn end(&self) -> usize {
-        self.start + self.len
-    }
-}
-
 /// Puts items of these lengths into rows of at most `capacity` tokens; an item that is longer has a row to itself.
 /// Returns the items of every row in ascending order, the row of the first item first.
 pub fn best_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {

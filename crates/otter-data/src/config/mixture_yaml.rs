@@ -1,4 +1,4 @@
-//! Data lists in the original's YAML form (`spec/data.md` 1.5).
+//! Data lists in the original's YAML form.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

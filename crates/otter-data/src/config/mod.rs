@@ -1,6 +1,6 @@
 //! The `[data]` section of a training configuration.
 //!
-//! Defaults repair the defects of the original data path (`spec/defects.md` section 2). Each
+//! Defaults repair the defects of the original data path. Each
 //! repair has a named switch, and `preset = "reference"` turns all of them back at once.
 
 pub(crate) mod mixture_yaml;
@@ -149,7 +149,7 @@ pub enum Preset {
     Reference,
 }
 
-/// Which images an in-context sample carries (D1).
+/// Which images an in-context sample carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InContextImages {
@@ -159,7 +159,7 @@ pub enum InContextImages {
     QueryOnly,
 }
 
-/// How several images of one record are laid out (D2).
+/// How several images of one record are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImagesOfRecord {
@@ -179,7 +179,7 @@ impl ImagesOfRecord {
     }
 }
 
-/// What happens to samples longer than `max_seq_len` (D15, D16).
+/// What happens to samples longer than `max_seq_len`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Truncation {
@@ -200,7 +200,7 @@ pub enum SpecialTokensInText {
     Special,
 }
 
-/// How an epoch walks through the samples (D11).
+/// How an epoch walks through the samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sampling {
@@ -222,7 +222,7 @@ pub enum OnBadSample {
     Skip,
 }
 
-/// Where the random choice of a task description gets its seed (D10).
+/// Where the random choice of a task description gets its seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemSeed {
@@ -232,7 +232,7 @@ pub enum ItemSeed {
     Constant,
 }
 
-/// What a record without images does in an image group (D20).
+/// What a record without images does in an image group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordsWithoutImages {
@@ -249,15 +249,15 @@ pub struct Switches {
     pub in_context_images: InContextImages,
     /// See [`ImagesOfRecord`].
     pub images_of_record: ImagesOfRecord,
-    /// Keep `-`, `/`, `:` and the like in questions and answers (D13).
+    /// Keep `-`, `/`, `:` and the like in questions and answers.
     pub keep_symbols: bool,
-    /// Which positions are trained (D17, D18).
+    /// Which positions are trained.
     pub label_rule: LabelRule,
     /// See [`Truncation`].
     pub truncation: Truncation,
     /// See [`SpecialTokensInText`].
     pub special_tokens_in_text: SpecialTokensInText,
-    /// Resize and normalisation (D14).
+    /// Resize and normalisation.
     pub image_transform: ImageTransform,
     /// Stored orientation, transparency and gray of 16 bits.
     pub image_rules: ImageRules,

@@ -1,9 +1,24 @@
 //! Text files of others: UTF-8, with or without a byte order mark. Other encodings are named.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::error::{DataError, Result};
 use crate::text::clean::without_byte_order_mark;
+
+/// Opens a large text file behind its byte-order mark, whose length stands beside it; another encoding is an error.
+pub(crate) fn open_text_file(path: &Path) -> Result<(BufReader<File>, u64)> {
+    let failed = |error| DataError::io(path, error);
+    let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?);
+    let head = reader.fill_buf().map_err(failed)?;
+    if let Some(fault) = foreign_encoding(head) {
+        return Err(DataError::format(path, fault));
+    }
+    let mark = head.len() - without_byte_order_mark(head).len();
+    reader.consume(mark);
+    Ok((reader, mark as u64))
+}
 
 /// Reads a text file; a byte order mark is passed over.
 pub fn read_text_file(path: &Path) -> Result<String> {

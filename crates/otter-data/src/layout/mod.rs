@@ -21,5 +21,8 @@ mod shards;
 mod writer;
 
 pub use manifest::{FILE_NAME as MANIFEST_NAME, Manifest, ManifestFile, layout_directory};
-pub use reader::{LayoutContexts, LayoutImages, LayoutInstructions};
+pub use reader::{
+    ContextColumn, ImageColumn, InstructionColumns, LayoutContexts, LayoutImages, LayoutInstructions,
+    LayoutTable,
+};
 pub(crate) use writer::LayoutWriter;

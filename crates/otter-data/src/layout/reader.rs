@@ -62,12 +62,72 @@ fn check_count(directory: &Path, table: &str, found: usize, expected: u64) -> Re
     ))
 }
 
-/// Instruction records of a layout directory.
-pub struct LayoutInstructions {
+/// One table of a layout directory, whose rows are entries in file order; `C` says where its columns stand.
+pub struct LayoutTable<C> {
     directory: PathBuf,
     table: ParquetTable,
+    columns: C,
+}
+
+/// Instruction records of a layout directory.
+pub type LayoutInstructions = LayoutTable<InstructionColumns>;
+
+/// Contexts of a layout directory.
+pub type LayoutContexts = LayoutTable<ContextColumn>;
+
+/// Encoded images of a layout directory.
+pub type LayoutImages = LayoutTable<ImageColumn>;
+
+impl<C> LayoutTable<C> {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Id of an entry.
+    pub fn id(&self, entry: usize) -> Result<String> {
+        self.table.id(self.table.row_of(entry))
+    }
+
+    /// The entry with this id, or why its page cannot be read.
+    pub fn try_find(&self, id: &str) -> Result<Option<usize>> {
+        Ok(self.table.find(id)?.map(|row| self.table.entry_of(row)))
+    }
+
+    /// The entry with this id. An entry whose id cannot be read counts, so that reading it tells why: a row with the same
+    /// hash is almost surely the one meant.
+    pub fn find(&self, id: &str) -> Option<usize> {
+        self.try_find(id)
+            .unwrap_or_else(|_| self.table.last_candidate(id).map(|row| self.table.entry_of(row)))
+    }
+
+    /// The text of an entry in the column `name`.
+    fn text(&self, name: &str, columns: &[u32], entry: usize) -> Result<String, String> {
+        let value = self.table.text(columns, self.table.row_of(entry)).map_err(|error| error.to_string())?;
+        value.map_err(|what| format!("column `{name}`: {what}"))
+    }
+
+    /// The list of an entry in the column `name`.
+    fn texts(&self, name: &str, columns: &[u32], entry: usize) -> Result<Vec<String>, String> {
+        let value = self.table.texts(columns, self.table.row_of(entry)).map_err(|error| error.to_string())?;
+        value.map_err(|what| format!("column `{name}`: {what}"))
+    }
+}
+
+/// Where the parts of a record stand.
+pub struct InstructionColumns {
     /// Of each field, its column in each file.
-    columns: [Vec<u32>; 4],
+    fields: [Vec<u32>; 4],
     languages: Languages,
     /// Column of the marks of records that are only examples, where there are some.
     example_only: Option<Vec<u32>>,
@@ -88,8 +148,8 @@ impl LayoutInstructions {
         let manifest = Manifest::read(directory)?;
         let table = open_table(directory, &manifest, &INSTRUCTIONS, TEXT_CACHE_BYTES)?;
         check_count(directory, "records", table.len(), manifest.records)?;
-        let mut columns = <[Vec<u32>; 4]>::default();
-        for (numbers, column) in columns.iter_mut().zip(INSTRUCTIONS.columns) {
+        let mut fields = <[Vec<u32>; 4]>::default();
+        for (numbers, column) in fields.iter_mut().zip(INSTRUCTIONS.columns) {
             *numbers = table.columns(column.name, column.form)?;
         }
         let languages = match manifest.language {
@@ -102,70 +162,35 @@ impl LayoutInstructions {
         let example_only = (manifest.example_only > 0)
             .then(|| table.columns(EXAMPLE_ONLY, ColumnForm::Value))
             .transpose()?;
-        Ok(Self { directory: directory.to_owned(), table, columns, languages, example_only })
-    }
-
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Number of records.
-    pub fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// Whether there is no record.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Id of an entry.
-    pub fn id(&self, entry: usize) -> Result<String> {
-        self.table.id(self.table.row_of(entry))
-    }
-
-    /// The entry with this id. An entry whose id cannot be read counts, so that reading it tells why.
-    pub fn find(&self, id: &str) -> Option<usize> {
-        find(&self.table, id)
+        let columns = InstructionColumns { fields, languages, example_only };
+        Ok(Self { directory: directory.to_owned(), table, columns })
     }
 
     /// The record of an entry; the inner error says why this one record cannot be used.
     pub fn record(&self, entry: usize) -> Result<Record, String> {
-        let row = self.table.row_of(entry);
-        let [instruction, answer, image_ids, rel_ins_ids] = &self.columns;
-        let text = |name: &str, columns: &[u32]| {
-            let value = self.table.text(columns, row).map_err(|error| error.to_string())?;
-            value.map_err(|what| format!("column `{name}`: {what}"))
-        };
-        let texts = |name: &str, columns: &[u32]| {
-            let value = self.table.texts(columns, row).map_err(|error| error.to_string())?;
-            value.map_err(|what| format!("column `{name}`: {what}"))
-        };
+        let InstructionColumns { fields: [instruction, answer, image_ids, rel_ins_ids], .. } = &self.columns;
         Ok(Record {
-            instruction: text("instruction", instruction)?,
-            answer: text("answer", answer)?,
-            image_ids: texts("image_ids", image_ids)?,
-            rel_ins_ids: texts("rel_ins_ids", rel_ins_ids)?,
-            language: match &self.languages {
+            instruction: self.text("instruction", instruction, entry)?,
+            answer: self.text("answer", answer, entry)?,
+            image_ids: self.texts("image_ids", image_ids, entry)?,
+            rel_ins_ids: self.texts("rel_ins_ids", rel_ins_ids, entry)?,
+            language: match &self.columns.languages {
                 Languages::Unsaid => None,
                 Languages::Same(code) => Some(code.clone()),
-                Languages::Column(columns) => Some(text(LANGUAGE, columns)?).filter(|code| !code.is_empty()),
+                Languages::Column(columns) => {
+                    Some(self.text(LANGUAGE, columns, entry)?).filter(|code| !code.is_empty())
+                }
             },
-            example_only: match &self.example_only {
+            example_only: match &self.columns.example_only {
                 None => false,
-                Some(columns) => text(EXAMPLE_ONLY, columns)? == MARK,
+                Some(columns) => self.text(EXAMPLE_ONLY, columns, entry)? == MARK,
             },
         })
     }
 }
 
-/// Contexts of a layout directory.
-pub struct LayoutContexts {
-    directory: PathBuf,
-    table: ParquetTable,
-    column: Vec<u32>,
-}
+/// Where the lists of contexts stand in each file.
+pub struct ContextColumn(Vec<u32>);
 
 impl LayoutContexts {
     /// Opens the contexts of a directory, which must have them.
@@ -176,57 +201,18 @@ impl LayoutContexts {
         }
         let table = open_table(directory, &manifest, &CONTEXTS, TEXT_CACHE_BYTES)?;
         check_count(directory, "contexts", table.len(), manifest.contexts)?;
-        let column = table.columns("context", ColumnForm::List)?;
-        Ok(Self { directory: directory.to_owned(), table, column })
-    }
-
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Number of entries.
-    pub fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// Whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Id of the query of an entry.
-    pub fn id(&self, entry: usize) -> Result<String> {
-        self.table.id(self.table.row_of(entry))
-    }
-
-    /// The entry of this query.
-    pub fn find(&self, id: &str) -> Option<usize> {
-        find(&self.table, id)
+        let columns = ContextColumn(table.columns("context", ColumnForm::List)?);
+        Ok(Self { directory: directory.to_owned(), table, columns })
     }
 
     /// Ids of the context of an entry; the inner error says why this one entry cannot be used.
     pub fn context(&self, entry: usize) -> Result<Vec<String>, String> {
-        let value =
-            self.table.texts(&self.column, self.table.row_of(entry)).map_err(|error| error.to_string())?;
-        value.map_err(|what| format!("column `context`: {what}"))
+        self.texts("context", &self.columns.0, entry)
     }
 }
 
-fn find(table: &ParquetTable, id: &str) -> Option<usize> {
-    match table.find(id) {
-        Ok(row) => row.map(|row| table.entry_of(row)),
-        // The page of a row with the same hash is unreadable: this is almost surely the row meant.
-        Err(_) => table.last_candidate(id).map(|row| table.entry_of(row)),
-    }
-}
-
-/// Encoded images of a layout directory.
-pub struct LayoutImages {
-    directory: PathBuf,
-    table: ParquetTable,
-    column: Vec<u32>,
-}
+/// Where the encoded images stand in each file.
+pub struct ImageColumn(Vec<u32>);
 
 impl LayoutImages {
     /// Opens the images of a directory, which must have them.
@@ -237,39 +223,14 @@ impl LayoutImages {
         }
         let table = open_table(directory, &manifest, &IMAGES, cache_bytes)?;
         check_count(directory, "images", table.len(), manifest.images)?;
-        let column = table.columns("image", ColumnForm::Value)?;
-        Ok(Self { directory: directory.to_owned(), table, column })
-    }
-
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Number of images.
-    pub fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    /// Whether there is no image.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Id of an image.
-    pub fn id(&self, entry: usize) -> Result<String> {
-        self.table.id(self.table.row_of(entry))
-    }
-
-    /// Position of the image with this id.
-    pub fn find(&self, id: &str) -> Result<Option<usize>> {
-        Ok(self.table.find(id)?.map(|row| self.table.entry_of(row)))
+        let columns = ImageColumn(table.columns("image", ColumnForm::Value)?);
+        Ok(Self { directory: directory.to_owned(), table, columns })
     }
 
     /// The encoded bytes of an image.
     pub fn encoded(&self, entry: usize) -> Result<PageValue> {
         let row = self.table.row_of(entry);
-        match self.table.value(&self.column, row)? {
+        match self.table.value(&self.columns.0, row)? {
             Some(bytes) => Ok(bytes),
             None => Err(DataError::Image {
                 name: format!("{} of {}", self.table.id(row)?, self.directory.display()),

@@ -1,4 +1,4 @@
-//! From the records of a query and its context to token ids, labels and media (`spec/data.md` 2).
+//! From the records of a query and its context to token ids, labels and media.
 
 use otter_media::{ImageNotes, open_image, preprocess_shared};
 use std::collections::HashMap;
@@ -17,12 +17,13 @@ use crate::sample::record::Record;
 use crate::sample::{Frame, MediaItem, Sample};
 use crate::tables::image_table::ImageTable;
 use crate::text::clean::{clean_answer, clean_question};
-use crate::text::labels::{IGNORE_INDEX, label_mask, span_label_mask};
+use crate::text::labels::{label_mask, span_label_mask};
 use crate::text::prompt::{
     ANSWER_TOKEN, END_OF_CHUNK_TOKEN, FAKE_TOKEN, FUYU_ANSWER, IMAGE_TOKEN, InstructionFormat, Piece,
     Placeholder, pieces_text, turn_pieces,
 };
 use crate::text::tokenizer::{SpecialTokens, TextTokenizer};
+use otter_input::IGNORE_INDEX;
 
 /// A turn or text of more bytes for each token of `max_seq_len`, and of more than the floor below, is not tokenised: it
 /// cannot fit, and finding its exact length would take minutes and gigabytes.

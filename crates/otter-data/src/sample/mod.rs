@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crate::config::Group;
 use crate::error::Result;
-use crate::text::labels::IGNORE_INDEX;
 use crate::text::tokenizer::TextTokenizer;
+use otter_input::IGNORE_INDEX;
 
 /// One preprocessed picture.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! CPython's generator (MT19937) and the draws the original makes with it (`spec/data.md` 1.5, 2.1).
+//! CPython's generator (MT19937) and the draws the original makes with it.
 //!
 //! The original seeds Python's `random` and calls `choices`, `sample` and `choice`; equal sample
 //! lists need equal draws. The same generator also drives our own shuffling, because its stream

@@ -1,4 +1,4 @@
-//! One entry of an instruction file (`spec/data.md` 1.1).
+//! One entry of an instruction file.
 
 use serde::{Deserialize, Deserializer, Serialize};
 

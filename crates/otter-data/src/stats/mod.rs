@@ -1,4 +1,4 @@
-//! How much there is of what, as the table of the MIMIC-IT paper (arXiv 2306.05425, table 2; `spec/data.md` 5) tells it:
+//! How much there is of what, as the table of the MIMIC-IT paper (arXiv 2306.05425, table 2) tells it:
 //! pairs, unique instructions, images and clips, by sub-dataset and by language.
 //!
 //! Unique things are counted by 64-bit hashes: 24 bytes each, and among ten million of them one is lost with a

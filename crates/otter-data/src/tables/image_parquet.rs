@@ -1,4 +1,4 @@
-//! Images in parquet: one file, or a folder of part files as dask writes it (`spec/data.md` 1.3).
+//! Images in parquet: one file, or a folder of part files as dask writes it.
 //!
 //! The id column is read once into an index of 16 bytes an image. An image is fetched by decompressing the one page that
 //! holds its row; the last pages stay in a cache of bounded size. A page is 1 MiB in theory, but pandas writes at least

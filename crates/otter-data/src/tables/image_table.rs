@@ -85,7 +85,7 @@ impl Source {
         match self {
             Self::Json(index) => Ok(index.find(id)),
             Self::Parquet(images) => images.find(id),
-            Self::Layout(images) => images.find(id),
+            Self::Layout(images) => images.try_find(id),
             Self::Tar(images) => images.find(id),
             Self::Folder(folder) => folder.find(id),
         }

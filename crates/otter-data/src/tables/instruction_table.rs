@@ -5,26 +5,26 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::files::json_index::{JsonIndex, Section};
-use crate::layout::{LayoutContexts, LayoutInstructions, layout_directory};
+use crate::layout::{
+    ContextColumn, InstructionColumns, LayoutContexts, LayoutInstructions, LayoutTable, layout_directory,
+};
 use crate::sample::record::{Record, parse_context};
 
-/// Instruction records by id, in file order (`spec/data.md` 1.1).
-pub enum InstructionTable {
-    /// `{"data": {id: record}}`.
+/// Entries by id, in file order: the values of a JSON object, or the rows of a table of our own layout.
+pub enum EntryTable<C> {
+    /// An object `{id: value}`.
     Json(JsonIndex),
     /// Our own layout.
-    Layout(Box<LayoutInstructions>),
+    Layout(Box<LayoutTable<C>>),
 }
 
-impl InstructionTable {
-    /// Opens an instruction file, or the records of a layout directory.
-    pub fn open(path: &Path) -> Result<Self> {
-        if let Some(directory) = layout_directory(path) {
-            return LayoutInstructions::open(&directory).map(|table| Self::Layout(Box::new(table)));
-        }
-        JsonIndex::open(path, Section::Named("data")).map(Self::Json)
-    }
+/// Instruction records by id: `{"data": {id: record}}`, or the records of our own layout.
+pub type InstructionTable = EntryTable<InstructionColumns>;
 
+/// Which ids are samples, each with the ids of its context: `{id: [id, …]}`, or the contexts of our own layout.
+pub type ContextTable = EntryTable<ContextColumn>;
+
+impl<C> EntryTable<C> {
     /// The file or folder.
     pub fn path(&self) -> &Path {
         match self {
@@ -33,7 +33,7 @@ impl InstructionTable {
         }
     }
 
-    /// Number of records.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         match self {
             Self::Json(index) => index.len(),
@@ -41,7 +41,7 @@ impl InstructionTable {
         }
     }
 
-    /// Whether there is no record.
+    /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -77,6 +77,16 @@ impl InstructionTable {
             index.release_pages();
         }
     }
+}
+
+impl InstructionTable {
+    /// Opens an instruction file, or the records of a layout directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        if let Some(directory) = layout_directory(path) {
+            return LayoutInstructions::open(&directory).map(|table| Self::Layout(Box::new(table)));
+        }
+        JsonIndex::open(path, Section::Named("data")).map(Self::Json)
+    }
 
     /// The record of an entry; the inner error says why this one record cannot be used.
     pub fn record(&self, entry: usize) -> Result<Record, String> {
@@ -89,66 +99,13 @@ impl InstructionTable {
     }
 }
 
-/// Which ids are samples, each with the ids of its context (`spec/data.md` 1.4).
-pub enum ContextTable {
-    /// `{id: [id, …]}`.
-    Json(JsonIndex),
-    /// Our own layout.
-    Layout(LayoutContexts),
-}
-
 impl ContextTable {
     /// Opens a train file, or the contexts of a layout directory.
     pub fn open(path: &Path) -> Result<Self> {
         if let Some(directory) = layout_directory(path) {
-            return LayoutContexts::open(&directory).map(Self::Layout);
+            return LayoutContexts::open(&directory).map(|table| Self::Layout(Box::new(table)));
         }
         JsonIndex::open(path, Section::Root).map(Self::Json)
-    }
-
-    /// The file or folder.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Json(index) => index.path(),
-            Self::Layout(table) => table.path(),
-        }
-    }
-
-    /// Number of entries.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Json(index) => index.len(),
-            Self::Layout(table) => table.len(),
-        }
-    }
-
-    /// Whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How many entries were left out because a later one has the same id.
-    pub fn repeated_ids(&self) -> usize {
-        match self {
-            Self::Json(index) => index.repeated_keys(),
-            // Refused when it is opened.
-            Self::Layout(_) => 0,
-        }
-    }
-
-    /// Id of the query of an entry.
-    pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
-        match self {
-            Self::Json(index) => index.key(entry),
-            Self::Layout(table) => table.id(entry).map(Cow::Owned),
-        }
-    }
-
-    /// Lets go of mapped pages read so far; see [`JsonIndex::release_pages`].
-    pub fn release_pages(&self) {
-        if let Self::Json(index) = self {
-            index.release_pages();
-        }
     }
 
     /// Ids of the context of an entry; the inner error says why this one entry cannot be used.

@@ -1,4 +1,4 @@
-//! Cleaning of instruction and answer texts (`spec/data.md` 2.2).
+//! Cleaning of instruction and answer texts.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;

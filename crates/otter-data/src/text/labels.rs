@@ -1,11 +1,9 @@
-//! Which positions are trained (`spec/data.md` 2.7).
+//! Which positions are trained.
 
+use otter_input::IGNORE_INDEX;
 use serde::{Deserialize, Serialize};
 
 use crate::text::tokenizer::SpecialTokens;
-
-/// The label of a position that is not trained.
-pub const IGNORE_INDEX: i64 = -100;
 
 /// How labels are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +12,7 @@ pub enum LabelRule {
     /// An answer runs from `<answer>` to its own end of chunk; of the end-of-text tokens only the
     /// last token of the row is trained.
     Strict,
-    /// The two pairing passes of the original, and every end-of-text token (D17, D18).
+    /// The two pairing passes of the original, and every end-of-text token.
     Reference,
 }
 

@@ -1,4 +1,4 @@
-//! Prompt templates (`spec/data.md` 2.3).
+//! Prompt templates.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Writes images as pandas and dask do (`spec/data.md` 1.3): `part.<n>.parquet` with a column `base64` and the ids as index.
+//! Writes images as pandas and dask do: `part.<n>.parquet` with a column `base64` and the ids as index.
 
 use std::sync::Arc;
 

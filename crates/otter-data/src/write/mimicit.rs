@@ -1,4 +1,4 @@
-//! Writes the published form of a data set (`spec/data.md` 1): instruction JSON, train JSON, and the images as JSON, parquet,
+//! Writes the published form of a data set: instruction JSON, train JSON, and the images as JSON, parquet,
 //! files or tar.
 
 use std::path::Path;

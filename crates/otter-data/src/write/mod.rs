@@ -51,7 +51,7 @@ pub struct WrittenSet {
 pub enum OutputForm {
     /// Our own: see [`crate::layout`].
     Layout,
-    /// `NAME_instructions.json`, `NAME.json` (images in base64), `NAME_train.json` (`spec/data.md` 1).
+    /// `NAME_instructions.json`, `NAME.json` (images in base64), `NAME_train.json`.
     Json,
     /// As `Json`, with the images in `NAME.parquet/part.<n>.parquet` as dask writes them.
     Parquet,

@@ -104,7 +104,7 @@ fn placeholders_and_media_items_agree_by_default() {
         assert_eq!(tokens, sample.media.len(), "{}", sample.id);
         assert_eq!(sample.group == Group::TextOnly, sample.media.is_empty());
     }
-    let batch = Batch::collate(samples, 387, 28);
+    let batch = Batch::collate(samples, dataset.tokenizer().special(), 28);
     let frames: usize = batch.media_frames.iter().map(|range| range.len()).sum();
     assert_eq!(batch.pixels.len(), frames * 3 * 28 * 28);
     assert_eq!(frames, batch.frames());
@@ -124,27 +124,27 @@ fn a_packed_batch_holds_the_samples_of_the_plain_one() {
         (batches, loader.state())
     };
     let (plain, end) = batches(Packing::Off, None);
-    assert!(plain.iter().all(|batch| !batch.is_packed() && batch.samples() == batch.batch));
+    assert!(plain.iter().all(|batch| !batch.is_packed() && batch.samples() == batch.text.batch));
     // A row that some samples do not fit in, one that holds a few, one for all.
     for pack_length in [Some(1), Some(400), None] {
         let (packed, packed_end) = batches(Packing::Batch, pack_length);
         assert_eq!((packed.len(), packed_end), (plain.len(), end));
-        let rows = |batches: &[Batch]| batches.iter().map(|batch| batch.batch).sum::<usize>();
+        let rows = |batches: &[Batch]| batches.iter().map(|batch| batch.text.batch).sum::<usize>();
         assert_eq!(rows(&packed) < rows(&plain), pack_length != Some(1));
         for (packed, plain) in packed.iter().zip(&plain) {
             let mut ids = (packed.sample_ids.clone(), plain.sample_ids.clone());
             ids.0.sort();
             ids.1.sort();
             assert_eq!(ids.0, ids.1);
-            assert_eq!(packed.tokens(), plain.tokens());
+            assert_eq!(packed.text.tokens(), plain.text.tokens());
             assert_eq!(packed.label_tokens, plain.label_tokens);
-            assert_eq!(packed.unpacked_cells(), plain.input_ids.len());
+            assert_eq!(packed.unpacked_cells(), plain.text.ids.len());
             for (sample, id) in packed.sample_ids.iter().enumerate() {
                 let other = plain.sample_ids.iter().position(|other| other == id).unwrap();
-                let (here, there) = (packed.sample_range(sample), plain.sample_range(other));
-                assert_eq!(packed.input_ids[here.clone()], plain.input_ids[there.clone()]);
+                let (here, there) = (packed.text.tokens_of(sample), plain.text.tokens_of(other));
+                assert_eq!(packed.text.ids[here.clone()], plain.text.ids[there.clone()]);
                 assert_eq!(packed.labels[here.clone()], plain.labels[there]);
-                assert!(packed.attention_mask[here].iter().all(|&real| real));
+                assert!(packed.text.attention_mask[here].iter().all(|&real| real));
                 let pictures = |batch: &Batch, sample: usize| -> Vec<Vec<f32>> {
                     let plane = 3 * batch.image_size * batch.image_size;
                     let frames =
@@ -155,29 +155,11 @@ fn a_packed_batch_holds_the_samples_of_the_plain_one() {
             }
             assert_eq!(packed.pixels.len(), plain.pixels.len());
             match pack_length {
-                None => assert_eq!((packed.batch, packed.input_ids.len()), (1, plain.tokens())),
+                None => assert_eq!((packed.text.batch, packed.text.ids.len()), (1, plain.text.tokens())),
                 Some(1) => assert_eq!(packed, plain),
-                Some(limit) => assert!(packed.length <= limit.max(plain.length)),
+                Some(limit) => assert!(packed.text.length <= limit.max(plain.text.length)),
             }
         }
-    }
-}
-
-#[test]
-fn a_token_is_removed_from_packed_rows_as_from_plain_ones() {
-    let dataset = open(&small_config(all_groups()));
-    let samples: Vec<_> = (0..6).map(|index| dataset.sample(index).unwrap()).collect();
-    let answer = dataset.tokenizer().special().answer;
-    let mut plain = Batch::collate(samples.clone(), 387, 28);
-    let mut packed = Batch::collate_packed(samples, None, 387, 28);
-    plain.remove_token(answer, 387);
-    packed.remove_token(answer, 387);
-    assert_eq!(packed.tokens(), packed.input_ids.len());
-    assert!(!packed.input_ids.contains(&answer));
-    for sample in 0..6 {
-        let (here, there) = (packed.sample_range(sample), plain.sample_range(sample));
-        assert_eq!(packed.input_ids[here.clone()], plain.input_ids[there.clone()]);
-        assert_eq!(packed.labels[here], plain.labels[there]);
     }
 }
 
@@ -193,7 +175,7 @@ fn tables_with_equal_ids_are_not_mixed_up_in_a_batch() {
     let (a, b) = (find(&dataset, "A"), find(&dataset, "IT_0"));
     assert_eq!(a.media[0].frames[0].original_size, (1, 1));
     assert_eq!(b.media[0].frames[0].original_size, (120, 80));
-    assert_eq!(Batch::collate(vec![a, b], 387, 28).media_frames.len(), 2);
+    assert_eq!(Batch::collate(vec![a, b], dataset.tokenizer().special(), 28).media_frames.len(), 2);
 }
 
 #[test]
@@ -455,7 +437,7 @@ fn batches_do_not_depend_on_workers_and_resume_exactly() {
 
     let mut whole_only = Loader::new(dataset.clone(), options(2, true), None).unwrap();
     let batches = drain(&mut whole_only, 1);
-    assert!(batches.iter().flatten().all(|batch| batch.batch == 4));
+    assert!(batches.iter().flatten().all(|batch| batch.text.batch == 4));
     assert_eq!(whole_only.report().used + whole_only.report().skipped_total(), dataset.len() as u64);
 
     let mut state = whole_only.state();

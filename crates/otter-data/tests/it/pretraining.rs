@@ -469,7 +469,7 @@ fn a_picture_shown_in_several_documents_is_stored_once() {
     config.streams.remove(0);
     let options = LoaderOptions { batch_size: 5, ..LoaderOptions::default() };
     let batch = Loader::new(open(&config), options, None).unwrap().next_batch().unwrap().unwrap();
-    assert_eq!((batch.batch, batch.frames()), (5, 3));
+    assert_eq!((batch.text.batch, batch.frames()), (5, 3));
     config.streams[0].images = None;
     let error = open(&config).sample(0).unwrap_err();
     assert_eq!(error.skip_reason(), Some(SkipReason::NoImages));

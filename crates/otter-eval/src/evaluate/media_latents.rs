@@ -4,7 +4,6 @@
 //! places for media (`max_num_media`) is the exception: there the latents depend on the item's place in its sequence.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::path::PathBuf;
 
 use otter_data::{Dataset, Group, ImageCounts, ImageRules, MediaItem, Sample};
@@ -197,16 +196,13 @@ impl<'a> MediaLatents<'a> {
 
     fn vision_input(&self, items: &[&MediaItem], slots: Vec<Vec<usize>>) -> VisionInput {
         let side = self.otter.config().vision.image_size;
-        let mut media_frames: Vec<Range<usize>> = Vec::with_capacity(items.len());
         let mut pixels = Vec::new();
-        for item in items {
-            let start = media_frames.last().map_or(0, |range| range.end);
-            media_frames.push(start..start + item.frames.len());
-            item.frames.iter().for_each(|frame| pixels.extend_from_slice(&frame.pixels));
+        for frame in items.iter().flat_map(|item| &item.frames) {
+            pixels.extend_from_slice(&frame.pixels);
         }
         let shape = [pixels.len() / (3 * side * side), 3, side, side];
         let pixels = Tensor::from_vec(pixels, &shape, Device::Cpu);
-        VisionInput { pixels, media_frames, slots }
+        VisionInput::new(pixels, items.iter().map(|item| item.frames.len()), slots)
     }
 
     fn with_pixels(&self, samples: &[&(usize, usize, &Sample)]) -> Result<Vec<Sample>, EvaluationError> {

@@ -393,11 +393,8 @@ fn inputs(
         &[batch * media * frames, vision_x.shape[3], vision_x.shape[4], vision_x.shape[5]],
         Device::Cpu,
     );
-    let vision = VisionInput {
-        pixels,
-        media_frames: (0..batch * media).map(|i| i * frames..(i + 1) * frames).collect(),
-        slots: (0..batch).map(|b| (b * media..(b + 1) * media).collect()).collect(),
-    };
+    let slots = (0..batch).map(|b| (b * media..(b + 1) * media).collect()).collect();
+    let vision = VisionInput::new(pixels, vec![frames; batch * media], slots);
     let text = TextInput {
         // An id that does not fit is reported by the model as outside the vocabulary.
         ids: lang_x.integers.iter().map(|&id| u32::try_from(id).unwrap_or(u32::MAX)).collect(),

@@ -1,4 +1,4 @@
-//! RGB pixels to the normalised floats of the vision tower (`spec/data.md` 2.4).
+//! RGB pixels to the normalised floats of the vision tower.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The bias-free feed-forward of the Perceiver and of gated cross-attention: `W2 gelu(W1 LN(x))`, exact GELU
-//! (`spec/model.md` 3.3, 4.1). Keys `.0` (norm), `.1` and `.3`; index 2 is the activation.
+//! The bias-free feed-forward of the Perceiver and of gated cross-attention: `W2 gelu(W1 LN(x))`, exact GELU.
+//! Keys `.0` (norm), `.1` and `.3`; index 2 is the activation.
 
 use otter_nn::layers::elementwise::{activate, activate_backward, activated};
 use otter_nn::{

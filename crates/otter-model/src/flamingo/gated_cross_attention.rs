@@ -1,4 +1,4 @@
-//! Masked gated cross-attention (Flamingo, arXiv 2204.14198), `spec/model.md` section 4: text rows attend the latents of
+//! Masked gated cross-attention (Flamingo, arXiv 2204.14198): text rows attend the latents of
 //! the latest media item, then a feed-forward; both branches enter through a tanh gate that starts at zero.
 
 use otter_nn::layers::media_attention::MediaAttentionOutput;

@@ -1,4 +1,4 @@
-//! Perceiver resampler (Jaegle et al., arXiv 2103.03206; Flamingo, arXiv 2204.14198), `spec/model.md` section 3.
+//! Perceiver resampler (Jaegle et al., arXiv 2103.03206; Flamingo, arXiv 2204.14198).
 //!
 //! Turns the patch features of all frames of a media item into a fixed number of latents. The un-normalised latents
 //! carry the residual; the media tokens are normalised anew in each block but never updated.

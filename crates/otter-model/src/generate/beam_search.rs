@@ -1,4 +1,4 @@
-//! Which continuations a beam search keeps, when it ends, and which answers win (`spec/model.md` 10.2). Knows no model:
+//! Which continuations a beam search keeps, when it ends, and which answers win. Knows no model:
 //! it is given scored candidates, step by step.
 
 use super::{FinishReason, Generated, GenerationOptions};

@@ -9,7 +9,7 @@ use otter_nn::{AttentionMask, Device, MediaRows, MediaTarget, NotFinite, Paramet
 use super::{Decoding, PromptBatch};
 use crate::ModelError;
 use crate::flamingo::wrapped_language_model::{Context, LanguageCache, causal_mask};
-use crate::input::{TextInput, VisionInput};
+use crate::input::{TextInput, VisionInput, media_rows};
 use crate::otter::Otter;
 use crate::text::block::Rows;
 
@@ -65,7 +65,7 @@ impl<'a> Continuations<'a> {
         let mut cache = language.new_cache(parameters, latents.as_ref(), text.batch, capacity);
         let positions = text.positions_without_padding(1);
         let mask = causal_mask(&text.attention_mask, 0);
-        let media_rows = text.media_rows(slots);
+        let media_rows = media_rows(text, slots);
         let rows = Rows { batch: text.batch, positions: &positions, mask: &mask };
         let context = Context { rows, media_rows: &media_rows };
         let hidden = language.forward_cached(parameters, &text.ids, &context, &mut cache);

@@ -1,4 +1,4 @@
-//! Autoregressive generation with a KV cache (`spec/model.md` sections 6 and 10): [`Otter::generate`] for greedy choice
+//! Autoregressive generation with a KV cache: [`Otter::generate`] for greedy choice
 //! and sampling, [`Otter::generate_beams`] for beam search and beam sampling.
 //!
 //! Media are encoded and projected once a prompt, and shared by all its answers and beams. By default generated tokens

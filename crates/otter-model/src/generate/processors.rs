@@ -1,4 +1,4 @@
-//! Changes to the scores before a token is chosen, in the reference's order (`spec/model.md` 10.2): repetition penalty,
+//! Changes to the scores before a token is chosen, in the reference's order: repetition penalty,
 //! no-repeat n-gram, bad words, minimum length, minimum number of new tokens. Scores are logits, or with beams
 //! log-probabilities, which are not normalised again afterwards.
 

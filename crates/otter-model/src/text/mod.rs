@@ -3,12 +3,16 @@
 pub mod attention;
 pub mod block;
 pub mod cache;
+pub(crate) mod config;
+pub mod config_json;
 pub(crate) mod embedding;
 pub mod families;
 pub mod family;
+pub mod gguf;
 pub(crate) mod head;
 pub mod mlp;
 pub mod rope;
 
 pub use block::{Rows, TransformerBlock};
-pub use family::TextConfig;
+pub use config::TextConfig;
+pub use family::{FAMILIES, Family};

@@ -3,10 +3,7 @@
 
 pub use crate::backend::cpu::cross_entropy::log_sum_exp;
 use crate::backend::{Epilogue, WeightShape};
-use crate::{Gradients, Matrix, ParameterId, Parameters, Real, Tensor};
-
-/// Label of a token without a target.
-pub const IGNORE_INDEX: i64 = -100;
+use crate::{Gradients, IGNORE_INDEX, Matrix, ParameterId, Parameters, Real, Tensor};
 
 /// Largest number of logits held at once.
 const CHUNK_LOGITS: usize = 1 << 22;

@@ -10,4 +10,3 @@ pub mod media_attention;
 pub mod norm;
 pub mod rotary;
 pub mod rows;
-pub mod segments;

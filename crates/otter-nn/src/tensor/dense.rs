@@ -17,6 +17,13 @@ pub trait SharedSlice<T>: Send + Sync {
     fn give_back(&self) {}
 }
 
+/// Elements of the host that several own, for example the pixels of a batch that is shown again.
+impl<T: Send + Sync> SharedSlice<T> for Vec<T> {
+    fn as_slice(&self) -> &[T] {
+        self
+    }
+}
+
 #[derive(Clone)]
 enum Storage<T> {
     Owned(Vec<T>),

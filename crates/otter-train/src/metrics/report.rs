@@ -26,8 +26,8 @@ impl TokenCounts {
         let mut counts = Self::default();
         for batch in batches {
             counts.add(Self {
-                real: batch.tokens() as u64,
-                computed: batch.input_ids.len() as u64,
+                real: batch.text.tokens() as u64,
+                computed: batch.text.ids.len() as u64,
                 unpacked: batch.unpacked_cells() as u64,
             });
         }

@@ -203,7 +203,7 @@ fn train_in(
     let is_trained = |name: &str| rule.is_trainable(&sizes, name);
     let quantise = config.model.quantize;
     let options_to_load = LoadOptions { quantise, keep: Some(&is_trained) };
-    let LoadedModel { otter, mut parameters, tokenizer, config: mut file, report } =
+    let LoadedModel { otter, mut parameters, config: mut file, report, .. } =
         load_model_with(&config.model.init_from, Device::Cpu, options_to_load)?;
     for warning in &report.warnings {
         observer.message(warning);
@@ -243,8 +243,7 @@ fn train_in(
         }
         file.input.images_of_record = Some(rule);
     }
-    let mut model = TrainableOtter::new(otter, file, &config.model.init_from, tokenizer.special().image)?
-        .with_quantised_base(quantise);
+    let mut model = TrainableOtter::new(otter, file, &config.model.init_from)?.with_quantised_base(quantise);
     if let Some(cache) = cache {
         model = model.with_features(cache);
     }

@@ -1,9 +1,11 @@
 //! The training loop on a model small enough to run hundreds of steps: exact resume, guards, accumulation, files.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use otter_data::{Batch, DataReport, Group, LoaderState, Segment};
+use otter_data::{Batch, DataReport, Group, LoaderState};
+use otter_model::TextInput;
 use otter_nn::{
     CrossEntropy, Device, Embedding, Gradients, IGNORE_INDEX, Init, ParameterSpecs, Parameters, Tensor,
 };
@@ -43,8 +45,8 @@ impl Bigram {
 
     fn targets(batch: &Batch) -> Vec<i64> {
         let mut targets = vec![IGNORE_INDEX; batch.labels.len()];
-        for (row, labels) in batch.labels.chunks(batch.length).enumerate() {
-            targets[row * batch.length..][..batch.length - 1].copy_from_slice(&labels[1..]);
+        for (row, labels) in batch.labels.chunks(batch.text.length).enumerate() {
+            targets[row * batch.text.length..][..batch.text.length - 1].copy_from_slice(&labels[1..]);
         }
         targets
     }
@@ -66,11 +68,11 @@ impl TrainableModel for Bigram {
         _recompute: bool,
         gradients: &mut Gradients,
     ) -> Result<LossSum> {
-        let hidden = self.embedding.forward(parameters, &batch.input_ids);
+        let hidden = self.embedding.forward(parameters, &batch.text.ids);
         let targets = Self::targets(batch);
         let (loss, d) = self.head.forward_backward(parameters, &hidden, &targets, factor, gradients);
         if !self.cut {
-            self.embedding.backward(&batch.input_ids, &d, gradients);
+            self.embedding.backward(&batch.text.ids, &d, gradients);
         }
         if self.infinite {
             gradients.iter_mut().skip(VOCABULARY * 6 + 4).take(1).for_each(|g| *g = f32::INFINITY);
@@ -79,7 +81,7 @@ impl TrainableModel for Bigram {
     }
 
     fn loss(&self, parameters: &Parameters, batch: &Batch) -> Result<LossSum> {
-        let hidden = self.embedding.forward(parameters, &batch.input_ids);
+        let hidden = self.embedding.forward(parameters, &batch.text.ids);
         Ok(self.poison(batch, self.head.forward(parameters, &hidden, &Self::targets(batch))))
     }
 
@@ -175,17 +177,20 @@ impl BatchSource for Samples<'_> {
             sample_ids: rows.iter().map(|row| row.0.clone()).collect(),
             groups: vec![Group::TextOnly; count],
             texts: vec![String::new(); count],
-            input_ids: (0..count).flat_map(|r| [rows[r].1.clone(), vec![0; pad(r)]].concat()).collect(),
-            attention_mask: (0..count)
-                .flat_map(|r| [vec![true; rows[r].1.len()], vec![false; pad(r)]].concat())
-                .collect(),
+            text: TextInput {
+                ids: (0..count).flat_map(|r| [rows[r].1.clone(), vec![0; pad(r)]].concat()).collect(),
+                attention_mask: (0..count)
+                    .flat_map(|r| [vec![true; rows[r].1.len()], vec![false; pad(r)]].concat())
+                    .collect(),
+                batch: count,
+                length,
+                segments: None,
+                media_token_id: VOCABULARY as u32,
+            },
             labels: (0..count)
                 .flat_map(|r| [rows[r].2.clone(), vec![IGNORE_INDEX; pad(r)]].concat())
                 .collect(),
-            batch: count,
-            length,
-            segments: (0..count).map(|row| Segment { row, start: 0, len: rows[row].1.len() }).collect(),
-            pixels: Vec::new(),
+            pixels: Arc::default(),
             image_size: 1,
             media_frames: Vec::new(),
             media_slots: vec![Vec::new(); count],

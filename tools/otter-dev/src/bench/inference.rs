@@ -20,8 +20,7 @@ pub(super) fn time_answer(model: &BenchModel, arguments: &Bench, peaks: Option<P
     let vocabulary = otter.config().text.vocab_size() as u32;
     let features = otter.vision_features(parameters, &pixels(otter, 1));
     // The tower has a row of its own.
-    let vision =
-        VisionInput { pixels: features, media_frames: std::iter::once(0..1).collect(), slots: vec![vec![0]] };
+    let vision = VisionInput::a_picture_each(features);
     let tokens = arguments.tokens.max(2);
     let prompt = |tokens: usize| -> Result<PromptBatch> {
         let id = |i: usize| if i == 1 { IMAGE_TOKEN } else { 4 + (i as u32 * 7919) % (vocabulary - 4) };

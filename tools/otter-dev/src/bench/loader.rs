@@ -126,7 +126,7 @@ fn time_loader(
         let mut first: Option<(Instant, usize)> = None;
         let mut seen = 0;
         while let Some(batch) = loader.next_batch()? {
-            seen += batch.batch;
+            seen += batch.text.batch;
             first.get_or_insert_with(|| (Instant::now(), seen));
         }
         if epoch == 0 {

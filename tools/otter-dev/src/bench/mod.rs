@@ -181,11 +181,7 @@ fn batch(otter: &Otter, arguments: &Bench) -> (VisionInput, TextInput, Vec<i64>)
     let labels =
         ids.iter().enumerate().map(|(i, &id)| if i % length < length / 2 { -100 } else { i64::from(id) });
     let labels = labels.collect();
-    let vision = VisionInput {
-        pixels: pixels(otter, batch),
-        media_frames: (0..batch).map(|i| i..i + 1).collect(),
-        slots: (0..batch).map(|i| vec![i]).collect(),
-    };
+    let vision = VisionInput::a_picture_each(pixels(otter, batch));
     let attention_mask = vec![true; batch * length];
     let text = TextInput { ids, attention_mask, batch, length, segments: None, media_token_id: IMAGE_TOKEN };
     (vision, text, labels)
@@ -302,11 +298,7 @@ fn sequences(otter: &Otter, lengths: &[usize], packed: bool) -> Result<(VisionIn
     }
     let (batch, length) = if packed { (1, ids.len()) } else { (lengths.len(), longest) };
     let segments = packed.then(|| Segments::new(1, length, list)).transpose()?;
-    let vision = VisionInput {
-        pixels: pixels(otter, lengths.len()),
-        media_frames: (0..lengths.len()).map(|i| i..i + 1).collect(),
-        slots: (0..lengths.len()).map(|i| vec![i]).collect(),
-    };
+    let vision = VisionInput::a_picture_each(pixels(otter, lengths.len()));
     Ok((
         vision,
         TextInput { ids, attention_mask, batch, length, segments, media_token_id: IMAGE_TOKEN },
@@ -321,11 +313,7 @@ fn time_whole_answer(
     arguments: &Bench,
     results: &mut Map<String, Value>,
 ) -> Result<()> {
-    let vision = VisionInput {
-        pixels: pixels(otter, 1),
-        media_frames: std::iter::once(0..1).collect(),
-        slots: vec![vec![0]],
-    };
+    let vision = VisionInput::a_picture_each(pixels(otter, 1));
     let prompt: Vec<u32> = (0..64).map(|i| if i == 1 { IMAGE_TOKEN } else { 4 + i }).collect();
     let prompts = PromptBatch::new(&[prompt], 0, IMAGE_TOKEN)?;
     let options = GenerationOptions {

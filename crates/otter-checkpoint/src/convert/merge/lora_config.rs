@@ -3,10 +3,11 @@
 //! Settings that change the merged matrix are obeyed, or refused by name. Those that say where adapters are or how they
 //! were trained change nothing: the tensors tell.
 
-use crate::config::section::{Section, unknown_keys_warning};
+use crate::config::section::{Section, UnknownKeys, unknown_keys_warning};
 use crate::convert::source::Source;
 use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::error::{CheckpointError, Result};
+use otter_model::text::config_json::KeyError;
 use regex::Regex;
 use serde_json::{Map, Value};
 use std::cell::Cell;
@@ -109,7 +110,7 @@ impl LoraConfig {
             Some(other) => {
                 let (key, found) = ("lora_config".to_owned(), other.to_string());
                 let expected = "expected an object".to_owned();
-                return Err(CheckpointError::Key { path: config, key, found, expected });
+                return Err(KeyError { path: config, key, found, expected }.into());
             }
         };
         Self::parse(&path, name, &map)
@@ -123,7 +124,7 @@ impl LoraConfig {
         if let Some(kind) = section.text("peft_type")?
             && !kind.eq_ignore_ascii_case("lora")
         {
-            return Err(section.wrong("peft_type", &kind, "only LORA adapters can be merged"));
+            return Err(section.wrong("peft_type", &kind, "only LORA adapters can be merged").into());
         }
         let known: Vec<&str> =
             OBEYED.iter().chain(WITHOUT_EFFECT).copied().chain(REFUSED.iter().map(|(key, _)| *key)).collect();
@@ -132,10 +133,10 @@ impl LoraConfig {
         let alpha = section.real("lora_alpha")?.ok_or_else(|| missing("lora_alpha"))?;
         let rank = section.size("r")?.ok_or_else(|| missing("r"))?;
         if rank == 0 {
-            return Err(section.wrong("r", &rank, "expected a number above 0"));
+            return Err(section.wrong("r", &rank, "expected a number above 0").into());
         }
         if !(alpha > 0.0 && alpha.is_finite()) {
-            return Err(section.wrong("lora_alpha", &alpha, "expected a number above 0"));
+            return Err(section.wrong("lora_alpha", &alpha, "expected a number above 0").into());
         }
         Ok(Self {
             path: path.to_path_buf(),
@@ -157,12 +158,13 @@ impl LoraConfig {
             None => self.rank,
             Some(rank) if rank >= 1.0 && rank.fract() == 0.0 && rank < 1e9 => rank as usize,
             Some(rank) => {
-                return Err(CheckpointError::Key {
+                return Err(KeyError {
                     path: self.path.clone(),
                     key: "rank_pattern".to_owned(),
                     found: format!("{rank} for {module}"),
                     expected: "expected whole numbers above 0".to_owned(),
-                });
+                }
+                .into());
             }
         };
         let alpha = value_of(&self.alphas, module).unwrap_or(self.alpha);
@@ -194,7 +196,7 @@ fn must_agree(
         if found != expected {
             let shown =
                 |value: Option<Value>| value.map_or_else(|| "not set".to_owned(), |value| value.to_string());
-            return Err(CheckpointError::Key {
+            return Err(KeyError {
                 path: config.to_path_buf(),
                 key: format!("lora_config.{key}"),
                 found: shown(found),
@@ -203,7 +205,8 @@ fn must_agree(
                     beside.display(),
                     shown(expected)
                 ),
-            });
+            }
+            .into());
         }
     }
     Ok(())

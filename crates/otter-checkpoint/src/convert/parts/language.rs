@@ -5,9 +5,9 @@ use crate::convert::report::Dropped;
 use crate::convert::source::{Source, SourceKind};
 use crate::directory::account::reason_to_ignore;
 use crate::error::{CheckpointError, Result};
-use crate::facts::tables::LanguageModel;
 use crate::gguf::GgufFile;
 use otter_formats::TensorEntry;
+use otter_model::text::Family;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(in crate::convert) struct WrappedTensor {
 #[derive(Debug)]
 pub(in crate::convert) struct Language {
     pub path: PathBuf,
-    pub model: &'static LanguageModel,
+    pub model: &'static Family,
     /// Its configuration, to become `text_config`.
     pub config: Map<String, Value>,
     /// Everything but the two tables.
@@ -74,7 +74,7 @@ impl Language {
 
     fn from_source(
         source: &Source,
-        model: &'static LanguageModel,
+        model: &'static Family,
         config: Map<String, Value>,
         inside: bool,
         dropped: &mut Vec<Dropped>,
@@ -95,15 +95,11 @@ impl Language {
                 continue;
             }
             let name = match inside {
-                true => Some(stored_name.clone()),
+                true => stored_name.clone(),
                 false if missing_prefix && Some(stored_name.as_str()) != model.output_table => {
-                    model.renames.forward(&format!("{}{stored_name}", model.prefix))
+                    model.wrapped_name(&format!("{}{stored_name}", model.prefix))
                 }
-                false => model.renames.forward(stored_name),
-            };
-            let Some(name) = name else {
-                let problem = format!("tensor `{}` has no place in an Otter", stored_name.escape_debug());
-                return Err(CheckpointError::format(&source.path, problem));
+                false => model.wrapped_name(stored_name),
             };
             let tensor = WrappedTensor { name, stored_name: stored_name.clone(), entry: entry.clone() };
             if let Some(reason) = reason_to_ignore(&tensor.name) {
@@ -147,8 +143,7 @@ impl Language {
     fn settle_tie(&mut self, dropped: &mut Vec<Dropped>) {
         let Some(output) = &self.output_table else { return };
         let declared = self.config.get("tie_word_embeddings").and_then(Value::as_bool);
-        // The library's defaults: only LLaMA and GPT-NeoX keep two tables.
-        let ties = declared.unwrap_or(!matches!(self.model.name, "LLaMA" | "GPT-NeoX"));
+        let ties = declared.unwrap_or(self.model.ties_by_default);
         if !ties {
             return;
         }
@@ -179,13 +174,15 @@ impl Language {
         let own_name = text.get("_name_or_path").and_then(Value::as_str).filter(|name| !name.is_empty());
         let name = own_name.map_or_else(|| folder_name(&self.path), folder_of_name);
         text.insert("_name_or_path".to_owned(), json!(name));
-        if text.get("architectures").is_none_or(Value::is_null)
-            && let Some(class) = self.model.architectures.first()
-        {
+        let missing = |text: &Map<String, Value>, key: &str| text.get(key).is_none_or(Value::is_null);
+        let of_type = text.get("model_type").and_then(Value::as_str);
+        let own = self.model.classes.iter().find(|(_, name)| Some(*name) == of_type);
+        let &(class, model_type) = own.unwrap_or(&self.model.classes[0]);
+        if missing(&text, "architectures") {
             text.insert("architectures".to_owned(), json!([class]));
         }
-        if text.get("model_type").is_none_or(Value::is_null) {
-            text.insert("model_type".to_owned(), json!(self.model.model_types[0]));
+        if missing(&text, "model_type") {
+            text.insert("model_type".to_owned(), json!(model_type));
         }
         // The cross-attention takes its width from this key, whatever the architecture calls it.
         text.entry("hidden_size").or_insert(json!(self.width));
@@ -207,13 +204,13 @@ pub(in crate::convert) fn folder_name(path: &Path) -> String {
 }
 
 /// Whether the file names its tensors without the architecture's prefix, as a model saved without its head does.
-fn lacks_prefix(source: &Source, model: &LanguageModel) -> bool {
+fn lacks_prefix(source: &Source, model: &Family) -> bool {
     let stripped = model.layers.strip_prefix(model.prefix).unwrap_or(model.layers);
     let has = |path: &str| source.names().any(|name| name.starts_with(&format!("{path}.")));
     !has(model.layers) && has(stripped)
 }
 
-fn layer_count(model: &LanguageModel, tensors: &[WrappedTensor]) -> usize {
+fn layer_count(model: &Family, tensors: &[WrappedTensor]) -> usize {
     let pattern = format!("{}.#.*", model.wrapped_layers());
     let index = |tensor: &WrappedTensor| {
         crate::facts::rename::captures(&pattern, &tensor.name)

@@ -138,8 +138,8 @@ pub fn vision_of(
     media_frames: Vec<Range<usize>>,
     pictures: &mut Pictures,
 ) -> Result<VisionInput> {
-    let slots = vec![(0..media_frames.len()).collect()];
-    Ok(VisionInput { pixels: pixels(model, files, pictures)?, media_frames, slots })
+    let frames = media_frames.iter().map(ExactSizeIterator::len);
+    Ok(VisionInput::one_sequence(pixels(model, files, pictures)?, frames))
 }
 
 /// Frames taken of a video unless asked otherwise, as in training (`resample_frames`).
@@ -187,9 +187,6 @@ pub fn video_input(
         pixels.extend(preprocess(&image, side, ImageTransform::Clip));
         count += 1;
     }
-    Ok(VisionInput {
-        pixels: Tensor::from_vec(pixels, &[count, 3, side, side], Device::Cpu),
-        media_frames: std::iter::once(0..count).collect(),
-        slots: vec![vec![0]],
-    })
+    let pixels = Tensor::from_vec(pixels, &[count, 3, side, side], Device::Cpu);
+    Ok(VisionInput::one_sequence(pixels, [count]))
 }

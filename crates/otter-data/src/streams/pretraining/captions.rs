@@ -1,4 +1,4 @@
-//! Text of an image–caption pair (`spec/data.md` 8.2).
+//! Text of an image–caption pair.
 
 use serde::Deserialize;
 

@@ -58,7 +58,7 @@ pub struct StreamConfig {
     /// Longest row in tokens, all marks included; longer ones are cut on the right. Default 32 for captions, 256 for documents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
-    /// Mirror all images of a sample if a fair coin says so (D25: that also mirrors text in images). Default off.
+    /// Mirror all images of a sample if a fair coin says so (that also mirrors text in images). Default off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mirror: bool,
     /// Captions: the text around them.

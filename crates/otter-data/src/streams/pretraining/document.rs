@@ -1,4 +1,4 @@
-//! Interleaved documents as JSON (`spec/data.md` 8.1, 8.4).
+//! Interleaved documents as JSON.
 
 use std::collections::HashMap;
 

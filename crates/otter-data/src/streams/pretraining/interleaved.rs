@@ -1,4 +1,4 @@
-//! From a document to its text and the order of its images (`spec/data.md` 8.1, 8.4).
+//! From a document to its text and the order of its images.
 
 use super::assignment::best_assignment;
 use super::config::{DocumentRules, ImageRule};

@@ -1,7 +1,7 @@
-//! Which positions are trained in pre-training (`spec/training.md` 8). Rows have no padding yet.
+//! Which positions are trained in pre-training. Rows have no padding yet.
 
-use crate::text::labels::IGNORE_INDEX;
 use crate::text::tokenizer::SpecialTokens;
+use otter_input::IGNORE_INDEX;
 
 /// Of a caption: everything but the first token of the row and `<image>`. The end-of-text token is trained.
 pub fn caption_label_mask(ids: &[u32], special: &SpecialTokens) -> Vec<i64> {

@@ -1,4 +1,4 @@
-//! Pre-training: image–caption pairs and interleaved documents (`spec/data.md` 8, `spec/training.md` 8).
+//! Pre-training: image–caption pairs and interleaved documents.
 //!
 //! ```text
 //! StreamConfig ─► Shards (tar, JSON lines) ─► caption or document ─► pieces of text + images ─► Sample

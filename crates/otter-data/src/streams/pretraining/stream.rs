@@ -19,9 +19,9 @@ use crate::sample::{Frame, MediaItem, Sample};
 use crate::streams::webdataset::{Item, Shards, expand_paths};
 use crate::tables::base64_image::decode_base64_image;
 use crate::tables::image_table::ImageTable;
-use crate::text::labels::IGNORE_INDEX;
 use crate::text::prompt::{Piece, pieces_text};
 use crate::text::tokenizer::TextTokenizer;
+use otter_input::IGNORE_INDEX;
 
 const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 const CAPTION_EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "gif", "txt", "json"];

@@ -1,4 +1,4 @@
-//! From the files in which pre-training data comes to tar shards (`spec/data.md` 8.1, 8.2).
+//! From the files in which pre-training data comes to tar shards.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -15,11 +15,10 @@ use super::writer::{ShardLimits, ShardWriter};
 use crate::batch::loader::DataReport;
 use crate::error::{DataError, Result, SkipReason};
 use crate::files::json_text::{parse_json, parse_object};
-use crate::files::text_file::foreign_encoding;
+use crate::files::text_file::open_text_file;
 use crate::streams::pretraining::image_bytes;
 use crate::tables::image_files::file_extension;
 use crate::tables::image_table::ImageTable;
-use crate::text::clean::without_byte_order_mark;
 
 /// What was written, and what was left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -240,15 +239,8 @@ struct Lines {
 
 impl Lines {
     fn open(path: &Path) -> Result<Self> {
-        let failed = |error| DataError::io(path, error);
-        let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?);
-        let head = reader.fill_buf().map_err(failed)?;
-        if let Some(fault) = foreign_encoding(head) {
-            return Err(DataError::format(path, fault));
-        }
-        let mark = head.len() - without_byte_order_mark(head).len();
-        reader.consume(mark);
-        Ok(Self { path: path.to_owned(), reader, number: 0, bytes: mark as u64 })
+        let (reader, bytes) = open_text_file(path)?;
+        Ok(Self { path: path.to_owned(), reader, number: 0, bytes })
     }
 
     fn next(&mut self) -> Result<Option<(String, Vec<u8>)>> {

@@ -1,4 +1,4 @@
-//! WebDataset shards: tar archives in which consecutive files of one key form a sample (`spec/data.md` 8).
+//! WebDataset shards: tar archives in which consecutive files of one key form a sample.
 //!
 //! ```text
 //! laion-{00000..00041}.tar ─► paths ─► headers read once ─► (shard, offset) of each sample ─► files of one sample

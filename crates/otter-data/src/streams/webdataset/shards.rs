@@ -1,7 +1,6 @@
 //! The samples of tar shards and of files of JSON lines, found by one pass over headers or line ends.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -9,7 +8,7 @@ use rayon::prelude::*;
 use crate::error::{DataError, Result};
 use crate::files::positioned_file::PositionedFile;
 use crate::files::tar_archive::{TarEntries, is_tar};
-use crate::files::text_file::foreign_encoding;
+use crate::files::text_file::open_text_file;
 use crate::text::clean::without_byte_order_mark;
 
 /// Largest file of a sample, or line, that is read.
@@ -218,21 +217,16 @@ fn tar_starts(file: &PositionedFile, path: &Path) -> Result<Vec<u64>> {
 
 fn line_starts(path: &Path) -> Result<Vec<u64>> {
     let failed = |error| DataError::io(path, error);
-    let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?);
+    let (mut reader, mut position) = open_text_file(path)?;
     let head = reader.fill_buf().map_err(failed)?;
-    if let Some(fault) = foreign_encoding(head) {
-        return Err(DataError::format(path, fault));
-    }
-    let mark = head.len() - without_byte_order_mark(head).len();
-    if head[mark..].iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+    if head.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(DataError::format(
             path,
             "neither a tar archive nor JSON lines: it does not begin with `{`; unpack compressed files, write one document a line",
         ));
     }
     let mut starts = Vec::new();
-    let (mut position, mut in_line) = (mark as u64, false);
-    reader.consume(mark);
+    let mut in_line = false;
     loop {
         let buffer = reader.fill_buf().map_err(failed)?;
         if buffer.is_empty() {

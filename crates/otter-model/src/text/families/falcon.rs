@@ -6,14 +6,73 @@
 
 use otter_nn::{Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::mpt::alibi_slopes;
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
-use crate::text::family::{HiddenActivation, TextFamily, TextNames, TextSizes};
+use crate::text::config::{HiddenActivation, TextNames, TextSizes};
+use crate::text::config_json::{
+    KeyError, Section, activation, must_turn_whole_heads, pad_token, rope, set, write_activation, write_rope,
+};
+use crate::text::family::{Family, TextFamily};
+use crate::text::gguf::{GgufArchitecture, GgufMetadata, Moved};
 use crate::text::mlp::{MlpForm, MlpSpec};
 use crate::text::rope::RopeConfig;
+
+/// The family, under its name in Transformers or in the model's own code.
+pub static FALCON: Family = Family {
+    name: "Falcon",
+    classes: &[
+        ("FalconForCausalLM", "falcon"),
+        ("RWForCausalLM", "RefinedWebModel"),
+        ("RWForCausalLM", "RefinedWeb"),
+    ],
+    keys: FALCON_KEYS,
+    inner_keys: &[],
+    has_one_table: false,
+    ties_by_default: true,
+    uses_cache: true,
+    read: |text, warnings| Ok(read(text, warnings)?.into()),
+    prefix: "transformer.",
+    layers: "transformer.h",
+    input_table: "transformer.word_embeddings.weight",
+    output_table: Some("lm_head.weight"),
+    width_keys: &["hidden_size", "n_embed"],
+    gguf: GGUF,
+    depth_keys: &["num_hidden_layers", "n_layer"],
+};
+
+/// Keys of a `text_config`, the older names of the model's own code included.
+const FALCON_KEYS: &[&str] = &[
+    "activation",
+    "alibi",
+    "apply_residual_connection_post_layernorm",
+    "attention_dropout",
+    "bias",
+    "ffn_hidden_size",
+    "hidden_dropout",
+    "hidden_size",
+    "layer_norm_epsilon",
+    "max_position_embeddings",
+    "multi_query",
+    "n_embed",
+    "n_head",
+    "n_head_kv",
+    "n_layer",
+    "new_decoder_architecture",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_kv_heads",
+    "num_ln_in_parallel_attn",
+    "parallel_attn",
+    "quantization_config",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "vocab_size",
+];
 
 /// Exponent of the smallest slope of ALiBi.
 const ALIBI_BIAS_MAX: f64 = 8.0;
@@ -150,6 +209,50 @@ impl TextFamily for FalconConfig {
         if self.alibi { Ok(()) } else { self.rope.validate(self.head_dim(), self.head_dim()) }
     }
 
+    fn write(&self, map: &mut Map<String, Value>) {
+        let older = map.contains_key("n_layer") || map.contains_key("n_head");
+        let (layers, heads, key_heads) = if older {
+            ("n_layer", "n_head", "n_head_kv")
+        } else {
+            ("num_hidden_layers", "num_attention_heads", "num_kv_heads")
+        };
+        set(map, layers, json!(self.num_hidden_layers));
+        set(map, heads, json!(self.num_attention_heads));
+        let multi_query = self.num_kv_heads == 1;
+        let grouped = self.block == FalconBlock::ParallelTwoNorms
+            || !multi_query && self.num_kv_heads != self.num_attention_heads;
+        if grouped {
+            set(map, key_heads, json!(self.num_kv_heads));
+            set(map, "num_ln_in_parallel_attn", json!(1 + usize::from(self.block != FalconBlock::Parallel)));
+        }
+        if grouped || !older {
+            set(map, "new_decoder_architecture", json!(grouped));
+        }
+        if !older {
+            set(map, "ffn_hidden_size", json!(self.ffn_hidden_size));
+            set(map, "max_position_embeddings", json!(self.max_position_embeddings));
+            write_rope(map, &self.rope, "rope_theta", None);
+            write_activation(map, "activation", self.activation);
+        }
+        set(map, "multi_query", json!(multi_query));
+        set(map, "parallel_attn", json!(self.block != FalconBlock::Sequential));
+        set(map, "bias", json!(self.bias));
+        set(map, "alibi", json!(self.alibi));
+        set(map, "layer_norm_epsilon", json!(self.layer_norm_epsilon));
+    }
+
+    fn template(&self, tied: bool) -> Value {
+        json!({
+            "_name_or_path": "",
+            "architectures": [self.sizes().names.class],
+            "attention_dropout": 0.0,
+            "hidden_dropout": 0.0,
+            "initializer_range": 0.02,
+            "model_type": "falcon",
+            "tie_word_embeddings": tied,
+        })
+    }
+
     fn block(&self, mut parts: BlockParts<'_>) -> TransformerBlock {
         let (heads, head_size) = (self.num_attention_heads, self.head_dim());
         let mut norm = |part| parts.norm(part, self.norm());
@@ -187,6 +290,127 @@ impl TextFamily for FalconConfig {
         });
         TransformerBlock { residual, attention, mlp }
     }
+}
+
+/// What is absent takes the defaults of Transformers' class, those of Falcon 7B.
+fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<FalconConfig, KeyError> {
+    for key in ["attention_dropout", "hidden_dropout"] {
+        text.warn_dropout(key, warnings)?;
+    }
+    must_turn_whole_heads(text)?;
+    if text.flag("apply_residual_connection_post_layernorm")? == Some(true) {
+        let expected = "only residual connections around the norms (false) are supported";
+        return Err(text.wrong("apply_residual_connection_post_layernorm", &true, expected));
+    }
+    let size = |keys: [&str; 2]| Ok::<_, KeyError>(text.size(keys[0])?.or(text.size(keys[1])?));
+    let default = FalconConfig::falcon_7b();
+    let hidden_size = size(["hidden_size", "n_embed"])?.unwrap_or(default.hidden_size);
+    let heads = size(["num_attention_heads", "n_head"])?.unwrap_or(default.num_attention_heads);
+    let key_heads = size(["num_kv_heads", "n_head_kv"])?;
+    // The model's own code of the 40B names its key heads and has no flag for its architecture.
+    let grouped = text.flag("new_decoder_architecture")?.unwrap_or(text.value("n_head_kv").is_some());
+    let num_kv_heads = match (grouped, text.flag("multi_query")?.unwrap_or(true)) {
+        (true, _) => key_heads.unwrap_or(heads),
+        (false, true) => 1,
+        (false, false) => heads,
+    };
+    Ok(FalconConfig {
+        hidden_size,
+        ffn_hidden_size: text.size("ffn_hidden_size")?.unwrap_or(4 * hidden_size),
+        num_hidden_layers: size(["num_hidden_layers", "n_layer"])?.unwrap_or(default.num_hidden_layers),
+        num_attention_heads: heads,
+        num_kv_heads,
+        vocab_size: text.size("vocab_size")?.unwrap_or(default.vocab_size),
+        max_position_embeddings: text
+            .size("max_position_embeddings")?
+            .unwrap_or(default.max_position_embeddings),
+        block: block_of(text, grouped)?,
+        bias: text.flag("bias")?.unwrap_or(default.bias),
+        alibi: text.flag("alibi")?.unwrap_or(default.alibi),
+        rope: rope(text, "rope_theta")?,
+        activation: activation(text, "activation", default.activation)?,
+        layer_norm_epsilon: text.real("layer_norm_epsilon")?.unwrap_or(default.layer_norm_epsilon),
+        bos_token_id: text.token("bos_token_id")?.or(default.bos_token_id),
+        eos_token_id: text.first_token("eos_token_id")?.or(default.eos_token_id),
+        pad_token_id: pad_token(text, default.pad_token_id)?,
+    })
+}
+
+fn block_of(text: &Section<'_>, grouped: bool) -> Result<FalconBlock, KeyError> {
+    let norms = text.size("num_ln_in_parallel_attn")?;
+    match (text.flag("parallel_attn")?.unwrap_or(true), grouped, norms) {
+        (false, false, _) => Ok(FalconBlock::Sequential),
+        (false, true, _) => {
+            Err(text.wrong("parallel_attn", &false, "the new decoder architecture is always parallel (true)"))
+        }
+        (true, true, None | Some(2)) => Ok(FalconBlock::ParallelTwoNorms),
+        (true, true, Some(1)) | (true, false, None | Some(1)) => Ok(FalconBlock::Parallel),
+        (true, _, Some(other)) => {
+            let expected = if grouped { "supported: 1, 2" } else { "only 1 is supported here" };
+            Err(text.wrong("num_ln_in_parallel_attn", &other, expected))
+        }
+    }
+}
+
+/// In files of llama.cpp.
+const GGUF: &[GgufArchitecture] = &[
+    GgufArchitecture {
+        name: "falcon",
+        tensors: &[
+            ("token_embd", "transformer.word_embeddings", Moved::No),
+            ("output_norm", "transformer.ln_f", Moved::No),
+            ("output", "lm_head", Moved::No),
+            ("blk.{}.attn_norm", "transformer.h.{}.input_layernorm", Moved::No),
+            ("blk.{}.attn_qkv", "transformer.h.{}.self_attention.query_key_value", Moved::Fused),
+            ("blk.{}.attn_output", "transformer.h.{}.self_attention.dense", Moved::No),
+            ("blk.{}.ffn_up", "transformer.h.{}.mlp.dense_h_to_4h", Moved::No),
+            ("blk.{}.ffn_down", "transformer.h.{}.mlp.dense_4h_to_h", Moved::No),
+        ],
+        dropped: &[],
+        computed: &[],
+        turns_whole_heads: true,
+        config: gguf_config,
+    },
+    // The 40B and later: one norm before the attention, one before the feed-forward.
+    GgufArchitecture {
+        name: "falcon",
+        tensors: &[
+            ("token_embd", "transformer.word_embeddings", Moved::No),
+            ("output_norm", "transformer.ln_f", Moved::No),
+            ("output", "lm_head", Moved::No),
+            ("blk.{}.attn_norm_2", "transformer.h.{}.ln_attn", Moved::No),
+            ("blk.{}.attn_norm", "transformer.h.{}.ln_mlp", Moved::No),
+            ("blk.{}.attn_qkv", "transformer.h.{}.self_attention.query_key_value", Moved::Fused),
+            ("blk.{}.attn_output", "transformer.h.{}.self_attention.dense", Moved::No),
+            ("blk.{}.ffn_up", "transformer.h.{}.mlp.dense_h_to_4h", Moved::No),
+            ("blk.{}.ffn_down", "transformer.h.{}.mlp.dense_4h_to_h", Moved::No),
+        ],
+        dropped: &[],
+        computed: &[],
+        turns_whole_heads: true,
+        config: gguf_config,
+    },
+];
+
+fn gguf_config(file: &dyn GgufMetadata) -> Result<Value, String> {
+    let (width, heads) = (file.size("embedding_length")?, file.size("attention.head_count")?);
+    let key_heads = file.key_heads()?;
+    let newer = file.has("blk.0.attn_norm_2.weight");
+    Ok(json!({
+        "hidden_size": width,
+        "num_hidden_layers": file.size("block_count")?,
+        "num_attention_heads": heads,
+        "num_kv_heads": newer.then_some(key_heads),
+        "multi_query": key_heads == 1,
+        "new_decoder_architecture": newer,
+        "parallel_attn": true,
+        "alibi": false,
+        "bias": file.has("blk.0.attn_qkv.bias"),
+        "layer_norm_epsilon": file.real("attention.layer_norm_epsilon")?.unwrap_or(1e-5),
+        "max_position_embeddings": file.size("context_length")?,
+        "rope_theta": file.real("rope.freq_base")?.unwrap_or(10_000.0),
+        "tie_word_embeddings": !file.has("output.weight"),
+    }))
 }
 
 #[cfg(test)]

@@ -3,13 +3,62 @@
 
 use otter_nn::{Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
-use crate::text::family::{HiddenActivation, TextFamily, TextNames, TextSizes};
+use crate::text::config::{HiddenActivation, TextNames, TextSizes};
+use crate::text::config_json::{
+    KeyError, Section, activation, pad_token, rope, rotated_share, set, write_activation, write_rope,
+};
+use crate::text::family::{Family, TextFamily};
+use crate::text::gguf::{GgufArchitecture, GgufMetadata, Moved};
 use crate::text::mlp::{MlpForm, MlpSpec};
 use crate::text::rope::RopeConfig;
+
+/// The family.
+pub static GPT_NEOX: Family = Family {
+    name: "GPT-NeoX",
+    classes: &[("GPTNeoXForCausalLM", "gpt_neox")],
+    keys: GPT_NEOX_KEYS,
+    inner_keys: &[],
+    has_one_table: false,
+    ties_by_default: false,
+    uses_cache: true,
+    read: |text, warnings| Ok(read(text, warnings)?.into()),
+    prefix: "gpt_neox.",
+    layers: "gpt_neox.layers",
+    input_table: "gpt_neox.embed_in.weight",
+    output_table: Some("embed_out.weight"),
+    width_keys: &["hidden_size"],
+    gguf: GGUF,
+    depth_keys: &["num_hidden_layers"],
+};
+
+/// Keys of a `text_config`.
+const GPT_NEOX_KEYS: &[&str] = &[
+    "attention_bias",
+    "attention_dropout",
+    "classifier_dropout",
+    "hidden_act",
+    "hidden_dropout",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "partial_rotary_factor",
+    "quantization_config",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rotary_emb_base",
+    "rotary_pct",
+    "use_parallel_residual",
+    "vocab_size",
+];
 
 /// GPT-NeoX language model: layer norms, fused projections, rotary positions on a part of each head, biases, untied
 /// tables.
@@ -132,6 +181,30 @@ impl TextFamily for GptNeoxConfig {
         self.rope.validate(self.head_dim(), self.rotated())
     }
 
+    fn write(&self, map: &mut Map<String, Value>) {
+        set(map, "intermediate_size", json!(self.intermediate_size));
+        set(map, "num_hidden_layers", json!(self.num_hidden_layers));
+        set(map, "num_attention_heads", json!(self.num_attention_heads));
+        set(map, "max_position_embeddings", json!(self.max_position_embeddings));
+        set(map, "use_parallel_residual", json!(self.use_parallel_residual));
+        set(map, "attention_bias", json!(self.attention_bias));
+        set(map, "layer_norm_eps", json!(self.layer_norm_eps));
+        write_activation(map, "hidden_act", self.hidden_act);
+        write_rope(map, &self.rope, "rotary_emb_base", Some(("rotary_pct", self.rotary_pct)));
+    }
+
+    fn template(&self, tied: bool) -> Value {
+        json!({
+            "_name_or_path": "",
+            "architectures": [self.sizes().names.class],
+            "attention_dropout": 0.0,
+            "hidden_dropout": 0.0,
+            "initializer_range": 0.02,
+            "model_type": "gpt_neox",
+            "tie_word_embeddings": tied,
+        })
+    }
+
     fn block(&self, mut parts: BlockParts<'_>) -> TransformerBlock {
         let (heads, head_size) = (self.num_attention_heads, self.head_dim());
         let first = parts.norm("input_layernorm", self.norm());
@@ -161,6 +234,73 @@ impl TextFamily for GptNeoxConfig {
         });
         TransformerBlock { residual, attention, mlp }
     }
+}
+
+/// What is absent takes the defaults of Transformers' class, those of GPT-NeoX 20B.
+fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<GptNeoxConfig, KeyError> {
+    for key in ["attention_dropout", "hidden_dropout"] {
+        text.warn_dropout(key, warnings)?;
+    }
+    let default = GptNeoxConfig::redpajama_incite_3b();
+    Ok(GptNeoxConfig {
+        hidden_size: text.size("hidden_size")?.unwrap_or(6144),
+        intermediate_size: text.size("intermediate_size")?.unwrap_or(24576),
+        num_hidden_layers: text.size("num_hidden_layers")?.unwrap_or(44),
+        num_attention_heads: text.size("num_attention_heads")?.unwrap_or(64),
+        vocab_size: text.size("vocab_size")?.unwrap_or(default.vocab_size),
+        max_position_embeddings: text
+            .size("max_position_embeddings")?
+            .unwrap_or(default.max_position_embeddings),
+        rotary_pct: rotated_share(text, "rotary_pct")?.unwrap_or(0.25),
+        rope: rope(text, "rotary_emb_base")?,
+        use_parallel_residual: text.flag("use_parallel_residual")?.unwrap_or(true),
+        attention_bias: text.flag("attention_bias")?.unwrap_or(true),
+        hidden_act: activation(text, "hidden_act", default.hidden_act)?,
+        layer_norm_eps: text.real("layer_norm_eps")?.unwrap_or(default.layer_norm_eps),
+        bos_token_id: text.token("bos_token_id")?.or(default.bos_token_id),
+        eos_token_id: text.first_token("eos_token_id")?.or(default.eos_token_id),
+        pad_token_id: pad_token(text, default.pad_token_id)?,
+    })
+}
+
+/// In files of llama.cpp.
+const GGUF: &[GgufArchitecture] = &[GgufArchitecture {
+    name: "gptneox",
+    tensors: &[
+        ("token_embd", "gpt_neox.embed_in", Moved::No),
+        ("output_norm", "gpt_neox.final_layer_norm", Moved::No),
+        ("output", "embed_out", Moved::No),
+        ("blk.{}.attn_norm", "gpt_neox.layers.{}.input_layernorm", Moved::No),
+        ("blk.{}.attn_qkv", "gpt_neox.layers.{}.attention.query_key_value", Moved::Fused),
+        ("blk.{}.attn_output", "gpt_neox.layers.{}.attention.dense", Moved::No),
+        ("blk.{}.ffn_norm", "gpt_neox.layers.{}.post_attention_layernorm", Moved::No),
+        ("blk.{}.ffn_up", "gpt_neox.layers.{}.mlp.dense_h_to_4h", Moved::No),
+        ("blk.{}.ffn_down", "gpt_neox.layers.{}.mlp.dense_4h_to_h", Moved::No),
+    ],
+    dropped: &[],
+    computed: &[],
+    turns_whole_heads: false,
+    config: gguf_config,
+}];
+
+fn gguf_config(file: &dyn GgufMetadata) -> Result<Value, String> {
+    let (width, heads) = (file.size("embedding_length")?, file.size("attention.head_count")?);
+    let head_dim = width / heads;
+    let rotary = file.optional_size("rope.dimension_count")?.unwrap_or(head_dim);
+    let parallel = file.flag("use_parallel_residual")?.unwrap_or(true);
+    Ok(json!({
+        "hidden_size": width,
+        "intermediate_size": file.size("feed_forward_length")?,
+        "num_hidden_layers": file.size("block_count")?,
+        "num_attention_heads": heads,
+        "max_position_embeddings": file.size("context_length")?,
+        "rotary_pct": rotary as f64 / head_dim.max(1) as f64,
+        "rotary_emb_base": file.real("rope.freq_base")?.unwrap_or(10_000.0),
+        "layer_norm_eps": file.real("attention.layer_norm_epsilon")?.unwrap_or(1e-5),
+        "use_parallel_residual": parallel,
+        "hidden_act": "gelu",
+        "tie_word_embeddings": !file.has("output.weight"),
+    }))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ pub(crate) mod llama;
 pub(crate) mod mpt;
 pub(crate) mod opt;
 
-pub use falcon::{FalconBlock, FalconConfig};
-pub use gpt_neox::GptNeoxConfig;
-pub use llama::LlamaConfig;
-pub use mpt::{MptConfig, MptStyle, NormKind, alibi_slopes};
-pub use opt::OptConfig;
+pub use falcon::{FALCON, FalconBlock, FalconConfig};
+pub use gpt_neox::{GPT_NEOX, GptNeoxConfig};
+pub use llama::{LLAMA, LlamaConfig};
+pub use mpt::{MOSAIC_GPT, MPT, MptConfig, MptStyle, NormKind, alibi_slopes};
+pub use opt::{OPT, OptConfig};

@@ -3,12 +3,56 @@
 
 use otter_nn::{Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
-use crate::text::family::{HiddenActivation, TextFamily, TextNames, TextSizes};
+use crate::text::config::{HiddenActivation, TextNames, TextSizes};
+use crate::text::config_json::{KeyError, Section, activation, pad_token, set, write_activation};
+use crate::text::family::{Family, TextFamily};
 use crate::text::mlp::{MlpForm, MlpSpec};
+
+/// The family.
+pub static OPT: Family = Family {
+    name: "OPT",
+    classes: &[("OPTForCausalLM", "opt")],
+    keys: OPT_KEYS,
+    inner_keys: &[],
+    has_one_table: false,
+    ties_by_default: true,
+    uses_cache: true,
+    read: |text, warnings| Ok(read(text, warnings)?.into()),
+    prefix: "model.",
+    layers: "model.decoder.layers",
+    input_table: "model.decoder.embed_tokens.weight",
+    output_table: Some("lm_head.weight"),
+    width_keys: &["hidden_size"],
+    gguf: &[],
+    depth_keys: &["num_hidden_layers"],
+};
+
+/// Keys of a `text_config`.
+const OPT_KEYS: &[&str] = &[
+    "_remove_final_layer_norm",
+    "activation_dropout",
+    "activation_function",
+    "attention_dropout",
+    "do_layer_norm_before",
+    "dropout",
+    "enable_bias",
+    "ffn_dim",
+    "hidden_size",
+    "init_std",
+    "layer_norm_elementwise_affine",
+    "layerdrop",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "quantization_config",
+    "vocab_size",
+    "word_embed_proj_dim",
+];
 
 /// Every norm of the family.
 const NORM: NormSpec = NormSpec::Layer { eps: 1e-5, bias: true };
@@ -132,6 +176,32 @@ impl TextFamily for OptConfig {
         )
     }
 
+    fn write(&self, map: &mut Map<String, Value>) {
+        set(map, "ffn_dim", json!(self.ffn_dim));
+        set(map, "num_hidden_layers", json!(self.num_hidden_layers));
+        set(map, "num_attention_heads", json!(self.num_attention_heads));
+        set(map, "word_embed_proj_dim", json!(self.word_embed_proj_dim));
+        set(map, "max_position_embeddings", json!(self.max_position_embeddings));
+        set(map, "do_layer_norm_before", json!(self.do_layer_norm_before));
+        set(map, "_remove_final_layer_norm", json!(self.do_layer_norm_before && !self.final_layer_norm));
+        set(map, "enable_bias", json!(self.enable_bias));
+        write_activation(map, "activation_function", self.activation);
+    }
+
+    fn template(&self, tied: bool) -> Value {
+        json!({
+            "_name_or_path": "",
+            "architectures": [self.sizes().names.class],
+            "attention_dropout": 0.0,
+            "dropout": 0.0,
+            "init_std": 0.02,
+            "layer_norm_elementwise_affine": true,
+            "layerdrop": 0.0,
+            "model_type": "opt",
+            "tie_word_embeddings": tied,
+        })
+    }
+
     fn block(&self, mut parts: BlockParts<'_>) -> TransformerBlock {
         let heads = self.num_attention_heads;
         let init = [Init::Normal(0.02); 2];
@@ -161,6 +231,39 @@ impl TextFamily for OptConfig {
         };
         TransformerBlock { residual, attention, mlp }
     }
+}
+
+/// What is absent takes the defaults of Transformers' class, those of OPT 125M.
+fn read(text: &Section<'_>, warnings: &mut Vec<String>) -> Result<OptConfig, KeyError> {
+    for key in ["activation_dropout", "attention_dropout", "dropout", "layerdrop"] {
+        text.warn_dropout(key, warnings)?;
+    }
+    if text.flag("layer_norm_elementwise_affine")? == Some(false) {
+        let expected = "only norms with weights and biases (true) are supported";
+        return Err(text.wrong("layer_norm_elementwise_affine", &false, expected));
+    }
+    let default = OptConfig::opt_125m();
+    let hidden_size = text.size("hidden_size")?.unwrap_or(default.hidden_size);
+    let do_layer_norm_before = text.flag("do_layer_norm_before")?.unwrap_or(true);
+    let removed = text.flag("_remove_final_layer_norm")?.unwrap_or(false);
+    Ok(OptConfig {
+        hidden_size,
+        ffn_dim: text.size("ffn_dim")?.unwrap_or(default.ffn_dim),
+        num_hidden_layers: text.size("num_hidden_layers")?.unwrap_or(default.num_hidden_layers),
+        num_attention_heads: text.size("num_attention_heads")?.unwrap_or(default.num_attention_heads),
+        vocab_size: text.size("vocab_size")?.unwrap_or(default.vocab_size),
+        word_embed_proj_dim: text.size("word_embed_proj_dim")?.unwrap_or(hidden_size),
+        max_position_embeddings: text
+            .size("max_position_embeddings")?
+            .unwrap_or(default.max_position_embeddings),
+        do_layer_norm_before,
+        final_layer_norm: do_layer_norm_before && !removed,
+        enable_bias: text.flag("enable_bias")?.unwrap_or(true),
+        activation: activation(text, "activation_function", default.activation)?,
+        bos_token_id: text.token("bos_token_id")?.or(default.bos_token_id),
+        eos_token_id: text.first_token("eos_token_id")?.or(default.eos_token_id),
+        pad_token_id: pad_token(text, default.pad_token_id)?,
+    })
 }
 
 #[cfg(test)]

@@ -1,11 +1,21 @@
 //! Rotary positions in a `text_config`: `rope_parameters` of Transformers 5, or a base and `rope_scaling` before it.
 
-use otter_model::config::{RopeConfig, RopeScaling};
 use serde_json::{Map, Value, json};
 
-use crate::config::section::Section;
-use crate::config::write::set;
-use crate::error::Result;
+use super::{Result, Section, set};
+use crate::text::rope::{RopeConfig, RopeScaling};
+
+/// Keys of `rope_scaling` and `rope_parameters`.
+pub const ROPE_KEYS: &[&str] = &[
+    "factor",
+    "high_freq_factor",
+    "low_freq_factor",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_theta",
+    "rope_type",
+    "type",
+];
 
 /// Key of the object that Transformers 5 writes.
 const PARAMETERS: &str = "rope_parameters";
@@ -16,7 +26,7 @@ const PARTIAL: &str = "partial_rotary_factor";
 const ORIGINAL_CONTEXT: &str = "original_max_position_embeddings";
 
 /// Base and scaling; `base` is the key of the base outside of `rope_parameters`.
-pub(super) fn rope(text: &Section<'_>, base: &str) -> Result<RopeConfig> {
+pub(crate) fn rope(text: &Section<'_>, base: &str) -> Result<RopeConfig> {
     let plain = RopeConfig::plain();
     let outer = text.real(base)?;
     let Some(rope) = section(text)? else {
@@ -61,13 +71,13 @@ pub(super) fn rope(text: &Section<'_>, base: &str) -> Result<RopeConfig> {
 }
 
 /// Share of each head's features that is turned; `outer` is its key outside of `rope_parameters`.
-pub(super) fn rotated_share(text: &Section<'_>, outer: &str) -> Result<Option<f64>> {
+pub(crate) fn rotated_share(text: &Section<'_>, outer: &str) -> Result<Option<f64>> {
     let inner = section(text)?.map_or(Ok(None), |rope| rope.real(PARTIAL))?;
     Ok(inner.or(text.real(outer)?).or(text.real(PARTIAL)?))
 }
 
 /// For models that turn all features of a head.
-pub(super) fn must_turn_whole_heads(text: &Section<'_>) -> Result<()> {
+pub(crate) fn must_turn_whole_heads(text: &Section<'_>) -> Result<()> {
     for section in [section(text)?, Some(Section { ..*text })].into_iter().flatten() {
         if let Some(share) = section.real(PARTIAL)?
             && share != 1.0
@@ -96,7 +106,7 @@ fn section<'a>(text: &Section<'a>) -> Result<Option<Section<'a>>> {
 
 /// Sets the keys of [`rope`] in the form that the file has, by default the older one; `share` is the key and value of
 /// [`rotated_share`].
-pub(super) fn write_rope(
+pub(crate) fn write_rope(
     map: &mut Map<String, Value>,
     rope: &RopeConfig,
     base: &str,

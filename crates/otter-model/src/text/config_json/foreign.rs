@@ -3,8 +3,7 @@
 
 use serde_json::Value;
 
-use crate::config::section::Section;
-use crate::error::Result;
+use super::{Result, Section};
 
 /// The values of a setting that leave the numbers as they are; null always does.
 enum Neutral {
@@ -85,7 +84,7 @@ const LAYER_TYPES: &str = "layer_types";
 const NO_ROPE: &str = "no_rope_layers";
 
 /// Names of all of them, which are known wherever they are off.
-pub(crate) fn names() -> Vec<&'static str> {
+pub fn names() -> Vec<&'static str> {
     FOREIGN.iter().map(|(name, _)| *name).chain([WINDOW, LAYER_TYPES, NO_ROPE]).collect()
 }
 
@@ -93,7 +92,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 ///
 /// # Errors
 /// For the first setting that would change numbers.
-pub(crate) fn refuse(section: &Section<'_>, own: &[&str]) -> Result<()> {
+pub fn refuse(section: &Section<'_>, own: &[&str]) -> Result<()> {
     for (key, neutral) in FOREIGN.iter().filter(|(key, _)| !own.contains(key)) {
         let Some(value) = section.value(key) else { continue };
         match neutral {

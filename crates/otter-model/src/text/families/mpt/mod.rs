@@ -1,14 +1,59 @@
 //! MPT (MosaicML): norms before each part, a fused projection, ALiBi or learned positions, a plain GELU feed-forward.
 //! `MosaicGPT`, its first generation, has other names.
 
+mod config_json;
+mod gguf;
+
 use otter_nn::{ActivationKind, Init, SelfAttentionCore};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::config::{ConfigError, LARGEST_DEPTH, LARGEST_TABLE, LARGEST_WIDTH, bounded, divides, positive};
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, NormSpec, Residual, TransformerBlock};
-use crate::text::family::{TextFamily, TextNames, TextSizes};
+use crate::text::config::{TextNames, TextSizes};
+use crate::text::config_json::set;
+use crate::text::family::{Family, TextFamily};
 use crate::text::mlp::{MlpForm, MlpSpec};
+
+/// MPT in the class of MosaicML, which the original ships.
+pub const MPT: Family = Family {
+    name: "MPT",
+    classes: &[("MPTForCausalLM", "mpt")],
+    keys: config_json::MPT_KEYS,
+    inner_keys: &[("attn_config", config_json::ATTENTION_KEYS)],
+    has_one_table: true,
+    ties_by_default: true,
+    uses_cache: false,
+    read: |text, warnings| Ok(config_json::read(text, false, warnings)?.into()),
+    prefix: "transformer.",
+    layers: "transformer.blocks",
+    input_table: "transformer.wte.weight",
+    output_table: None,
+    width_keys: &["d_model", "hidden_size"],
+    gguf: gguf::GGUF,
+    depth_keys: &["n_layers", "num_hidden_layers"],
+};
+
+/// MPT in the class of Transformers, which has other defaults.
+pub static TRANSFORMERS_MPT: Family = Family {
+    classes: &[("MptForCausalLM", "mpt")],
+    inner_keys: &[],
+    gguf: &[],
+    read: |text, warnings| Ok(config_json::read(text, true, warnings)?.into()),
+    ..MPT
+};
+
+/// The first generation.
+pub static MOSAIC_GPT: Family = Family {
+    name: "MosaicGPT",
+    classes: &[("MosaicGPT", "mosaic_gpt")],
+    keys: config_json::MOSAIC_GPT_KEYS,
+    inner_keys: &[],
+    gguf: &[],
+    read: |text, warnings| Ok(config_json::mosaic_gpt(text, warnings)?.into()),
+    ..MPT
+};
 
 /// Which of MosaicML's classes a model belongs to: they differ in names and in the slopes of ALiBi.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,6 +264,57 @@ impl TextFamily for MptConfig {
             ("text.embedding_fraction", Some(self.embedding_fraction)),
         ];
         reals.into_iter().try_for_each(|(name, value)| value.map_or(Ok(()), |value| positive(name, value)))
+    }
+
+    fn write(&self, map: &mut Map<String, Value>) {
+        set(map, "d_model", json!(self.d_model));
+        set(map, "n_heads", json!(self.n_heads));
+        set(map, "n_layers", json!(self.n_layers));
+        set(map, "max_seq_len", json!(self.max_seq_len));
+        set(map, "no_bias", json!(self.no_bias));
+        set(map, "logit_scale", json!(self.logit_scale));
+        set(map, "embedding_fraction", json!(self.embedding_fraction));
+        match self.style {
+            MptStyle::Mpt => config_json::write_mpt(map, self),
+            MptStyle::MosaicGpt => config_json::write_mosaic_gpt(map, self),
+        }
+    }
+
+    fn template(&self, _tied: bool) -> Value {
+        let class = self.sizes().names.class;
+        match self.style {
+            MptStyle::Mpt => json!({
+                "_name_or_path": "",
+                "architectures": [class],
+                "attn_config": {
+                    "attn_impl": "torch", "attn_pdrop": 0, "attn_uses_sequence_id": false, "prefix_lm": false,
+                },
+                "emb_pdrop": 0,
+                "init_device": "cpu",
+                "learned_pos_emb": true,
+                "model_type": "mpt",
+                "resid_pdrop": 0,
+                "tie_word_embeddings": true,
+                "tokenizer_name": "EleutherAI/gpt-neox-20b",
+                "verbose": 0,
+            }),
+            MptStyle::MosaicGpt => json!({
+                "_name_or_path": "",
+                "architectures": [class],
+                "attn_impl": "torch",
+                "attn_pdrop": 0,
+                "attn_uses_sequence_id": false,
+                "emb_pdrop": 0,
+                "init_device": "cpu",
+                "low_precision_layernorm": true,
+                "model_type": "mosaic_gpt",
+                "prefix_lm": false,
+                "resid_pdrop": 0,
+                "tie_word_embeddings": true,
+                "tokenizer_name": "EleutherAI/gpt-neox-20b",
+                "verbose": 0,
+            }),
+        }
     }
 
     fn block(&self, mut parts: BlockParts<'_>) -> TransformerBlock {
