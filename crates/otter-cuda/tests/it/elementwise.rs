@@ -116,7 +116,7 @@ fn limits() {
 #[test]
 fn squares_of_several_at_once() {
     let gpu = gpu();
-    assert_eq!(gpu_elementwise::sums_of_squares(&[]).expect("nothing to do"), []);
+    assert!(gpu_elementwise::sums_of_squares(&[]).expect("nothing to do").is_empty());
     let all: Vec<Vec<f32>> =
         (0..).zip([0, 1, 31, 257, 3001, 100_003]).map(|(i, len)| numbers(len, i)).collect();
     let on_card: Vec<_> = all.iter().map(|values| on(&gpu, values)).collect();

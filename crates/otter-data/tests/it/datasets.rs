@@ -61,8 +61,10 @@ fn find(dataset: &Dataset, id: &str) -> Sample {
 fn write_set(folder: &Path, records: serde_json::Value) -> SetConfig {
     let instructions = folder.join("made_instructions.json");
     std::fs::write(&instructions, serde_json::json!({"meta": {}, "data": records}).to_string()).unwrap();
-    let pixel =
-        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../otter-media/tests/fixtures/one_pixel.png")).unwrap();
+    let pixel = std::fs::read(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../otter-media/tests/fixtures/one_pixel.png"),
+    )
+    .unwrap();
     let pixel = base64::engine::general_purpose::STANDARD.encode(pixel);
     let images: serde_json::Map<_, _> = (0..10).map(|i| (format!("P{i}"), pixel.clone().into())).collect();
     std::fs::write(folder.join("made.json"), serde_json::Value::Object(images).to_string()).unwrap();
