@@ -99,7 +99,7 @@ mod tests {
         assert_eq!((padded.sequences(), padded.tokens()), (2, 4));
         assert_eq!((padded.tokens_of(0), padded.tokens_of(1)), (0..2, 4..6));
         assert!(padded.shows_media() && !TextInput::single(vec![5], 7).shows_media());
-        assert_eq!(padded.positions_without_padding(9), [0, 1, 2, 9, 0, 1]);
+        assert_eq!(padded.positions_without_padding(9), [0, 1, 9, 9, 0, 1]);
 
         let list = vec![Segment { row: 0, start: 0, len: 1 }, Segment { row: 0, start: 1, len: 2 }];
         let segments = Segments::new(1, 3, list).ok();
