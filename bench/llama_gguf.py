@@ -2,7 +2,7 @@
 Q4_K_M, which keeps the output table and half of the value and down projections in Q6_K.
 
 What a product costs does not depend on the values, as long as they are ordinary numbers. Blocks are those of normal
-weights of deviation 0.02, quantised by scale and minimum of every 32, as llama.cpp lays them out; a pool of them is
+weights of deviation 0.02, quantized by scale and minimum of every 32, as llama.cpp lays them out; a pool of them is
 repeated from random places.
 
     bench/.venv-llama/bin/python bench/llama_gguf.py llama7b-q4k.gguf

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Packs `otter` for cards with its self-check, for a machine that has neither Rust nor a network. Here it needs what
-# `cargo build --features cuda` needs (cuda/toolkit.sh); there it needs the card's driver and Python 3, and PyTorch with
+# Packs `otter` for GPUs with its self-check, for a machine that has neither Rust nor a network. Here it needs what
+# `cargo build --features cuda` needs (cuda/toolkit.sh); there it needs the GPU's driver and Python 3, and PyTorch with
 # transformers for the comparison of speed.
 #
 #   cuda/pack.sh                    writes target/otter-cuda.tar.gz

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Packs the tests of the kernels for a machine with a card that has neither Rust nor a network: programs and a script that runs
+# Packs the tests of the kernels for a machine with a GPU that has neither Rust nor a network: programs and a script that runs
 # them. Here it needs what `cargo build -p otter-cuda --features cuda` needs (cuda/toolkit.sh); there it needs the driver alone.
 #
 #   cuda/pack_tests.sh            writes target/otter-cuda-tests.tar.gz
@@ -18,9 +18,9 @@ cargo test --release --locked -p otter-cuda --features cuda --tests --no-run --m
     done
 cat >"$pack/run.sh" <<'END'
 #!/bin/sh
-# Runs every test of the kernels on one card.
+# Runs every test of the kernels on one GPU.
 cd "$(dirname "$0")"
-export OTTER_TEST_CARD="${1:-0}"
+export OTTER_TEST_GPU="${1:-0}"
 failed=0
 for program in ./*; do
     [ "$program" = ./run.sh ] || "$program" --test-threads 1 || failed=1

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Checks `otter` on one card: its numbers, its tuning, its memory, and its speed beside PyTorch on the same card.
+"""Checks `otter` on one GPU: its numbers, its tuning, its memory, and its speed beside PyTorch on the same GPU.
 
-Needs the card's driver and Python 3; PyTorch with transformers for the comparison of speed.
+Needs the GPU's driver and Python 3; PyTorch with transformers for the comparison of speed.
 
     otter-cuda/self_check.py [--device cuda:0] [--json FILE]
 
@@ -81,7 +81,7 @@ def run(command, limit):
     try:
         out, err = process.communicate(timeout=limit)
     except BaseException as problem:
-        # With all that it has started: a program left behind would hold the card.
+        # With all that it has started: a program left behind would hold the GPU.
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except OSError:
@@ -184,12 +184,12 @@ class Check:
             pass
         found["memory_available_bytes"] = memory_available()
         found["python"] = sys.version.split()[0]
-        found["cards"] = []
+        found["gpus"] = []
         if shutil.which("nvidia-smi"):
             query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
             try:
                 code, out, err = run(query, min(20, end - time.monotonic()))
-                found["cards"] = [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
+                found["gpus"] = [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
                 if code != 0:
                     found["cards_problem"] = last_lines(err or out)
             except (Skip, Failure) as problem:
@@ -206,7 +206,7 @@ class Check:
         except (Skip, Failure) as problem:
             found["pytorch_problem"] = str(problem)
         torch = found.get("pytorch", {}).get("torch")
-        return f"{'; '.join(found['cards']) or 'no card seen'}; {found['otter']}; PyTorch {torch or 'not there'}"
+        return f"{'; '.join(found['gpus']) or 'no GPU seen'}; {found['otter']}; PyTorch {torch or 'not there'}"
 
     def parity(self, found, end):
         cases = [QUICK_GOLDEN] if self.arguments.quick else list(GOLDEN)
@@ -301,7 +301,7 @@ class Check:
 
     def need_card(self):
         if not self.on_card:
-            raise Skip(f"'{self.arguments.device}' is no card")
+            raise Skip(f"'{self.arguments.device}' is no GPU")
         if self.arguments.quick:
             raise Skip("left out by --quick")
 
@@ -319,7 +319,7 @@ class Check:
         found["otter"] = result
         peak, losses = result.get("card_peak_bytes"), result.get("losses") or []
         if not finite(peak):
-            raise Failure("no peak of the card's memory was reported")
+            raise Failure("no peak of the GPU's memory was reported")
         step = median(result.get("train_step_seconds"))
         shown = ", ".join(f"{loss:.3f}" if finite(loss) else "not finite" for loss in losses)
         words = f"peak {peak / GIB:.2f} of 24 GiB, {step:.2f} s a step, losses {shown}"
@@ -334,7 +334,7 @@ class Check:
             if not there.get(name):
                 raise Skip(f"{name} is missing: {there.get(name + '_problem')}")
         if not there.get("cuda_available"):
-            raise Skip(f"torch {there['torch']} has no card (built for CUDA {there.get('torch_cuda')})")
+            raise Skip(f"torch {there['torch']} has no GPU (built for CUDA {there.get('torch_cuda')})")
 
     def rounds(self, found, end, ours, torch, compare):
         """Whole processes in turn; `compare` gives the seconds of both sides of a round."""
@@ -436,7 +436,7 @@ class Check:
         if not tests.exists():
             raise Skip("packed without the tests of the kernels")
         if not self.on_card:
-            raise Skip(f"'{self.arguments.device}' is no card")
+            raise Skip(f"'{self.arguments.device}' is no GPU")
         number = self.arguments.device.partition(":")[2] or "0"
         code, out, err = run([tests, number], end - time.monotonic())
         results = [line.strip() for line in out.splitlines() if line.startswith("test result:")]
@@ -499,7 +499,7 @@ def one_part(check, function, least, share, end):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda:0", help="as otter takes it: cuda, or cuda:N of several cards")
+    parser.add_argument("--device", default="cuda:0", help="as otter takes it: cuda, or cuda:N of several GPUs")
     parser.add_argument("--json", metavar="FILE", default=HERE / "self_check.json", help="where the result is written")
     parser.add_argument("--only", type=names, metavar="PART,…", help=", ".join(name for name, *_ in PARTS))
     parser.add_argument("--seconds", type=float, default=520, help="all of it ends within these (default: 520)")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetches NVIDIA's compiler for `cargo build -p otter-cuda --features cuda` from the Python package index, for machines without a CUDA
-# toolkit: about 110 MB, into target/cuda-toolkit, where the build looks. Nothing is installed outside that folder. The licence is
-# NVIDIA's (it is among the files); a card is not needed to build, its driver is all that is needed to run.
+# toolkit: about 110 MB, into target/cuda-toolkit, where the build looks. Nothing is installed outside that folder. The license is
+# NVIDIA's (it is among the files); a GPU is not needed to build, its driver is all that is needed to run.
 #
 #   cuda/toolkit.sh
 #   cargo build --release -p otter-cuda --features cuda

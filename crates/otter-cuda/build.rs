@@ -1,4 +1,4 @@
-//! Compiles the kernels: with `cuda` by nvcc to one file for several kinds of card, with `emulate` for the host.
+//! Compiles the kernels: with `cuda` by nvcc to one file for several kinds of GPU, with `emulate` for the host.
 
 fn main() {
     println!("cargo:rerun-if-changed=kernels");
@@ -7,7 +7,7 @@ fn main() {
     #[cfg(feature = "emulate")]
     emulate();
     #[cfg(feature = "cuda")]
-    for_cards();
+    for_gpus();
 }
 
 /// Sources of kernels, in the order of their names.
@@ -24,19 +24,19 @@ fn sources() -> Vec<std::path::PathBuf> {
 fn emulate() {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").define("OTTER_EMULATE", None).opt_level(2);
-    // `fmaf` and `a * b + c` must differ as they do on a card, where the latter is contracted only by nvcc's own choice.
+    // `fmaf` and `a * b + c` must differ as they do on a GPU, where the latter is contracted only by nvcc's own choice.
     build.flag("-ffp-contract=off").flag("-U_FORTIFY_SOURCE").flag("-x").flag("c++").flag("-fsigned-char");
     build.files(["emulation/cuda_on_host.cpp", "emulation/faulty.cu"]).files(sources());
     // Kernels announce themselves before `main`: nothing calls them by name.
     build.link_lib_modifier("+whole-archive").compile("otter_kernels_on_host");
 }
 
-/// The kinds of card that machine code is made for; later ones get the last as PTX.
+/// The kinds of GPU that machine code is made for; later ones get the last as PTX.
 #[cfg(feature = "cuda")]
 const CAPABILITIES: [&str; 4] = ["80", "86", "89", "90"];
 
 #[cfg(feature = "cuda")]
-fn for_cards() {
+fn for_gpus() {
     use std::env::var_os;
     use std::path::PathBuf;
     use std::process::Command;

@@ -41,9 +41,9 @@ pub use config::generation::GenerationDefaults;
 pub use config::input_rules::InputRules;
 pub use config::preprocessor::preprocessor_json;
 pub use directory::account::{LoadReport, ShapeMismatch, reason_to_ignore};
-pub use directory::initialize::{Initialised, initialise_checkpoint};
+pub use directory::initialize::{Initialized, initialize_checkpoint};
 pub use directory::load::{
-    LoadOptions, LoadedModel, PlannedWeight, load_model, load_model_with, planned_weight, quantised_format,
+    LoadOptions, LoadedModel, PlannedWeight, load_model, load_model_with, planned_weight, quantized_format,
     save_model,
 };
 pub use directory::open::{Checkpoint, TiePolicy};

@@ -1,4 +1,4 @@
-// Kernels that no card would run as meant: the tests of the emulation must notice.
+// Kernels that no GPU would run as meant: the tests of the emulation must notice.
 #include "../kernels/common.cuh"
 
 extern "C" __global__ void half_a_block_waits(float* x) {

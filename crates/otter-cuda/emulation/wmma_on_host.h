@@ -1,6 +1,6 @@
 // What kernels use of CUDA's mma.h and cuda_bf16.h, on the host. Results and sums are spread over the lanes of a warp, eight
 // elements of a row each; of factors every lane keeps the whole tile. A collective that lanes leave out, and an address or
-// stride that no card would take, end the process with a message.
+// stride that no GPU would take, end the process with a message.
 #pragma once
 
 #include <type_traits>
@@ -12,7 +12,7 @@ struct __nv_bfloat16 {
     unsigned short bits;
 };
 
-// The nearest, of two equally near the even one; every NaN becomes the same, as on cards.
+// The nearest, of two equally near the even one; every NaN becomes the same, as on GPUs.
 inline __nv_bfloat16 __float2bfloat16_rn(float value) {
     unsigned bits = __float_as_uint(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fff};

@@ -1,4 +1,4 @@
-// AdamW: the twin of otter-nn's adamw.rs and adamw_eight_bit.rs, operation by operation, so that a card gives the
+// AdamW: the twin of otter-nn's adamw.rs and adamw_eight_bit.rs, operation by operation, so that a GPU gives the
 // host's bits.
 #include "common.cuh"
 

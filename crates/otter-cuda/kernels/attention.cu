@@ -270,7 +270,7 @@ __device__ inline float score_of(const Inputs& in, float product, float slope, u
 
 // A block for each tile of query rows and each head.
 template <u32 GROUPS>
-__device__ inline void forward_tile(const Inputs& in, float* out, float* log_sums, u64 log_rows) {
+__device__ inline void forward_tile(const Inputs& in, float* out, float* log_sum_exp, u64 log_rows) {
     __shared__ Four room_quads[ROOM_QUADS], weight_quads[WEIGHT_QUADS];
     float *room = &room_quads[0].x, *weights = &weight_quads[0].x;
     const Layouts& layouts = layouts_of(in);
@@ -334,8 +334,8 @@ __device__ inline void forward_tile(const Inputs& in, float* out, float* log_sum
             sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], distance);
         factors[i] = sum[i] == 0.0f ? 0.0f : 1.0f / sum[i];
         u32 row = down * 4 + i;
-        if (log_sums && across == 0 && row < count)
-            log_sums[(span.batch * in.heads + head) * log_rows + span.row + row] =
+        if (log_sum_exp && across == 0 && row < count)
+            log_sum_exp[(span.batch * in.heads + head) * log_rows + span.row + row] =
                 sum[i] == 0.0f ? 0.0f : largest[i] + logf(sum[i]);
     }
     float* to = out + place_of(layouts.out, span.batch, span.row, head);
@@ -346,21 +346,21 @@ __device__ inline void forward_tile(const Inputs& in, float* out, float* log_sum
 
 // The numbers in the names are the largest head sizes.
 extern "C" __global__ void BOUNDS(2) attention_forward_64(
-    float* out, float* log_sums, u64 log_rows, INPUT_PARAMETERS) {
-    forward_tile<1>(INPUTS, out, log_sums, log_rows);
+    float* out, float* log_sum_exp, u64 log_rows, INPUT_PARAMETERS) {
+    forward_tile<1>(INPUTS, out, log_sum_exp, log_rows);
 }
 EXPORT(attention_forward_64)
 
 extern "C" __global__ void BOUNDS(2) attention_forward_128(
-    float* out, float* log_sums, u64 log_rows, INPUT_PARAMETERS) {
-    forward_tile<2>(INPUTS, out, log_sums, log_rows);
+    float* out, float* log_sum_exp, u64 log_rows, INPUT_PARAMETERS) {
+    forward_tile<2>(INPUTS, out, log_sum_exp, log_rows);
 }
 EXPORT(attention_forward_128)
 
 // A block for each query row (spans of one row) and each head: every 8 threads take one key of 32, and what the 32
 // have summed up is put together at the end.
 extern "C" __global__ void BOUNDS(2) attention_forward_row(
-    float* out, float* log_sums, u64 log_rows, INPUT_PARAMETERS) {
+    float* out, float* log_sum_exp, u64 log_rows, INPUT_PARAMETERS) {
     __shared__ Four room[ROW_KEYS * 4 * ROW_LANES];
     __shared__ float room_largest[ROW_KEYS], room_sum[ROW_KEYS];
     const Inputs in = INPUTS;
@@ -426,8 +426,8 @@ extern "C" __global__ void BOUNDS(2) attention_forward_row(
     }
     if (threadIdx.x < size)
         out[place_of(layouts.out, span.batch, span.row, head) + threadIdx.x] = sum == 0.0f ? 0.0f : element / sum;
-    if (log_sums && threadIdx.x == 0)
-        log_sums[(span.batch * heads + head) * log_rows + span.row] = sum == 0.0f ? 0.0f : largest + logf(sum);
+    if (log_sum_exp && threadIdx.x == 0)
+        log_sum_exp[(span.batch * heads + head) * log_rows + span.row] = sum == 0.0f ? 0.0f : largest + logf(sum);
 }
 EXPORT(attention_forward_row)
 
@@ -453,7 +453,7 @@ namespace {
 
 // Gradient of the queries: a block for each tile of query rows and each head.
 template <u32 GROUPS>
-__device__ inline void queries_tile(const Inputs& in, float* dq, const float* d_out, const float* log_sums,
+__device__ inline void queries_tile(const Inputs& in, float* dq, const float* d_out, const float* log_sum_exp,
                                     const float* dots, u64 log_rows) {
     __shared__ Four room_quads[ROOM_QUADS], weight_quads[WEIGHT_QUADS];
     float *room = &room_quads[0].x, *weights = &weight_quads[0].x;
@@ -473,7 +473,7 @@ __device__ inline void queries_tile(const Inputs& in, float* dq, const float* d_
         const bool there = down * 4 + i < count;
         seen[i] = there ? seen_keys(span, row) : 0;
         position[i] = position_of(span, row);
-        log_sum[i] = there ? log_sums[place] : 0.0f;
+        log_sum[i] = there ? log_sum_exp[place] : 0.0f;
         dot[i] = there ? dots[place] : 0.0f;
         factors[i] = in.scale;
     }
@@ -504,14 +504,14 @@ __device__ inline void queries_tile(const Inputs& in, float* dq, const float* d_
 }  // namespace
 
 extern "C" __global__ void BOUNDS(2) attention_queries_64(
-    float* dq, const float* d_out, const float* log_sums, const float* dots, u64 log_rows, INPUT_PARAMETERS) {
-    queries_tile<1>(INPUTS, dq, d_out, log_sums, dots, log_rows);
+    float* dq, const float* d_out, const float* log_sum_exp, const float* dots, u64 log_rows, INPUT_PARAMETERS) {
+    queries_tile<1>(INPUTS, dq, d_out, log_sum_exp, dots, log_rows);
 }
 EXPORT(attention_queries_64)
 
 extern "C" __global__ void BOUNDS(2) attention_queries_128(
-    float* dq, const float* d_out, const float* log_sums, const float* dots, u64 log_rows, INPUT_PARAMETERS) {
-    queries_tile<2>(INPUTS, dq, d_out, log_sums, dots, log_rows);
+    float* dq, const float* d_out, const float* log_sum_exp, const float* dots, u64 log_rows, INPUT_PARAMETERS) {
+    queries_tile<2>(INPUTS, dq, d_out, log_sum_exp, dots, log_rows);
 }
 EXPORT(attention_queries_128)
 
@@ -520,7 +520,7 @@ namespace {
 // Gradients of keys and values: a block for each tile of keys and each key head takes all rows that see them, in the
 // order of spans, heads and rows. Here the keys are down and the query rows across.
 template <u32 GROUPS>
-__device__ inline void keys_tile(const Inputs& in, float* dk, float* dv, const float* d_out, const float* log_sums,
+__device__ inline void keys_tile(const Inputs& in, float* dk, float* dv, const float* d_out, const float* log_sum_exp,
                                  const float* dots, u64 log_rows, u64 spans) {
     __shared__ Four room_quads[ROOM_QUADS], weight_quads[WEIGHT_QUADS];
     float *room = &room_quads[0].x, *weights = &weight_quads[0].x;
@@ -559,7 +559,7 @@ __device__ inline void keys_tile(const Inputs& in, float* dk, float* dv, const f
                     const u64 row = first + at;
                     const bool there = at < rows;
                     const u32 seen = there ? seen_keys(span, row) : 0;
-                    const float log_sum = there ? log_sums[(span.batch * in.heads + head) * log_rows + row] : 0.0f;
+                    const float log_sum = there ? log_sum_exp[(span.batch * in.heads + head) * log_rows + row] : 0.0f;
                     const float position = position_of(span, row);
                     UNROLL for (u32 i = 0; i < 4; i++) {
                         const u32 key = first_key + down * 4 + i;
@@ -591,15 +591,15 @@ __device__ inline void keys_tile(const Inputs& in, float* dk, float* dv, const f
 }  // namespace
 
 extern "C" __global__ void BOUNDS(2) attention_keys_64(
-    float* dk, float* dv, const float* d_out, const float* log_sums, const float* dots, u64 log_rows, u64 spans,
+    float* dk, float* dv, const float* d_out, const float* log_sum_exp, const float* dots, u64 log_rows, u64 spans,
     INPUT_PARAMETERS) {
-    keys_tile<1>(INPUTS, dk, dv, d_out, log_sums, dots, log_rows, spans);
+    keys_tile<1>(INPUTS, dk, dv, d_out, log_sum_exp, dots, log_rows, spans);
 }
 EXPORT(attention_keys_64)
 
 extern "C" __global__ void BOUNDS(1) attention_keys_128(
-    float* dk, float* dv, const float* d_out, const float* log_sums, const float* dots, u64 log_rows, u64 spans,
+    float* dk, float* dv, const float* d_out, const float* log_sum_exp, const float* dots, u64 log_rows, u64 spans,
     INPUT_PARAMETERS) {
-    keys_tile<2>(INPUTS, dk, dv, d_out, log_sums, dots, log_rows, spans);
+    keys_tile<2>(INPUTS, dk, dv, d_out, log_sum_exp, dots, log_rows, spans);
 }
 EXPORT(attention_keys_128)

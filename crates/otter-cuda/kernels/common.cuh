@@ -1,4 +1,4 @@
-// What all kernels share. Sources are compiled by nvcc for cards, and by a C++ compiler with emulation/cuda_on_host.h for
+// What all kernels share. Sources are compiled by nvcc for GPUs, and by a C++ compiler with emulation/cuda_on_host.h for
 // tests: what is not in both is in that header.
 #pragma once
 

@@ -126,7 +126,7 @@ struct Fragments<false> {
     typedef wmma::fragment<wmma::matrix_b, SIDE, SIDE, SIDE, __nv_bfloat16, wmma::row_major> Second;
 };
 
-// Brings a fragment from shared memory. On cards by the instruction itself: nvcc does not see through load_matrix_sync of
+// Brings a fragment from shared memory. On GPUs by the instruction itself: nvcc does not see through load_matrix_sync of
 // bfloat16 that the address is one of shared memory, and would read word by word.
 #ifdef OTTER_EMULATE
 template <class Fragment>
@@ -254,12 +254,12 @@ __device__ inline void multiply(float* c, const float* a, const typename Stored:
     }                                                                                                                  \
     EXPORT(name)
 
-TIMES_TRANSPOSED(times_transposed_rounded, StoredF32)
-TIMES_TRANSPOSED(times_transposed_rounded_f16, StoredF16)
-TIMES_TRANSPOSED(times_transposed_rounded_bf16, StoredBf16)
-TIMES(times_rounded, StoredF32)
-TIMES(times_rounded_f16, StoredF16)
-TIMES(times_rounded_bf16, StoredBf16)
-TRANSPOSED_TIMES(transposed_times_rounded, StoredF32)
-TRANSPOSED_TIMES(transposed_times_rounded_f16, StoredF16)
-TRANSPOSED_TIMES(transposed_times_rounded_bf16, StoredBf16)
+TIMES_TRANSPOSED(matmul_nt_rounded, StoredF32)
+TIMES_TRANSPOSED(matmul_nt_rounded_f16, StoredF16)
+TIMES_TRANSPOSED(matmul_nt_rounded_bf16, StoredBf16)
+TIMES(matmul_nn_rounded, StoredF32)
+TIMES(matmul_nn_rounded_f16, StoredF16)
+TIMES(matmul_nn_rounded_bf16, StoredBf16)
+TRANSPOSED_TIMES(matmul_tn_rounded, StoredF32)
+TRANSPOSED_TIMES(matmul_tn_rounded_f16, StoredF16)
+TRANSPOSED_TIMES(matmul_tn_rounded_bf16, StoredBf16)

@@ -1,15 +1,15 @@
-// Layer and root-mean-square normalisation of rows, forward and backward: the twin of otter-nn's kernels/norm.rs.
+// Layer and root-mean-square normalization of rows, forward and backward: the twin of otter-nn's kernels/norm.rs.
 #include "common.cuh"
 
-// A block a row. Statistics are the mean (0 where not centred) and the reciprocal deviation of every row.
-extern "C" __global__ void norm_forward(float* y, float* statistics, const float* x, const float* gain, const float* bias,
-                                        u32 width, float eps, u32 centred) {
+// A block a row. Statistics are the mean (0 where not centered) and the reciprocal deviation of every row.
+extern "C" __global__ void norm_forward(float* y, float* statistics, const float* x, const float* weight, const float* bias,
+                                        u32 width, float eps, u32 centered) {
     __shared__ float room[WARP];
     u64 row = blockIdx.x;
     x += row * width;
     y += row * width;
     float mean = 0.0f;
-    if (centred) {
+    if (centered) {
         float sum = 0.0f;
         for (u32 i = threadIdx.x; i < width; i += blockDim.x) sum += x[i];
         mean = block_sum(sum, room) / width;
@@ -18,7 +18,7 @@ extern "C" __global__ void norm_forward(float* y, float* statistics, const float
     for (u32 i = threadIdx.x; i < width; i += blockDim.x) square += (x[i] - mean) * (x[i] - mean);
     float reciprocal = 1.0f / sqrtf(block_sum(square, room) / width + eps);
     for (u32 i = threadIdx.x; i < width; i += blockDim.x) {
-        float normed = (x[i] - mean) * reciprocal * gain[i];
+        float normed = (x[i] - mean) * reciprocal * weight[i];
         y[i] = bias ? normed + bias[i] : normed;
     }
     if (threadIdx.x == 0) {
@@ -29,8 +29,8 @@ extern "C" __global__ void norm_forward(float* y, float* statistics, const float
 EXPORT(norm_forward)
 
 // A block a row.
-extern "C" __global__ void norm_backward_input(float* dx, const float* dy, const float* x, const float* gain,
-                                               const float* statistics, u32 width, u32 centred) {
+extern "C" __global__ void norm_backward_input(float* dx, const float* dy, const float* x, const float* weight,
+                                               const float* statistics, u32 width, u32 centered) {
     __shared__ float room[WARP];
     u64 row = blockIdx.x;
     float mean = statistics[2 * row], reciprocal = statistics[2 * row + 1];
@@ -39,14 +39,14 @@ extern "C" __global__ void norm_backward_input(float* dx, const float* dy, const
     x += row * width;
     float sum = 0.0f, projection = 0.0f;
     for (u32 i = threadIdx.x; i < width; i += blockDim.x) {
-        float d = dy[i] * gain[i];
+        float d = dy[i] * weight[i];
         sum += d;
         projection += d * (x[i] - mean);
     }
-    float mean_d = centred ? block_sum(sum, room) / width : 0.0f;
+    float mean_d = centered ? block_sum(sum, room) / width : 0.0f;
     projection = block_sum(projection, room) * reciprocal / width;
     for (u32 i = threadIdx.x; i < width; i += blockDim.x)
-        dx[i] = (dy[i] * gain[i] - mean_d - (x[i] - mean) * reciprocal * projection) * reciprocal;
+        dx[i] = (dy[i] * weight[i] - mean_d - (x[i] - mean) * reciprocal * projection) * reciprocal;
 }
 EXPORT(norm_backward_input)
 
@@ -54,11 +54,11 @@ EXPORT(norm_backward_input)
 #define COLUMNS 32
 #define LANES 8
 
-// Adds the sums over rows of dy, and of dy times the normalised x, where they are asked for. A block has COLUMNS columns; rows
+// Adds the sums over rows of dy, and of dy times the normalized x, where they are asked for. A block has COLUMNS columns; rows
 // are summed by LANES threads, and these in order.
-extern "C" __global__ void norm_backward_gain(float* d_gain, float* d_bias, const float* dy, const float* x,
+extern "C" __global__ void norm_backward_weight(float* d_weight, float* d_bias, const float* dy, const float* x,
                                               const float* statistics, u32 rows, u32 width) {
-    __shared__ float gains[LANES][COLUMNS];
+    __shared__ float weights[LANES][COLUMNS];
     __shared__ float biases[LANES][COLUMNS];
     u32 column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS, lane = threadIdx.x / COLUMNS;
     float of_gain = 0.0f, of_bias = 0.0f;
@@ -66,18 +66,18 @@ extern "C" __global__ void norm_backward_gain(float* d_gain, float* d_bias, cons
         for (u32 row = lane; row < rows; row += LANES) {
             float d = dy[(u64)row * width + column];
             of_bias += d;
-            if (d_gain) of_gain += d * (x[(u64)row * width + column] - statistics[2 * (u64)row]) * statistics[2 * (u64)row + 1];
+            if (d_weight) of_gain += d * (x[(u64)row * width + column] - statistics[2 * (u64)row]) * statistics[2 * (u64)row + 1];
         }
     }
-    gains[lane][threadIdx.x % COLUMNS] = of_gain;
+    weights[lane][threadIdx.x % COLUMNS] = of_gain;
     biases[lane][threadIdx.x % COLUMNS] = of_bias;
     __syncthreads();
     if (lane != 0 || column >= width) return;
     for (u32 other = 1; other < LANES; other++) {
-        of_gain += gains[other][threadIdx.x];
+        of_gain += weights[other][threadIdx.x];
         of_bias += biases[other][threadIdx.x];
     }
-    if (d_gain) d_gain[column] += of_gain;
+    if (d_weight) d_weight[column] += of_gain;
     if (d_bias) d_bias[column] += of_bias;
 }
-EXPORT(norm_backward_gain)
+EXPORT(norm_backward_weight)

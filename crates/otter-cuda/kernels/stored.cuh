@@ -3,7 +3,7 @@
 
 #include "common.cuh"
 
-// Before a loop that a card must not run as one: what its turns index would not stay in registers.
+// Before a loop that a GPU must not run as one: what its turns index would not stay in registers.
 #ifdef OTTER_EMULATE
 #include "../emulation/wmma_on_host.h"
 #define UNROLL

@@ -1,30 +1,30 @@
-//! What can go wrong on a card.
+//! What can go wrong on a GPU.
 
 use otter_nn::DeviceError;
 
-/// An error of a card or of what was asked of it.
+/// An error of a GPU or of what was asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
     /// No device has this name.
-    #[error("`{0}` is no device; there are `cpu`, `cuda` and, of several cards, `cuda:0`, `cuda:1`, …")]
+    #[error("`{0}` is no device; there are `cpu`, `cuda` and, of several GPUs, `cuda:0`, `cuda:1`, …")]
     UnknownDevice(String),
     /// Products of rounded factors were asked of the host.
-    #[error("dtype bf16 needs a card (device `cuda`): the host computes in f32")]
+    #[error("dtype bf16 needs a GPU (device `cuda`): the host computes in f32")]
     RoundedOnHost,
-    /// This build has no cards.
+    /// This build has no GPUs.
     #[error(
-        "this build cannot use a card: build it with `--features cuda` (docs/cuda.md says what that needs)"
+        "this build cannot use a GPU: build it with `--features cuda` (docs/cuda.md says what that needs)"
     )]
     NotBuilt,
     /// The driver is not there, or too old.
-    #[error("the CUDA driver (libcuda) cannot be used: {0}; install the driver of the card (580 or later)")]
+    #[error("the CUDA driver (libcuda) cannot be used: {0}; install the driver of the GPU (580 or later)")]
     NoDriver(String),
-    /// No such card.
-    #[error("there is no card {ordinal}: the driver knows {count}")]
-    NoCard {
+    /// No such GPU.
+    #[error("there is no GPU {ordinal}: the driver knows {count}")]
+    NoGpu {
         /// Number asked for.
         ordinal: usize,
-        /// Cards that are there.
+        /// GPUs that are there.
         count: usize,
     },
     /// More memory than there is, or than was allowed.
@@ -39,8 +39,8 @@ pub enum GpuError {
         /// Who refused.
         why: String,
     },
-    /// Something that was to be made when the card failed.
-    #[error("memory of the card was lost by an earlier failure")]
+    /// Something that was to be made when the GPU failed.
+    #[error("memory of the GPU was lost by an earlier failure")]
     Lost,
     /// A kernel that is not part of this build.
     #[error("there is no kernel `{0}` in this build")]

@@ -1,13 +1,13 @@
-//! Otter's kernels on NVIDIA cards.
+//! Otter's kernels on NVIDIA GPUs.
 //!
 //! Kernels are CUDA C++ in `kernels/`. With the feature `cuda` nvcc makes machine code of them when the crate is built, and the
-//! card's driver, found at run time, is all that a machine needs. With the feature `emulate` the same sources are compiled for
+//! GPU's driver, found at run time, is all that a machine needs. With the feature `emulate` the same sources are compiled for
 //! the host and run there thread by thread, so that every kernel is tested against the host's own kernels
-//! ([`otter_nn::kernels`]) on machines without a card. Without either there is no [`Gpu`] to be had, only an error that says
+//! ([`otter_nn::backend::cpu`]) on machines without a GPU. Without either there is no [`Gpu`] to be had, only an error that says
 //! what to build.
 //!
-//! Layers use a card through [`open`]. Arithmetic is f32, or with [`Precision::Bf16`] products of many rows are those of
-//! bfloat16 factors. Sums have a fixed order, so that results do not depend on the run or on the size of the card.
+//! Layers use a GPU through [`open`]. Arithmetic is f32, or with [`Precision::Bf16`] products of many rows are those of
+//! bfloat16 factors. Sums have a fixed order, so that results do not depend on the run or on the size of the GPU.
 
 mod backend;
 mod device;
@@ -23,9 +23,9 @@ pub use driver::gpu::{Argument, Buffer, Constant, Element, Gpu, Launch};
 pub use error::GpuError;
 pub use ops::matrix::{Matrix, Precision};
 pub use ops::{
-    adamw, attention, copy, cross_entropy, elementwise, embedding, few_rows, matmul, media, norm, quantised,
-    rotary,
+    adamw, attention, copy, cross_entropy, elementwise, embedding, matmul, media, norm, quantized, rotary,
+    skinny_gemm,
 };
 
-/// What calls on a card give.
+/// What calls on a GPU give.
 pub type Result<T> = std::result::Result<T, GpuError>;

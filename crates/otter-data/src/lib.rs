@@ -13,7 +13,7 @@ mod batch;
 mod config;
 mod error;
 mod files;
-pub mod layout;
+pub mod otter_dataset;
 mod sample;
 mod stats;
 mod streams;

@@ -1,6 +1,6 @@
 //! The element types that files store.
 
-use otter_nn::{DType, QuantisedFormat};
+use otter_nn::{DType, QuantizedFormat};
 use std::fmt;
 
 /// Element type in a file: a plain type, or one of GGML's blocks, where 32 or 256 consecutive elements of a row share
@@ -151,10 +151,10 @@ impl StoredDType {
     }
 
     /// The format of kernels that multiply with these blocks as they are.
-    pub fn quantised(self) -> Option<QuantisedFormat> {
+    pub fn quantized(self) -> Option<QuantizedFormat> {
         match self {
-            Self::Q8_0 => Some(QuantisedFormat::Q8_0),
-            Self::Q4K => Some(QuantisedFormat::Q4K),
+            Self::Q8_0 => Some(QuantizedFormat::Q8_0),
+            Self::Q4K => Some(QuantizedFormat::Q4K),
             _ => None,
         }
     }

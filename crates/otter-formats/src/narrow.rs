@@ -3,7 +3,7 @@
 use crate::dtype::StoredDType;
 use half::{bf16, f16};
 use otter_nn::all_finite;
-use otter_nn::quantised::OutOfRange;
+use otter_nn::tensor::quantized::OutOfRange;
 
 /// Appends `values` as `dtype`, rounded to nearest; for a block format they must be whole blocks.
 ///
@@ -35,7 +35,7 @@ pub fn narrow(values: &[f32], dtype: StoredDType, bytes: &mut Vec<u8>) -> Result
             }
         }
         other => {
-            let format = other.quantised().ok_or(NarrowError::NotFloat(other))?;
+            let format = other.quantized().ok_or(NarrowError::NotFloat(other))?;
             let start = bytes.len();
             bytes.resize(start + format.row_bytes(values.len()), 0);
             format

@@ -7,9 +7,9 @@ use crate::mapped::{Location, give_back};
 use crate::narrow::{NarrowError, check_finite};
 use half::{bf16, f16};
 use memmap2::Mmap;
-use otter_nn::QuantisedFormat;
-use otter_nn::kernels::half::f16_to_f32;
-use otter_nn::quantised::OutOfRange;
+use otter_nn::QuantizedFormat;
+use otter_nn::backend::cpu::half::f16_to_f32;
+use otter_nn::tensor::quantized::OutOfRange;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub struct TensorEntry {
     pub dtype: StoredDType,
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// Elements between neighbours along each axis.
+    /// Elements between neighbors along each axis.
     pub strides: Vec<usize>,
     /// Order of the rows in the file.
     pub rows: RowOrder,
@@ -130,23 +130,23 @@ impl TensorEntry {
 
     /// File and byte range, when the bytes are exactly the row-major blocks of a matrix that kernels multiply with as they
     /// are, and the format of these.
-    pub fn mapped_blocks(&self) -> Option<(QuantisedFormat, Arc<Mmap>, Range<usize>)> {
+    pub fn mapped_blocks(&self) -> Option<(QuantizedFormat, Arc<Mmap>, Range<usize>)> {
         let &[_, width] = &self.shape[..] else { return None };
-        let format = self.dtype.quantised().filter(|format| format.fits(width))?;
+        let format = self.dtype.quantized().filter(|format| format.fits(width))?;
         let bytes = &self.location.bytes;
         let usable = self.rows == RowOrder::Stored && bytes.len() == self.byte_size();
         usable.then(|| (format, Arc::clone(&self.location.map), bytes.clone()))
     }
 
-    /// The rows of a matrix of floats, quantised on all threads without widening the matrix as a whole.
+    /// The rows of a matrix of floats, quantized on all threads without widening the matrix as a whole.
     ///
     /// # Errors
     /// When the tensor is no matrix of floats, its rows are not whole blocks of `format`, or a value does not fit.
-    pub fn quantise(&self, name: &str, format: QuantisedFormat) -> Result<Vec<u8>> {
+    pub fn quantize(&self, name: &str, format: QuantizedFormat) -> Result<Vec<u8>> {
         let bad = |problem: String| self.refusal(name, problem);
         self.check_float(name)?;
         let &[rows, width] = &self.shape[..] else {
-            return Err(bad(format!("shape {:?}; only matrices are quantised", self.shape)));
+            return Err(bad(format!("shape {:?}; only matrices are quantized", self.shape)));
         };
         if !format.fits(width) {
             let (name, block) = (format.name(), format.block_len());

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::checksum::Checksum;
 use crate::error::{HubError, Result};
-use crate::http::Patience;
+use crate::http::RetryPolicy;
 use crate::pull::Observer;
 use crate::settings::Retry;
-use crate::source::{Fault, RemoteFile, Source};
+use crate::source::{RemoteFile, Source, TransportError};
 use crate::target::{Target, create_parent};
 
 /// Bytes read at a time.
@@ -45,11 +45,11 @@ impl Downloads<'_> {
         }
         let incomplete = self.target.incomplete(file);
         create_parent(&incomplete)?;
-        let mut patience = Patience::new(self.retry);
+        let mut patience = RetryPolicy::new(self.retry);
         let mut most = 0;
         let mut may_start_over = true;
         loop {
-            let mut growing = Growing::open(&incomplete, file.size, self)?;
+            let mut growing = PartialFile::open(&incomplete, file.size, self)?;
             let continued = growing.length > 0;
             let outcome = self.complete(source, file, &mut growing, &what);
             let length = growing.length;
@@ -88,7 +88,7 @@ impl Downloads<'_> {
                         most = length;
                         patience.reset();
                     }
-                    if let Fault::Transient { problem, .. } = &fault {
+                    if let TransportError::Transient { problem, .. } = &fault {
                         self.observer.note(&format!(
                             "{what}: {problem} ({length} of {} bytes); trying again",
                             file.size
@@ -105,9 +105,9 @@ impl Downloads<'_> {
         &self,
         source: &dyn Source,
         file: &RemoteFile,
-        growing: &mut Growing,
+        growing: &mut PartialFile,
         what: &str,
-    ) -> Result<Checksum, Fault> {
+    ) -> Result<Checksum, TransportError> {
         let mut hasher = file.checksum.hasher(file.size);
         let mut buffer = vec![0; BUFFER];
         growing.file.seek(SeekFrom::Start(0)).map_err(HubError::io(growing.path, "read"))?;
@@ -115,7 +115,7 @@ impl Downloads<'_> {
         while known < growing.length {
             let count = growing.file.read(&mut buffer).map_err(HubError::io(growing.path, "read"))?;
             if count == 0 || self.stop.load(Ordering::Relaxed) {
-                return Err(Fault::transient("stopped"));
+                return Err(TransportError::transient("stopped"));
             }
             hasher.update(&buffer[..count]);
             known += count as u64;
@@ -130,21 +130,23 @@ impl Downloads<'_> {
         }
         loop {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(Fault::transient("stopped"));
+                return Err(TransportError::transient("stopped"));
             }
             let count = match opened.reader.read(&mut buffer) {
                 Ok(0) if growing.length < file.size => {
-                    return Err(Fault::transient("the connection was closed too early"));
+                    return Err(TransportError::transient("the connection was closed too early"));
                 }
                 Ok(0) => return Ok(hasher.finish()),
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Fault::transient(format!("the connection broke: {error}"))),
+                Err(error) => {
+                    return Err(TransportError::transient(format!("the connection broke: {error}")));
+                }
             };
             if count as u64 > file.size - growing.length {
                 let problem = format!("it sends more than the {} bytes that the file has", file.size);
                 growing.restart(self)?;
-                return Err(Fault::Final(HubError::Answer { what: what.to_string(), problem }));
+                return Err(TransportError::Final(HubError::Answer { what: what.to_string(), problem }));
             }
             growing.file.write_all(&buffer[..count]).map_err(HubError::io(growing.path, "write"))?;
             hasher.update(&buffer[..count]);
@@ -187,13 +189,13 @@ impl Downloads<'_> {
 }
 
 /// The unfinished file.
-struct Growing<'a> {
+struct PartialFile<'a> {
     path: &'a Path,
     file: File,
     length: u64,
 }
 
-impl<'a> Growing<'a> {
+impl<'a> PartialFile<'a> {
     /// What is there counts as progress, unless it is longer than the file will be.
     fn open(path: &'a Path, size: u64, downloads: &Downloads<'_>) -> Result<Self> {
         let mut options = OpenOptions::new();

@@ -11,7 +11,7 @@ use ureq::{Agent, Body};
 
 use crate::error::{HubError, Result};
 use crate::settings::{Retry, Settings, Token};
-use crate::source::Fault;
+use crate::source::TransportError;
 
 /// Redirects followed for one request.
 const MOST_REDIRECTS: usize = 8;
@@ -137,7 +137,7 @@ impl Client {
     }
 
     /// One attempt to get `url`, from byte `from` on if that is not 0. `what` names the file in messages.
-    pub(crate) fn get(&self, what: &str, url: &str, from: u64) -> Result<Answer, Fault> {
+    pub(crate) fn get(&self, what: &str, url: &str, from: u64) -> Result<Answer, TransportError> {
         let mut uri = parse_address(what, url)?;
         let mut repository_commit = None;
         for _ in 0..=MOST_REDIRECTS {
@@ -171,14 +171,14 @@ impl Client {
                 status @ (408 | 425 | 429 | 500..=599) => {
                     let retry_after =
                         text("retry-after").and_then(|v| v.parse().ok()).map(Duration::from_secs);
-                    return Err(Fault::Transient {
+                    return Err(TransportError::Transient {
                         problem: format!("{origin} answers {status}"),
                         retry_after,
                     });
                 }
                 status => {
                     let (code, message) = (text("x-error-code"), text("x-error-message"));
-                    return Err(Fault::Final(self.refusal(what, status, code, message, &origin)));
+                    return Err(TransportError::Final(self.refusal(what, status, code, message, &origin)));
                 }
             }
         }
@@ -190,9 +190,9 @@ impl Client {
         &self,
         what: &str,
         stop: &AtomicBool,
-        mut attempt: impl FnMut() -> Result<T, Fault>,
+        mut attempt: impl FnMut() -> Result<T, TransportError>,
     ) -> Result<T> {
-        let mut patience = Patience::new(self.retry);
+        let mut patience = RetryPolicy::new(self.retry);
         loop {
             match attempt() {
                 Ok(value) => return Ok(value),
@@ -230,7 +230,7 @@ impl Client {
                 format!("{origin}, where the hub redirected to, refuses; pull again")
             }
             (_, Some("GatedRepo")) => format!(
-                "access to this model must be asked for: accept its licence at {}/{id}, then pull again with the \
+                "access to this model must be asked for: accept its license at {}/{id}, then pull again with the \
                  access token of that account; {log_in}",
                 self.endpoint
             ),
@@ -239,7 +239,7 @@ impl Client {
             }
             (_, Some("EntryNotFound")) => "there is no such file at this commit".to_string(),
             (403, _) => format!(
-                "access is denied: accept the model's licence at {}/{id} if it has one; {log_in}",
+                "access is denied: accept the model's license at {}/{id} if it has one; {log_in}",
                 self.endpoint
             ),
             (401 | 404, _) => {
@@ -258,12 +258,12 @@ impl Client {
 }
 
 /// Counts failures in a row and waits between them.
-pub(crate) struct Patience {
+pub(crate) struct RetryPolicy {
     retry: Retry,
     failures: u32,
 }
 
-impl Patience {
+impl RetryPolicy {
     pub(crate) fn new(retry: Retry) -> Self {
         Self { retry, failures: 0 }
     }
@@ -274,11 +274,17 @@ impl Patience {
     }
 
     /// Waits before the next attempt, or gives the error that ends it.
-    pub(crate) fn after(&mut self, fault: Fault, what: &str, origin: &str, stop: &AtomicBool) -> Result<()> {
+    pub(crate) fn after(
+        &mut self,
+        fault: TransportError,
+        what: &str,
+        origin: &str,
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let stopped = || HubError::Stopped { what: what.to_string() };
         let (problem, retry_after) = match fault {
-            Fault::Final(error) => return Err(error),
-            Fault::Transient { problem, retry_after } => (problem, retry_after),
+            TransportError::Final(error) => return Err(error),
+            TransportError::Transient { problem, retry_after } => (problem, retry_after),
         };
         if stop.load(Ordering::Relaxed) {
             return Err(stopped());
@@ -308,15 +314,15 @@ impl Patience {
     }
 }
 
-fn answer(what: &str, problem: String) -> Fault {
-    Fault::Final(HubError::Answer { what: what.to_string(), problem })
+fn answer(what: &str, problem: String) -> TransportError {
+    TransportError::Final(HubError::Answer { what: what.to_string(), problem })
 }
 
-fn bad_address(what: &str, url: &str) -> Fault {
+fn bad_address(what: &str, url: &str) -> TransportError {
     answer(what, format!("'{}' is no http or https address", clean(url)))
 }
 
-fn parse_address(what: &str, url: &str) -> Result<Uri, Fault> {
+fn parse_address(what: &str, url: &str) -> Result<Uri, TransportError> {
     url.parse().map_err(|_| bad_address(what, url))
 }
 
@@ -326,7 +332,7 @@ fn clean(text: &str) -> String {
 }
 
 /// The address behind a `Location` header.
-fn redirected(what: &str, from: &Uri, location: &str) -> Result<Uri, Fault> {
+fn redirected(what: &str, from: &Uri, location: &str) -> Result<Uri, TransportError> {
     let scheme = from.scheme_str().unwrap_or("https");
     let authority = from.authority().map_or("", |a| a.as_str());
     let url = if location.contains("://") {
@@ -343,11 +349,11 @@ fn redirected(what: &str, from: &Uri, location: &str) -> Result<Uri, Fault> {
 }
 
 /// What a failure below HTTP means.
-fn fault(what: &str, origin: &Origin, error: ureq::Error) -> Fault {
+fn fault(what: &str, origin: &Origin, error: ureq::Error) -> TransportError {
     match error {
         // What rustls refuses comes as invalid data, during the handshake at least.
         ureq::Error::Io(error) if origin.is_encrypted() && error.kind() == std::io::ErrorKind::InvalidData => {
-            Fault::Final(HubError::Network {
+            TransportError::Final(HubError::Network {
                 what: what.to_string(),
                 origin: origin.to_string(),
                 problem: format!("no secure connection: {error}"),
@@ -359,8 +365,8 @@ fn fault(what: &str, origin: &Origin, error: ureq::Error) -> Fault {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
             answer(what, format!("{origin} cannot be asked: {error}"))
         }
-        ureq::Error::HostNotFound => Fault::transient(format!("the host {} is not found", origin.host)),
-        error => Fault::transient(error.to_string()),
+        ureq::Error::HostNotFound => TransportError::transient(format!("the host {} is not found", origin.host)),
+        error => TransportError::transient(error.to_string()),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::http::{Answer, Client};
 use crate::remote_path::RemotePath;
 use crate::repository::{Commit, RepositoryId, Revision};
 use crate::settings::Settings;
-use crate::source::{Fault, Opened, RemoteFile, Source};
+use crate::source::{Opened, RemoteFile, Source, TransportError};
 
 /// Largest JSON document that is read.
 const MOST_JSON_BYTES: u64 = 64 << 20;
@@ -144,12 +144,13 @@ impl<'a> HubRepository<'a> {
 }
 
 impl Source for HubRepository<'_> {
-    fn open(&self, file: &RemoteFile, from: u64) -> Result<Opened, Fault> {
+    fn open(&self, file: &RemoteFile, from: u64) -> Result<Opened, TransportError> {
         let what = format!("{} {}", self.id, file.path);
         let url =
             format!("{}/{}/resolve/{}/{}", self.client.endpoint(), self.id, self.commit, file.path.in_url());
         let answer = self.client.get(&what, &url, from)?;
-        let problem = |problem: String| Fault::Final(HubError::Answer { what: what.clone(), problem });
+        let problem =
+            |problem: String| TransportError::Final(HubError::Answer { what: what.clone(), problem });
         if let Some(commit) = answer.repository_commit.as_deref().filter(|c| *c != self.commit.as_str()) {
             return Err(problem(format!("it sends commit {commit} where {} was asked", self.commit)));
         }
@@ -210,7 +211,7 @@ fn get_json<T: DeserializeOwned>(
             .with_config()
             .limit(MOST_JSON_BYTES)
             .read_to_vec()
-            .map_err(|error| Fault::transient(format!("the answer breaks off: {error}")))?;
+            .map_err(|error| TransportError::transient(format!("the answer breaks off: {error}")))?;
         let value = serde_json::from_slice(&text).map_err(|error| HubError::Answer {
             what: what.to_string(),
             problem: format!("not the expected JSON ({error}); is {} a hub?", client.endpoint()),

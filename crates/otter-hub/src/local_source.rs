@@ -9,7 +9,7 @@ use crate::error::{HubError, Result};
 use crate::record::{RECORD_FILE, Record};
 use crate::remote_path::RemotePath;
 use crate::repository::{Commit, RepositoryId};
-use crate::source::{Fault, Opened, RemoteFile, Source};
+use crate::source::{Opened, RemoteFile, Source, TransportError};
 
 /// Deepest folder that is looked into.
 const MOST_LEVELS: usize = 16;
@@ -79,7 +79,7 @@ pub(crate) fn commit_of_content(files: &[RemoteFile]) -> Option<Commit> {
 }
 
 impl Source for LocalSource {
-    fn open(&self, file: &RemoteFile, from: u64) -> Result<Opened, Fault> {
+    fn open(&self, file: &RemoteFile, from: u64) -> Result<Opened, TransportError> {
         let path = file.path.below(&self.folder);
         let mut reader = File::open(&path).map_err(HubError::io(&path, "open"))?;
         reader.seek(SeekFrom::Start(from)).map_err(HubError::io(&path, "read"))?;
@@ -103,7 +103,7 @@ impl BlobSource {
 }
 
 impl Source for BlobSource {
-    fn open(&self, _: &RemoteFile, from: u64) -> Result<Opened, Fault> {
+    fn open(&self, _: &RemoteFile, from: u64) -> Result<Opened, TransportError> {
         let mut reader = File::open(&self.blob).map_err(HubError::io(&self.blob, "open"))?;
         reader.seek(SeekFrom::Start(from)).map_err(HubError::io(&self.blob, "read"))?;
         Ok(Opened { start: from, reader: Box::new(reader) })

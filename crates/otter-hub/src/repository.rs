@@ -8,7 +8,7 @@ use crate::error::{HubError, Result};
 /// The branch that is meant where none is named.
 pub const DEFAULT_REVISION: &str = "main";
 
-/// Longest organisation or model name; the hub allows 96 characters for both together.
+/// Longest organization or model name; the hub allows 96 characters for both together.
 const MOST_CHARACTERS: usize = 96;
 
 /// A model repository, `org/name`.
@@ -56,11 +56,11 @@ impl fmt::Display for RepositoryId {
 fn part_problem(part: &str) -> Option<&'static str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if part.is_empty() || part.len() > MOST_CHARACTERS {
-        return Some("organisation and name have 1 to 96 characters each: org/name");
+        return Some("organization and name have 1 to 96 characters each: org/name");
     }
     if !part.chars().all(allowed) {
         return Some(
-            "organisation and name consist of letters, digits, '-', '_' and '.', with one '/' between them",
+            "organization and name consist of letters, digits, '-', '_' and '.', with one '/' between them",
         );
     }
     if part.contains("..") || part.contains("--") {

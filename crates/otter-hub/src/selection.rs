@@ -30,7 +30,7 @@ pub enum Skipped {
     Excluded,
     /// No pattern of `--include` matches.
     NotIncluded,
-    /// Optimiser, scheduler, logs and the like.
+    /// Optimizer, scheduler, logs and the like.
     TrainingState,
     /// Weights for another framework.
     OtherFramework,
@@ -63,7 +63,7 @@ impl Selection {
     /// Divides files into those to take and those to leave.
     ///
     /// # Errors
-    /// When nothing is left to take, or one of several quantised forms must be chosen.
+    /// When nothing is left to take, or one of several quantized forms must be chosen.
     pub fn divide(&self, id: &RepositoryId, files: Vec<RemoteFile>) -> Result<Division> {
         let total = files.len();
         let mut skipped = Vec::new();
@@ -88,7 +88,7 @@ impl Selection {
             let (first, second) = kept.into_iter().partition(|file| !is_second_copy(&file.path, &names));
             kept = first;
             skipped.extend(Vec::into_iter(second).map(|file| (file, Skipped::SecondCopy)));
-            one_quantised_form(id, &kept)?;
+            one_quantized_form(id, &kept)?;
         }
         if kept.is_empty() {
             let shown: Vec<&str> = skipped.iter().take(5).map(|(file, _)| file.path.as_str()).collect();
@@ -217,8 +217,8 @@ fn is_weights(name: &str) -> bool {
     name.ends_with(".safetensors") || name.ends_with(".bin")
 }
 
-/// A repository of quantised forms holds many models in one; taking all of them is never meant.
-fn one_quantised_form(id: &RepositoryId, kept: &[RemoteFile]) -> Result<()> {
+/// A repository of quantized forms holds many models in one; taking all of them is never meant.
+fn one_quantized_form(id: &RepositoryId, kept: &[RemoteFile]) -> Result<()> {
     let forms: Vec<&str> =
         kept.iter().map(|f| f.path.as_str()).filter(|name| name.ends_with(".gguf")).collect();
     let is_one = forms.len() < 2 || forms.iter().all(|name| name.contains("-of-"));
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_several_quantised_forms_must_be_chosen() {
+    fn one_of_several_quantized_forms_must_be_chosen() {
         let id = "a/b".parse().unwrap();
         let many = files(&["m.Q4_0.gguf", "m.Q8_0.gguf"]);
         let error = Selection::default().divide(&id, many).unwrap_err().to_string();

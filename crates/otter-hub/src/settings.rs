@@ -89,7 +89,7 @@ pub struct Settings {
     pub offline: bool,
     /// PEM file with the root certificates to trust.
     pub certificates: Option<PathBuf>,
-    /// Patience with bad connections.
+    /// RetryPolicy with bad connections.
     pub retry: Retry,
 }
 

@@ -20,7 +20,7 @@ pub struct RemoteFile {
 
 /// Why something failed: worth another attempt or not.
 #[derive(Debug)]
-pub(crate) enum Fault {
+pub(crate) enum TransportError {
     /// Another attempt may succeed.
     Transient {
         /// What happened.
@@ -32,13 +32,13 @@ pub(crate) enum Fault {
     Final(HubError),
 }
 
-impl Fault {
+impl TransportError {
     pub(crate) fn transient(problem: impl Into<String>) -> Self {
         Self::Transient { problem: problem.into(), retry_after: None }
     }
 }
 
-impl From<HubError> for Fault {
+impl From<HubError> for TransportError {
     fn from(error: HubError) -> Self {
         Self::Final(error)
     }
@@ -55,7 +55,7 @@ pub(crate) struct Opened {
 /// Where bytes come from.
 pub(crate) trait Source: Sync {
     /// Opens `file` at byte `from`.
-    fn open(&self, file: &RemoteFile, from: u64) -> Result<Opened, Fault>;
+    fn open(&self, file: &RemoteFile, from: u64) -> Result<Opened, TransportError>;
 
     /// For messages: host or folder.
     fn origin(&self) -> String;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 pub use otter_input::TextInput;
 use otter_input::consecutive;
-use otter_nn::{AttentionMask, MediaRows, Real, Tensor};
+use otter_nn::{AttentionMask, Float, MediaRows, Tensor};
 
 use crate::ModelError;
 use crate::config::TextConfig;
@@ -24,7 +24,7 @@ pub struct VisionInput<T = f32> {
     pub slots: Vec<Vec<usize>>,
 }
 
-impl<T: Real> VisionInput<T> {
+impl<T: Float> VisionInput<T> {
     /// Media items of so many `frames` each, one after another in `pixels`; `pixels` and `slots` as in the fields.
     pub fn new(pixels: Tensor<T>, frames: impl IntoIterator<Item = usize>, slots: Vec<Vec<usize>>) -> Self {
         Self { pixels, media_frames: consecutive(frames), slots }

@@ -1,6 +1,6 @@
 //! Whether an input fits the model: lengths, token ids, shapes, frames, places of media.
 
-use otter_nn::{IGNORE_INDEX, Real};
+use otter_nn::{Float, IGNORE_INDEX};
 
 use crate::ModelError;
 use crate::input::{TextInput, VisionInput, check_segments};
@@ -43,7 +43,7 @@ impl Otter {
         Ok(targets)
     }
 
-    pub(crate) fn check_text<T: Real>(
+    pub(crate) fn check_text<T: Float>(
         &self,
         text: &TextInput,
         vision: Option<&VisionInput<T>>,
@@ -98,7 +98,7 @@ impl Otter {
         }
     }
 
-    pub(crate) fn check_vision<T: Real>(&self, vision: &VisionInput<T>) -> Result<(), ModelError> {
+    pub(crate) fn check_vision<T: Float>(&self, vision: &VisionInput<T>) -> Result<(), ModelError> {
         let side = self.config().vision.image_size;
         let shape = vision.pixels.shape();
         let features = [self.config().vision.num_patches(), self.config().vision.hidden_size];
@@ -150,7 +150,7 @@ impl Otter {
     }
 
     /// Place of each media item in its sequence.
-    pub(crate) fn media_times<T: Real>(&self, vision: &VisionInput<T>) -> Result<Vec<usize>, ModelError> {
+    pub(crate) fn media_times<T: Float>(&self, vision: &VisionInput<T>) -> Result<Vec<usize>, ModelError> {
         let mut times = vec![0; vision.media_frames.len()];
         if self.config().perceiver.max_num_media.is_none() {
             return Ok(times);

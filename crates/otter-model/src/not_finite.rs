@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use otter_nn::{NotFinite, Parameters, Real, Tensor};
+use otter_nn::{Float, NotFinite, Parameters, Tensor};
 
 use crate::ModelError;
 use crate::input::{TextInput, VisionInput};
@@ -38,7 +38,7 @@ pub enum NotFiniteCause {
 impl Otter {
     /// The error that says why `what`, which is not finite, is not. Reads all weights, and runs the model again where they
     /// are finite and there is an input to run it on.
-    pub fn not_finite<T: Real>(
+    pub fn not_finite<T: Float>(
         &self,
         parameters: &Parameters<T>,
         vision: Option<&VisionInput<T>>,
@@ -49,7 +49,7 @@ impl Otter {
         ModelError::NotFinite { what, cause }
     }
 
-    fn cause<T: Real>(
+    fn cause<T: Float>(
         &self,
         parameters: &Parameters<T>,
         vision: Option<&VisionInput<T>>,
@@ -78,7 +78,7 @@ impl Otter {
     }
 }
 
-fn bad_frame<T: Real>(vision: &VisionInput<T>) -> Option<NotFiniteCause> {
+fn bad_frame<T: Float>(vision: &VisionInput<T>) -> Option<NotFiniteCause> {
     let pixels = vision.pixels.to_host();
     let size = pixels.len() / pixels.shape().first().copied().unwrap_or(0).max(1);
     let mut frames = pixels.data().chunks(size.max(1)).enumerate();

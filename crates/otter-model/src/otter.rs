@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use otter_nn::layers::cross_entropy::LossSum;
 use otter_nn::layers::rows;
-use otter_nn::{Gradients, IGNORE_INDEX, ParameterSpecs, Parameters, Real, Tensor};
+use otter_nn::{Float, Gradients, IGNORE_INDEX, ParameterSpecs, Parameters, Tensor};
 
 use crate::ModelError;
 use crate::config::OtterConfig;
@@ -25,7 +25,7 @@ pub struct Otter {
     language: LanguageModel,
 }
 
-/// Factor on the sum of token losses before the reverse pass.
+/// Factor on the sum of token losses before the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LossScale {
     /// One over the number of targets of this batch.
@@ -71,11 +71,11 @@ impl Otter {
 
     /// What the tower sees in pixels (frames, 3, side, side): features (frames, patches, width). They can stand in the
     /// place of the pixels in a [`VisionInput`].
-    pub fn vision_features<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
+    pub fn vision_features<T: Float>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
         self.vision.forward(parameters, pixels)
     }
 
-    fn features<T: Real>(&self, parameters: &Parameters<T>, vision: &VisionInput<T>) -> Tensor<T> {
+    fn features<T: Float>(&self, parameters: &Parameters<T>, vision: &VisionInput<T>) -> Tensor<T> {
         if vision.is_features() {
             vision.pixels.to_device(parameters.device())
         } else {
@@ -87,7 +87,7 @@ impl Otter {
     ///
     /// # Errors
     /// Pixels or frames that do not fit the model.
-    pub fn encode_media<T: Real>(
+    pub fn encode_media<T: Float>(
         &self,
         parameters: &Parameters<T>,
         vision: &VisionInput<T>,
@@ -106,14 +106,14 @@ impl Otter {
             let (gathered, group_times) = self.gather(&features, vision, &group, &times);
             let out = self.perceiver.forward(parameters, &gathered, group.len(), frames, &group_times);
             // Each item once: adding to zeros writes.
-            rows::add_to_picked(&mut latents, &out, &numbers(&group), latents_per_item);
+            rows::scatter_add_rows(&mut latents, &out, &numbers(&group), latents_per_item);
         }
         trace("perceiver_out", &latents);
         parameters.device().check()?;
         Ok(latents)
     }
 
-    fn encode_media_saved<T: Real>(
+    fn encode_media_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         vision: &VisionInput<T>,
@@ -140,13 +140,13 @@ impl Otter {
             let (gathered, group_times) = self.gather(&features, vision, &group, &times);
             let (out, perceiver) =
                 self.perceiver.forward_saved(parameters, &gathered, group.len(), frames, &group_times);
-            rows::add_to_picked(&mut latents, &out, &numbers(&group), size);
+            rows::scatter_add_rows(&mut latents, &out, &numbers(&group), size);
             saved_groups.push(GroupSaved { items: group, perceiver });
         }
         Ok((latents, VisionSaved { clip, groups: saved_groups }))
     }
 
-    fn encode_media_backward<T: Real>(
+    fn encode_media_backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: VisionSaved<T>,
@@ -163,11 +163,11 @@ impl Otter {
             .is_some()
             .then(|| Tensor::zeros(&[frames, frame_size / width, width], d_latents.device()));
         for GroupSaved { items, perceiver } in saved.groups {
-            let d_out = rows::picked(d_latents, &numbers(&items), size);
+            let d_out = rows::gather_rows(d_latents, &numbers(&items), size);
             let d_out = d_out.reshape(&[items.len() * size / width, width]);
             let d = self.perceiver.backward(parameters, perceiver, &d_out, d_features.is_some(), gradients);
             if let (Some(total), Some(d)) = (&mut d_features, d) {
-                rows::add_to_picked(total, &d, &frames_of(vision, &items), frame_size);
+                rows::scatter_add_rows(total, &d, &frames_of(vision, &items), frame_size);
             }
         }
         if let (Some(clip), Some(d_features)) = (saved.clip, d_features) {
@@ -175,13 +175,13 @@ impl Otter {
         }
     }
 
-    /// Normalised hidden states (batch * length, width) and, through `trace`, everything on the way. Positions are
+    /// Normalized hidden states (batch * length, width) and, through `trace`, everything on the way. Positions are
     /// 0..length whatever the padding, as in the reference's plain forward pass; in packed rows they restart in every
     /// segment.
     ///
     /// # Errors
     /// Input that does not fit the model.
-    pub fn forward<T: Real>(
+    pub fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         vision: Option<&VisionInput<T>>,
@@ -201,7 +201,7 @@ impl Otter {
     ///
     /// # Errors
     /// As [`Otter::forward`].
-    pub fn loss<T: Real>(
+    pub fn loss<T: Float>(
         &self,
         parameters: &Parameters<T>,
         vision: Option<&VisionInput<T>>,
@@ -220,7 +220,7 @@ impl Otter {
     ///
     /// # Errors
     /// As [`Otter::forward`], and where one is not finite.
-    pub fn log_probabilities<T: Real>(
+    pub fn log_probabilities<T: Float>(
         &self,
         parameters: &Parameters<T>,
         vision: Option<&VisionInput<T>>,
@@ -245,12 +245,12 @@ impl Otter {
     }
 
     /// Loss of `labels` and, added to `gradients`, the gradient of the scaled sum of losses with respect to every trained
-    /// parameter. With `recompute`, decoder layers keep only their input and run again in the reverse pass. Without a
+    /// parameter. With `recompute`, decoder layers keep only their input and run again in the backward pass. Without a
     /// media token in the batch the vision side is skipped: it could influence nothing.
     ///
     /// # Errors
     /// As [`Otter::forward`].
-    pub fn forward_backward<T: Real>(
+    pub fn forward_backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         vision: Option<&VisionInput<T>>,
@@ -290,7 +290,7 @@ impl Otter {
     }
 
     /// Features of a group of media items (rows, width) and the items' places.
-    fn gather<T: Real>(
+    fn gather<T: Float>(
         &self,
         features: &Tensor<T>,
         vision: &VisionInput<T>,
@@ -303,7 +303,7 @@ impl Otter {
         }
         let width = self.config.vision.hidden_size;
         let size = self.config.vision.num_patches() * width;
-        let gathered = rows::picked(features, &frames_of(vision, group), size);
+        let gathered = rows::gather_rows(features, &frames_of(vision, group), size);
         let count = gathered.len() / width;
         (gathered.reshape(&[count, width]), times)
     }

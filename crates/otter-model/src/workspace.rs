@@ -1,16 +1,16 @@
 //! Buffers that a pass takes and gives back, so that a token in steady state allocates nothing on the host, and a layer of
-//! many rows writes memory that the layer before has already touched. A card's allocator does the same by itself.
+//! many rows writes memory that the layer before has already touched. A GPU's allocator does the same by itself.
 
-use otter_nn::{Device, Real, Tensor};
+use otter_nn::{Device, Float, Tensor};
 
 /// Buffers that are free at the moment.
 #[derive(Clone, Debug, Default)]
-pub struct Scratch<T = f32> {
+pub struct Workspace<T = f32> {
     free: Vec<Vec<T>>,
     device: Device,
 }
 
-impl<T: Real> Scratch<T> {
+impl<T: Float> Workspace<T> {
     /// No buffers yet, for tensors on this device.
     pub fn new(device: Device) -> Self {
         Self { free: Vec::new(), device }
@@ -36,7 +36,7 @@ impl<T: Real> Scratch<T> {
         Tensor::from_vec(buffer, shape, self.device)
     }
 
-    /// As [`Scratch::take`], for what only kernels of the host need: nothing on a card.
+    /// As [`Workspace::take`], for what only kernels of the host need: nothing on a GPU.
     pub fn take_for_host(&mut self, len: usize) -> Tensor<T> {
         self.take(&[if self.device == Device::Cpu { len } else { 0 }])
     }
@@ -60,17 +60,17 @@ mod tests {
 
     #[test]
     fn buffers_come_back() {
-        let mut scratch = Scratch::<f32>::new(Device::Cpu);
-        let (small, large) = (scratch.take(&[10]), scratch.take(&[10, 100]));
+        let mut workspace = Workspace::<f32>::new(Device::Cpu);
+        let (small, large) = (workspace.take(&[10]), workspace.take(&[10, 100]));
         let addresses = (small.data().as_ptr(), large.data().as_ptr());
-        scratch.give(small);
-        scratch.give(large);
-        let large = scratch.take(&[9, 100]);
+        workspace.give(small);
+        workspace.give(large);
+        let large = workspace.take(&[9, 100]);
         assert_eq!((large.data().as_ptr(), large.len()), (addresses.1, 900));
-        let small = scratch.take_for_host(8);
+        let small = workspace.take_for_host(8);
         assert_eq!((small.data().as_ptr(), small.len()), (addresses.0, 8));
-        scratch.give(small);
-        assert_eq!(scratch.take(&[20]).data(), [0.0; 20]);
-        assert!(scratch.free.is_empty());
+        workspace.give(small);
+        assert_eq!(workspace.take(&[20]).data(), [0.0; 20]);
+        assert!(workspace.free.is_empty());
     }
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use otter_model::config::{LlamaConfig, OtterConfig};
 use otter_model::generate::{Decoding, GenerationOptions, PromptBatch};
 use otter_model::{Otter, VisionInput};
-use otter_nn::gradient_check::random_tensor;
-use otter_nn::{Device, Parameters, QuantisedFormat, QuantisedMatrix, Weight};
+use otter_nn::testing::gradient_check::random_tensor;
+use otter_nn::{Device, Parameters, QuantizedFormat, QuantizedMatrix, Weight};
 use small_models::{IMAGE, config, other_language_models};
 
 struct Counting;
@@ -70,7 +70,7 @@ fn a_token_in_steady_state_allocates_nothing() {
         let kind = format!("{:?}", config.text);
         config.perceiver.max_num_frames = None;
         let (otter, specs) = Otter::new(&config).expect("sizes are sound");
-        let parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
+        let parameters = Parameters::<f32>::initialize(&specs, 1, Device::Cpu);
         rayon::scope(|_| {
             for decoding in [Decoding::Keep, Decoding::Reference] {
                 let found = allocations(&otter, &parameters, decoding);
@@ -79,10 +79,10 @@ fn a_token_in_steady_state_allocates_nothing() {
             }
         });
     }
-    quantised_matrices_need_no_memory_either();
+    quantized_matrices_need_no_memory_either();
 }
 
-fn quantised_matrices_need_no_memory_either() {
+fn quantized_matrices_need_no_memory_either() {
     let mut config = config();
     config.perceiver.max_num_frames = None;
     let text = LlamaConfig {
@@ -95,19 +95,19 @@ fn quantised_matrices_need_no_memory_either() {
     };
     config.text = text.into();
     let (otter, specs) = Otter::new(&config).expect("sizes are sound");
-    let plain = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
-    for format in QuantisedFormat::ALL {
+    let plain = Parameters::<f32>::initialize(&specs, 1, Device::Cpu);
+    for format in QuantizedFormat::ALL {
         let parameters = Parameters::build(&specs, Device::Cpu, |spec| {
             let weight = plain.by_name(&spec.name).expect("same names").tensor.clone();
             let &[rows, width] = spec.shape.as_slice() else { return Ok(weight) };
             if !spec.narrow || !format.fits(width) {
                 return Ok(weight);
             }
-            let matrix = QuantisedMatrix::from_values(format, &weight.values(), [rows, width], Device::Cpu)?;
-            Ok::<_, otter_nn::quantised::OutOfRange>(Weight::Quantised(matrix))
+            let matrix = QuantizedMatrix::from_values(format, &weight.values(), [rows, width], Device::Cpu)?;
+            Ok::<_, otter_nn::tensor::quantized::OutOfRange>(Weight::Quantized(matrix))
         })
         .expect("values are small");
-        assert!(parameters.quantised_count() > 0);
+        assert!(parameters.quantized_count() > 0);
         rayon::scope(|_| {
             let found = allocations(&otter, &parameters, Decoding::Keep);
             assert!(found[1..].iter().all(|&count| count == 0), "{found:?} with {}", format.name());

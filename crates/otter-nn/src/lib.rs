@@ -1,7 +1,7 @@
 //! Layers with an explicit forward and backward, and the kernels under them.
 //!
-//! The reverse pass is written by hand, layer by layer: `forward` keeps nothing, `forward_saved` returns what the
-//! reverse pass needs as a struct one can read, `backward` returns the input gradient and adds parameter gradients
+//! The backward pass is written by hand, layer by layer: `forward` keeps nothing, `forward_saved` returns what the
+//! backward pass needs as a struct one can read, `backward` returns the input gradient and adds parameter gradients
 //! to [`Gradients`]. Frozen parameters have no buffer there, so their weight gradient is never
 //! computed. Layers hold [`ParameterId`]s, not weights: one set of layers serves `f32` work and the `f64` gradient
 //! checks.
@@ -10,7 +10,7 @@
 //! use otter_nn::{Device, Gradients, Init, Linear, Parameters, ParameterSpecs, Tensor};
 //! let mut specs = ParameterSpecs::default();
 //! let layer = Linear::new(&mut specs, "proj", 3, 2, true, Init::Normal(0.5));
-//! let mut parameters = Parameters::<f32>::initialise(&specs, 7, Device::Cpu);
+//! let mut parameters = Parameters::<f32>::initialize(&specs, 7, Device::Cpu);
 //! parameters.set_trainable(|_| true);
 //! let mut gradients = Gradients::new(&parameters);
 //! let x = Tensor::from_vec(vec![1.0, 2.0, 3.0], &[1, 3], Device::Cpu);
@@ -28,7 +28,6 @@ pub mod tensor;
 pub mod testing;
 
 pub use backend::ActivationKind;
-pub use backend::cpu as kernels;
 pub use layers::attention::{AttentionMask, SelfAttentionCore};
 pub use layers::cross_entropy::CrossEntropy;
 pub use layers::embedding::Embedding;
@@ -38,10 +37,8 @@ pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
 pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
 pub use layers::rotary::{Rotary, rotary_frequencies};
 pub use otter_input::{IGNORE_INDEX, Segment, SegmentError, SegmentProblem, Segments};
-pub use tensor::quantized as quantised;
 pub use tensor::{
-    DType, Device, DeviceError, Gradients, Init, Matrix, NotFinite, Parameter, ParameterId, ParameterSpec,
-    ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, QuantisedView, Real, SharedSlice, Tensor,
-    UnknownDType, Weight, WeightMemory, WeightView, all_finite,
+    DType, Device, DeviceError, Float, Gradients, Init, Matrix, NotFinite, Parameter, ParameterId,
+    ParameterSpec, ParameterSpecs, Parameters, QuantizedFormat, QuantizedMatrix, QuantizedView, SharedSlice,
+    Tensor, UnknownDType, Weight, WeightMemory, WeightView, all_finite,
 };
-pub use testing::gradient_check;

@@ -1,7 +1,7 @@
 //! Tuning: optimizer, schedule, trainer, resume, metrics, memory plan.
 //!
 //! ```text
-//! TrainConfig (TOML, overrides) ─► train() ─► trainer::run: Loader ─► forward and reverse pass ─► guards ─► clip ─► AdamW
+//! TrainConfig (TOML, overrides) ─► train() ─► trainer::run: Loader ─► forward and backward pass ─► guards ─► clip ─► AdamW
 //!                                     │                              └► metrics.jsonl, TensorBoard, progress
 //!                                     └► RunDirectory: config.toml, checkpoints/step-…, exact resume
 //! ```

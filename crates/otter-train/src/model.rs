@@ -37,7 +37,7 @@ pub trait TrainableModel: Sync {
     /// Names of the tables with one row a token, whose rows can be trained one by one.
     fn token_tables(&self) -> Vec<String>;
 
-    /// Largest memory that forward and reverse pass of such a batch need beyond the weights.
+    /// Largest memory that forward and backward pass of such a batch need beyond the weights.
     fn activation_plan(&self, parameters: &Parameters, shape: &BatchShape, recompute: bool) -> Vec<PlanItem>;
 
     /// Writes the model as the directory `directory`, which does not exist yet. `state` is where the run stands.

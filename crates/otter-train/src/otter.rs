@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use otter_checkpoint::{CheckpointConfig, SaveOptions, TrainedPart, load_model, save_model};
 use otter_data::Batch;
 use otter_model::{FreezeRule, LossScale, Otter, VisionInput};
-use otter_nn::{Device, Gradients, Parameters, QuantisedFormat, Tensor, Weight};
+use otter_nn::{Device, Gradients, Parameters, QuantizedFormat, Tensor, Weight};
 
 use crate::config::{Freeze, ModelSection};
 use crate::error::{Result, TrainError};
@@ -27,7 +27,7 @@ pub struct TrainableOtter {
     tokenizer_from: PathBuf,
     features: Option<Mutex<FeatureCache>>,
     /// How large frozen matrices are kept.
-    quantise: Option<QuantisedFormat>,
+    quantize: Option<QuantizedFormat>,
 }
 
 impl TrainableOtter {
@@ -38,12 +38,12 @@ impl TrainableOtter {
     pub fn new(otter: Otter, config: CheckpointConfig, base: &Path) -> Result<Self> {
         let (tokenizer_from, _) = TrainedPart::chain(base)?;
         let base = base.to_path_buf();
-        Ok(Self { otter, config, base, tokenizer_from, features: None, quantise: None })
+        Ok(Self { otter, config, base, tokenizer_from, features: None, quantize: None })
     }
 
     /// Says how large frozen matrices are kept, for those who open the trained part later.
-    pub fn with_quantised_base(mut self, format: Option<QuantisedFormat>) -> Self {
-        self.quantise = format;
+    pub fn with_quantized_base(mut self, format: Option<QuantizedFormat>) -> Self {
+        self.quantize = format;
         self
     }
 
@@ -147,7 +147,7 @@ impl TrainableModel for TrainableOtter {
 
     fn describe_part(&self, directory: &Path) -> Result<()> {
         let base = std::path::absolute(&self.base).map_err(TrainError::io(&self.base, "resolve"))?;
-        Ok(TrainedPart::new(&base, self.quantise).with_input(self.config.input).write(directory)?)
+        Ok(TrainedPart::new(&base, self.quantize).with_input(self.config.input).write(directory)?)
     }
 
     fn restore(&self, parameters: &mut Parameters, directory: &Path) -> Result<()> {

@@ -39,7 +39,7 @@ fn config() -> OtterConfig {
 fn the_plan_is_near_the_measured_peak() {
     let config = config();
     let (otter, specs) = Otter::new(&config).unwrap();
-    let mut parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
+    let mut parameters = Parameters::<f32>::initialize(&specs, 1, Device::Cpu);
     parameters.set_trainable(|name| FreezeRule::Head.is_trainable(&config, name));
     let mut gradients = Gradients::new(&parameters);
     // Zeroed pages are not resident before they are written.

@@ -1,4 +1,4 @@
-//! Writes a contact sheet of the toybox: every colour and shape, then random scenes.
+//! Writes a contact sheet of the toybox: every color and shape, then random scenes.
 //! `cargo run -p otter-dev --example contact_sheet -- sheet.png`
 
 use image::{RgbImage, imageops};
@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for place in 0..80u32 {
         let random = &mut random_stream(1, "sheet", u64::from(place));
         let scene = if place < 48 {
-            // Rows are shapes, columns colours.
+            // Rows are shapes, columns colors.
             let concept = Concept::from_index((place % 8 * 6 + place / 8) as usize);
             Scene::single(Object::anywhere(concept, Size::ALL[place as usize % 2], random))
         } else {

@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         train_full_model: false,
     };
     let (otter, specs) = Otter::new(&config)?;
-    let parameters = Parameters::initialise(&specs, 1, Device::Cpu);
+    let parameters = Parameters::initialize(&specs, 1, Device::Cpu);
     let truth = Truth::read_folder(&folder.path().join("eval"))?;
     let borrowed: Vec<(usize, &Dataset)> =
         datasets.iter().map(|(shots, dataset)| (*shots, dataset)).collect();

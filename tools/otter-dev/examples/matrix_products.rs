@@ -8,8 +8,8 @@ mod peak;
 
 use std::time::Instant;
 
-use gemm::Parallelism;
-use otter_nn::kernels::matmul;
+use ::gemm::Parallelism;
+use otter_nn::backend::cpu::gemm;
 
 /// Rows, inner and outer width: layers of CLIP ViT-L/14 with one image, then those of the mid-size benchmark.
 const SHAPES: [(usize, usize, usize); 9] = [
@@ -44,15 +44,15 @@ fn line((rows, inner, outer): (usize, usize, usize)) {
     let (mut y, mut dx, mut dw) = (filled(rows * outer), filled(rows * inner), filled(outer * inner));
     let sizes = (rows, inner, outer);
     let forward = [
-        rate(sizes, || matmul::times_transposed(&mut y, &x, &w[..], inner, outer, false)),
+        rate(sizes, || gemm::matmul_nt(&mut y, &x, &w[..], inner, outer, false)),
         rate(sizes, || general(&mut y, (&x, inner, 1), (&w, 1, inner), (rows, inner, outer), false)),
     ];
     let input = [
-        rate(sizes, || matmul::times(&mut dx, &dy, &w[..], outer, inner, false)),
+        rate(sizes, || gemm::matmul_nn(&mut dx, &dy, &w[..], outer, inner, false)),
         rate(sizes, || general(&mut dx, (&dy, outer, 1), (&w, inner, 1), (rows, outer, inner), false)),
     ];
     let weight = [
-        rate(sizes, || matmul::add_transposed_times(&mut dw, &dy, &x, outer, inner)),
+        rate(sizes, || gemm::matmul_tn_add(&mut dw, &dy, &x, outer, inner)),
         rate(sizes, || general(&mut dw, (&dy, 1, outer), (&x, inner, 1), (outer, rows, inner), true)),
     ];
     let column = |[ours, gemm]: [f64; 2]| format!("{ours:.0} ({gemm:.0})");
@@ -91,7 +91,7 @@ fn general(
     assert!(c.len() == m * n && end(a, m, k) <= a.0.len() && end(b, k, n) <= b.0.len());
     // SAFETY: the sizes were just checked against the slices; `c` is borrowed mutably, so nothing overlaps.
     unsafe {
-        gemm::gemm(
+        ::gemm::gemm(
             m,
             n,
             k,

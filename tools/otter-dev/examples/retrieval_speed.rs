@@ -11,15 +11,15 @@
 use std::time::Instant;
 
 use otter_mimicit::retrieve::{
-    Ivf, IvfOptions, SearchPlan, TFIDF_WIDTH, TfIdf, Vectors, narrowed, normalise_rows, search_exactly,
+    Ivf, IvfOptions, SearchPlan, TFIDF_WIDTH, TfIdf, Vectors, narrowed, normalize_rows, search_exactly,
 };
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
 
-/// Neighbours whose recall is measured.
+/// Neighbors whose recall is measured.
 const K: usize = 10;
-/// Neighbours searched, as `otter data retrieve --k 10` does.
+/// Neighbors searched, as `otter data retrieve --k 10` does.
 const SEARCHED: usize = 36;
 /// Queries of which the exact answer is computed.
 const CHECKED: usize = 2048;
@@ -28,9 +28,9 @@ const BLOCK: usize = 1 << 14;
 /// Width of the random vectors, and dimensions of the surface they lie near.
 const WIDTH: usize = 384;
 const DIMENSIONS: usize = 24;
-/// Items around each centre, on average.
-const PER_CENTRE: usize = 40;
-/// Deviation of an item from its centre on the surface, and from the surface.
+/// Items around each center, on average.
+const PER_CENTER: usize = 40;
+/// Deviation of an item from its center on the surface, and from the surface.
 const SPREAD: f32 = 0.7;
 const OFF_SURFACE: f32 = 0.8;
 
@@ -85,7 +85,7 @@ fn main() {
 
 /// Unit vectors near a surface, in clusters.
 fn clustered(items: usize) -> Vectors {
-    let centres = (items / PER_CENTRE).max(1);
+    let centers = (items / PER_CENTER).max(1);
     let mut random = ChaCha8Rng::seed_from_u64(3);
     let surface: Vec<f32> = (0..DIMENSIONS * WIDTH).map(|_| noise(&mut random)).collect();
     let scale = (DIMENSIONS as f32).sqrt();
@@ -93,13 +93,13 @@ fn clustered(items: usize) -> Vectors {
         .into_par_iter()
         .flat_map_iter(|item| {
             let mut own = ChaCha8Rng::seed_from_u64(item as u64 + (1 << 40));
-            let mut centre = ChaCha8Rng::seed_from_u64(own.next_u64() % centres as u64);
+            let mut center = ChaCha8Rng::seed_from_u64(own.next_u64() % centers as u64);
             let mut row: Vec<f32> = (0..WIDTH).map(|_| OFF_SURFACE * noise(&mut own)).collect();
             for direction in surface.chunks_exact(WIDTH) {
-                let place = (noise(&mut centre) + SPREAD * noise(&mut own)) / scale;
+                let place = (noise(&mut center) + SPREAD * noise(&mut own)) / scale;
                 row.iter_mut().zip(direction).for_each(|(value, &d)| *value += place * d);
             }
-            normalise_rows(&mut row, WIDTH);
+            normalize_rows(&mut row, WIDTH);
             narrowed(&row)
         })
         .collect();

@@ -22,8 +22,8 @@ fn table(families: &[(&str, Option<bool>, f64, [f64; 4])], n: usize) -> ShotTabl
     ShotTable { shots: shots.clone(), rows: families.iter().map(row).collect() }
 }
 
-/// A small PNG: a filled square or disc on grey, stored without compression.
-fn picture(colour: [u8; 3], round: bool) -> Vec<u8> {
+/// A small PNG: a filled square or disc on gray, stored without compression.
+fn picture(color: [u8; 3], round: bool) -> Vec<u8> {
     let side = 32i32;
     let mut raw = Vec::new();
     for y in 0..side {
@@ -31,7 +31,7 @@ fn picture(colour: [u8; 3], round: bool) -> Vec<u8> {
         for x in 0..side {
             let (dx, dy) = (x - 15, y - 17);
             let inside = if round { dx * dx + dy * dy < 80 } else { dx.abs() < 8 && dy.abs() < 8 };
-            raw.extend(if inside { colour } else { [112, 116, 120] });
+            raw.extend(if inside { color } else { [112, 116, 120] });
         }
     }
     let crc = |bytes: &[u8]| {
@@ -59,8 +59,8 @@ fn picture(colour: [u8; 3], round: bool) -> Vec<u8> {
     png
 }
 
-fn turn(colour: [u8; 3], round: bool, question: &str, answer: &str) -> Turn {
-    Turn { images: vec![picture(colour, round)], question: question.into(), answer: answer.into() }
+fn turn(color: [u8; 3], round: bool, question: &str, answer: &str) -> Turn {
+    Turn { images: vec![picture(color, round)], question: question.into(), answer: answer.into() }
 }
 
 fn report() -> QuickstartReport {

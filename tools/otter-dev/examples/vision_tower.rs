@@ -10,7 +10,7 @@ use std::time::Instant;
 use otter_model::config::VisionConfig;
 use otter_model::vision::ClipVision;
 use otter_nn::{
-    Device, ParameterSpec, ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, Tensor, Weight,
+    Device, ParameterSpec, ParameterSpecs, Parameters, QuantizedFormat, QuantizedMatrix, Tensor, Weight,
 };
 
 fn main() {
@@ -35,15 +35,15 @@ fn measure(repeats: usize, in_blocks: bool) {
     let pixels = uniform("pixels", &[1, 3, side, side], 0.0, 1.5);
     let exact = tower.forward(&parameters, &pixels);
     if in_blocks {
-        let Ok(quantised) = Parameters::build(&specs, Device::Cpu, |spec| {
+        let Ok(quantized) = Parameters::build(&specs, Device::Cpu, |spec| {
             Ok::<_, Infallible>(match spec.shape[..] {
-                [_, width] if spec.name.contains(".layers.") && QuantisedFormat::Q8_0.fits(width) => {
+                [_, width] if spec.name.contains(".layers.") && QuantizedFormat::Q8_0.fits(width) => {
                     in_8_bits(&formula_value(spec))
                 }
                 _ => formula_value(spec).into(),
             })
         });
-        parameters = quantised;
+        parameters = quantized;
     }
     let mut features = tower.forward(&parameters, &pixels);
     let seconds: Vec<f64> = (0..repeats)
@@ -66,8 +66,8 @@ fn measure(repeats: usize, in_blocks: bool) {
 
 fn in_8_bits(values: &Tensor) -> Weight {
     let shape = [values.rows(), values.width()];
-    let matrix = QuantisedMatrix::from_values(QuantisedFormat::Q8_0, values.data(), shape, Device::Cpu);
-    Weight::Quantised(matrix.expect("the formula gives ordinary numbers"))
+    let matrix = QuantizedMatrix::from_values(QuantizedFormat::Q8_0, values.data(), shape, Device::Cpu);
+    Weight::Quantized(matrix.expect("the formula gives ordinary numbers"))
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -77,23 +77,23 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 fn formula_value(spec: &ParameterSpec) -> Tensor {
-    let (centre, amplitude) = match spec.shape.len() {
+    let (center, amplitude) = match spec.shape.len() {
         1 if spec.name.ends_with(".weight") => (1.0, 0.125),
         1 => (0.0, 0.015_625),
         _ => (0.0, 0.031_25),
     };
-    uniform(&spec.name, &spec.shape, centre, amplitude)
+    uniform(&spec.name, &spec.shape, center, amplitude)
 }
 
-/// `centre + amplitude * u` with u in [-1, 1) from a hash of the element's index and the name.
-fn uniform(name: &str, shape: &[usize], centre: f32, amplitude: f32) -> Tensor {
+/// `center + amplitude * u` with u in [-1, 1) from a hash of the element's index and the name.
+fn uniform(name: &str, shape: &[usize], center: f32, amplitude: f32) -> Tensor {
     let seed = name.bytes().fold(0x811C_9DC5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
     let value = |index: usize| {
         let mut x = (index as u32).wrapping_mul(0x9E37_79B1).wrapping_add(seed);
         x = (x ^ (x >> 15)).wrapping_mul(0x85EB_CA77);
         x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE3D);
         x = (x ^ (x >> 16)) >> 8;
-        (x as f32 / 8_388_608.0 - 1.0) * amplitude + centre
+        (x as f32 / 8_388_608.0 - 1.0) * amplitude + center
     };
     Tensor::from_vec((0..shape.iter().product()).map(value).collect(), shape, Device::Cpu)
 }

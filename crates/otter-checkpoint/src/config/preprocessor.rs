@@ -61,7 +61,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "size_divisor",
 ];
 
-/// The processor of a model that takes square images of `image_size` pixels: short side to that size, centre crop, and
+/// The processor of a model that takes square images of `image_size` pixels: short side to that size, center crop, and
 /// the constants that CLIP was trained with. `otter` prepares images in the same way.
 pub fn preprocessor_json(image_size: usize) -> Value {
     json!({

@@ -268,7 +268,7 @@ fn small_files(temporary: &Path, target: &Path, plan: &mut Plan) -> Result<Vec<S
     for directory in &plan.carry_from {
         names.extend(carry(CARRIED, directory, temporary, target)?);
     }
-    if let Some(directory) = &plan.card_from {
+    if let Some(directory) = &plan.gpu_from {
         names.extend(carry(&["README.md"], directory, temporary, target)?);
     }
     let Some(config) = plan.config.clone().filter(|_| plan.verify) else { return Ok(names) };
@@ -327,7 +327,7 @@ fn report(options: &ConvertOptions, plan: Plan, weights: Vec<String>, other: Vec
         special_tokens: plan.special_tokens,
         dropped: plan.dropped,
         created: plan.created,
-        quantised: Vec::new(),
+        quantized: Vec::new(),
         warnings: plan.warnings,
     }
 }

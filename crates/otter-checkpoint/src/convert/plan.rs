@@ -241,7 +241,7 @@ pub(super) const SHARE_OF_COVARIANCE: f64 = 1e-9;
 /// Transformers resizes a table. A token whose row of the output table is the mean has the mean of all logits, so that its
 /// share of the softmax is at most the average one, and the loss rises by at most the logarithm of 1 + new rows / old rows.
 ///
-/// The covariance is never made: a sum of the centred rows, each times a draw from N(0, 1) over the root of their number, has
+/// The covariance is never made: a sum of the centered rows, each times a draw from N(0, 1) over the root of their number, has
 /// it.
 fn mean_rows(entry: &TensorEntry, name: &str, count: usize, stream: &str, seed: u64) -> Result<Vec<f32>> {
     let (height, width) = (entry.shape[0], entry.shape.get(1).copied().unwrap_or(0));
@@ -276,8 +276,8 @@ fn mean_rows(entry: &TensorEntry, name: &str, count: usize, stream: &str, seed: 
     let scale = (SHARE_OF_COVARIANCE / old).sqrt();
     let rows = mixed.chunks_exact(width).zip(&weights);
     let row = |(sums, weight): (&[f64], &f64)| -> Vec<f32> {
-        let centred = sums.iter().zip(&mean).map(|(sum, mean)| mean + scale * (sum - weight * mean));
-        centred.map(|value| value as f32).collect()
+        let centered = sums.iter().zip(&mean).map(|(sum, mean)| mean + scale * (sum - weight * mean));
+        centered.map(|value| value as f32).collect()
     };
     Ok(rows.flat_map(row).collect())
 }

@@ -69,7 +69,7 @@ pub struct ConvertReport {
     pub created: Vec<Created>,
     /// Tensors that became blocks, with what that changed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub quantised: Vec<StoredTensor>,
+    pub quantized: Vec<StoredTensor>,
     /// What a user should know.
     pub warnings: Vec<String>,
 }
@@ -93,7 +93,7 @@ impl ConvertReport {
             self.bytes = stored.iter().map(|tensor| tensor.bytes).sum();
             self.dtypes = count_dtypes(stored.iter().map(|tensor| tensor.dtype.as_str()));
         }
-        self.quantised = stored.into_iter().filter(|tensor| tensor.relative_error.is_some()).collect();
+        self.quantized = stored.into_iter().filter(|tensor| tensor.relative_error.is_some()).collect();
     }
 
     /// What is kept beside the weights: how they came about, without the folders of the machine they were made on.

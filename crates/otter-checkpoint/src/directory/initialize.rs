@@ -1,5 +1,5 @@
 //! A checkpoint of random values, written as a stream: memory stays at some megabytes whatever the model's size. The values
-//! are those that [`otter_nn::Parameters::initialise`] gives a model in memory, in the type of the file.
+//! are those that [`otter_nn::Parameters::initialize`] gives a model in memory, in the type of the file.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,7 +19,7 @@ const CHUNK: usize = 1 << 22;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Initialised {
+pub struct Initialized {
     /// Parameters.
     pub parameters: u64,
     /// Bytes of their elements.
@@ -33,13 +33,13 @@ pub struct Initialised {
 ///
 /// # Errors
 /// When the sizes describe no model, an initial value does not fit the type, the disk is full, or the result does not load.
-pub fn initialise_checkpoint(
+pub fn initialize_checkpoint(
     directory: &Path,
     config: &CheckpointConfig,
     seed: u64,
     options: &SaveOptions<'_>,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Initialised> {
+) -> Result<Initialized> {
     let (_, specs) = Otter::new(&config.model)
         .map_err(|error| CheckpointError::format(&directory.join("config.json"), error.to_string()))?;
     let specs: Vec<&ParameterSpec> = specs.iter().collect();
@@ -71,5 +71,5 @@ pub fn initialise_checkpoint(
         verify_directory(temporary, directory, &[])
     })?;
     let parameters = specs.iter().map(|spec| spec.len() as u64).sum();
-    Ok(Initialised { parameters, bytes: total, warnings })
+    Ok(Initialized { parameters, bytes: total, warnings })
 }

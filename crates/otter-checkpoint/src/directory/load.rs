@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use otter_data::TextTokenizer;
 use otter_model::Otter;
 use otter_nn::{
-    Device, ParameterSpec, Parameters, QuantisedFormat, QuantisedMatrix, SharedSlice, Tensor, Weight,
+    Device, ParameterSpec, Parameters, QuantizedFormat, QuantizedMatrix, SharedSlice, Tensor, Weight,
 };
 
 use crate::config::checkpoint_config::CheckpointConfig;
@@ -84,8 +84,8 @@ impl<E: Plain> SharedSlice<E> for Mapped<E> {
 pub struct LoadOptions<'a> {
     /// Large matrices become blocks of this format, each as it is read: peak memory is the result and some rows. Tables of
     /// tokens, vision tower and resampler get at least eight bits. Without it everything stays as the file has it.
-    pub quantise: Option<QuantisedFormat>,
-    /// Parameters that are not quantised, by name: those that will be trained.
+    pub quantize: Option<QuantizedFormat>,
+    /// Parameters that are not quantized, by name: those that will be trained.
     pub keep: Option<&'a dyn Fn(&str) -> bool>,
 }
 
@@ -104,8 +104,8 @@ pub fn load_model(directory: &Path, device: Device) -> Result<LoadedModel> {
 /// As [`load_model`]; when a value is too large for the scale of a block.
 pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_>) -> Result<LoadedModel> {
     let (base, parts) = TrainedPart::chain(directory)?;
-    let trained_over = TrainedPart::read(directory)?.map(|part| part.quantise()).transpose()?.flatten();
-    let base_options = LoadOptions { quantise: options.quantise.or(trained_over), ..options };
+    let trained_over = TrainedPart::read(directory)?.map(|part| part.quantize()).transpose()?.flatten();
+    let base_options = LoadOptions { quantize: options.quantize.or(trained_over), ..options };
     let mut checkpoint = Checkpoint::open(&base)?;
     checkpoint.config.input = InputRules::of(directory)?;
     let (otter, specs) = Otter::new(&checkpoint.config.model)
@@ -124,18 +124,18 @@ pub fn load_model_with(directory: &Path, device: Device, options: LoadOptions<'_
     Ok(LoadedModel { otter, parameters, tokenizer, config: checkpoint.config, report })
 }
 
-/// The format that a parameter is quantised to, if it is.
-fn format_of(spec: &ParameterSpec, options: LoadOptions<'_>) -> Option<QuantisedFormat> {
-    let wanted = options.quantise?;
-    if options.keep.is_some_and(|keep| keep(&spec.name)) { None } else { quantised_format(spec, wanted) }
+/// The format that a parameter is quantized to, if it is.
+fn format_of(spec: &ParameterSpec, options: LoadOptions<'_>) -> Option<QuantizedFormat> {
+    let wanted = options.quantize?;
+    if options.keep.is_some_and(|keep| keep(&spec.name)) { None } else { quantized_format(spec, wanted) }
 }
 
-/// The format of a parameter where large matrices are to be kept in `wanted`; `None` for what is not quantised.
-pub fn quantised_format(spec: &ParameterSpec, wanted: QuantisedFormat) -> Option<QuantisedFormat> {
+/// The format of a parameter where large matrices are to be kept in `wanted`; `None` for what is not quantized.
+pub fn quantized_format(spec: &ParameterSpec, wanted: QuantizedFormat) -> Option<QuantizedFormat> {
     if !spec.narrow {
         return None;
     }
-    stored_type(&spec.name, &spec.shape, wanted.into()).quantised()
+    stored_type(&spec.name, &spec.shape, wanted.into()).quantized()
 }
 
 /// How [`load_model_with`] will keep a parameter.
@@ -146,7 +146,7 @@ pub enum PlannedWeight {
     /// In 16 bits.
     Half,
     /// In blocks.
-    Quantised(QuantisedFormat),
+    Quantized(QuantizedFormat),
 }
 
 /// How a parameter of a checkpoint will be kept, from its header alone.
@@ -156,13 +156,13 @@ pub fn planned_weight(weights: &Weights, spec: &ParameterSpec, options: LoadOpti
     let kept = options.keep.is_some_and(|keep| keep(&spec.name));
     let blocks = entry.mapped_blocks().filter(|_| !kept).map(|(format, ..)| format);
     match blocks.or_else(|| format_of(spec, options)) {
-        Some(format) => PlannedWeight::Quantised(format),
+        Some(format) => PlannedWeight::Quantized(format),
         None if entry.is_half() => PlannedWeight::Half,
         None => PlannedWeight::Full,
     }
 }
 
-/// The values of a parameter: borrowed from the mapped file, copied in half precision or blocks, quantised, or widened into
+/// The values of a parameter: borrowed from the mapped file, copied in half precision or blocks, quantized, or widened into
 /// memory.
 ///
 /// # Errors
@@ -177,7 +177,7 @@ fn values(
     let entry = weights.get(&spec.name).filter(|_| spec.narrow);
     let kept = options.keep.is_some_and(|keep| keep(&spec.name));
     if let (Some(entry), &[rows, width]) = (entry, &shape[..]) {
-        let matrix = |format, bytes| Weight::Quantised(QuantisedMatrix::new(format, bytes, [rows, width]));
+        let matrix = |format, bytes| Weight::Quantized(QuantizedMatrix::new(format, bytes, [rows, width]));
         let wanted = format_of(spec, options);
         if let Some((format, map, range)) = entry.mapped_blocks().filter(|_| !kept) {
             // What a file has in blocks is kept: making four bits of eight would only lose.
@@ -187,7 +187,7 @@ fn values(
             ));
         }
         if let Some(format) = wanted {
-            let bytes = entry.quantise(&spec.name, format)?;
+            let bytes = entry.quantize(&spec.name, format)?;
             return Ok(matrix(format, Tensor::from_vec(bytes, &[rows, format.row_bytes(width)], device)));
         }
     }

@@ -1,4 +1,4 @@
-//! The trained part of a model beside the name of its base: what a run saves whose frozen part is large or quantised.
+//! The trained part of a model beside the name of its base: what a run saves whose frozen part is large or quantized.
 //!
 //! ```text
 //! trained.safetensors   the trained parameters, 32-bit
@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use otter_nn::{ParameterSpecs, QuantisedFormat};
+use otter_nn::{ParameterSpecs, QuantizedFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
@@ -36,7 +36,7 @@ pub struct TrainedPart {
     format: u32,
     /// Directory of the model that was tuned; a relative one begins at the directory of the part.
     pub base: PathBuf,
-    /// Name of the format that the frozen matrices were quantised to.
+    /// Name of the format that the frozen matrices were quantized to.
     #[serde(default, alias = "quantise", skip_serializing_if = "Option::is_none")]
     quantize: Option<String>,
     /// How inputs were prepared for the training, as `otter_input` of config.json.
@@ -45,9 +45,9 @@ pub struct TrainedPart {
 }
 
 impl TrainedPart {
-    /// A part of a model trained from `base`, its frozen matrices quantised to `quantise`.
-    pub fn new(base: &Path, quantise: Option<QuantisedFormat>) -> Self {
-        let quantize = quantise.map(|format| format.name().to_owned());
+    /// A part of a model trained from `base`, its frozen matrices quantized to `quantize`.
+    pub fn new(base: &Path, quantize: Option<QuantizedFormat>) -> Self {
+        let quantize = quantize.map(|format| format.name().to_owned());
         Self { format: FORMAT, base: base.to_path_buf(), quantize, otter_input: InputRules::default() }
     }
 
@@ -63,15 +63,15 @@ impl TrainedPart {
         self.otter_input
     }
 
-    /// The format that the frozen matrices were quantised to.
+    /// The format that the frozen matrices were quantized to.
     ///
     /// # Errors
     /// When the description names an unknown one.
-    pub fn quantise(&self) -> Result<Option<QuantisedFormat>> {
+    pub fn quantize(&self) -> Result<Option<QuantizedFormat>> {
         let Some(name) = &self.quantize else { return Ok(None) };
-        let found = QuantisedFormat::ALL.into_iter().find(|format| format.name() == name);
+        let found = QuantizedFormat::ALL.into_iter().find(|format| format.name() == name);
         found.map(Some).ok_or_else(|| {
-            let names = QuantisedFormat::ALL.map(QuantisedFormat::name).join(" or ");
+            let names = QuantizedFormat::ALL.map(QuantizedFormat::name).join(" or ");
             CheckpointError::format(
                 Path::new(DESCRIPTION_FILE),
                 format!("`quantize` is `{name}`; expected {names}"),
@@ -195,13 +195,13 @@ mod tests {
     #[test]
     fn the_format_of_the_base_is_remembered() {
         let place = tempfile::tempdir().unwrap();
-        for quantise in [None, Some(QuantisedFormat::Q4K), Some(QuantisedFormat::Q8_0)] {
-            TrainedPart::new(place.path(), quantise).write(place.path()).unwrap();
-            assert_eq!(TrainedPart::read(place.path()).unwrap().unwrap().quantise().unwrap(), quantise);
+        for quantize in [None, Some(QuantizedFormat::Q4K), Some(QuantizedFormat::Q8_0)] {
+            TrainedPart::new(place.path(), quantize).write(place.path()).unwrap();
+            assert_eq!(TrainedPart::read(place.path()).unwrap().unwrap().quantize().unwrap(), quantize);
         }
         let text = r#"{"format": 1, "base": "x", "quantize": "q5_k"}"#;
         fs::write(place.path().join(DESCRIPTION_FILE), text).unwrap();
-        let error = TrainedPart::read(place.path()).unwrap().unwrap().quantise().unwrap_err().to_string();
+        let error = TrainedPart::read(place.path()).unwrap().unwrap().quantize().unwrap_err().to_string();
         assert!(error.contains("q5_k") && error.contains("q4_k"), "{error}");
     }
 

@@ -21,7 +21,7 @@ const SECONDS_OF_A_DAY: u64 = 24 * 3600;
 /// What the card says beyond what the files show.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ModelCard {
-    /// Licence identifier of the front matter; `unknown` when not given.
+    /// License identifier of the front matter; `unknown` when not given.
     pub license: Option<String>,
     /// What the model was made from: a hub id, or the name of a directory.
     pub base_model: Option<String>,

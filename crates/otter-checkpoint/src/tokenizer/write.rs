@@ -35,7 +35,7 @@ impl TokenOrder {
         }
     }
 
-    /// The order that gives these ids, where `<PAD>` and `<answer>` are neighbours behind `<image>`.
+    /// The order that gives these ids, where `<PAD>` and `<answer>` are neighbors behind `<image>`.
     pub fn of(special: &SpecialTokens) -> Option<Self> {
         let (image, answer, pad) = (special.image, special.answer, special.pad);
         match (answer.checked_sub(image), pad.checked_sub(image)) {

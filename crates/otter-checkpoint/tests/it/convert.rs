@@ -840,21 +840,21 @@ fn blocks_of_a_gguf_file_are_copied() {
             let second = path("second.gguf");
             let report = run(&ConvertOptions { quantization: again, ..ConvertOptions::new(&first, &second) });
             assert!(raw(&second) == raw(&first), "{quantization:?} {again:?}");
-            assert!(report.quantised.is_empty());
+            assert!(report.quantized.is_empty());
         }
     }
     // Fewer bits are made where they are asked for, and floats too.
     let wide = path("wide.gguf");
     let options = ConvertOptions::new(path("first.gguf"), &wide);
     let report = run(&ConvertOptions { quantization: Some(DType::Q4_0), ..options.clone() });
-    assert!(!report.quantised.is_empty());
+    assert!(!report.quantized.is_empty());
     convert(&ConvertOptions { quantization: Some(DType::F32), ..options }, &mut |_| {}).unwrap();
     assert!(raw(&wide).values().all(|(dtype, _)| *dtype == StoredDType::F32));
 }
 
-/// Optimiser state goes, weights stay; the wrapper prefix too.
+/// Optimizer state goes, weights stay; the wrapper prefix too.
 #[test]
-fn optimiser_state_is_pruned() {
+fn optimizer_state_is_pruned() {
     let place = tempfile::tempdir().unwrap();
     for name in ["pruned.pt", "pruned.safetensors"] {
         let out = place.path().join(name);

@@ -217,7 +217,7 @@ fn llama() {
 
 /// Metadata says nothing of the scaling of LLaMA 3: its factors are a tensor.
 #[test]
-fn llama_3_is_recognised_by_its_factors() {
+fn llama_3_is_recognized_by_its_factors() {
     let metadata = |base: f32| {
         vec![
             ("general.architecture", Meta::Text("llama")),

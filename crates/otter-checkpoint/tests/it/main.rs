@@ -11,7 +11,7 @@ mod hostile_files;
 mod hostile_gguf;
 mod inject;
 mod inspect;
-mod quantised_weights;
+mod quantized_weights;
 mod save_and_load;
 mod tokenizer_variants;
 mod tokenizers;

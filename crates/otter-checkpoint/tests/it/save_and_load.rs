@@ -3,7 +3,7 @@
 use crate::common::convert;
 use otter_checkpoint::{
     Checkpoint, CheckpointConfig, DType, NamedTensor, SaveOptions, StoredDType, WeightForm, Weights,
-    initialise_checkpoint, save_checkpoint,
+    initialize_checkpoint, save_checkpoint,
 };
 use otter_model::Otter;
 use otter_model::config::OtterConfig;
@@ -284,7 +284,7 @@ fn a_copy_of_a_tied_model_is_tied() {
     let config = tied(&one);
     assert!(config.model.tie_word_embeddings);
     let options = SaveOptions::default();
-    let made = initialise_checkpoint(&copy, &config, 1, &options, &mut |_, _| {}).unwrap();
+    let made = initialize_checkpoint(&copy, &config, 1, &options, &mut |_, _| {}).unwrap();
     let count = |directory: &Path| {
         let weights = Weights::open(directory).unwrap();
         weights.names().map(|name| weights.get(name).unwrap().elements() as u64).sum::<u64>()
@@ -319,7 +319,7 @@ fn random_values_replace_only_what_they_can() {
     fs::write(bad.join("tokenizer.json"), "{}").unwrap();
     let config = Checkpoint::config_like(&crate::common::golden("llama/checkpoint")).unwrap();
     let options = SaveOptions { tokenizer_from: Some(&bad), ..SaveOptions::default() };
-    let made = initialise_checkpoint(&out, &config, 1, &options, &mut |_, _| {});
+    let made = initialize_checkpoint(&out, &config, 1, &options, &mut |_, _| {});
     assert!(made.unwrap_err().to_string().contains("does not load"));
     assert!(Weights::open(&out).unwrap().get("d").is_some());
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 2);
@@ -331,9 +331,9 @@ fn initial_values_are_the_same_in_a_file_and_in_memory() {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path().join("random");
     let config = Checkpoint::config_like(&crate::common::golden("llama/checkpoint")).unwrap();
-    initialise_checkpoint(&directory, &config, 7, &SaveOptions::default(), &mut |_, _| {}).unwrap();
+    initialize_checkpoint(&directory, &config, 7, &SaveOptions::default(), &mut |_, _| {}).unwrap();
     let (_, specs) = Otter::new(&config.model).unwrap();
-    let parameters = Parameters::<f32>::initialise(&specs, 7, Device::Cpu);
+    let parameters = Parameters::<f32>::initialize(&specs, 7, Device::Cpu);
     let weights = Weights::open(&directory).unwrap();
     assert_eq!(weights.len(), specs.len());
     for parameter in parameters.iter() {

@@ -44,7 +44,7 @@ pub struct Parity {
     /// Which parameters are trained: head, v0.1, or patterns separated by commas.
     #[arg(long, default_value = "head")]
     pub trainable: String,
-    /// Recompute decoder layers in the reverse pass.
+    /// Recompute decoder layers in the backward pass.
     #[arg(long)]
     pub recompute: bool,
     /// Where it computes, and how.

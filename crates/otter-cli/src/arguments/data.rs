@@ -24,9 +24,9 @@ pub enum Data {
     /// Write data sets in another form; order, records, contexts and image bytes stay the same.
     #[command(after_help = "Examples:
   otter data convert LADD_instructions.json --images LA.parquet --train LADD_train.json --group IMAGE_TEXT \\
-    --to layout --out data/LADD
+    --to otter-dataset --out data/LADD
   otter data convert data/LADD --to parquet --out published
-  otter data convert train.yaml --to layout --out data --only-referenced
+  otter data convert train.yaml --to otter-dataset --out data --only-referenced
   otter data convert recipes/toybox.toml --set TOYATTR --to tar --out tars
 Then:
   otter data show --config data/data.yaml --model DIR --index 0")]
@@ -112,8 +112,8 @@ pub struct DataVerify {
     /// Merge images that look the same (equal pixels and transparency) and records of equal content in the repaired copy.
     #[arg(long, requires = "fix", conflicts_with = "ids_only")]
     pub dedupe: bool,
-    /// Form of the repaired copy: layout, json, parquet, folder or tar.
-    #[arg(long, value_name = "FORM", requires = "fix", default_value = "layout")]
+    /// Form of the repaired copy: otter-dataset, json, parquet, folder or tar.
+    #[arg(long, value_name = "FORM", requires = "fix", default_value = "otter-dataset")]
     pub form: String,
     /// Write the report as one HTML page with histograms and pictures.
     #[arg(long, value_name = "FILE")]
@@ -143,19 +143,19 @@ pub struct DataStats {
 /// Arguments of `data convert`.
 #[derive(Debug, Args)]
 pub struct DataConvert {
-    /// An instruction JSON, a directory of our own layout, an original YAML data list, or a training configuration.
+    /// An instruction JSON, a directory of the format otter-dataset, an original YAML data list, or a training configuration.
     #[arg(value_name = "SRC")]
     pub source: PathBuf,
-    /// Form to write: layout, json, parquet, folder or tar.
+    /// Form to write: otter-dataset, json, parquet, folder or tar.
     #[arg(long, value_name = "FORM", value_parser = parse_form)]
     pub to: OutputForm,
-    /// Directory to write to; several sets in the form layout get one each inside it.
+    /// Directory to write to; several sets in the form otter-dataset get one each inside it.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Name of the data set (default: that of the source).
     #[arg(long)]
     pub name: Option<String>,
-    /// Images of an instruction JSON: JSON, parquet, tar, folder or layout.
+    /// Images of an instruction JSON: JSON, parquet, tar, folder or otter-dataset.
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
     /// Train JSON of an instruction JSON: which ids are samples, with which context.
@@ -190,6 +190,8 @@ pub struct DataConvert {
 /// For any other name, with the known ones.
 pub fn parse_form(text: &str) -> Result<OutputForm, String> {
     let known = OutputForm::ALL.map(OutputForm::name).join(", ");
+    // The name that the form had at first.
+    let text = if text == "layout" { "otter-dataset" } else { text };
     OutputForm::ALL.into_iter().find(|form| form.name() == text).ok_or(format!("use one of {known}"))
 }
 
@@ -235,13 +237,13 @@ pub enum RetrieveBy {
     Text,
     /// Similar first pictures (I2I).
     Image,
-    /// The same scene: rel_ins_ids, then the same images, then neighbouring frames.
+    /// The same scene: rel_ins_ids, then the same images, then neighboring frames.
     Scene,
     /// At random.
     Random,
 }
 
-/// How neighbours are searched.
+/// How neighbors are searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum RetrieveIndex {
     /// Every query against every item.

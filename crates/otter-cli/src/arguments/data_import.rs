@@ -88,8 +88,8 @@ pub struct DataImport {
     /// Directory of the data set.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Form of the data set: layout, json, parquet, folder or tar.
-    #[arg(long, default_value = "layout", value_name = "FORM", value_parser = parse_form)]
+    /// Form of the data set: otter-dataset, json, parquet, folder or tar.
+    #[arg(long, default_value = "otter-dataset", value_name = "FORM", value_parser = parse_form)]
     pub to: OutputForm,
     /// Name of the data set; ids of own tables and of LLaVA begin with it (default: the source's code).
     #[arg(long)]

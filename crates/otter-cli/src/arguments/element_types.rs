@@ -1,7 +1,7 @@
 //! Element types as values of options: one type of the library, and what each option takes of it.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use otter_nn::{DType, QuantisedFormat};
+use otter_nn::{DType, QuantizedFormat};
 
 /// A value, its name and what help says of it.
 type Choices<T> = &'static [(T, &'static str, &'static str)];
@@ -42,9 +42,9 @@ pub fn stored() -> impl TypedValueParser<Value = DType> {
 }
 
 /// Blocks that weights are kept in.
-pub fn blocks() -> impl TypedValueParser<Value = QuantisedFormat> {
+pub fn blocks() -> impl TypedValueParser<Value = QuantizedFormat> {
     one_of(&[
-        (QuantisedFormat::Q8_0, "q8_0", "8.5 bits a weight"),
-        (QuantisedFormat::Q4K, "q4_k", "4.5 bits a weight; tables of tokens, vision tower and resampler 8.5"),
+        (QuantizedFormat::Q8_0, "q8_0", "8.5 bits a weight"),
+        (QuantizedFormat::Q4K, "q4_k", "4.5 bits a weight; tables of tokens, vision tower and resampler 8.5"),
     ])
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use otter_nn::{DType, QuantisedFormat};
+use otter_nn::{DType, QuantizedFormat};
 
 use super::{ImageRuleArguments, element_types};
 
@@ -111,10 +111,10 @@ pub struct BeamArguments {
 /// Where a command computes.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceArguments {
-    /// Where to compute: cpu, cuda, or cuda:N of several cards. A card needs a build with the feature `cuda`.
+    /// Where to compute: cpu, cuda, or cuda:N of several GPUs. A GPU needs a build with the feature `cuda`.
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     pub device: String,
-    /// On a card: products in f32, or of factors rounded to bfloat16 with sums in f32.
+    /// On a GPU: products in f32, or of factors rounded to bfloat16 with sums in f32.
     #[arg(long, default_value_t = DType::F32, value_parser = element_types::products())]
     pub dtype: DType,
 }
@@ -128,7 +128,7 @@ pub struct ModelArguments {
     /// Keep the large matrices in blocks of 8 or 4 bits: less memory, faster answers, slightly different ones. A GGUF file
     /// made by `otter convert --format gguf` starts faster and needs no option.
     #[arg(long = "quantize", alias = "quantise", value_name = "FORMAT", value_parser = element_types::blocks())]
-    pub quantise: Option<QuantisedFormat>,
+    pub quantize: Option<QuantizedFormat>,
     /// Where it computes, and how.
     #[command(flatten)]
     pub device: DeviceArguments,

@@ -70,7 +70,7 @@ pub struct Train {
     /// Where the run computes: cpu, cuda, or cuda:N (train.device).
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// On a card: f32, or products of factors rounded to bf16 (train.dtype).
+    /// On a GPU: f32, or products of factors rounded to bf16 (train.dtype).
     #[arg(long, value_parser = element_types::products())]
     pub dtype: Option<DType>,
     /// Print the memory plan, from the headers of the files alone, and stop.

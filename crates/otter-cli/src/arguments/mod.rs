@@ -47,7 +47,7 @@ Another form of the same model:
   otter convert DIR --out DIR16 --dtype bf16 --keep-f32 norms,gates
   otter convert DIR --out DIR1 --shard-size 100GB          one file
   otter convert DIR --out DIRBIN --format bin              what torch.load opens
-  otter convert DIR --out model.gguf --quantize q4_k       one quantised file
+  otter convert DIR --out model.gguf --quantize q4_k       one quantized file
   otter convert DIR --out DIRPY --transformers             with the Python module for Transformers
 OpenFlamingo v1 or v2 (the trained part) to an Otter, and back:
   otter convert checkpoint.pt --base-lm mpt-7b --base-vision clip-vit-large-patch14 --out DIR
@@ -55,7 +55,7 @@ OpenFlamingo v1 or v2 (the trained part) to an Otter, and back:
 A plain language model to an Otter that is to be trained:
   otter convert --inject llama-2-7b --base-vision clip-vit-large-patch14 --cross-attn-every 4 --out DIR
   otter convert --inject mpt-7b-instruct --base-vision CLIP --overlay checkpoint.pt --out DIR
-A partial checkpoint over its base, adapters, deltas, optimiser state:
+A partial checkpoint over its base, adapters, deltas, optimizer state:
   otter convert BASE --overlay final_weights.pt --out DIR
   otter convert DIR --merge-lora --out MERGED
   otter convert llama-7b --delta vicuna-7b-delta --out vicuna-7b

@@ -1,4 +1,4 @@
-//! What an answer and a score depend on, through the command line: not on neighbours in a batch, on the text as it is
+//! What an answer and a score depend on, through the command line: not on neighbors in a batch, on the text as it is
 //! joined, on the checkpoint's own settings where no option is given, and on nothing in silence.
 
 use std::ffi::OsString;

@@ -277,11 +277,11 @@ fn tokenizers_are_checked() {
 
 #[test]
 fn images_and_placeholders_must_match() {
-    let (wide, grey) = (golden("images/wide.png"), golden("images/grey.png"));
+    let (wide, gray) = (golden("images/wide.png"), golden("images/grey.png"));
     let model = golden("llama/checkpoint");
     let run = |prompt: &str, images: usize| {
         let mut arguments = arguments!["generate", "--model", model, "--prompt", prompt].to_vec();
-        for image in [&wide, &grey].into_iter().take(images) {
+        for image in [&wide, &gray].into_iter().take(images) {
             arguments.extend(["--image".into(), image.into()]);
         }
         otter(&arguments)
@@ -303,7 +303,7 @@ fn images_and_placeholders_must_match() {
         "--image",
         wide,
         "--image",
-        grey,
+        gray,
         "--image",
         wide
     ])
@@ -447,7 +447,7 @@ fn devices_that_are_not_there_are_refused() {
     };
     on("tpu", "f32").error(&["--device tpu", "`tpu` is no device", "`cuda:0`"]);
     on("cuda:x", "f32").error(&["`cuda:x` is no device"]);
-    on("cpu", "bf16").error(&["bf16 needs a card"]);
+    on("cpu", "bf16").error(&["bf16 needs a GPU"]);
     if !cfg!(feature = "cuda") {
         on("cuda", "f32").error(&["--device cuda", "--features cuda", "docs/cuda.md"]);
     }

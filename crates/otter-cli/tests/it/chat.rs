@@ -52,8 +52,8 @@ fn generated(prompt: &str, images: &[&str]) -> String {
 /// The transcript that the model sees is the original's template, with each image in front of its question.
 #[test]
 fn turns_build_the_template() {
-    let (boat, grey) = (image("wide.png"), image("grey.png"));
-    let run = chat(&format!("/image {boat}\nWhat is it?\n/image {grey}\nAnd this?\nSure?\n"), &[]);
+    let (boat, gray) = (image("wide.png"), image("grey.png"));
+    let run = chat(&format!("/image {boat}\nWhat is it?\n/image {gray}\nAnd this?\nSure?\n"), &[]);
     let said = answers(&run);
     assert_eq!(said.len(), 3, "{run:#?}");
     let first = "<image>User:What is it? GPT:<answer>";

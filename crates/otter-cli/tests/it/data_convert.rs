@@ -7,7 +7,7 @@ use crate::common::{Run, golden, otter};
 use otter_data::ImageTable;
 use serde_json::{Value, json};
 
-const FORMS: [&str; 5] = ["layout", "json", "parquet", "folder", "tar"];
+const FORMS: [&str; 5] = ["otter-dataset", "json", "parquet", "folder", "tar"];
 
 fn read(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -66,7 +66,7 @@ fn json_to_any_form_and_back_is_the_same() {
         let there = place.path().join(form);
         convert(&source, form, &there, &given).success();
         let back = place.path().join(format!("{form} back"));
-        if form == "layout" {
+        if form == "otter-dataset" {
             convert(&there, "json", &back, &[]).success();
         } else {
             let image_name = match form {
@@ -114,21 +114,21 @@ fn what_cannot_be_converted_is_named() {
     )
     .unwrap();
     let given = ["--images", images.to_str().unwrap()];
-    convert(&source, "layout", &out, &[]).error(&["wrong", "A_instructions.json", "bad_record"]);
+    convert(&source, "otter-dataset", &out, &[]).error(&["wrong", "A_instructions.json", "bad_record"]);
     convert(&source, "tar", &out, &given).error(&["../z"]);
     assert!(std::fs::read_dir(&out).unwrap().next().is_none(), "nothing half-written stays");
 
-    let run = convert(&source, "layout", &out, &[given[0], given[1], "--skip-bad"]).json();
+    let run = convert(&source, "otter-dataset", &out, &[given[0], given[1], "--skip-bad"]).json();
     assert_eq!(run["sets"][0]["records"], 1);
     assert_eq!(run["sets"][0]["skipped"]["bad_record"], 1);
     assert!(run["sets"][0]["examples"][0].as_str().unwrap().contains("wrong"));
-    convert(&source, "layout", &out, &["--skip-bad"]).error(&["manifest.json", "already"]);
-    convert(&out, "layout", &out, &["--overwrite"]).error(&["out"]);
+    convert(&source, "otter-dataset", &out, &["--skip-bad"]).error(&["manifest.json", "already"]);
+    convert(&out, "otter-dataset", &out, &["--overwrite"]).error(&["out"]);
     let more = [given[0], given[1], "--skip-bad", "--overwrite", "--only-referenced"];
-    let run = convert(&source, "layout", &out, &more).json();
+    let run = convert(&source, "otter-dataset", &out, &more).json();
     assert_eq!((&run["sets"][0]["images"], &run["sets"][0]["unreferenced_images"]), (&json!(1), &json!(3)));
 
-    convert(&source, "zip", &out, &[]).usage("layout, json, parquet, folder, tar");
+    convert(&source, "zip", &out, &[]).usage("otter-dataset, json, parquet, folder, tar");
     convert(&source, "json", &out, &["--shard-size", "5GB"]).error(&["5000000000", "2 GiB"]);
     convert(&golden("data/train_json.yaml"), "json", &out, &["--set", "NONE"])
         .error(&["NONE", "train_json.yaml"]);

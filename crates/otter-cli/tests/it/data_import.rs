@@ -91,7 +91,7 @@ fn a_csv_and_the_same_as_json_lines() {
     let before = files(&out);
     run("table.jsonl", &["--to", "json", "--overwrite"]).success();
     assert_eq!(files(&out), before);
-    // The layout.
+    // The form otter-dataset.
     fs::remove_dir_all(&out).unwrap();
     run("table.csv", &[]).success();
     let records = InstructionTable::open(&out).unwrap();
@@ -152,11 +152,11 @@ fn languages_of_a_table_are_kept_told_and_chosen_in_every_form() {
                 a.png,OK?,OK.,de\na.png,OK?,No.,pt\na.png,What is this?,A cup.,\n";
     table(place.path(), text.as_bytes(), &[]).success();
     let mut source = place.path().join("out");
-    for form in ["json", "parquet", "folder", "tar", "layout"] {
+    for form in ["json", "parquet", "folder", "tar", "otter-dataset"] {
         let out = place.path().join(form);
         otter(&arguments!["data", "convert", source, "--to", form, "--out", out, "--group", "IMAGE_TEXT"])
             .success();
-        source = if form == "layout" { out } else { out.join("T_instructions.json") };
+        source = if form == "otter-dataset" { out } else { out.join("T_instructions.json") };
         let report = otter(&arguments!["data", "stats", source, "--group", "TEXT_ONLY", "--json"]).json();
         let rows = report["languages"].as_array().unwrap().iter();
         let rows: BTreeMap<&str, [u64; 2]> = rows
@@ -242,7 +242,7 @@ fn wrong_arguments_are_named() {
         "`instruction`",
         "question",
     ]);
-    import("own", place.path(), &["--annotations", &table, "--to", "zip"]).usage("layout, json");
+    import("own", place.path(), &["--annotations", &table, "--to", "zip"]).usage("otter-dataset, json");
     import("own", place.path(), &["--annotations", &table, "--fps", "1", "--frames", "3"])
         .usage("cannot be used with");
     import("sd", place.path(), &["--annotations", &table]).error(&["--images DIR"]);

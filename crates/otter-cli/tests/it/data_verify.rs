@@ -125,7 +125,7 @@ fn strict_stops_at_the_first_error() {
 #[test]
 fn a_repaired_copy_is_sound() {
     let data = Data::new();
-    for (form, out) in [("layout", "a"), ("json", "b"), ("parquet", "c")] {
+    for (form, out) in [("otter-dataset", "a"), ("json", "b"), ("parquet", "c")] {
         let out = data.path(out);
         let run =
             data.verify(&["--fix", "--dedupe", "--form", form, "--out", out.to_str().unwrap(), "--json"]);

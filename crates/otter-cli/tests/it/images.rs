@@ -50,7 +50,7 @@ impl Place {
     }
 }
 
-/// A picture without symmetry, in few colours.
+/// A picture without symmetry, in few colors.
 fn picture(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (right, low) = (3 * x >= 2 * width, 4 * y >= height);
@@ -96,15 +96,15 @@ fn an_animation_is_its_first_frame() {
 }
 
 #[test]
-fn pixel_types_become_colours() {
+fn pixel_types_become_colors() {
     let place = Place::new();
-    let colour = picture(50, 37);
-    let expected = score(&place.save("colour.png", colour.clone()));
+    let color = picture(50, 37);
+    let expected = score(&place.save("colour.png", color.clone()));
     let to = |name: &str, image: DynamicImage| score(&place.save(name, image));
 
     // Alpha is dropped, not blended.
     let alpha = ImageBuffer::from_fn(50, 37, |x, y| {
-        let Rgb([r, g, b]) = *colour.get_pixel(x, y);
+        let Rgb([r, g, b]) = *color.get_pixel(x, y);
         Rgba([r, g, b, (5 * x) as u8])
     });
     assert_eq!(to("alpha.png", DynamicImage::ImageRgba8(alpha.clone())), expected);
@@ -112,18 +112,18 @@ fn pixel_types_become_colours() {
 
     // Of 16 bits the high byte counts.
     let deep =
-        ImageBuffer::from_fn(50, 37, |x, y| Rgb(colour.get_pixel(x, y).0.map(|v| u16::from(v) * 256 + 77)));
+        ImageBuffer::from_fn(50, 37, |x, y| Rgb(color.get_pixel(x, y).0.map(|v| u16::from(v) * 256 + 77)));
     assert_eq!(to("deep.png", DynamicImage::ImageRgb16(deep)), expected);
-    let deep_grey = ImageBuffer::from_fn(50, 37, |x, _| Luma([x as u16 * 1000]));
-    to("deep_grey.png", DynamicImage::ImageLuma16(deep_grey));
+    let deep_gray = ImageBuffer::from_fn(50, 37, |x, _| Luma([x as u16 * 1000]));
+    to("deep_grey.png", DynamicImage::ImageLuma16(deep_gray));
 
-    // Grey is repeated in all three channels.
-    let grey = DynamicImage::from(colour).to_luma8();
-    let repeated = RgbImage::from_fn(50, 37, |x, y| Rgb([grey.get_pixel(x, y).0[0]; 3]));
-    assert_eq!(to("grey.png", grey.into()), to("repeated.png", repeated.into()));
+    // Gray is repeated in all three channels.
+    let gray = DynamicImage::from(color).to_luma8();
+    let repeated = RgbImage::from_fn(50, 37, |x, y| Rgb([gray.get_pixel(x, y).0[0]; 3]));
+    assert_eq!(to("grey.png", gray.into()), to("repeated.png", repeated.into()));
 }
 
-/// The decoded pixels of the original's reader, saved as plain colours, give the same as the file itself.
+/// The decoded pixels of the original's reader, saved as plain colors, give the same as the file itself.
 #[test]
 fn golden_files_equal_their_recorded_pixels() {
     let place = Place::new();

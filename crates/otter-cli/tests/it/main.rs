@@ -6,8 +6,6 @@ mod common;
 
 mod answers;
 mod bad_input;
-#[cfg(feature = "emulate")]
-mod card;
 mod chat;
 mod convert;
 mod data_convert;
@@ -18,6 +16,8 @@ mod data_verify;
 mod golden_generate;
 mod golden_language_models;
 mod golden_parity;
+#[cfg(feature = "emulate")]
+mod gpu;
 #[path = "../../../otter-hub/tests/it/common/mod.rs"]
 #[expect(dead_code, reason = "only a part is used here")]
 mod hub;

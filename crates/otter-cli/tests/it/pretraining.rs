@@ -12,7 +12,7 @@ const PICTURES: [(&str, &str); 4] = [
     ("photo.jpg", "a photo"),
     ("wide.png", "something wide"),
     ("tall.png", "something tall"),
-    ("grey.png", "all grey"),
+    ("grey.png", "all gray"),
 ];
 
 fn picture(name: &str) -> Vec<u8> {

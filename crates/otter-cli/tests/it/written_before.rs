@@ -107,3 +107,15 @@ fn a_configuration_a_data_set_and_models_open() {
         &[-9.693620681762695, -8.88480281829834, -6.871167182922363, -2.2863025665283203],
     );
 }
+
+#[test]
+fn the_first_name_of_our_format_is_understood() {
+    let place = place();
+    let set = place.path().join("A_instructions.json");
+    let record = serde_json::json!({ "instruction": "?", "answer": "!", "image_ids": [], "rel_ins_ids": [] });
+    let text = serde_json::json!({ "meta": {}, "data": { "A_1": record } }).to_string();
+    std::fs::write(&set, text).unwrap();
+    let out = place.path().join("out");
+    otter(&arguments!["data", "convert", set, "--to", "layout", "--out", out]).success();
+    assert!(out.join("manifest.json").exists());
+}

@@ -7,14 +7,14 @@ mod operations;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use otter_nn::backend::{Accelerator, AdamWStep, CardBuffer, CardMemory, CardTransfers, Moments, Optimizer};
-use otter_nn::{Device, DeviceError, QuantisedView, Rotary, Tensor};
+use otter_nn::backend::{Accelerator, AdamWStep, GpuBuffer, GpuMemory, GpuTransfers, Moments, Optimizer};
+use otter_nn::{Device, DeviceError, QuantizedView, Rotary, Tensor};
 
 use crate::adamw::{self, Settings};
 use crate::memory::elements::{
     Blocks, Failure, blocks, elements, elements_mut, plain, singles, singles_mut, values, values_mut,
 };
-use crate::quantised::QuantisedBuffer;
+use crate::quantized::QuantizedBuffer;
 use crate::rotary::RotaryAngles;
 use crate::{Buffer, Gpu, Precision, Result};
 
@@ -24,7 +24,7 @@ const KEPT_ANGLES: usize = 4;
 /// Angles of rows at these positions, that all layers of a pass share.
 type Known = (Rotary, Vec<u32>, Arc<RotaryAngles>);
 
-/// A card as layers use it.
+/// A GPU as layers use it.
 pub(crate) struct Layers {
     gpu: Gpu,
     precision: Precision,
@@ -49,12 +49,12 @@ impl Layers {
 
     /// Work that makes a tensor on this device.
     fn tensor(&self, device: Device, shape: &[usize], work: impl FnOnce() -> Result<Buffer<f32>>) -> Tensor {
-        let Some(card) = device.card() else { panic!("a tensor of the host among those of a card") };
-        Tensor::from_card(self.made(shape.iter().product(), work), shape, card)
+        let Some(gpu) = device.gpu() else { panic!("a tensor of the host among those of a GPU") };
+        Tensor::from_gpu(self.made(shape.iter().product(), work), shape, gpu)
     }
 
     /// Work that makes a buffer of so many f32.
-    fn made(&self, len: usize, work: impl FnOnce() -> Result<Buffer<f32>>) -> CardBuffer {
+    fn made(&self, len: usize, work: impl FnOnce() -> Result<Buffer<f32>>) -> GpuBuffer {
         plain(&self.failure, len, work)
     }
 
@@ -81,13 +81,13 @@ impl Accelerator for Layers {
         format!("{}, {how}", self.gpu.name())
     }
 
-    fn memory(&self) -> CardMemory {
-        CardMemory { used: self.gpu.used(), peak: self.gpu.peak(), limit: self.gpu.most() }
+    fn memory(&self) -> GpuMemory {
+        GpuMemory { used: self.gpu.used(), peak: self.gpu.peak(), limit: self.gpu.most() }
     }
 
-    fn transfers(&self) -> CardTransfers {
+    fn transfers(&self) -> GpuTransfers {
         let (uploads, downloads) = self.gpu.transfers();
-        CardTransfers { uploads, downloads }
+        GpuTransfers { uploads, downloads }
     }
 
     fn limit(&self, bytes: u64) {
@@ -102,65 +102,65 @@ impl Accelerator for Layers {
         self.failure.take()
     }
 
-    fn synchronise(&self) {
-        self.run(|| self.gpu.synchronise());
+    fn synchronize(&self) {
+        self.run(|| self.gpu.synchronize());
     }
 
-    fn empty(&self, len: usize) -> CardBuffer {
+    fn empty(&self, len: usize) -> GpuBuffer {
         self.made(len, || self.gpu.allocate(len))
     }
 
-    fn zeros(&self, len: usize) -> CardBuffer {
+    fn zeros(&self, len: usize) -> GpuBuffer {
         self.made(len, || self.gpu.zeros(len))
     }
 
-    fn clear(&self, x: &mut CardBuffer) {
+    fn clear(&self, x: &mut GpuBuffer) {
         self.run(|| singles_mut(x)?.clear());
     }
 
-    fn upload(&self, elements: &[f32]) -> CardBuffer {
+    fn upload(&self, elements: &[f32]) -> GpuBuffer {
         self.made(elements.len(), || self.gpu.upload(elements))
     }
 
-    fn upload_halves(&self, bits: &[u16]) -> CardBuffer {
+    fn upload_halves(&self, bits: &[u16]) -> GpuBuffer {
         plain(&self.failure, bits.len(), || self.gpu.upload(bits))
     }
 
-    fn upload_blocks(&self, blocks: QuantisedView<'_>) -> CardBuffer {
-        let matrix = self.failure.guard(|| QuantisedBuffer::upload(&self.gpu, blocks));
-        CardBuffer::new(Blocks { matrix, len: blocks.bytes().len() })
+    fn upload_blocks(&self, blocks: QuantizedView<'_>) -> GpuBuffer {
+        let matrix = self.failure.guard(|| QuantizedBuffer::upload(&self.gpu, blocks));
+        GpuBuffer::new(Blocks { matrix, len: blocks.bytes().len() })
     }
 
-    fn zero_bytes(&self, len: usize) -> CardBuffer {
+    fn zero_bytes(&self, len: usize) -> GpuBuffer {
         plain::<u8>(&self.failure, len, || self.gpu.zeros(len))
     }
 
-    fn write(&self, to: &mut CardBuffer, elements: &[f32]) {
+    fn write(&self, to: &mut GpuBuffer, elements: &[f32]) {
         self.run(|| singles_mut(to)?.upload(elements));
     }
 
-    fn write_bytes(&self, to: &mut CardBuffer, bytes: &[u8]) {
+    fn write_bytes(&self, to: &mut GpuBuffer, bytes: &[u8]) {
         self.run(|| elements_mut::<u8>(to)?.upload(bytes));
     }
 
-    fn download(&self, from: &CardBuffer, to: &mut [f32]) {
+    fn download(&self, from: &GpuBuffer, to: &mut [f32]) {
         if self.failure.guard(|| singles(from)?.download_to(to)).is_none() {
             to.fill(f32::NAN);
         }
     }
 
-    fn download_bytes(&self, from: &CardBuffer, to: &mut [u8]) {
+    fn download_bytes(&self, from: &GpuBuffer, to: &mut [u8]) {
         self.run(|| elements::<u8>(from)?.download_to(to));
     }
 
-    fn download_halves(&self, from: &CardBuffer, to: &mut [u16]) {
+    fn download_halves(&self, from: &GpuBuffer, to: &mut [u16]) {
         if self.failure.guard(|| elements::<u16>(from)?.download_to(to)).is_none() {
             // Not a number as f16 and as bf16.
             to.fill(0x7fff);
         }
     }
 
-    fn download_blocks(&self, from: &CardBuffer, to: &mut [u8]) {
+    fn download_blocks(&self, from: &GpuBuffer, to: &mut [u8]) {
         self.run(|| blocks(from)?.bytes().download_to(to));
     }
 }
@@ -188,8 +188,8 @@ impl Optimizer for Layers {
                     position,
                 } => {
                     let moments = adamw::EightBitMoments {
-                        first: elements_mut(first.on_card_mut())?,
-                        second: elements_mut(second.on_card_mut())?,
+                        first: elements_mut(first.on_gpu_mut())?,
+                        second: elements_mut(second.on_gpu_mut())?,
                         first_scales: values_mut(first_scales)?,
                         second_scales: values_mut(second_scales)?,
                     };

@@ -2,7 +2,7 @@
 
 use otter_nn::backend::{
     ActivationKind, Attended, AttentionInputGradients, AttentionInputs, Backend, Epilogue, Heads, MeanRows,
-    NormRule, RowLayout, Span, WeightShape,
+    NormRule, RowStrides, Span, WeightShape,
 };
 use otter_nn::{Matrix, Rotary, Tensor};
 
@@ -11,8 +11,8 @@ use crate::attention::{self, ForwardResult, InputGradients, Inputs};
 use crate::elementwise::{self, Activation};
 use crate::memory::elements::{Stored, stored, values, values_mut};
 use crate::{
-    Buffer, Constant, Gpu, GpuError, Result, copy, cross_entropy, embedding, few_rows, matmul, media, norm,
-    quantised,
+    Buffer, Constant, Gpu, GpuError, Result, copy, cross_entropy, embedding, matmul, media, norm, quantized,
+    skinny_gemm,
 };
 
 fn activation(kind: ActivationKind) -> Activation {
@@ -24,11 +24,11 @@ fn activation(kind: ActivationKind) -> Activation {
     }
 }
 
-fn layout(RowLayout { offset, strides }: RowLayout) -> copy::Layout {
+fn layout(RowStrides { offset, strides }: RowStrides) -> copy::Layout {
     copy::Layout { offset, strides }
 }
 
-/// Slopes and visible keys of an attention, on the card.
+/// Slopes and visible keys of an attention, on the GPU.
 struct Constants {
     slopes: Option<Constant<f32>>,
     visible: Option<(Constant<u8>, usize)>,
@@ -82,11 +82,11 @@ impl Backend<f32> for Layers {
             let (y, x, size) = (values_mut(y)?, values(x)?, (inner, outer));
             let add = epilogue == Epilogue::Add;
             match stored(weight)? {
-                Stored::Blocks(w) => quantised::times_transposed(y, x, w, add, self.precision)?,
-                Stored::Plain(w) if x.len() <= few_rows::MOST * inner => {
-                    few_rows::times_transposed(y, x, w, size, add)?;
+                Stored::Blocks(w) => quantized::matmul_nt(y, x, w, add, self.precision)?,
+                Stored::Plain(w) if x.len() <= skinny_gemm::MOST * inner => {
+                    skinny_gemm::matmul_nt(y, x, w, size, add)?;
                 }
-                Stored::Plain(w) => matmul::times_transposed(y, x, w, size, add, self.precision)?,
+                Stored::Plain(w) => matmul::matmul_nt(y, x, w, size, add, self.precision)?,
             }
             if let Some(bias) = bias {
                 elementwise::add_bias(y, values(bias)?)?;
@@ -109,17 +109,15 @@ impl Backend<f32> for Layers {
         self.run(|| {
             let (dx, dy) = (values_mut(dx)?, values(dy)?);
             match stored(weight)? {
-                Stored::Blocks(w) => quantised::times(dx, dy, w, accumulate, self.precision),
-                Stored::Plain(w) => matmul::times(dx, dy, w, (outer, inner), accumulate, self.precision),
+                Stored::Blocks(w) => quantized::matmul_nn(dx, dy, w, accumulate, self.precision),
+                Stored::Plain(w) => matmul::matmul_nn(dx, dy, w, (outer, inner), accumulate, self.precision),
             }
         });
     }
 
     fn matmul_tn_add(&self, dw: &mut Tensor, dy: &Tensor, x: &Tensor, shape: WeightShape) {
         let size = (shape.outer, shape.inner);
-        self.run(|| {
-            matmul::add_transposed_times(values_mut(dw)?, values(dy)?, values(x)?, size, self.precision)
-        });
+        self.run(|| matmul::matmul_tn_add(values_mut(dw)?, values(dy)?, values(x)?, size, self.precision));
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, rule: NormRule) -> [Tensor; 2] {
@@ -153,7 +151,7 @@ impl Backend<f32> for Layers {
 
     fn norm_backward_weight(&self, d_weight: &mut Tensor, dy: &Tensor, x: &Tensor, statistics: &Tensor) {
         self.run(|| {
-            norm::backward_gain(values_mut(d_weight)?, None, values(dy)?, values(x)?, values(statistics)?)
+            norm::backward_weight(values_mut(d_weight)?, None, values(dy)?, values(x)?, values(statistics)?)
         });
     }
 
@@ -228,8 +226,8 @@ impl Backend<f32> for Layers {
 
     fn copy_rows(
         &self,
-        (to, to_layout): (&mut Tensor, RowLayout),
-        (from, from_layout): (&Tensor, RowLayout),
+        (to, to_layout): (&mut Tensor, RowStrides),
+        (from, from_layout): (&Tensor, RowStrides),
         sizes: [usize; 3],
         len: usize,
         accumulate: bool,
@@ -286,17 +284,17 @@ impl Backend<f32> for Layers {
         heads: Heads<'_>,
         inputs: AttentionInputs<'_, f32>,
         spans: &[Span],
-        log_sums: Option<(&mut Tensor, usize)>,
+        log_sum_exp: Option<(&mut Tensor, usize)>,
     ) {
         self.run(|| {
             let constants = Constants::new(&self.gpu, &heads, &inputs)?;
-            let log_sums = match log_sums {
+            let log_sum_exp = match log_sum_exp {
                 Some((sums, rows)) => Some((values_mut(sums)?, rows)),
                 None => None,
             };
             let there = constants.inputs(&inputs)?;
             let sizes = constants.sizes(&heads);
-            attention::forward(&sizes, &there, spans, values_mut(out)?, inputs.q_layout, log_sums)
+            attention::forward(&sizes, &there, spans, values_mut(out)?, inputs.q_layout, log_sum_exp)
         });
     }
 
@@ -314,7 +312,7 @@ impl Backend<f32> for Layers {
                 out: values(attended.out)?,
                 d_out: values(attended.d_out)?,
                 layout: inputs.q_layout,
-                log_sums: values(attended.log_sums)?,
+                log_sum_exp: values(attended.log_sum_exp)?,
                 rows_per_batch: attended.rows_per_batch,
             };
             let mut gradients = InputGradients {

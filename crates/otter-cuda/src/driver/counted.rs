@@ -1,4 +1,4 @@
-//! A card that computes nothing and only counts its memory, of any size: how much a step takes at shapes that the host could
+//! A GPU that computes nothing and only counts its memory, of any size: how much a step takes at shapes that the host could
 //! never run kernel by kernel. What is brought back from it is zero.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +51,7 @@ impl Driver for Counted {
         Ok(())
     }
 
-    fn synchronise(&self) -> Result<()> {
+    fn synchronize(&self) -> Result<()> {
         Ok(())
     }
 }

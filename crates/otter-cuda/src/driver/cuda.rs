@@ -1,4 +1,4 @@
-//! A card through its driver.
+//! A GPU through its driver.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -16,8 +16,8 @@ struct Aligned<T>(T);
 
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-/// A card with its stream and its loaded kernels.
-pub(crate) struct Card {
+/// A GPU with its stream and its loaded kernels.
+pub(crate) struct CudaGpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -28,11 +28,11 @@ pub(crate) struct Card {
 
 // SAFETY: the driver may be called by any thread that has made the context its own, which `enter` does; the one stream keeps the
 // order.
-unsafe impl Send for Card {}
+unsafe impl Send for CudaGpu {}
 // SAFETY: as above.
-unsafe impl Sync for Card {}
+unsafe impl Sync for CudaGpu {}
 
-/// Lets the card's allocator keep what is freed: every step asks for the same again, and giving it back at each wait would make
+/// Lets the GPU's allocator keep what is freed: every step asks for the same again, and giving it back at each wait would make
 /// it wait for the system. Other programs see the memory as taken meanwhile.
 fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
     let mut pool = std::ptr::null_mut();
@@ -44,46 +44,46 @@ fn keep_freed_memory(device: sys::CUdevice) -> Result<()> {
             .result()
             .and_then(|()| sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut most).cast()).result())
     }
-    .map_err(driver_error("setting up the card's memory"))
+    .map_err(driver_error("setting up the GPU's memory"))
 }
 
 fn driver_error(what: impl Into<String>) -> impl FnOnce(DriverError) -> GpuError {
     move |error| GpuError::Driver { what: what.into(), error: error.to_string() }
 }
 
-impl Card {
+impl CudaGpu {
     pub(crate) fn new(ordinal: usize) -> Result<Self> {
         // SAFETY: asks only whether the library can be opened.
         if !unsafe { sys::is_culib_present() } {
             return Err(GpuError::NoDriver("the library is not on this machine".to_owned()));
         }
         result::init().map_err(|error| GpuError::NoDriver(error.to_string()))?;
-        let count = result::device::get_count().map_err(driver_error("counting cards"))? as usize;
+        let count = result::device::get_count().map_err(driver_error("counting GPUs"))? as usize;
         if ordinal >= count {
-            return Err(GpuError::NoCard { ordinal, count });
+            return Err(GpuError::NoGpu { ordinal, count });
         }
-        let device = result::device::get(ordinal as i32).map_err(driver_error("opening the card"))?;
+        let device = result::device::get(ordinal as i32).map_err(driver_error("opening the GPU"))?;
         // SAFETY: the device is one the driver gave; the context is released in `drop`.
         let context =
-            unsafe { result::primary_ctx::retain(device) }.map_err(driver_error("opening the card"))?;
+            unsafe { result::primary_ctx::retain(device) }.map_err(driver_error("opening the GPU"))?;
         // SAFETY: the context was just made.
-        unsafe { result::ctx::set_current(context) }.map_err(driver_error("opening the card"))?;
+        unsafe { result::ctx::set_current(context) }.map_err(driver_error("opening the GPU"))?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(driver_error("opening a stream"))?;
         keep_freed_memory(device)?;
         let (staging, modules) = (Staging::new(), Vec::new());
-        let mut card = Self { device, context, stream, staging, modules, functions: Mutex::default() };
+        let mut gpu = Self { device, context, stream, staging, modules, functions: Mutex::default() };
         for (name, image) in FATBINS {
             // SAFETY: the image is what nvcc wrote.
             let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
-            card.modules.push(module.map_err(driver_error(format!("loading kernels {name}")))?);
+            gpu.modules.push(module.map_err(driver_error(format!("loading kernels {name}")))?);
         }
-        Ok(card)
+        Ok(gpu)
     }
 
     fn enter(&self) -> Result<()> {
         // SAFETY: the context lives as long as `self`.
-        unsafe { result::ctx::set_current(self.context) }.map_err(driver_error("entering the card's context"))
+        unsafe { result::ctx::set_current(self.context) }.map_err(driver_error("entering the GPU's context"))
     }
 
     fn function(&self, kernel: &str) -> Result<sys::CUfunction> {
@@ -102,10 +102,10 @@ impl Card {
     }
 }
 
-impl Driver for Card {
+impl Driver for CudaGpu {
     fn name(&self) -> String {
         result::device::get_name(self.device)
-            .unwrap_or_else(|error| format!("a card without a name ({error})"))
+            .unwrap_or_else(|error| format!("a GPU without a name ({error})"))
     }
 
     fn memory(&self) -> u64 {
@@ -138,22 +138,22 @@ impl Driver for Card {
         self.enter()?;
         // SAFETY: as above; buffers are freed in the order of the stream.
         unsafe { self.staging.upload(self.stream, address, bytes) }
-            .map_err(driver_error("copying to the card"))
+            .map_err(driver_error("copying to the GPU"))
     }
 
     fn download(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
         self.enter()?;
         // SAFETY: as above; the wait makes the copy complete.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream) }
-            .map_err(driver_error("copying from the card"))?;
-        self.synchronise()
+            .map_err(driver_error("copying from the GPU"))?;
+        self.synchronize()
     }
 
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         self.enter()?;
         // SAFETY: as above.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) }
-            .map_err(driver_error("copying on the card"))
+            .map_err(driver_error("copying on the GPU"))
     }
 
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
@@ -170,17 +170,17 @@ impl Driver for Card {
         .map_err(driver_error(format!("kernel {}", launch.kernel)))
     }
 
-    fn synchronise(&self) -> Result<()> {
+    fn synchronize(&self) -> Result<()> {
         self.enter()?;
         // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(driver_error("waiting for the card"))
+        unsafe { result::stream::synchronize(self.stream) }.map_err(driver_error("waiting for the GPU"))
     }
 }
 
-impl Drop for Card {
+impl Drop for CudaGpu {
     fn drop(&mut self) {
-        let _ = self.synchronise();
-        // SAFETY: nothing uses them any more: buffers hold the card alive.
+        let _ = self.synchronize();
+        // SAFETY: nothing uses them any more: buffers hold the GPU alive.
         unsafe {
             self.staging.free();
             for &module in &self.modules {

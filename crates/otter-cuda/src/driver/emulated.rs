@@ -1,4 +1,4 @@
-//! The host in place of a card: memory of its own kind, kernels thread by thread (`emulation/`).
+//! The host in place of a GPU: memory of its own kind, kernels thread by thread (`emulation/`).
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
@@ -22,10 +22,10 @@ unsafe extern "C" {
 const GUARD: usize = 256;
 /// What is in memory that was never written: as f32 a NaN.
 const POISON: u8 = 0xff;
-/// What is in the guards, by address: as f32 a signalling NaN, which arithmetic changes, so that adding to it is noticed too.
+/// What is in the guards, by address: as f32 a signaling NaN, which arithmetic changes, so that adding to it is noticed too.
 const SIGNALLING: [u8; 4] = [0xff, 0xff, 0xbf, 0xff];
 
-/// A card that is not there.
+/// A GPU that is not there.
 #[derive(Default)]
 pub(crate) struct Emulated {
     /// Bytes of each allocation, by address.
@@ -134,12 +134,12 @@ impl Driver for Emulated {
             1 => Err(GpuError::NoKernel(launch.kernel.to_owned())),
             _ => Err(GpuError::Driver {
                 what: format!("kernel {}", launch.kernel),
-                error: format!("no card takes blocks of {:?} with {} bytes", launch.block, launch.shared),
+                error: format!("no GPU takes blocks of {:?} with {} bytes", launch.block, launch.shared),
             }),
         }
     }
 
-    fn synchronise(&self) -> Result<()> {
+    fn synchronize(&self) -> Result<()> {
         Ok(())
     }
 }
@@ -178,7 +178,7 @@ mod tests {
             missing.err().map(|e| e.to_string()).as_deref(),
             Some("there is no kernel `no_such_kernel` in this build")
         );
-        assert!(large.is_err_and(|error| error.to_string().contains("no card takes blocks of [2048, 1, 1]")));
+        assert!(large.is_err_and(|error| error.to_string().contains("no GPU takes blocks of [2048, 1, 1]")));
     }
 
     /// Runs this test program again for one kernel; gives what it said before it ended.

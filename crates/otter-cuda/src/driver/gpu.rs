@@ -1,4 +1,4 @@
-//! A card: memory with an account, and kernels to launch.
+//! A GPU: memory with an account, and kernels to launch.
 //!
 //! All work of a [`Gpu`] is done in the order in which it was asked for (one stream). Launches return at once; a download
 //! waits for what was asked before it.
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{GpuError, Result};
 
-/// What drives a card, or stands in for one.
+/// What drives a GPU, or stands in for one.
 pub(crate) trait Driver: Send + Sync {
-    /// Name of the card, for people.
+    /// Name of the GPU, for people.
     fn name(&self) -> String;
-    /// Bytes of memory of the card.
+    /// Bytes of memory of the GPU.
     fn memory(&self) -> u64;
     fn allocate(&self, bytes: usize) -> Result<u64>;
     /// Frees what [`Driver::allocate`] gave.
@@ -25,13 +25,13 @@ pub(crate) trait Driver: Send + Sync {
     /// # Safety
     /// The arguments must be those of the kernel, and what it does with them must be allowed.
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()>;
-    fn synchronise(&self) -> Result<()>;
+    fn synchronize(&self) -> Result<()>;
 }
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub enum Argument {
-    /// Address of memory of the card.
+    /// Address of memory of the GPU.
     Address(u64),
     /// `u32`.
     U32(u32),
@@ -116,7 +116,7 @@ impl<'a> Launch<'a> {
 
     /// A kernel that walks over `count` elements from its thread's index on, by the number of threads.
     pub fn over(kernel: &'a str, count: usize, arguments: Vec<Argument>) -> Self {
-        // As many blocks as keep the largest cards busy; each thread then takes several elements.
+        // As many blocks as keep the largest GPUs busy; each thread then takes several elements.
         let blocks = count.div_ceil(Self::THREADS as usize).clamp(1, 1 << 14) as u32;
         Self::blocks(kernel, blocks, arguments)
     }
@@ -137,7 +137,7 @@ struct Account {
     downloads: AtomicU64,
 }
 
-/// Memory of a card, counted, freed with it.
+/// Memory of a GPU, counted, freed with it.
 struct Memory {
     driver: Arc<dyn Driver>,
     account: Arc<Account>,
@@ -155,7 +155,7 @@ impl Drop for Memory {
 /// Constants that were uploaded lately, with the host's bytes, the latest last.
 type Known = Vec<(Vec<u8>, Arc<Memory>)>;
 
-/// A card. Cheap to clone.
+/// A GPU. Cheap to clone.
 #[derive(Clone)]
 pub struct Gpu {
     driver: Arc<dyn Driver>,
@@ -175,13 +175,13 @@ impl Gpu {
         Self { driver, account, constants: Arc::default() }
     }
 
-    /// Card `ordinal` of this machine.
+    /// GPU `ordinal` of this machine.
     ///
     /// # Errors
-    /// When this build has no feature `cuda`, and when there is no driver or no such card.
+    /// When this build has no feature `cuda`, and when there is no driver or no such GPU.
     pub fn new(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Ok(Self::with(Arc::new(crate::driver::cuda::Card::new(ordinal)?)));
+        return Ok(Self::with(Arc::new(crate::driver::cuda::CudaGpu::new(ordinal)?)));
         #[cfg(not(feature = "cuda"))]
         {
             let _ = ordinal;
@@ -189,19 +189,19 @@ impl Gpu {
         }
     }
 
-    /// The host in place of a card, for tests: every kernel, thread by thread.
+    /// The host in place of a GPU, for tests: every kernel, thread by thread.
     #[cfg(feature = "emulate")]
     pub fn emulated() -> Self {
         Self::with(Arc::new(crate::driver::emulated::Emulated::default()))
     }
 
-    /// A card that only counts memory, for tests.
+    /// A GPU that only counts memory, for tests.
     #[cfg(feature = "emulate")]
     pub fn counted() -> Self {
         Self::with(Arc::new(crate::driver::counted::Counted::new()))
     }
 
-    /// Name of the card.
+    /// Name of the GPU.
     pub fn name(&self) -> String {
         self.driver.name()
     }
@@ -232,7 +232,7 @@ impl Gpu {
         self.account.limit.load(Ordering::Relaxed)
     }
 
-    /// Refuses to take more memory than this, as if the card were smaller.
+    /// Refuses to take more memory than this, as if the GPU were smaller.
     pub fn limit(&self, bytes: u64) {
         self.account.limit.store(bytes.min(self.driver.memory()), Ordering::Relaxed);
     }
@@ -240,7 +240,7 @@ impl Gpu {
     /// Memory for `len` elements, whatever is in it.
     ///
     /// # Errors
-    /// When it does not fit into the limit or the card.
+    /// When it does not fit into the limit or the GPU.
     pub fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let wanted = (len * size_of::<T>()) as u64;
         let limit = self.account.limit.load(Ordering::Relaxed);
@@ -250,7 +250,7 @@ impl Gpu {
             GpuError::OutOfMemory { wanted, used, limit, why }
         };
         if used + wanted > limit {
-            return Err(give_up("the limit that was set, or the card's own".to_owned()));
+            return Err(give_up("the limit that was set, or the GPU's own".to_owned()));
         }
         // Also of nothing something is made, so that every buffer has an address of its own.
         let address =
@@ -262,7 +262,7 @@ impl Gpu {
     }
 
     /// A copy of elements of the host that nobody will write. Equal ones share it as long as they are asked for again soon: what
-    /// all layers of a pass need goes to the card once.
+    /// all layers of a pass need goes to the GPU once.
     ///
     /// # Errors
     /// As [`Gpu::allocate`].
@@ -324,12 +324,12 @@ impl Gpu {
     ///
     /// # Errors
     /// What went wrong meanwhile.
-    pub fn synchronise(&self) -> Result<()> {
-        self.driver.synchronise()
+    pub fn synchronize(&self) -> Result<()> {
+        self.driver.synchronize()
     }
 }
 
-/// A plain element that a card keeps as the host does.
+/// A plain element that a GPU keeps as the host does.
 pub trait Element: Copy + Send + Sync + 'static + sealed::Sealed {}
 
 mod sealed {
@@ -355,7 +355,7 @@ fn bytes_of_mut<T: Element>(elements: &mut [T]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), size_of_val(elements)) }
 }
 
-/// Elements in memory of a card, freed with it.
+/// Elements in memory of a GPU, freed with it.
 pub struct Buffer<T: Element> {
     gpu: Gpu,
     /// Nobody else has it: only constants are shared, and they are no buffers.
@@ -364,7 +364,7 @@ pub struct Buffer<T: Element> {
     element: PhantomData<T>,
 }
 
-/// Elements in memory of a card that nobody writes: see [`Gpu::constant`].
+/// Elements in memory of a GPU that nobody writes: see [`Gpu::constant`].
 #[derive(Clone)]
 pub struct Constant<T: Element> {
     memory: Arc<Memory>,
@@ -395,7 +395,7 @@ impl<T: Element> Buffer<T> {
         self.len == 0
     }
 
-    /// The card it is on.
+    /// The GPU it is on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }

@@ -1,4 +1,4 @@
-//! Memory of the host that a card reads by itself: a copy to the card takes place while the host goes on, and behind the work
+//! Memory of the host that a GPU reads by itself: a copy to the GPU takes place while the host goes on, and behind the work
 //! that was asked for before.
 
 use std::ffi::c_void;
@@ -10,7 +10,7 @@ use crate::driver::ring::Ring;
 
 /// Bytes of the memory.
 const SIZE: usize = 32 << 20;
-/// Bytes of a piece: so that the host fills the next one while the card reads this one.
+/// Bytes of a piece: so that the host fills the next one while the GPU reads this one.
 const PIECE: usize = 4 << 20;
 
 /// The memory, when it was needed.

@@ -1,11 +1,11 @@
-//! What a card keeps behind a [`CardBuffer`], and the first failure of a device.
+//! What a GPU keeps behind a [`GpuBuffer`], and the first failure of a device.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use otter_nn::backend::{CardBuffer, CardElements};
+use otter_nn::backend::{GpuBuffer, GpuElements};
 use otter_nn::{DeviceError, Tensor};
 
-use crate::quantised::QuantisedBuffer;
+use crate::quantized::QuantizedBuffer;
 use crate::{Buffer, Element, GpuError, Matrix, Result};
 
 /// The first failure, until somebody asks.
@@ -37,20 +37,20 @@ impl Failure {
     }
 }
 
-/// Plain elements behind a [`CardBuffer`]; nothing after a failure.
+/// Plain elements behind a [`GpuBuffer`]; nothing after a failure.
 pub(crate) struct Plain<T: Element> {
     pub(crate) buffer: Option<Buffer<T>>,
     pub(crate) len: usize,
     pub(crate) failure: Arc<Failure>,
 }
 
-/// Blocks behind a [`CardBuffer`]; its length is in bytes.
+/// Blocks behind a [`GpuBuffer`]; its length is in bytes.
 pub(crate) struct Blocks {
-    pub(crate) matrix: Option<QuantisedBuffer>,
+    pub(crate) matrix: Option<QuantizedBuffer>,
     pub(crate) len: usize,
 }
 
-impl<T: Element> CardElements for Plain<T> {
+impl<T: Element> GpuElements for Plain<T> {
     fn len(&self) -> usize {
         self.len
     }
@@ -59,12 +59,12 @@ impl<T: Element> CardElements for Plain<T> {
         (self.len * size_of::<T>()) as u64
     }
 
-    fn duplicate(&self) -> CardBuffer {
+    fn duplicate(&self) -> GpuBuffer {
         plain(&self.failure, self.len, || self.buffer.as_ref().ok_or(GpuError::Lost)?.duplicate())
     }
 }
 
-impl CardElements for Blocks {
+impl GpuElements for Blocks {
     fn len(&self) -> usize {
         self.len
     }
@@ -73,8 +73,8 @@ impl CardElements for Blocks {
         self.len as u64
     }
 
-    fn duplicate(&self) -> CardBuffer {
-        CardBuffer::new(Self { matrix: self.matrix.clone(), len: self.len })
+    fn duplicate(&self) -> GpuBuffer {
+        GpuBuffer::new(Self { matrix: self.matrix.clone(), len: self.len })
     }
 }
 
@@ -83,64 +83,64 @@ pub(crate) fn plain<T: Element>(
     failure: &Arc<Failure>,
     len: usize,
     work: impl FnOnce() -> Result<Buffer<T>>,
-) -> CardBuffer {
+) -> GpuBuffer {
     let buffer = failure.guard(work);
     debug_assert!(buffer.as_ref().is_none_or(|buffer| buffer.len() == len), "a buffer of another length");
-    CardBuffer::new(Plain { buffer, len, failure: Arc::clone(failure) })
+    GpuBuffer::new(Plain { buffer, len, failure: Arc::clone(failure) })
 }
 
-/// What a card's buffer holds, of these elements.
+/// What a GPU's buffer holds, of these elements.
 ///
 /// # Panics
 /// When it is of others: a mistake of the layer.
-pub(crate) fn elements<T: Element>(buffer: &CardBuffer) -> Result<&Buffer<T>> {
+pub(crate) fn elements<T: Element>(buffer: &GpuBuffer) -> Result<&Buffer<T>> {
     let Some(plain) = buffer.elements::<Plain<T>>() else {
         panic!("a buffer of other elements");
     };
     plain.buffer.as_ref().ok_or(GpuError::Lost)
 }
 
-pub(crate) fn elements_mut<T: Element>(buffer: &mut CardBuffer) -> Result<&mut Buffer<T>> {
+pub(crate) fn elements_mut<T: Element>(buffer: &mut GpuBuffer) -> Result<&mut Buffer<T>> {
     let Some(plain) = buffer.elements_mut::<Plain<T>>() else {
         panic!("a buffer of other elements");
     };
     plain.buffer.as_mut().ok_or(GpuError::Lost)
 }
 
-pub(crate) fn singles(buffer: &CardBuffer) -> Result<&Buffer<f32>> {
+pub(crate) fn singles(buffer: &GpuBuffer) -> Result<&Buffer<f32>> {
     elements(buffer)
 }
 
-pub(crate) fn singles_mut(buffer: &mut CardBuffer) -> Result<&mut Buffer<f32>> {
+pub(crate) fn singles_mut(buffer: &mut GpuBuffer) -> Result<&mut Buffer<f32>> {
     elements_mut(buffer)
 }
 
 /// The elements of a tensor.
 pub(crate) fn values(tensor: &Tensor) -> Result<&Buffer<f32>> {
-    elements(tensor.on_card())
+    elements(tensor.on_gpu())
 }
 
 pub(crate) fn values_mut(tensor: &mut Tensor) -> Result<&mut Buffer<f32>> {
-    elements_mut(tensor.on_card_mut())
+    elements_mut(tensor.on_gpu_mut())
 }
 
 /// A matrix as the kernels take it.
 pub(crate) enum Stored<'a> {
     Plain(Matrix<'a>),
-    Blocks(&'a QuantisedBuffer),
+    Blocks(&'a QuantizedBuffer),
 }
 
 pub(crate) fn stored(matrix: otter_nn::Matrix<'_, f32>) -> Result<Stored<'_>> {
     use otter_nn::Matrix as Kept;
     Ok(match matrix {
         Kept::Full(tensor) => Stored::Plain(Matrix::F32(values(tensor)?)),
-        Kept::F16(tensor) => Stored::Plain(Matrix::F16(elements(tensor.on_card())?)),
-        Kept::Bf16(tensor) => Stored::Plain(Matrix::Bf16(elements(tensor.on_card())?)),
-        Kept::Quantised(matrix) => Stored::Blocks(blocks(matrix.on_card())?),
+        Kept::F16(tensor) => Stored::Plain(Matrix::F16(elements(tensor.on_gpu())?)),
+        Kept::Bf16(tensor) => Stored::Plain(Matrix::Bf16(elements(tensor.on_gpu())?)),
+        Kept::Quantized(matrix) => Stored::Blocks(blocks(matrix.on_gpu())?),
     })
 }
 
-pub(crate) fn blocks(buffer: &CardBuffer) -> Result<&QuantisedBuffer> {
+pub(crate) fn blocks(buffer: &GpuBuffer) -> Result<&QuantizedBuffer> {
     let Some(blocks) = buffer.elements::<Blocks>() else {
         panic!("a buffer of other elements");
     };

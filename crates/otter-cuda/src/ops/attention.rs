@@ -1,8 +1,8 @@
-//! Softmax attention on strided heads, forward and backward: the twin of [`otter_nn::kernels::attention`].
+//! Softmax attention on strided heads, forward and backward: the twin of [`otter_nn::backend::cpu::attention`].
 
 use std::cmp::Reverse;
 
-use otter_nn::kernels::attention::{HeadLayout, Span};
+use otter_nn::backend::cpu::attention::{HeadStrides, Span};
 
 use crate::Argument;
 use crate::{Buffer, Constant, Gpu, Launch, Result};
@@ -35,20 +35,20 @@ pub struct Inputs<'a> {
     /// Query elements.
     pub q: &'a Buffer<f32>,
     /// Where the query heads are.
-    pub q_layout: HeadLayout,
+    pub q_layout: HeadStrides,
     /// Key elements.
     pub k: &'a Buffer<f32>,
     /// Where the key heads are.
-    pub k_layout: HeadLayout,
+    pub k_layout: HeadStrides,
     /// Value elements.
     pub v: &'a Buffer<f32>,
     /// Where the value heads are.
-    pub v_layout: HeadLayout,
+    pub v_layout: HeadStrides,
     /// Per key row of each batch entry, whether it may be seen (not 0): `visible[batch * keys + key]`.
     pub visible: Option<(&'a Constant<u8>, usize)>,
 }
 
-/// What the forward pass left for the reverse pass.
+/// What the forward pass left for the backward pass.
 #[derive(Clone, Copy)]
 pub struct ForwardResult<'a> {
     /// Output of [`forward`].
@@ -56,10 +56,10 @@ pub struct ForwardResult<'a> {
     /// Gradient of the output, same layout.
     pub d_out: &'a Buffer<f32>,
     /// Layout of both.
-    pub layout: HeadLayout,
+    pub layout: HeadStrides,
     /// Log-sum-exp per (batch, head, row).
-    pub log_sums: &'a Buffer<f32>,
-    /// Rows per batch entry in `log_sums`.
+    pub log_sum_exp: &'a Buffer<f32>,
+    /// Rows per batch entry in `log_sum_exp`.
     pub rows_per_batch: usize,
 }
 
@@ -70,14 +70,14 @@ pub struct InputGradients<'a> {
     /// Gradient of the keys.
     pub dk: &'a mut Buffer<f32>,
     /// Layout of `dk`.
-    pub dk_layout: HeadLayout,
+    pub dk_layout: HeadStrides,
     /// Gradient of the values.
     pub dv: &'a mut Buffer<f32>,
     /// Layout of `dv`.
-    pub dv_layout: HeadLayout,
+    pub dv_layout: HeadStrides,
 }
 
-/// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sums`, if given,
+/// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sum_exp`, if given,
 /// receives one value per (batch, head, row) with the given rows a batch entry, for [`backward`]. A row that sees no key
 /// gives zeros, and 0 for its log-sum. No query row may belong to two spans.
 ///
@@ -91,14 +91,14 @@ pub fn forward(
     inputs: &Inputs<'_>,
     spans: &[Span],
     out: &mut Buffer<f32>,
-    out_layout: HeadLayout,
-    log_sums: Option<(&mut Buffer<f32>, usize)>,
+    out_layout: HeadStrides,
+    log_sum_exp: Option<(&mut Buffer<f32>, usize)>,
 ) -> Result<()> {
     check(sizes, inputs, spans);
     check_rows(sizes, spans, out, out_layout);
     assert_eq!(out_layout.head_size, inputs.q_layout.head_size, "head sizes differ");
-    if let Some((sums, rows)) = &log_sums {
-        check_log_sums(sizes, spans, sums, *rows);
+    if let Some((sums, rows)) = &log_sum_exp {
+        check_log_sum_exp(sizes, spans, sums, *rows);
     }
     let few = spans.iter().all(|span| span.rows <= FEW_ROWS);
     let tiles = tiles_of_rows(spans, if few { 1 } else { TILE });
@@ -106,11 +106,11 @@ pub fn forward(
         return Ok(());
     }
     let plan = Plan::new(out.gpu(), inputs, [out_layout; 3], &[tiles.iter().map(span_record).collect()])?;
-    let (log_sums, log_rows) = match log_sums {
+    let (log_sum_exp, log_rows) = match log_sum_exp {
         Some((sums, rows)) => (sums.into(), rows),
         None => (Argument::Address(0), 0),
     };
-    let mut arguments = vec![(&*out).into(), log_sums, log_rows.into()];
+    let mut arguments = vec![(&*out).into(), log_sum_exp, log_rows.into()];
     arguments.extend(plan.arguments(sizes, inputs, 0));
     let kernel = match (few, inputs.q_layout.head_size) {
         (true, _) => "attention_forward_row",
@@ -122,7 +122,7 @@ pub fn forward(
     unsafe { out.gpu().launch(&launch(kernel, tiles.len(), sizes.heads, arguments)) }
 }
 
-/// Reverse pass of [`forward`]: adds to the gradients of queries, keys and values.
+/// Backward pass of [`forward`]: adds to the gradients of queries, keys and values.
 ///
 /// Several spans may share a block of keys. Blocks of one `key_batch` that begin at different rows must not overlap.
 ///
@@ -145,7 +145,7 @@ pub fn backward(
     check_keys(sizes, spans, dv, *dv_layout);
     check_rows(sizes, spans, result.out, result.layout);
     check_rows(sizes, spans, result.d_out, result.layout);
-    check_log_sums(sizes, spans, result.log_sums, result.rows_per_batch);
+    check_log_sum_exp(sizes, spans, result.log_sum_exp, result.rows_per_batch);
     let sizes_agree =
         [&result.layout, dk_layout, dv_layout].iter().all(|l| l.head_size == inputs.q_layout.head_size);
     assert!(sizes_agree, "head sizes differ");
@@ -159,11 +159,11 @@ pub fn backward(
     let records =
         [tiles.iter().map(span_record).collect(), by_keys.iter().map(span_record).collect(), key_tiles];
     let plan = Plan::new(&gpu, inputs, [result.layout, *dk_layout, *dv_layout], &records)?;
-    let (out, d_out, log_sums) = (result.out, result.d_out, result.log_sums);
+    let (out, d_out, log_sum_exp) = (result.out, result.d_out, result.log_sum_exp);
     let (size, log_rows) = (inputs.q_layout.head_size, result.rows_per_batch);
     let wide = size > 64;
 
-    let dots = gpu.allocate::<f32>(log_sums.len())?;
+    let dots = gpu.allocate::<f32>(log_sum_exp.len())?;
     let arguments = vec![
         (&dots).into(),
         out.into(),
@@ -179,7 +179,7 @@ pub fn backward(
     unsafe { gpu.launch(&launch("attention_dots", tiles.len(), sizes.heads, arguments)) }?;
 
     let mut arguments: Vec<Argument> =
-        vec![(&**dq).into(), d_out.into(), log_sums.into(), (&dots).into(), log_rows.into()];
+        vec![(&**dq).into(), d_out.into(), log_sum_exp.into(), (&dots).into(), log_rows.into()];
     arguments.extend(plan.arguments(sizes, inputs, 0));
     let kernel = if wide { "attention_queries_128" } else { "attention_queries_64" };
     // SAFETY: as in `forward`; the queries' gradient has the queries' length.
@@ -188,8 +188,14 @@ pub fn backward(
     if records[2].is_empty() {
         return Ok(());
     }
-    let mut arguments: Vec<Argument> =
-        vec![(&**dk).into(), (&**dv).into(), d_out.into(), log_sums.into(), (&dots).into(), log_rows.into()];
+    let mut arguments: Vec<Argument> = vec![
+        (&**dk).into(),
+        (&**dv).into(),
+        d_out.into(),
+        log_sum_exp.into(),
+        (&dots).into(),
+        log_rows.into(),
+    ];
     arguments.push(plan.places[1].into());
     arguments.extend(plan.arguments(sizes, inputs, 2));
     let kernel = if wide { "attention_keys_128" } else { "attention_keys_64" };
@@ -199,7 +205,7 @@ pub fn backward(
 }
 
 /// One past the last element of all heads.
-fn end(layout: &HeadLayout, batch: usize, rows: usize, heads: usize) -> usize {
+fn end(layout: &HeadStrides, batch: usize, rows: usize, heads: usize) -> usize {
     if batch == 0 || rows == 0 || heads == 0 {
         return 0;
     }
@@ -210,7 +216,7 @@ fn end(layout: &HeadLayout, batch: usize, rows: usize, heads: usize) -> usize {
 }
 
 /// That a buffer of rows of query heads reaches to the ends of all spans.
-fn check_rows(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, layout: HeadLayout) {
+fn check_rows(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, layout: HeadStrides) {
     for span in spans {
         let end = end(&layout, span.batch + 1, span.row + span.rows, sizes.heads);
         assert!(end <= data.len(), "queries, outputs or their gradients are too short");
@@ -218,14 +224,14 @@ fn check_rows(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, layout: Hea
 }
 
 /// That a buffer of rows of key heads reaches to the ends of all spans.
-fn check_keys(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, layout: HeadLayout) {
+fn check_keys(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, layout: HeadStrides) {
     for span in spans {
         let end = end(&layout, span.key_batch + 1, span.key_row + span.keys, sizes.key_heads);
         assert!(end <= data.len(), "keys, values or their gradients are too short");
     }
 }
 
-fn check_log_sums(sizes: &Heads<'_>, spans: &[Span], sums: &Buffer<f32>, rows: usize) {
+fn check_log_sum_exp(sizes: &Heads<'_>, spans: &[Span], sums: &Buffer<f32>, rows: usize) {
     for span in spans {
         let needed = (span.batch + 1).saturating_mul(sizes.heads).saturating_mul(rows);
         assert!(rows >= span.row + span.rows && sums.len() >= needed, "log sums are too short");
@@ -309,7 +315,7 @@ struct Plan {
     numbers: Constant<u64>,
     /// Where each list begins.
     places: Vec<u64>,
-    /// Whether quads of features lie where a card can move them at once.
+    /// Whether quads of features lie where a GPU can move them at once.
     vector: bool,
 }
 
@@ -318,12 +324,12 @@ impl Plan {
     fn new(
         gpu: &Gpu,
         inputs: &Inputs<'_>,
-        outputs: [HeadLayout; 3],
+        outputs: [HeadStrides; 3],
         lists: &[Vec<[u64; RECORD]>],
     ) -> Result<Self> {
         let [out, dk, dv] = outputs;
         let layouts = [inputs.q_layout, inputs.k_layout, inputs.v_layout, out, dk, dv];
-        let numbers = |layout: &HeadLayout| {
+        let numbers = |layout: &HeadStrides| {
             [layout.offset, layout.batch_stride, layout.row_stride, layout.head_stride]
                 .map(|number| number as u64)
         };

@@ -24,11 +24,11 @@ pub fn losses(
     let gpu = logits.gpu().clone();
     let losses = gpu.allocate(targets.len())?;
     if !targets.is_empty() {
-        let on_card = gpu.upload(targets)?;
+        let on_gpu = gpu.upload(targets)?;
         let arguments = vec![
             (&losses).into(),
             (&*logits).into(),
-            (&on_card).into(),
+            (&on_gpu).into(),
             (vocabulary as u32).into(),
             scale.unwrap_or(0.0).into(),
             u32::from(scale.is_some()).into(),

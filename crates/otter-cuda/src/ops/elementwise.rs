@@ -1,9 +1,9 @@
-//! Activations, sums and gates: twins of [`otter_nn::kernels::elementwise`].
+//! Activations, sums and gates: twins of [`otter_nn::backend::cpu::elementwise`].
 
 use crate::Argument;
 use crate::{Buffer, Launch, Result};
 
-/// A pointwise activation, as in [`otter_nn::kernels::elementwise`].
+/// A pointwise activation, as in [`otter_nn::backend::cpu::elementwise`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// x times the standard normal distribution function.
@@ -16,7 +16,7 @@ pub enum Activation {
     Relu = 3,
 }
 
-/// Stretches that are summed by themselves: fixed, so that sums do not depend on the card.
+/// Stretches that are summed by themselves: fixed, so that sums do not depend on the GPU.
 const PARTS: u32 = 256;
 
 fn run(y: &Buffer<f32>, kernel: &str, lengths: &[usize], arguments: Vec<Argument>) -> Result<()> {
@@ -131,7 +131,7 @@ fn dot_parts(parts: &mut Buffer<f32>, first: usize, a: &Buffer<f32>, b: &Buffer<
     unsafe { a.gpu().launch(&Launch::blocks("dot_parts", PARTS, arguments)) }
 }
 
-/// Sums of the squares of each of `buffers`, all on one card: parts in f32, added in double precision by the host. One
+/// Sums of the squares of each of `buffers`, all on one GPU: parts in f32, added in double precision by the host. One
 /// download serves them all.
 pub fn sums_of_squares(buffers: &[&Buffer<f32>]) -> Result<Vec<f64>> {
     let Some(first) = buffers.first() else { return Ok(Vec::new()) };
@@ -167,8 +167,8 @@ pub fn keep_rows(x: &mut Buffer<f32>, rows: &[u32], width: usize) -> Result<()> 
     if kept.is_empty() {
         return Ok(());
     }
-    let on_card = x.gpu().upload(&kept)?;
-    let arguments = vec![(&*x).into(), (&on_card).into(), kept.len().into(), width.into()];
+    let on_gpu = x.gpu().upload(&kept)?;
+    let arguments = vec![(&*x).into(), (&on_gpu).into(), kept.len().into(), width.into()];
     let blocks = kept.len().min(1 << 20) as u32;
     // SAFETY: a byte for each row.
     unsafe { x.gpu().launch(&Launch::blocks("keep_rows", blocks, arguments)) }

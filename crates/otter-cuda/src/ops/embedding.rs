@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use otter_nn::QuantisedFormat;
+use otter_nn::QuantizedFormat;
 
 use crate::Argument;
-use crate::quantised::QuantisedBuffer;
+use crate::quantized::QuantizedBuffer;
 use crate::{Buffer, Gpu, Launch, Matrix, Result};
 
 /// Rows `ids` of a table of rows of `width`, as f32, exactly.
@@ -27,12 +27,12 @@ pub fn rows_of(table: Matrix<'_>, ids: &[u32], width: usize) -> Result<Buffer<f3
 }
 
 /// Rows `ids` of a table in blocks, exactly the host's numbers.
-pub fn rows_of_blocks(table: &QuantisedBuffer, ids: &[u32]) -> Result<Buffer<f32>> {
+pub fn rows_of_blocks(table: &QuantizedBuffer, ids: &[u32]) -> Result<Buffer<f32>> {
     let [rows, width] = table.shape();
     check(rows * width, ids, width);
     let kernel = match table.format() {
-        QuantisedFormat::Q8_0 => "widen_rows_q8_0",
-        QuantisedFormat::Q4K => "widen_rows_q4_k",
+        QuantizedFormat::Q8_0 => "widen_rows_q8_0",
+        QuantizedFormat::Q4K => "widen_rows_q4_k",
     };
     // SAFETY: the kernels take blocks of this format; ids were checked, and rows are whole blocks.
     unsafe { launch(kernel, table.bytes().gpu(), table.bytes().into(), ids, width) }
@@ -45,8 +45,8 @@ pub fn rows_of_blocks(table: &QuantisedBuffer, ids: &[u32]) -> Result<Buffer<f32
 unsafe fn launch(kernel: &str, gpu: &Gpu, table: Argument, ids: &[u32], width: usize) -> Result<Buffer<f32>> {
     let out = gpu.allocate(ids.len() * width)?;
     if !out.is_empty() {
-        let on_card = gpu.upload(ids)?;
-        let arguments = vec![(&out).into(), table, (&on_card).into(), (width as u32).into()];
+        let on_gpu = gpu.upload(ids)?;
+        let arguments = vec![(&out).into(), table, (&on_gpu).into(), (width as u32).into()];
         // SAFETY: a block an id, for which `out` has a row; the rest by the contract of this function.
         unsafe { gpu.launch(&Launch::blocks(kernel, ids.len() as u32, arguments)) }?;
     }
@@ -72,11 +72,11 @@ pub fn backward(d_table: &mut Buffer<f32>, dy: &Buffer<f32>, ids: &[u32], width:
         starts.push(places.len() as u32);
     }
     let gpu = d_table.gpu().clone();
-    let [on_card, starts, places] = [gpu.upload(&distinct)?, gpu.upload(&starts)?, gpu.upload(&places)?];
+    let [on_gpu, starts, places] = [gpu.upload(&distinct)?, gpu.upload(&starts)?, gpu.upload(&places)?];
     let arguments = vec![
         (&*d_table).into(),
         dy.into(),
-        (&on_card).into(),
+        (&on_gpu).into(),
         (&starts).into(),
         (&places).into(),
         (width as u32).into(),

@@ -1,7 +1,7 @@
-//! Products, twins of [`otter_nn::kernels::matmul`]. Sums are f32 and run over the whole inner dimension in a fixed order. In
+//! Products, twins of [`otter_nn::backend::cpu::gemm`]. Sums are f32 and run over the whole inner dimension in a fixed order. In
 //! [`Precision::F32`] they are fused, one element after the other; a factor in half precision is widened exactly. In
 //! [`Precision::Bf16`] both factors are rounded to bfloat16 (to the nearest, of two equally near to the even one) and multiplied
-//! by tensor cores, which add sixteen products at a time as the kind of card does.
+//! by tensor cores, which add sixteen products at a time as the kind of GPU does.
 
 use crate::{Buffer, Launch, Matrix, Precision, Result};
 
@@ -32,30 +32,28 @@ impl<'a> Columns<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Product {
     /// (rows, depth) times the transpose of (columns, depth).
-    TimesTransposed,
+    MatmulNt,
     /// (rows, depth) times (depth, columns).
     Times,
     /// The transpose of (depth, rows) times (depth, columns).
-    TransposedTimes,
+    MatmulTn,
 }
 
 impl Product {
     /// The kernel for a second factor and a precision.
     fn kernel(self, b: Matrix<'_>, precision: Precision) -> &'static str {
         let [f32, f16, bf16] = match (self, precision) {
-            (Self::TimesTransposed, Precision::F32) => {
-                ["times_transposed", "times_transposed_f16", "times_transposed_bf16"]
+            (Self::MatmulNt, Precision::F32) => ["matmul_nt", "matmul_nt_f16", "matmul_nt_bf16"],
+            (Self::MatmulNt, Precision::Bf16) => {
+                ["matmul_nt_rounded", "matmul_nt_rounded_f16", "matmul_nt_rounded_bf16"]
             }
-            (Self::TimesTransposed, Precision::Bf16) => {
-                ["times_transposed_rounded", "times_transposed_rounded_f16", "times_transposed_rounded_bf16"]
+            (Self::Times, Precision::F32) => ["matmul_nn", "matmul_nn_f16", "matmul_nn_bf16"],
+            (Self::Times, Precision::Bf16) => {
+                ["matmul_nn_rounded", "matmul_nn_rounded_f16", "matmul_nn_rounded_bf16"]
             }
-            (Self::Times, Precision::F32) => ["times", "times_f16", "times_bf16"],
-            (Self::Times, Precision::Bf16) => ["times_rounded", "times_rounded_f16", "times_rounded_bf16"],
-            (Self::TransposedTimes, Precision::F32) => {
-                ["transposed_times", "transposed_times_f16", "transposed_times_bf16"]
-            }
-            (Self::TransposedTimes, Precision::Bf16) => {
-                ["transposed_times_rounded", "transposed_times_rounded_f16", "transposed_times_rounded_bf16"]
+            (Self::MatmulTn, Precision::F32) => ["matmul_tn", "matmul_tn_f16", "matmul_tn_bf16"],
+            (Self::MatmulTn, Precision::Bf16) => {
+                ["matmul_tn_rounded", "matmul_tn_rounded_f16", "matmul_tn_rounded_bf16"]
             }
         };
         match b {
@@ -76,7 +74,7 @@ pub(crate) fn product(
     precision: Precision,
 ) -> Result<()> {
     let kernel = product.kernel(b, precision);
-    let (a_rows, a_columns) = if product == Product::TransposedTimes { (depth, rows) } else { (rows, depth) };
+    let (a_rows, a_columns) = if product == Product::MatmulTn { (depth, rows) } else { (rows, depth) };
     assert!(
         c.holds(rows, columns),
         "{kernel}: a result of {rows} x {columns} in {} elements",
@@ -121,7 +119,7 @@ pub(crate) fn product(
 ///
 /// # Panics
 /// When lengths differ; so for all functions here.
-pub fn times_transposed(
+pub fn matmul_nt(
     y: &mut Buffer<f32>,
     x: &Buffer<f32>,
     w: Matrix<'_>,
@@ -132,11 +130,11 @@ pub fn times_transposed(
     let rows = x.len() / inner;
     assert_eq!(w.len(), outer * inner, "a matrix of {outer} x {inner}");
     let (y, x) = (Columns::all(y, outer), Columns::all(x, inner));
-    product(Product::TimesTransposed, (y, rows, outer), x, (w, inner), accumulate, precision)
+    product(Product::MatmulNt, (y, rows, outer), x, (w, inner), accumulate, precision)
 }
 
 /// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner).
-pub fn times(
+pub fn matmul_nn(
     dx: &mut Buffer<f32>,
     dy: &Buffer<f32>,
     w: Matrix<'_>,
@@ -151,7 +149,7 @@ pub fn times(
 }
 
 /// `dw += dy^T x` with dy (rows, outer), x (rows, inner), dw (outer, inner).
-pub fn add_transposed_times(
+pub fn matmul_tn_add(
     dw: &mut Buffer<f32>,
     dy: &Buffer<f32>,
     x: &Buffer<f32>,
@@ -161,5 +159,5 @@ pub fn add_transposed_times(
     let rows = dy.len() / outer;
     assert_eq!(x.len(), rows * inner, "{rows} rows of {inner}");
     let (dw, dy) = (Columns::all(dw, inner), Columns::all(dy, outer));
-    product(Product::TransposedTimes, (dw, outer, inner), dy, (x.into(), rows), true, precision)
+    product(Product::MatmulTn, (dw, outer, inner), dy, (x.into(), rows), true, precision)
 }

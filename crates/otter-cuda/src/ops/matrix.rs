@@ -1,4 +1,4 @@
-//! Matrices as a card keeps them, and how they are multiplied.
+//! Matrices as a GPU keeps them, and how they are multiplied.
 
 use crate::Buffer;
 use otter_nn::DType;

@@ -33,7 +33,7 @@ impl RotaryAngles {
         self.turn(x, 1.0)
     }
 
-    /// Reverse pass of [`RotaryAngles::rotate`]: turns gradients back.
+    /// Backward pass of [`RotaryAngles::rotate`]: turns gradients back.
     pub fn rotate_back(&self, x: &mut Buffer<f32>) -> Result<()> {
         self.turn(x, -1.0)
     }

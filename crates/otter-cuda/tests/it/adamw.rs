@@ -92,19 +92,19 @@ fn updates_give_the_hosts_bits() {
         for len in [1, 3, 4, 31, 257, 3001] {
             let mut values = numbers(len, 1);
             let (mut first, mut second) = (vec![0.0; len], vec![0.0; len]);
-            let mut on_card = on(&gpu, &values);
+            let mut on_gpu = on(&gpu, &values);
             let mut moments = [gpu.zeros(len).expect("memory"), gpu.zeros(len).expect("memory")];
             for step in 1..=5 {
                 let settings = Settings { step, learning_rate: 1e-2 / step as f64, ..settings };
                 let (gradients, c) = (gradients(len, step), Constants::of(&settings));
                 let [on_first, on_second] = &mut moments;
-                adamw::update(&mut on_card, &on(&gpu, &gradients), on_first, on_second, &settings)
+                adamw::update(&mut on_gpu, &on(&gpu, &gradients), on_first, on_second, &settings)
                     .expect("a launch");
                 for (at, gradient) in gradients.iter().enumerate() {
                     c.update(&mut values[at], gradient * c.factor, &mut first[at], &mut second[at]);
                 }
                 let what = format!("{settings:?}, {len} elements");
-                assert_same(&on_card, &values, &what);
+                assert_same(&on_gpu, &values, &what);
                 assert_same(on_first, &first, &what);
                 assert_same(on_second, &second, &what);
             }
@@ -226,7 +226,7 @@ fn updates_of_8_bit_moments_give_the_hosts_bits() {
                 second_scales: scales,
             };
             let mut values = numbers(len, 1);
-            let mut on_card = on(&gpu, &values);
+            let mut on_gpu = on(&gpu, &values);
             let (mut codes, mut scales) = (
                 [(), ()].map(|()| gpu.zeros::<u8>(len).expect("memory")),
                 [(), ()].map(|()| gpu.zeros::<f32>(len.div_ceil(BLOCK)).expect("memory")),
@@ -242,11 +242,11 @@ fn updates_of_8_bit_moments_give_the_hosts_bits() {
                 let [first, second] = &mut codes;
                 let [first_scales, second_scales] = &mut scales;
                 let moments = EightBitMoments { first, second, first_scales, second_scales };
-                adamw::update_eight_bit(&mut on_card, &on_gradients, moments, position, &settings)
+                adamw::update_eight_bit(&mut on_gpu, &on_gradients, moments, position, &settings)
                     .expect("a launch");
                 reference.update(&mut values, &gradients, position, &settings);
                 let what = format!("{settings:?}, {len} elements");
-                assert_same(&on_card, &values, &what);
+                assert_same(&on_gpu, &values, &what);
                 assert_same(&scales[0], &reference.first_scales, &what);
                 assert_same(&scales[1], &reference.second_scales, &what);
                 assert_eq!(codes[0].download().expect("a download"), reference.first, "{what}");

@@ -3,7 +3,7 @@
 use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::Constant;
 use otter_cuda::attention::{self as gpu_attention, ForwardResult, InputGradients, Inputs};
-use otter_nn::kernels::attention::{self, HeadLayout, Span};
+use otter_nn::backend::cpu::attention::{self, HeadStrides, Span};
 
 const OUT_TOLERANCE: f32 = 1e-6;
 const GRADIENT_TOLERANCE: f32 = 2e-6;
@@ -50,10 +50,10 @@ impl Case {
     fn check(&self) {
         let gpu = gpu();
         let (width, key_width) = (self.heads * self.head_size, self.key_heads * self.head_size);
-        let q_layout = HeadLayout::new(self.rows, width, self.head_size);
-        let layout_of = if self.by_head { HeadLayout::by_head } else { HeadLayout::new };
+        let q_layout = HeadStrides::new(self.rows, width, self.head_size);
+        let layout_of = if self.by_head { HeadStrides::by_head } else { HeadStrides::new };
         let k_layout = layout_of(self.capacity, key_width, self.head_size);
-        let d_layout = HeadLayout::new(self.keys, key_width, self.head_size);
+        let d_layout = HeadStrides::new(self.keys, key_width, self.head_size);
         let of_rows = self.batch * self.rows * width;
         let (of_keys, of_gradients) =
             (self.batch * self.capacity * key_width, self.batch * self.keys * key_width);
@@ -84,15 +84,22 @@ impl Case {
         };
         // What is in no span keeps what it had.
         let mut out = vec![0.5f64; of_rows];
-        let mut log_sums = vec![0.25f64; self.batch * self.heads * self.rows];
-        attention::forward(heads, inputs, &self.spans, &mut out, q_layout, Some((&mut log_sums, self.rows)));
+        let mut log_sum_exp = vec![0.25f64; self.batch * self.heads * self.rows];
+        attention::forward(
+            heads,
+            inputs,
+            &self.spans,
+            &mut out,
+            q_layout,
+            Some((&mut log_sum_exp, self.rows)),
+        );
         let (mut dq, mut dk, mut dv) =
             (vec![1.0f64; of_rows], vec![0.5; of_gradients], vec![-1.0; of_gradients]);
         let result = attention::ForwardResult {
             out: &out,
             d_out: &dy_double,
             layout: q_layout,
-            log_sums: &log_sums,
+            log_sum_exp: &log_sum_exp,
             rows_per_batch: self.rows,
         };
         let gradients = attention::InputGradients {
@@ -119,17 +126,17 @@ impl Case {
         let visible = visible.as_ref().map(|visible| (visible, self.keys));
         let inputs = Inputs { q: &q, q_layout, k: &k, k_layout, v: &v, v_layout: k_layout, visible };
         let mut found = on(&gpu, &vec![0.5; of_rows]);
-        let mut found_sums = on(&gpu, &vec![0.25; log_sums.len()]);
+        let mut found_sums = on(&gpu, &vec![0.25; log_sum_exp.len()]);
         let sums = Some((&mut found_sums, self.rows));
         gpu_attention::forward(&sizes, &inputs, &self.spans, &mut found, q_layout, sums).expect("a launch");
         assert_close(&found, &single(&out), OUT_TOLERANCE, &format!("{}, output", self.name));
-        assert_close(&found_sums, &single(&log_sums), OUT_TOLERANCE, &format!("{}, log sums", self.name));
+        assert_close(&found_sums, &single(&log_sum_exp), OUT_TOLERANCE, &format!("{}, log sums", self.name));
 
         let result = ForwardResult {
             out: &found,
             d_out: &dy,
             layout: q_layout,
-            log_sums: &found_sums,
+            log_sum_exp: &found_sums,
             rows_per_batch: self.rows,
         };
         let mut found_dq = on(&gpu, &vec![1.0; of_rows]);
@@ -246,21 +253,22 @@ fn one_key_head_for_all() {
 #[test]
 fn spans_without_keys_give_zeros() {
     let gpu = gpu();
-    let layout = HeadLayout::new(5, 4, 4);
+    let layout = HeadStrides::new(5, 4, 4);
     let x = on(&gpu, &numbers(20, 1));
     let sizes = gpu_attention::Heads { heads: 1, key_heads: 1, scale: 0.5, slopes: None };
     let inputs =
         Inputs { q: &x, q_layout: layout, k: &x, k_layout: layout, v: &x, v_layout: layout, visible: None };
     for rows in [2, 5] {
         let span = Span { batch: 0, row: 0, rows, key_batch: 0, key_row: 0, keys: 0, causal_offset: None };
-        let (mut out, mut log_sums) = (on(&gpu, &[1.0; 20]), on(&gpu, &[1.0; 5]));
-        let sums = Some((&mut log_sums, 5));
+        let (mut out, mut log_sum_exp) = (on(&gpu, &[1.0; 20]), on(&gpu, &[1.0; 5]));
+        let sums = Some((&mut log_sum_exp, 5));
         gpu_attention::forward(&sizes, &inputs, &[span], &mut out, layout, sums).expect("a launch");
         let expected: Vec<f32> = (0..20).map(|i| f32::from(u8::from(i >= 4 * rows))).collect();
         assert_close(&out, &expected, 0.0, "output");
         let expected: Vec<f32> = (0..5).map(|row| f32::from(u8::from(row >= rows))).collect();
-        assert_close(&log_sums, &expected, 0.0, "log sums");
-        let result = ForwardResult { out: &out, d_out: &x, layout, log_sums: &log_sums, rows_per_batch: 5 };
+        assert_close(&log_sum_exp, &expected, 0.0, "log sums");
+        let result =
+            ForwardResult { out: &out, d_out: &x, layout, log_sum_exp: &log_sum_exp, rows_per_batch: 5 };
         let (mut dq, mut dk, mut dv) = (on(&gpu, &[1.0; 20]), on(&gpu, &[1.0; 20]), on(&gpu, &[1.0; 20]));
         let mut gradients =
             InputGradients { dq: &mut dq, dk: &mut dk, dk_layout: layout, dv: &mut dv, dv_layout: layout };
@@ -273,13 +281,13 @@ fn spans_without_keys_give_zeros() {
 
 fn refused(spans: &[Span]) {
     let gpu = gpu();
-    let layout = HeadLayout::new(8, 4, 4);
+    let layout = HeadStrides::new(8, 4, 4);
     let x = on(&gpu, &numbers(32, 1));
     let sizes = gpu_attention::Heads { heads: 1, key_heads: 1, scale: 0.5, slopes: None };
     let inputs =
         Inputs { q: &x, q_layout: layout, k: &x, k_layout: layout, v: &x, v_layout: layout, visible: None };
-    let log_sums = on(&gpu, &[0.0; 8]);
-    let result = ForwardResult { out: &x, d_out: &x, layout, log_sums: &log_sums, rows_per_batch: 8 };
+    let log_sum_exp = on(&gpu, &[0.0; 8]);
+    let result = ForwardResult { out: &x, d_out: &x, layout, log_sum_exp: &log_sum_exp, rows_per_batch: 8 };
     let (mut dq, mut dk, mut dv) = (on(&gpu, &[0.0; 32]), on(&gpu, &[0.0; 32]), on(&gpu, &[0.0; 32]));
     let mut gradients =
         InputGradients { dq: &mut dq, dk: &mut dk, dk_layout: layout, dv: &mut dv, dv_layout: layout };
@@ -312,7 +320,7 @@ fn numbers_that_are_not_finite_stay_visible() {
     let gpu = gpu();
     let (heads, size, scale) = (2, 6, 0.4);
     for rows in [1, 5, 70] {
-        let layout = HeadLayout::new(rows, heads * size, size);
+        let layout = HeadStrides::new(rows, heads * size, size);
         let good: [Vec<f32>; 3] = std::array::from_fn(|i| numbers(rows * heads * size, i as u64 + 1));
         for causal_offset in [None, Some(0)] {
             let spans =

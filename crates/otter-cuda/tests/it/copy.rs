@@ -17,7 +17,7 @@ fn check(
 ) {
     let gpu = gpu();
     let (before, from) = (numbers(room[0], 1), numbers(room[1], 2));
-    let on_card = on(&gpu, &from);
+    let on_gpu = on(&gpu, &from);
     for accumulate in [false, true] {
         let mut expected = before.clone();
         for (i, j, k) in
@@ -30,7 +30,7 @@ fn check(
             }
         }
         let mut to = on(&gpu, &before);
-        copy(&mut to, to_layout, &on_card, from_layout, sizes, len, accumulate).expect("a launch");
+        copy(&mut to, to_layout, &on_gpu, from_layout, sizes, len, accumulate).expect("a launch");
         let same = to.download().expect("a download") == expected;
         assert!(same, "{to_layout:?} from {from_layout:?}, {sizes:?} runs of {len}, {accumulate}");
     }

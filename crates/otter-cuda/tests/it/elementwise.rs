@@ -3,7 +3,7 @@
 use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::elementwise::{self as gpu_elementwise, Activation};
 use otter_cuda::{Buffer, GpuError};
-use otter_nn::kernels::elementwise::{self, Gelu, GeluTanh, QuickGelu, Relu};
+use otter_nn::backend::cpu::elementwise::{self, Gelu, GeluTanh, QuickGelu, Relu};
 
 const LENGTHS: [usize; 4] = [1, 31, 257, 3001];
 
@@ -12,11 +12,11 @@ fn activations_agree<A: elementwise::Activation>(kind: Activation) {
     for len in LENGTHS {
         let x: Vec<f32> = numbers(len, 1).iter().map(|v| v * 3.0).collect();
         let dy = numbers(len, 2);
-        let on_card = on(&gpu, &x);
-        let y = gpu_elementwise::activate(&on_card, kind).expect("a launch");
+        let on_gpu = on(&gpu, &x);
+        let y = gpu_elementwise::activate(&on_gpu, kind).expect("a launch");
         assert_close(&y, &elementwise::activate::<A, f32>(&x), 1e-6, &format!("{kind:?}"));
         let mut d = on(&gpu, &dy);
-        gpu_elementwise::activate_backward(&mut d, &on_card, kind).expect("a launch");
+        gpu_elementwise::activate_backward(&mut d, &on_gpu, kind).expect("a launch");
         let mut expected = dy.clone();
         elementwise::activate_backward::<A, f32>(&mut expected, &x);
         assert_close(&d, &expected, 1e-6, &format!("{kind:?}, backward"));
@@ -119,10 +119,10 @@ fn squares_of_several_at_once() {
     assert!(gpu_elementwise::sums_of_squares(&[]).expect("nothing to do").is_empty());
     let all: Vec<Vec<f32>> =
         (0..).zip([0, 1, 31, 257, 3001, 100_003]).map(|(i, len)| numbers(len, i)).collect();
-    let on_card: Vec<_> = all.iter().map(|values| on(&gpu, values)).collect();
+    let on_gpu: Vec<_> = all.iter().map(|values| on(&gpu, values)).collect();
     let squares = |of: &[&Buffer<f32>]| gpu_elementwise::sums_of_squares(of).expect("a launch");
-    let found = squares(&on_card.iter().collect::<Vec<_>>());
-    for ((found, values), alone) in found.into_iter().zip(&all).zip(&on_card) {
+    let found = squares(&on_gpu.iter().collect::<Vec<_>>());
+    for ((found, values), alone) in found.into_iter().zip(&all).zip(&on_gpu) {
         let expected = elementwise::sum_of_squares(values);
         assert!((found - expected).abs() <= 1e-6 * expected, "{found}, expected {expected}");
         assert_eq!(squares(&[alone]), [found]);
@@ -160,14 +160,14 @@ fn rows_that_are_kept() {
         // What is not finite is zeroed too.
         let mut x = numbers(rows * width, 1);
         x.iter_mut().step_by(11).for_each(|x| *x = f32::INFINITY);
-        let mut on_card = on(&gpu, &x);
-        gpu_elementwise::keep_rows(&mut on_card, &kept, width).expect("a launch");
+        let mut on_gpu = on(&gpu, &x);
+        gpu_elementwise::keep_rows(&mut on_gpu, &kept, width).expect("a launch");
         for (row, values) in (0..).zip(x.chunks_mut(width)) {
             if !kept.contains(&row) {
                 values.fill(0.0);
             }
         }
-        assert_eq!(on_card.download().expect("a download"), x);
+        assert_eq!(on_gpu.download().expect("a download"), x);
     }
 }
 

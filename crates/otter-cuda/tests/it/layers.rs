@@ -2,7 +2,7 @@
 
 use crate::common::{assert_close, gpu, numbers, on};
 use otter_cuda::{Precision, cross_entropy, embedding, matmul, norm, rotary::RotaryAngles};
-use otter_nn::kernels::{matmul as host_matmul, norm as host_norm};
+use otter_nn::backend::cpu::{gemm as host_matmul, norm as host_norm};
 use otter_nn::{
     CrossEntropy, Device, Gradients, Init, ParameterSpecs, Parameters, Rotary, Tensor, rotary_frequencies,
 };
@@ -16,18 +16,18 @@ fn norms() {
     let gpu = gpu();
     for (rows, width) in [(1, 1), (3, 40), (17, 333), (2, 1024)] {
         let (x, dy) = (numbers(rows * width, 1), numbers(rows * width, 2));
-        let (gain, bias) = (numbers(width, 3), numbers(width, 4));
-        let (on_x, on_dy, on_gain) = (on(&gpu, &x), on(&gpu, &dy), on(&gpu, &gain));
-        for (centred, with_bias) in [(true, true), (true, false), (false, false)] {
-            let what = format!("{rows} x {width}, centred {centred}");
+        let (weight, bias) = (numbers(width, 3), numbers(width, 4));
+        let (on_x, on_dy, on_weight) = (on(&gpu, &x), on(&gpu, &dy), on(&gpu, &weight));
+        for (centered, with_bias) in [(true, true), (true, false), (false, false)] {
+            let what = format!("{rows} x {width}, centered {centered}");
             let bias = with_bias.then_some(&bias[..]);
             let on_bias = bias.map(|bias| on(&gpu, bias));
             let (y, statistics) =
-                norm::forward(&on_x, &on_gain, on_bias.as_ref(), 1e-5, centred).expect("a launch");
-            let (expected, expected_statistics) = if centred {
-                host_norm::layer_norm(&x, &gain, bias, 1e-5)
+                norm::forward(&on_x, &on_weight, on_bias.as_ref(), 1e-5, centered).expect("a launch");
+            let (expected, expected_statistics) = if centered {
+                host_norm::layer_norm(&x, &weight, bias, 1e-5)
             } else {
-                host_norm::rms_norm(&x, &gain, 1e-5)
+                host_norm::rms_norm(&x, &weight, 1e-5)
             };
             assert_close(&y, &expected, 1e-5, &what);
             let found = pairs(&statistics.download().expect("a download"));
@@ -37,21 +37,23 @@ fn norms() {
                     "{what}"
                 );
             }
-            let dx = norm::backward_input(&on_dy, &on_x, &on_gain, &statistics, centred).expect("a launch");
-            let expected_dx = host_norm::norm_backward_input(&dy, &x, &gain, &expected_statistics, centred);
-            // of one centred element nothing is left but rounding
+            let dx =
+                norm::backward_input(&on_dy, &on_x, &on_weight, &statistics, centered).expect("a launch");
+            let expected_dx =
+                host_norm::norm_backward_input(&dy, &x, &weight, &expected_statistics, centered);
+            // of one centered element nothing is left but rounding
             if width > 1 {
                 assert_close(&dx, &expected_dx, 1e-5, &what);
             }
-            let (mut d_gain, mut d_bias) = (gain.clone(), gain.clone());
-            host_norm::norm_backward_gain(&mut d_gain, &dy, &x, &expected_statistics);
+            let (mut d_weight, mut d_bias) = (weight.clone(), weight.clone());
+            host_norm::norm_backward_weight(&mut d_weight, &dy, &x, &expected_statistics);
             host_norm::add_column_sums(&mut d_bias, &dy);
-            let (mut on_d_gain, mut on_d_bias) = (on(&gpu, &gain), on(&gpu, &gain));
-            norm::backward_gain(&mut on_d_gain, Some(&mut on_d_bias), &on_dy, &on_x, &statistics)
+            let (mut on_d_weight, mut on_d_bias) = (on(&gpu, &weight), on(&gpu, &weight));
+            norm::backward_weight(&mut on_d_weight, Some(&mut on_d_bias), &on_dy, &on_x, &statistics)
                 .expect("a launch");
-            assert_close(&on_d_gain, &d_gain, 1e-5, &what);
+            assert_close(&on_d_weight, &d_weight, 1e-5, &what);
             assert_close(&on_d_bias, &d_bias, 1e-5, &what);
-            let mut on_d_bias = on(&gpu, &gain);
+            let mut on_d_bias = on(&gpu, &weight);
             norm::add_column_sums(&mut on_d_bias, &on_dy).expect("a launch");
             assert_close(&on_d_bias, &d_bias, 1e-5, &what);
         }
@@ -69,15 +71,15 @@ fn rotary_positions() {
     for rotary in rotaries {
         let positions = [0, 1, 7, 3, 100];
         let rows = numbers(5 * 3 * rotary.head_size(), 1);
-        let mut on_card = on(&gpu, &rows);
+        let mut on_gpu = on(&gpu, &rows);
         let mut rows = Tensor::from_vec(rows, &[5, 3 * rotary.head_size()], Device::Cpu);
         let angles = RotaryAngles::new(&gpu, &rotary, &positions).expect("memory");
-        angles.rotate(&mut on_card).expect("a launch");
+        angles.rotate(&mut on_gpu).expect("a launch");
         rotary.rotate(&mut rows, &positions);
-        assert_close(&on_card, rows.data(), 1e-6, "rotated");
-        angles.rotate_back(&mut on_card).expect("a launch");
+        assert_close(&on_gpu, rows.data(), 1e-6, "rotated");
+        angles.rotate_back(&mut on_gpu).expect("a launch");
         rotary.rotate_back(&mut rows, &positions);
-        assert_close(&on_card, rows.data(), 1e-6, "and back");
+        assert_close(&on_gpu, rows.data(), 1e-6, "and back");
     }
 }
 
@@ -123,7 +125,7 @@ fn losses() {
 
     let (on_hidden, on_table) = (on(&gpu, hidden.data()), on(&gpu, &values));
     let mut logits = gpu.allocate(rows * vocabulary).expect("memory");
-    matmul::times_transposed(
+    matmul::matmul_nt(
         &mut logits,
         &on_hidden,
         (&on_table).into(),
@@ -143,11 +145,18 @@ fn losses() {
     let found: f64 = losses.into_iter().map(f64::from).sum();
     assert!((found - sum.sum).abs() < 1e-5 * sum.sum, "{found}, expected {}", sum.sum);
     let mut on_d_hidden = gpu.allocate(rows * width).expect("memory");
-    matmul::times(&mut on_d_hidden, &logits, (&on_table).into(), (vocabulary, width), false, Precision::F32)
-        .expect("a launch");
+    matmul::matmul_nn(
+        &mut on_d_hidden,
+        &logits,
+        (&on_table).into(),
+        (vocabulary, width),
+        false,
+        Precision::F32,
+    )
+    .expect("a launch");
     assert_close(&on_d_hidden, d_hidden.data(), 1e-5, "gradient of the hidden rows");
     let mut d_table = gpu.zeros(vocabulary * width).expect("memory");
-    matmul::add_transposed_times(&mut d_table, &logits, &on_hidden, (vocabulary, width), Precision::F32)
+    matmul::matmul_tn_add(&mut d_table, &logits, &on_hidden, (vocabulary, width), Precision::F32)
         .expect("a launch");
     assert_close(&d_table, &gradients.flat(), 1e-5, "gradient of the table");
 }
@@ -162,29 +171,21 @@ fn products() {
             let what = format!("{rows} x {inner} x {outer}, accumulate {accumulate}");
             let mut y = numbers(rows * outer, 4);
             let mut on_y = on(&gpu, &y);
-            host_matmul::times_transposed(&mut y, &x, &w[..], inner, outer, accumulate);
-            matmul::times_transposed(
-                &mut on_y,
-                &on_x,
-                (&on_w).into(),
-                (inner, outer),
-                accumulate,
-                Precision::F32,
-            )
-            .expect("a launch");
+            host_matmul::matmul_nt(&mut y, &x, &w[..], inner, outer, accumulate);
+            matmul::matmul_nt(&mut on_y, &on_x, (&on_w).into(), (inner, outer), accumulate, Precision::F32)
+                .expect("a launch");
             assert_close(&on_y, &y, 2e-6, &what);
             let mut dx = numbers(rows * inner, 5);
             let mut on_dx = on(&gpu, &dx);
-            host_matmul::times(&mut dx, &dy, &w[..], outer, inner, accumulate);
-            matmul::times(&mut on_dx, &on_dy, (&on_w).into(), (outer, inner), accumulate, Precision::F32)
+            host_matmul::matmul_nn(&mut dx, &dy, &w[..], outer, inner, accumulate);
+            matmul::matmul_nn(&mut on_dx, &on_dy, (&on_w).into(), (outer, inner), accumulate, Precision::F32)
                 .expect("a launch");
             assert_close(&on_dx, &dx, 2e-6, &what);
         }
         let mut dw = numbers(outer * inner, 6);
         let mut on_dw = on(&gpu, &dw);
-        host_matmul::add_transposed_times(&mut dw, &dy, &x, outer, inner);
-        matmul::add_transposed_times(&mut on_dw, &on_dy, &on_x, (outer, inner), Precision::F32)
-            .expect("a launch");
+        host_matmul::matmul_tn_add(&mut dw, &dy, &x, outer, inner);
+        matmul::matmul_tn_add(&mut on_dw, &on_dy, &on_x, (outer, inner), Precision::F32).expect("a launch");
         assert_close(&on_dw, &dw, 2e-6, "gradient of the matrix");
     }
 }

@@ -7,11 +7,11 @@ mod adamw;
 mod attention;
 mod copy;
 mod elementwise;
-mod few_rows;
 mod layers;
 mod matmul_bf16;
 mod media;
-mod quantised;
+mod quantized;
+mod skinny_gemm;
 #[path = "../../../otter-model/tests/it/small_models/mod.rs"]
 mod small_models;
 mod whole_model;

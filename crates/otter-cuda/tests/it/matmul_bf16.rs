@@ -1,11 +1,11 @@
 //! Products with matrices in half precision, and by tensor cores.
 
 use crate::common::{assert_close, gpu, numbers, on};
-use otter_cuda::quantised::{self, QuantisedBuffer};
+use otter_cuda::quantized::{self, QuantizedBuffer};
 use otter_cuda::{Buffer, Gpu, Matrix, Precision, matmul};
-use otter_nn::kernels::half::f16_to_f32;
-use otter_nn::kernels::matmul as host_matmul;
-use otter_nn::{Device, QuantisedFormat, QuantisedMatrix};
+use otter_nn::backend::cpu::gemm as host_matmul;
+use otter_nn::backend::cpu::half::f16_to_f32;
+use otter_nn::{Device, QuantizedFormat, QuantizedMatrix};
 
 /// The nearest bfloat16, of two equally near the even one.
 fn bf16_bits(value: f32) -> u16 {
@@ -51,7 +51,7 @@ impl Stored {
     }
 }
 
-/// Ordinary numbers on the card, and what they are as f32.
+/// Ordinary numbers on the GPU, and what they are as f32.
 fn matrix(gpu: &Gpu, kind: Kind, count: usize, seed: u64) -> (Stored, Vec<f32>) {
     let values = numbers(count, seed);
     match kind {
@@ -115,14 +115,14 @@ fn matrices_in_half_precision_are_multiplied_as_if_widened() {
                 let mut y = numbers(rows * outer, 4);
                 let mut on_y = on(&gpu, &y);
                 let (shape, precision) = ((inner, outer), Precision::F32);
-                host_matmul::times_transposed(&mut y, &x, &w[..], inner, outer, accumulate);
-                matmul::times_transposed(&mut on_y, &on_x, on_w.matrix(), shape, accumulate, precision)
+                host_matmul::matmul_nt(&mut y, &x, &w[..], inner, outer, accumulate);
+                matmul::matmul_nt(&mut on_y, &on_x, on_w.matrix(), shape, accumulate, precision)
                     .expect("a launch");
                 assert_close(&on_y, &y, 1e-6, &what);
                 let mut dx = numbers(rows * inner, 5);
                 let mut on_dx = on(&gpu, &dx);
-                host_matmul::times(&mut dx, &dy, &w[..], outer, inner, accumulate);
-                matmul::times(&mut on_dx, &on_dy, on_w.matrix(), (outer, inner), accumulate, precision)
+                host_matmul::matmul_nn(&mut dx, &dy, &w[..], outer, inner, accumulate);
+                matmul::matmul_nn(&mut on_dx, &on_dy, on_w.matrix(), (outer, inner), accumulate, precision)
                     .expect("a launch");
                 assert_close(&on_dx, &dx, 1e-6, &what);
             }
@@ -148,14 +148,14 @@ fn tensor_cores_multiply_rounded_factors() {
                 let y = numbers(rows * outer, 4);
                 let mut on_y = on(&gpu, &y);
                 let shape = (inner, outer);
-                matmul::times_transposed(&mut on_y, &on_x, on_w.matrix(), shape, accumulate, precision)
+                matmul::matmul_nt(&mut on_y, &on_x, on_w.matrix(), shape, accumulate, precision)
                     .expect("a launch");
                 let y = before(accumulate, &y);
                 let y = reference(&y, outer, inner, |r, k| x[r * inner + k], |k, c| w[c * inner + k]);
                 assert_close(&on_y, &y, 1e-6, &what);
                 let dx = numbers(rows * inner, 5);
                 let mut on_dx = on(&gpu, &dx);
-                matmul::times(&mut on_dx, &on_dy, on_w.matrix(), (outer, inner), accumulate, precision)
+                matmul::matmul_nn(&mut on_dx, &on_dy, on_w.matrix(), (outer, inner), accumulate, precision)
                     .expect("a launch");
                 let dx = before(accumulate, &dx);
                 let dx = reference(&dx, inner, outer, |r, k| dy[r * outer + k], |k, c| w[k * inner + c]);
@@ -164,7 +164,7 @@ fn tensor_cores_multiply_rounded_factors() {
         }
         let dw = numbers(outer * inner, 6);
         let mut on_dw = on(&gpu, &dw);
-        matmul::add_transposed_times(&mut on_dw, &on_dy, &on_x, (outer, inner), precision).expect("a launch");
+        matmul::matmul_tn_add(&mut on_dw, &on_dy, &on_x, (outer, inner), precision).expect("a launch");
         let dw = reference(&dw, inner, rows, |r, k| dy[k * outer + r], |k, c| x[k * inner + c]);
         assert_close(&on_dw, &dw, 1e-6, &format!("{rows} x {inner} x {outer}, gradient of the matrix"));
     }
@@ -188,9 +188,10 @@ fn results_do_not_depend_on_how_a_matrix_is_stored() {
             let [found, expected] = [stored, widened].map(|w| {
                 let mut y = gpu.allocate(rows * outer).expect("memory");
                 let mut dx = gpu.allocate(rows * inner).expect("memory");
-                matmul::times_transposed(&mut y, &x, w.matrix(), (inner, outer), false, precision)
+                matmul::matmul_nt(&mut y, &x, w.matrix(), (inner, outer), false, precision)
                     .expect("a launch");
-                matmul::times(&mut dx, &dy, w.matrix(), (outer, inner), false, precision).expect("a launch");
+                matmul::matmul_nn(&mut dx, &dy, w.matrix(), (outer, inner), false, precision)
+                    .expect("a launch");
                 (y.download().expect("a download"), dx.download().expect("a download"))
             });
             assert_eq!(found, expected, "{rows} x {inner} x {outer}, {kind:?}, {precision:?}");
@@ -201,7 +202,7 @@ fn results_do_not_depend_on_how_a_matrix_is_stored() {
 /// w (outer, 1) times one: every element by itself.
 fn alone(gpu: &Gpu, w: Matrix<'_>, precision: Precision) -> Vec<f32> {
     let (mut y, one) = (gpu.allocate(w.len()).expect("memory"), on(gpu, &[1.0]));
-    matmul::times_transposed(&mut y, &one, w, (1, w.len()), false, precision).expect("a launch");
+    matmul::matmul_nt(&mut y, &one, w, (1, w.len()), false, precision).expect("a launch");
     y.download().expect("a download")
 }
 
@@ -258,7 +259,7 @@ fn rounding_is_to_the_nearest_and_keeps_what_is_not_finite() {
         let (mut x, w) = (numbers(3 * 40, 2), on(&gpu, &numbers(20 * 40, 3)));
         x[50] = value;
         let mut y = gpu.allocate(3 * 20).expect("memory");
-        matmul::times_transposed(&mut y, &on(&gpu, &x), (&w).into(), (40, 20), false, Precision::Bf16)
+        matmul::matmul_nt(&mut y, &on(&gpu, &x), (&w).into(), (40, 20), false, Precision::Bf16)
             .expect("a launch");
         let y = y.download().expect("a download");
         assert!(y.iter().enumerate().all(|(at, y)| y.is_finite() == (at / 20 != 1)), "{value}");
@@ -270,9 +271,9 @@ fn rounding_is_to_the_nearest_and_keeps_what_is_not_finite() {
 fn widened_tiles_of_blocks_go_to_tensor_cores() {
     let gpu = gpu();
     let (outer, inner, precision) = (37, 256, Precision::Bf16);
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         let values: Vec<f32> = numbers(outer * inner, 3).iter().map(|v| v * 0.05 + 0.01).collect();
-        let host = QuantisedMatrix::from_values(format, &values, [outer, inner], Device::Cpu)
+        let host = QuantizedMatrix::from_values(format, &values, [outer, inner], Device::Cpu)
             .expect("ordinary numbers");
         let mut weights = vec![0.0; outer * inner];
         host.view().read(0, &mut weights);
@@ -280,23 +281,24 @@ fn widened_tiles_of_blocks_go_to_tensor_cores() {
         // All rows at once, twelve at a time, ten at a time, one at a time.
         for tile in [outer * inner, 12 * inner, 10 * inner + 1, 0] {
             let most = if tile == outer * inner { 130 } else { 10 };
-            let mut on_w = QuantisedBuffer::of(&gpu, &host).expect("memory");
+            let mut on_w = QuantizedBuffer::of(&gpu, &host).expect("memory");
             on_w.widen_at_a_time(tile);
             for (rows, accumulate) in [(9, false), (most, true), (1, true)] {
                 let what = format!("{} {rows} rows, tiles of {tile}, accumulate {accumulate}", format.name());
                 let (x, y) = (numbers(rows * inner, 5), numbers(rows * outer, 6));
                 let mut on_y = on(&gpu, &y);
-                quantised::times_transposed(&mut on_y, &on(&gpu, &x), &on_w, accumulate, precision)
+                quantized::matmul_nt(&mut on_y, &on(&gpu, &x), &on_w, accumulate, precision)
                     .expect("a launch");
                 // Few rows are not rounded.
-                let few = rows <= quantised::FEW_ROWS;
+                let few = rows <= quantized::FEW_ROWS;
                 let (x, of_w) = if few { (x, &weights) } else { (rounded(&x), &w) };
                 let y = before(accumulate, &y);
                 let y = reference(&y, outer, inner, |r, k| x[r * inner + k], |k, c| of_w[c * inner + k]);
                 assert_close(&on_y, &y, 2e-6, &what);
                 let (dy, dx) = (numbers(rows * outer, 7), numbers(rows * inner, 8));
                 let mut on_dx = on(&gpu, &dx);
-                quantised::times(&mut on_dx, &on(&gpu, &dy), &on_w, accumulate, precision).expect("a launch");
+                quantized::matmul_nn(&mut on_dx, &on(&gpu, &dy), &on_w, accumulate, precision)
+                    .expect("a launch");
                 let (dy, dx) = (rounded(&dy), before(accumulate, &dx));
                 let dx = reference(&dx, inner, outer, |r, k| dy[r * outer + k], |k, c| w[k * inner + c]);
                 assert_close(&on_dx, &dx, 2e-6, &what);
@@ -311,5 +313,5 @@ fn matrices_of_another_size_are_refused() {
     let gpu = gpu();
     let (mut y, x) = (gpu.zeros(3 * 5).expect("memory"), gpu.zeros(3 * 4).expect("memory"));
     let w = gpu.zeros(21).expect("memory");
-    let _ = matmul::times_transposed(&mut y, &x, Matrix::F16(&w), (4, 5), false, Precision::Bf16);
+    let _ = matmul::matmul_nt(&mut y, &x, Matrix::F16(&w), (4, 5), false, Precision::Bf16);
 }

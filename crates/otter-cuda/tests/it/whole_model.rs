@@ -8,10 +8,10 @@ use otter_model::generate::{
     BeamOptions, Decoding, EarlyStopping, Generated, GenerationOptions, PromptBatch,
 };
 use otter_model::{LossScale, ModelError, Otter, TextInput, VisionInput};
-use otter_nn::backend::CardTransfers;
-use otter_nn::gradient_check::{random_parameters, random_tensor};
+use otter_nn::backend::GpuTransfers;
+use otter_nn::testing::gradient_check::{random_parameters, random_tensor};
 use otter_nn::{
-    Device, Gradients, Parameters, QuantisedFormat, QuantisedMatrix, Segment, Segments, Tensor, Weight,
+    Device, Gradients, Parameters, QuantizedFormat, QuantizedMatrix, Segment, Segments, Tensor, Weight,
 };
 
 /// Every small model: all language models, and a tower with places for media.
@@ -201,27 +201,27 @@ fn frozen_matrices_stay_narrow() {
             let [rows, width] = shape[..] else { continue };
             // Small enough that softmax stays soft over rounded weights.
             let values: Vec<f32> = parameter.tensor.values().iter().map(|v| v * 0.2).collect();
-            let quantised = |format| {
-                let matrix = QuantisedMatrix::from_values(format, &values, [rows, width], Device::Cpu);
-                Weight::Quantised(matrix.expect("the values are finite"))
+            let quantized = |format| {
+                let matrix = QuantizedMatrix::from_values(format, &values, [rows, width], Device::Cpu);
+                Weight::Quantized(matrix.expect("the values are finite"))
             };
             parameter.tensor = match kind {
                 0 => Weight::F16(Tensor::from_vec(halves(&values, half::f16::from_f32), &shape, Device::Cpu)),
                 1 => {
                     Weight::Bf16(Tensor::from_vec(halves(&values, half::bf16::from_f32), &shape, Device::Cpu))
                 }
-                2 => quantised(QuantisedFormat::Q8_0),
-                _ => quantised(QuantisedFormat::Q4K),
+                2 => quantized(QuantizedFormat::Q8_0),
+                _ => quantized(QuantizedFormat::Q4K),
             };
         }
         let device = device(Precision::F32);
         let there = on(device, &parameters);
         assert_eq!(
-            there.half_count() + there.quantised_count(),
-            parameters.half_count() + parameters.quantised_count()
+            there.half_count() + there.quantized_count(),
+            parameters.half_count() + parameters.quantized_count()
         );
-        assert!(there.half_count() + there.quantised_count() > 0);
-        let bytes = device.card().expect("it is a card").memory().used;
+        assert!(there.half_count() + there.quantized_count() > 0);
+        let bytes = device.gpu().expect("it is a GPU").memory().used;
         assert!(bytes < parameters.memory().owned + 4096, "{bytes} bytes, {:?}", parameters.memory());
         // The host rounds activations to bytes where weights are in blocks: there widened weights are the measure.
         let mut widened = parameters.clone();
@@ -272,7 +272,7 @@ fn tokens(answers: Result<Vec<Generated>, ModelError>) -> Vec<Vec<u32>> {
     answers.expect("the input fits").into_iter().map(|answer| answer.token_ids).collect()
 }
 
-/// Copies between the host and the card for a token: one back, and as many there whatever the number of layers.
+/// Copies between the host and the GPU for a token: one back, and as many there whatever the number of layers.
 #[test]
 fn a_token_makes_no_round_trip_in_a_layer() {
     let transfers = |layers: usize| {
@@ -289,7 +289,7 @@ fn a_token_makes_no_round_trip_in_a_layer() {
         let (otter, parameters) = parameters_of(&config);
         let device = device(Precision::F32);
         let there = on(device, &parameters);
-        let card = device.card().expect("it is a card");
+        let gpu = device.gpu().expect("it is a GPU");
         let vision = VisionInput {
             pixels: random_tensor("pixels", &[1, 3, 4, 4]).cast(),
             media_frames: std::iter::once(0..1).collect(),
@@ -300,11 +300,11 @@ fn a_token_makes_no_round_trip_in_a_layer() {
         let options = GenerationOptions { stop_tokens: Vec::new(), ..GenerationOptions::greedy(4, 0) };
         let mut counts = Vec::new();
         let mut note = |answer: usize, _: u32| {
-            counts.extend((answer == 0).then(|| card.transfers()));
+            counts.extend((answer == 0).then(|| gpu.transfers()));
             true
         };
         otter.generate(&there, Some(&vision), &prompts, &options, &mut note).expect("the input fits");
-        let difference = |pair: &[CardTransfers]| {
+        let difference = |pair: &[GpuTransfers]| {
             (pair[1].uploads - pair[0].uploads, pair[1].downloads - pair[0].downloads)
         };
         counts.windows(2).map(difference).collect::<Vec<_>>()
@@ -314,27 +314,27 @@ fn a_token_makes_no_round_trip_in_a_layer() {
     assert!(few.iter().all(|&(uploads, downloads)| uploads < 10 && downloads == 1), "{few:?}");
 }
 
-/// Too little memory ends the pass with an error, and the card can be used again.
+/// Too little memory ends the pass with an error, and the GPU can be used again.
 #[test]
 fn memory_that_is_not_there_is_an_error() {
     let config = config();
     let (otter, parameters) = parameters_of(&config);
     let device = device(Precision::F32);
     let there = on(device, &parameters);
-    let card = device.card().expect("it is a card");
+    let gpu = device.gpu().expect("it is a GPU");
     let inputs = batch(&config);
-    let whole = card.memory();
-    card.limit(whole.used + 2000);
+    let whole = gpu.memory();
+    gpu.limit(whole.used + 2000);
     let error = step(&otter, &there, &inputs, false).err().expect("2000 bytes are too few").to_string();
     assert!(error.contains("do not fit"), "{error}");
-    card.limit(whole.limit);
-    card.reset_peak();
+    gpu.limit(whole.limit);
+    gpu.reset_peak();
     let expected = step(&otter, &parameters, &inputs, false).expect("the input fits");
     let found = step(&otter, &there, &inputs, false).expect("there is room again");
     compare(&parameters, &found, &expected, 3e-4, "after a failure");
-    assert!(card.memory().peak > whole.used);
-    card.limit(whole.used + 1000);
+    assert!(gpu.memory().peak > whole.used);
+    gpu.limit(whole.used + 1000);
     let error = parameters.to_device(device).err().expect("1000 bytes are too few").to_string();
     assert!(error.contains("vision_encoder"), "{error}");
-    card.limit(whole.limit);
+    gpu.limit(whole.limit);
 }

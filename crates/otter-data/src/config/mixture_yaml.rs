@@ -10,7 +10,7 @@ use crate::config::{Group, SetConfig};
 use crate::error::{DataError, Result};
 use crate::files::json_text::one_or_many;
 use crate::files::text_file::read_text_file;
-use crate::layout::layout_directory;
+use crate::otter_dataset::dataset_directory;
 
 /// A mapping that keeps the order of the file: it decides the order of the samples.
 struct Ordered<V>(Vec<(String, V)>);
@@ -92,9 +92,9 @@ pub fn read(path: &Path) -> Result<Vec<SetConfig>> {
                     ));
                 }
             }
-            // A layout directory brings its images and contexts along.
-            if let Some(directory) = layout_directory(&set.instructions) {
-                set.fill_from_layout(&directory)?;
+            // An otter-dataset directory brings its images and contexts along.
+            if let Some(directory) = dataset_directory(&set.instructions) {
+                set.fill_from_dataset(&directory)?;
             }
             sets.push(set);
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{DataError, Result};
 use crate::files::json_text::one_or_many;
-use crate::layout::{Manifest, layout_directory};
+use crate::otter_dataset::{Manifest, dataset_directory};
 use crate::streams::pretraining::StreamConfig;
 use crate::text::labels::LabelRule;
 use crate::text::prompt::InstructionFormat;
@@ -62,17 +62,17 @@ pub struct SetConfig {
     pub name: String,
     /// Task group.
     pub group: Group,
-    /// Directory of a data set in our own layout; then `instructions`, `images` and `train` are not given.
+    /// Directory of a data set in the format otter-dataset; then `instructions`, `images` and `train` are not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<PathBuf>,
-    /// Instruction JSON, or a layout directory whose records are taken.
+    /// Instruction JSON, or an otter-dataset directory whose records are taken.
     #[serde(default, skip_serializing_if = "is_empty_path")]
     pub instructions: PathBuf,
-    /// Image JSON, parquet file or folder of parts, tar archive or folder of them, layout directory, or a folder of image
+    /// Image JSON, parquet file or folder of parts, tar archive or folder of them, otter-dataset directory, or a folder of image
     /// files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
-    /// Train JSON, or a layout directory with contexts: which ids are samples, with which context.
+    /// Train JSON, or an otter-dataset directory with contexts: which ids are samples, with which context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<PathBuf>,
     /// Number of samples; 0 and -1 mean all.
@@ -94,8 +94,8 @@ fn is_empty_path(path: &Path) -> bool {
 }
 
 impl SetConfig {
-    /// Takes from a layout directory what it has, where `images` and `train` are not given.
-    pub(crate) fn fill_from_layout(&mut self, directory: &Path) -> Result<()> {
+    /// Takes from an otter-dataset directory what it has, where `images` and `train` are not given.
+    pub(crate) fn fill_from_dataset(&mut self, directory: &Path) -> Result<()> {
         let manifest = Manifest::read(directory)?;
         self.instructions = directory.to_owned();
         if manifest.images > 0 {
@@ -116,7 +116,7 @@ impl SetConfig {
         let Some(path) = self.dataset.take() else {
             if is_empty_path(&self.instructions) {
                 return Err(DataError::Config(format!(
-                    "set{} names no data; give `dataset` (a layout directory) or `instructions`",
+                    "set{} names no data; give `dataset` (an otter-dataset directory) or `instructions`",
                     named(self)
                 )));
             }
@@ -128,13 +128,13 @@ impl SetConfig {
                 named(self)
             )));
         }
-        let directory = layout_directory(&path).ok_or_else(|| {
+        let directory = dataset_directory(&path).ok_or_else(|| {
             DataError::format(
                 &path,
-                "`dataset` must be a layout directory with its manifest.json; make one with `otter data convert`, or give `instructions`",
+                "`dataset` must be an otter-dataset directory with its manifest.json; make one with `otter data convert`, or give `instructions`",
             )
         })?;
-        self.fill_from_layout(&directory)
+        self.fill_from_dataset(&directory)
     }
 }
 
@@ -257,7 +257,7 @@ pub struct Switches {
     pub truncation: Truncation,
     /// See [`SpecialTokensInText`].
     pub special_tokens_in_text: SpecialTokensInText,
-    /// Resize and normalisation.
+    /// Resize and normalization.
     pub image_transform: ImageTransform,
     /// Stored orientation, transparency and gray of 16 bits.
     pub image_rules: ImageRules,

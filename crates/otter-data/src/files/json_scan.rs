@@ -201,7 +201,7 @@ mod tests {
         }
 
         #[test]
-        fn serialised_objects_are_found_completely(
+        fn serialized_objects_are_found_completely(
             entries in proptest::collection::vec((".{0,12}", ".{0,20}"), 0..12),
         ) {
             let map: serde_json::Map<String, serde_json::Value> =

@@ -25,7 +25,7 @@ use crate::text::prompt::{
 use crate::text::tokenizer::{SpecialTokens, TextTokenizer};
 use otter_input::IGNORE_INDEX;
 
-/// A turn or text of more bytes for each token of `max_seq_len`, and of more than the floor below, is not tokenised: it
+/// A turn or text of more bytes for each token of `max_seq_len`, and of more than the floor below, is not tokenized: it
 /// cannot fit, and finding its exact length would take minutes and gigabytes.
 const MOST_BYTES_PER_TOKEN: usize = 256;
 const FEWEST_BYTES_REFUSED: usize = 1 << 20;

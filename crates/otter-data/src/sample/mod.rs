@@ -21,7 +21,7 @@ pub struct Frame {
     pub image_id: String,
     /// Which image table of the dataset holds it.
     pub table: usize,
-    /// Normalised pixels (3, size, size); empty if the sample was built without pixels.
+    /// Normalized pixels (3, size, size); empty if the sample was built without pixels.
     pub pixels: Arc<[f32]>,
     /// Width and height before resizing; zeros if the sample was built without pixels.
     pub original_size: (usize, usize),
@@ -81,7 +81,7 @@ impl Sample {
     }
 
     /// The sample as runs of decoded text; the flag says whether the run is trained.
-    pub fn labelled_text(&self, tokenizer: &TextTokenizer) -> Result<Vec<(bool, String)>> {
+    pub fn labeled_text(&self, tokenizer: &TextTokenizer) -> Result<Vec<(bool, String)>> {
         let mut runs: Vec<(bool, Vec<u32>)> = Vec::new();
         for (&id, &label) in self.input_ids.iter().zip(&self.labels) {
             let trained = label != IGNORE_INDEX;

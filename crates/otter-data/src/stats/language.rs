@@ -216,7 +216,7 @@ mod tests {
     ];
 
     #[test]
-    fn most_sentences_are_recognised_and_hardly_any_is_taken_for_another_language() {
+    fn most_sentences_are_recognized_and_hardly_any_is_taken_for_another_language() {
         let (mut right, mut wrong, mut all) = (0, Vec::new(), 0);
         for (language, sentences) in SENTENCES {
             for sentence in *sentences {

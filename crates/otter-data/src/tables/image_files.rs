@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{DataError, Result};
 
-/// Extensions of image files that are read. `img` is what the writer gives to content that it does not recognise.
+/// Extensions of image files that are read. `img` is what the writer gives to content that it does not recognize.
 const IMAGE_EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "webp", "gif", "img"];
 
 /// Deepest folder that is searched.
@@ -66,7 +66,7 @@ pub(crate) fn check_file_id(id: &str) -> Result<()> {
         Some(fault) => Err(DataError::Image {
             name: format!("{:?}", id.chars().take(100).collect::<String>()),
             message: format!(
-                "{fault}, so the id cannot be the name of a file; write the form layout, json or parquet"
+                "{fault}, so the id cannot be the name of a file; write the form otter-dataset, json or parquet"
             ),
         }),
     }
@@ -201,7 +201,7 @@ mod tests {
             &long,
         ] {
             let message = check_file_id(id).unwrap_err().to_string();
-            assert!(message.contains("layout"), "{message}");
+            assert!(message.contains("otter-dataset"), "{message}");
         }
     }
 

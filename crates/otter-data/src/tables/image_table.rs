@@ -1,9 +1,9 @@
-//! Where encoded images come from: a JSON file, parquet, our own layout, tar archives, or a folder of image files.
+//! Where encoded images come from: a JSON file, parquet, the format otter-dataset, tar archives, or a folder of image files.
 //!
 //! | source | memory held | cost of one image |
 //! |---|---|---|
 //! | JSON | 24 bytes an image | one base64 decode from the mapped file |
-//! | layout | 12 mapped bytes an image and the page cache | one page read |
+//! | otter-dataset | 12 mapped bytes an image and the page cache | one page read |
 //! | parquet | 16 bytes an image and the page cache | one page decompressed unless cached |
 //! | tar | 32 bytes an image | one header and the file read |
 //! | folder | its file names | one file read |
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{DataError, Result};
 use crate::files::json_index::{JsonIndex, Section, json_string};
 use crate::files::tar_archive::is_tar;
-use crate::layout::{LayoutImages, layout_directory};
+use crate::otter_dataset::{OtterDatasetImages, dataset_directory};
 use crate::tables::base64_image::{decode_base64_image, image_of_file};
 use crate::tables::image_files::{ImageFolder, image_stem};
 use crate::tables::image_names::{OtherNames, composed};
@@ -34,8 +34,8 @@ enum Source {
     Json(JsonIndex),
     /// One parquet file, or a folder of parts.
     Parquet(ParquetImages),
-    /// Our own layout.
-    Layout(LayoutImages),
+    /// The format otter-dataset.
+    OtterDataset(OtterDatasetImages),
     /// One tar archive, or a folder of them; the id is the path inside without extension.
     Tar(TarImages),
     /// Image files; the id is the path below the folder, with or without extension.
@@ -44,8 +44,8 @@ enum Source {
 
 impl Source {
     fn open(path: &Path, parquet_cache_bytes: usize) -> Result<Self> {
-        if let Some(directory) = layout_directory(path) {
-            return Ok(Self::Layout(LayoutImages::open(&directory, parquet_cache_bytes)?));
+        if let Some(directory) = dataset_directory(path) {
+            return Ok(Self::OtterDataset(OtterDatasetImages::open(&directory, parquet_cache_bytes)?));
         }
         let metadata = fs::metadata(path).map_err(|error| DataError::io(path, error))?;
         if metadata.is_dir() {
@@ -85,7 +85,7 @@ impl Source {
         match self {
             Self::Json(index) => Ok(index.find(id)),
             Self::Parquet(images) => images.find(id),
-            Self::Layout(images) => images.try_find(id),
+            Self::OtterDataset(images) => images.try_find(id),
             Self::Tar(images) => images.find(id),
             Self::Folder(folder) => folder.find(id),
         }
@@ -93,7 +93,7 @@ impl Source {
 }
 
 impl ImageTable {
-    /// Opens a source, recognised by what it is: a folder's content, or a file's.
+    /// Opens a source, recognized by what it is: a folder's content, or a file's.
     pub fn open(path: &Path, parquet_cache_bytes: usize) -> Result<Self> {
         Ok(Self { source: Source::open(path, parquet_cache_bytes)?, other_names: OtherNames::default() })
     }
@@ -103,7 +103,7 @@ impl ImageTable {
         match &self.source {
             Source::Json(index) => index.path(),
             Source::Parquet(images) => images.path(),
-            Source::Layout(images) => images.path(),
+            Source::OtterDataset(images) => images.path(),
             Source::Tar(images) => images.path(),
             Source::Folder(folder) => folder.path(),
         }
@@ -114,7 +114,7 @@ impl ImageTable {
         match &self.source {
             Source::Json(index) => index.len(),
             Source::Parquet(images) => images.len(),
-            Source::Layout(images) => images.len(),
+            Source::OtterDataset(images) => images.len(),
             Source::Tar(images) => images.len(),
             Source::Folder(folder) => folder.len(),
         }
@@ -130,7 +130,7 @@ impl ImageTable {
         match &self.source {
             Source::Json(index) => index.repeated_keys(),
             Source::Parquet(images) => images.repeated_ids(),
-            Source::Layout(_) | Source::Tar(_) | Source::Folder(_) => 0,
+            Source::OtterDataset(_) | Source::Tar(_) | Source::Folder(_) => 0,
         }
     }
 
@@ -146,7 +146,7 @@ impl ImageTable {
         match &self.source {
             Source::Json(index) => index.key(entry),
             Source::Parquet(images) => images.id(entry).map(Cow::Owned),
-            Source::Layout(images) => images.id(entry).map(Cow::Owned),
+            Source::OtterDataset(images) => images.id(entry).map(Cow::Owned),
             Source::Tar(images) => images.id(entry).map(Cow::Owned),
             Source::Folder(folder) => Ok(Cow::Borrowed(folder.id(entry))),
         }
@@ -232,7 +232,7 @@ impl ImageTable {
                 }
             }
             Source::Parquet(images) => decode_base64_image(&images.base64(entry)?),
-            Source::Layout(images) => return images.encoded(entry).map(|bytes| bytes.to_vec()),
+            Source::OtterDataset(images) => return images.encoded(entry).map(|bytes| bytes.to_vec()),
             Source::Tar(images) => return images.encoded(entry).map(image_of_file),
             Source::Folder(folder) => return folder.encoded(entry).map(image_of_file),
         };

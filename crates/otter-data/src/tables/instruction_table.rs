@@ -5,23 +5,24 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::files::json_index::{JsonIndex, Section};
-use crate::layout::{
-    ContextColumn, InstructionColumns, LayoutContexts, LayoutInstructions, LayoutTable, layout_directory,
+use crate::otter_dataset::{
+    ContextColumn, InstructionColumns, OtterDatasetContexts, OtterDatasetInstructions, OtterDatasetTable,
+    dataset_directory,
 };
 use crate::sample::record::{Record, parse_context};
 
-/// Entries by id, in file order: the values of a JSON object, or the rows of a table of our own layout.
+/// Entries by id, in file order: the values of a JSON object, or the rows of a table of the format otter-dataset.
 pub enum EntryTable<C> {
     /// An object `{id: value}`.
     Json(JsonIndex),
-    /// Our own layout.
-    Layout(Box<LayoutTable<C>>),
+    /// The format otter-dataset.
+    OtterDataset(Box<OtterDatasetTable<C>>),
 }
 
-/// Instruction records by id: `{"data": {id: record}}`, or the records of our own layout.
+/// Instruction records by id: `{"data": {id: record}}`, or records of an otter-dataset directory.
 pub type InstructionTable = EntryTable<InstructionColumns>;
 
-/// Which ids are samples, each with the ids of its context: `{id: [id, …]}`, or the contexts of our own layout.
+/// Which ids are samples, each with the ids of its context: `{id: [id, …]}`, or the contexts of an otter-dataset directory.
 pub type ContextTable = EntryTable<ContextColumn>;
 
 impl<C> EntryTable<C> {
@@ -29,7 +30,7 @@ impl<C> EntryTable<C> {
     pub fn path(&self) -> &Path {
         match self {
             Self::Json(index) => index.path(),
-            Self::Layout(table) => table.path(),
+            Self::OtterDataset(table) => table.path(),
         }
     }
 
@@ -37,7 +38,7 @@ impl<C> EntryTable<C> {
     pub fn len(&self) -> usize {
         match self {
             Self::Json(index) => index.len(),
-            Self::Layout(table) => table.len(),
+            Self::OtterDataset(table) => table.len(),
         }
     }
 
@@ -51,7 +52,7 @@ impl<C> EntryTable<C> {
         match self {
             Self::Json(index) => index.repeated_keys(),
             // Refused when it is opened.
-            Self::Layout(_) => 0,
+            Self::OtterDataset(_) => 0,
         }
     }
 
@@ -59,7 +60,7 @@ impl<C> EntryTable<C> {
     pub fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
         match self {
             Self::Json(index) => index.key(entry),
-            Self::Layout(table) => table.id(entry).map(Cow::Owned),
+            Self::OtterDataset(table) => table.id(entry).map(Cow::Owned),
         }
     }
 
@@ -67,7 +68,7 @@ impl<C> EntryTable<C> {
     pub fn find(&self, id: &str) -> Option<usize> {
         match self {
             Self::Json(index) => index.find(id),
-            Self::Layout(table) => table.find(id),
+            Self::OtterDataset(table) => table.find(id),
         }
     }
 
@@ -80,10 +81,11 @@ impl<C> EntryTable<C> {
 }
 
 impl InstructionTable {
-    /// Opens an instruction file, or the records of a layout directory.
+    /// Opens an instruction file, or the records of an otter-dataset directory.
     pub fn open(path: &Path) -> Result<Self> {
-        if let Some(directory) = layout_directory(path) {
-            return LayoutInstructions::open(&directory).map(|table| Self::Layout(Box::new(table)));
+        if let Some(directory) = dataset_directory(path) {
+            return OtterDatasetInstructions::open(&directory)
+                .map(|table| Self::OtterDataset(Box::new(table)));
         }
         JsonIndex::open(path, Section::Named("data")).map(Self::Json)
     }
@@ -94,16 +96,16 @@ impl InstructionTable {
             Self::Json(index) => {
                 index.value(entry).map_err(|error| error.to_string()).and_then(Record::parse)
             }
-            Self::Layout(table) => table.record(entry),
+            Self::OtterDataset(table) => table.record(entry),
         }
     }
 }
 
 impl ContextTable {
-    /// Opens a train file, or the contexts of a layout directory.
+    /// Opens a train file, or the contexts of an otter-dataset directory.
     pub fn open(path: &Path) -> Result<Self> {
-        if let Some(directory) = layout_directory(path) {
-            return LayoutContexts::open(&directory).map(|table| Self::Layout(Box::new(table)));
+        if let Some(directory) = dataset_directory(path) {
+            return OtterDatasetContexts::open(&directory).map(|table| Self::OtterDataset(Box::new(table)));
         }
         JsonIndex::open(path, Section::Root).map(Self::Json)
     }
@@ -114,7 +116,7 @@ impl ContextTable {
             Self::Json(index) => {
                 index.value(entry).map_err(|error| error.to_string()).and_then(parse_context)
             }
-            Self::Layout(table) => table.context(entry),
+            Self::OtterDataset(table) => table.context(entry),
         }
     }
 }

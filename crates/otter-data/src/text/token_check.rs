@@ -200,7 +200,7 @@ mod tests {
             let tokenizer = tokenizer(normalizer, &[], |token| token.normalized(normalized));
             assert_eq!(tokenizer.broken_tokens().unwrap(), []);
         }
-        // Lower case leaves these as they are, but `<PAD>` must match its normalised form, which it does.
+        // Lower case leaves these as they are, but `<PAD>` must match its normalized form, which it does.
         assert_eq!(tokenizer(fold(), &[], |token| token.normalized(true)).broken_tokens().unwrap(), []);
     }
 

@@ -1,6 +1,6 @@
 //! Text to token ids and back.
 //!
-//! Two copies of the tokenizer are kept: one recognises special tokens inside a text, the other
+//! Two copies of the tokenizer are kept: one recognizes special tokens inside a text, the other
 //! reads them as ordinary characters, so that data cannot forge a placeholder or an end mark.
 
 use std::ops::Range;
@@ -114,7 +114,7 @@ impl TextTokenizer {
         &self.prompt_prefix
     }
 
-    /// Ids of a prompt: its prefix, then its text, in which special tokens are recognised.
+    /// Ids of a prompt: its prefix, then its text, in which special tokens are recognized.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         Ok([&self.prompt_prefix[..], &self.encode(text)?].concat())
     }
@@ -153,7 +153,7 @@ impl TextTokenizer {
         &self.with_special
     }
 
-    /// Ids of a text in which special tokens are recognised. No BOS or EOS is added.
+    /// Ids of a text in which special tokens are recognized. No BOS or EOS is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         encode_with(&self.with_special, text)
     }

@@ -54,7 +54,7 @@ reasons! {
         "A file is missing, cut, or not of the form its name promises."
         "Fetch or write the file again; nothing that depends on it was checked.";
     ChangedFile "changed_file" Error
-        "A file of a layout directory is not the one its manifest lists: its size or SHA-256 differs."
+        "A file of an otter-dataset directory is not the one its manifest lists: its size or SHA-256 differs."
         "Copy the data set anew; what was changed on purpose is written again by `otter data convert`.";
     EmptySet "empty_set" Error
         "A set has no sample: there is nothing to train on."
@@ -141,7 +141,7 @@ reasons! {
         "Another image looks exactly the same: equal pixels and transparency."
         "Let both uses share one id (--fix --dedupe). Still frames of a video do this, too.";
     TruncatedImage "truncated_image" Warning
-        "The image decodes, but its end is missing; the rest is grey or repeated."
+        "The image decodes, but its end is missing; the rest is gray or repeated."
         "Fetch or convert this image again.";
     OddImageSize "odd_image_size" Warning
         "A side has fewer than 8 pixels, one side is more than 20 times the other, or there are over 50 million pixels."

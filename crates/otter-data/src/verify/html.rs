@@ -15,7 +15,7 @@ use super::report::VerifyReport;
 /// Between groups of three digits.
 const NARROW_SPACE: &str = "\u{202F}";
 
-/// Bars drawn of a histogram at most; neighbours are joined.
+/// Bars drawn of a histogram at most; neighbors are joined.
 const BARS: usize = 64;
 
 /// The whole page; `title` names what was looked at.

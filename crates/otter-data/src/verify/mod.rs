@@ -3,10 +3,10 @@
 //! | pass | reads | finds |
 //! |---|---|---|
 //! | ids | the keys of all files | unreadable files, repeated ids, control characters |
-//! | checksums | every byte of layout directories | files that are not those of the manifest |
+//! | checksums | every byte of otter-dataset directories | files that are not those of the manifest |
 //! | images | every image, decoded | damaged, cut, odd and equal images |
 //! | records | every record | ids that lead nowhere, empty texts, copies |
-//! | samples | every sample, tokenised | contexts that lead nowhere, what does not fit `max_seq_len` |
+//! | samples | every sample, tokenized | contexts that lead nowhere, what does not fit `max_seq_len` |
 //!
 //! Files are read once from front to back, in parallel, and merged in their order: the report does not depend on the
 //! number of threads. Memory is bounded by the number of ids (12 to 40 bytes each), not by their content.
@@ -34,7 +34,7 @@ use std::time::Instant;
 
 use crate::config::{DataConfig, Group, Sampling};
 use crate::error::Result;
-use crate::layout::Manifest;
+use crate::otter_dataset::Manifest;
 use crate::text::tokenizer::TextTokenizer;
 
 pub use finding::{Example, FileCount, FindingSummary, Reason, Severity};
@@ -201,13 +201,13 @@ impl<'a> Verifier<'a> {
         self.options.strict && self.findings.first_error().is_some()
     }
 
-    /// The files of layout directories against their manifests.
+    /// The files of otter-dataset directories against their manifests.
     fn checksums(&mut self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
         if self.options.ids_only {
             return Ok(());
         }
         let mut listed = Vec::new();
-        for (directory, file) in self.sources.layouts() {
+        for (directory, file) in self.sources.otter_datasets() {
             // A directory whose manifest cannot be read was reported when it was opened.
             if let Ok(manifest) = Manifest::read(&directory) {
                 listed.extend(manifest.files.into_iter().map(|entry| (directory.clone(), file, entry)));

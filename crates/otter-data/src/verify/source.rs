@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::config::{DataConfig, Group, SetConfig};
 use crate::error::{DataError, Result};
-use crate::layout::MANIFEST_NAME as MANIFEST;
+use crate::otter_dataset::MANIFEST_NAME as MANIFEST;
 use crate::sample::dataset::Set;
 use crate::tables::image_table::ImageTable;
 use crate::tables::instruction_table::{ContextTable, InstructionTable};
@@ -212,8 +212,8 @@ impl Sources {
         }) as u32
     }
 
-    /// Directories of our own layout, each once, with the numbers of their files.
-    pub(super) fn layouts(&self) -> Vec<(PathBuf, u32)> {
+    /// Directories of the format otter-dataset, each once, with the numbers of their files.
+    pub(super) fn otter_datasets(&self) -> Vec<(PathBuf, u32)> {
         let named = (0u32..).zip(self.files.iter().map(PathBuf::from));
         named.filter(|(_, path)| path.join(MANIFEST).is_file()).map(|(file, path)| (path, file)).collect()
     }

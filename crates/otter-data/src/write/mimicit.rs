@@ -102,7 +102,7 @@ impl MimicItWriter {
             OutputForm::Json => format!("{}.json", self.name),
             OutputForm::Parquet => format!("{}.parquet", self.name),
             OutputForm::Tar => format!("{}.tar", self.name),
-            OutputForm::Folder | OutputForm::Layout => self.name.clone(),
+            OutputForm::Folder | OutputForm::OtterDataset => self.name.clone(),
         }
     }
 
@@ -115,7 +115,7 @@ impl MimicItWriter {
                 make_folder(&self.staging.path(&name))?;
                 ImageSink::Parquet(Box::new(ParquetImageWriter::new(&name, self.part_bytes)))
             }
-            OutputForm::Folder | OutputForm::Layout => {
+            OutputForm::Folder | OutputForm::OtterDataset => {
                 make_folder(&self.staging.path(&name))?;
                 ImageSink::Folder(0)
             }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Group;
 use crate::error::{DataError, Result};
 use crate::files::hash_index::hash_id;
-use crate::layout::{LayoutWriter, MANIFEST_NAME};
+use crate::otter_dataset::{MANIFEST_NAME, OtterDatasetWriter};
 use crate::sample::record::Record;
 use crate::write::mimicit::MimicItWriter;
 
@@ -49,8 +49,8 @@ pub struct WrittenSet {
 /// The forms in which a data set can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputForm {
-    /// Our own: see [`crate::layout`].
-    Layout,
+    /// Our own: see [`crate::otter_dataset`].
+    OtterDataset,
     /// `NAME_instructions.json`, `NAME.json` (images in base64), `NAME_train.json`.
     Json,
     /// As `Json`, with the images in `NAME.parquet/part.<n>.parquet` as dask writes them.
@@ -63,12 +63,12 @@ pub enum OutputForm {
 
 impl OutputForm {
     /// All forms.
-    pub const ALL: [Self; 5] = [Self::Layout, Self::Json, Self::Parquet, Self::Folder, Self::Tar];
+    pub const ALL: [Self; 5] = [Self::OtterDataset, Self::Json, Self::Parquet, Self::Folder, Self::Tar];
 
     /// The name used on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Layout => "layout",
+            Self::OtterDataset => "otter-dataset",
             Self::Json => "json",
             Self::Parquet => "parquet",
             Self::Folder => "folder",
@@ -90,7 +90,7 @@ pub struct WriterOptions {
     pub shard_bytes: Option<u64>,
     /// Replace a data set of the same name; otherwise it is an error that there is one.
     pub overwrite: bool,
-    /// Task group, kept in the manifest of the form `layout`.
+    /// Task group, kept in the manifest of the form `otter-dataset`.
     pub group: Option<Group>,
     /// Where the data come from, kept in the manifest.
     pub source: Option<String>,
@@ -104,7 +104,7 @@ pub struct WriterOptions {
 const MAX_SHARD_BYTES: u64 = 1_900_000_000;
 
 impl WriterOptions {
-    pub(crate) fn layout_shard_bytes(&self) -> u64 {
+    pub(crate) fn otter_dataset_shard_bytes(&self) -> u64 {
         self.shard_bytes.unwrap_or(512_000_000)
     }
 
@@ -116,7 +116,7 @@ impl WriterOptions {
 /// Files and folders that a data set of this form and name has in its directory, present or not.
 pub fn output_paths(form: OutputForm, directory: &Path, name: &str) -> Vec<PathBuf> {
     let images = match form {
-        OutputForm::Layout => return vec![directory.join(MANIFEST_NAME)],
+        OutputForm::OtterDataset => return vec![directory.join(MANIFEST_NAME)],
         OutputForm::Json => format!("{name}.json"),
         OutputForm::Parquet => format!("{name}.parquet"),
         OutputForm::Folder => name.to_owned(),
@@ -162,7 +162,7 @@ pub fn create_writer(
         ));
     }
     Ok(match form {
-        OutputForm::Layout => Box::new(LayoutWriter::create(directory, name, options)?),
+        OutputForm::OtterDataset => Box::new(OtterDatasetWriter::create(directory, name, options)?),
         _ => Box::new(MimicItWriter::create(form, directory, name, options)?),
     })
 }

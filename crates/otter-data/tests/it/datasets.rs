@@ -1,4 +1,4 @@
-//! The repaired behaviour: media layout, truncation, forged tokens, bad samples, sources, loader.
+//! The repaired behavior: media layout, truncation, forged tokens, bad samples, sources, loader.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use otter_data::layout::Manifest;
+use otter_data::otter_dataset::Manifest;
 use otter_data::verify::{Reason, VerifyOptions, verify};
 use otter_data::{
     ContextTable, DataConfig, ImageTable, InstructionTable, OutputForm, Record, WriterOptions, WrittenSet,
@@ -41,7 +41,7 @@ fn write(set: &Set, form: OutputForm, directory: &Path, options: &WriterOptions)
 /// Instructions, images, train file.
 fn paths(form: OutputForm, directory: &Path) -> [PathBuf; 3] {
     match form {
-        OutputForm::Layout => [directory.into(), directory.into(), directory.into()],
+        OutputForm::OtterDataset => [directory.into(), directory.into(), directory.into()],
         _ => output_paths(form, directory, "SET").try_into().unwrap(),
     }
 }
@@ -138,7 +138,7 @@ fn shards_are_cut_at_their_size_and_listed() {
     let set = example(3000, 400);
     let place = tempfile::tempdir().unwrap();
     let options = WriterOptions { shard_bytes: Some(100_000), ..WriterOptions::default() };
-    write(&set, OutputForm::Layout, place.path(), &options);
+    write(&set, OutputForm::OtterDataset, place.path(), &options);
     let manifest = Manifest::read(place.path()).unwrap();
     manifest.verify_files(place.path(), &mut |_| {}).unwrap();
     let shards: Vec<_> = manifest.files.iter().filter(|file| file.name.starts_with("images-")).collect();
@@ -149,10 +149,11 @@ fn shards_are_cut_at_their_size_and_listed() {
 
     // Replaced by a smaller one, old shards are gone; without leave, nothing is replaced.
     let small = example(3, 1);
-    let message = create_writer(OutputForm::Layout, place.path(), "SET", &options).err().unwrap().to_string();
+    let message =
+        create_writer(OutputForm::OtterDataset, place.path(), "SET", &options).err().unwrap().to_string();
     assert!(message.contains("manifest.json") && message.contains("already"), "{message}");
-    write(&small, OutputForm::Layout, place.path(), &WriterOptions { overwrite: true, ..options });
-    assert_eq!(read(OutputForm::Layout, place.path(), &small), small);
+    write(&small, OutputForm::OtterDataset, place.path(), &WriterOptions { overwrite: true, ..options });
+    assert_eq!(read(OutputForm::OtterDataset, place.path(), &small), small);
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 7);
 }
 
@@ -160,7 +161,7 @@ fn shards_are_cut_at_their_size_and_listed() {
 fn without_an_index_the_ids_are_read() {
     let set = example(500, 50);
     let place = tempfile::tempdir().unwrap();
-    write(&set, OutputForm::Layout, place.path(), &WriterOptions::default());
+    write(&set, OutputForm::OtterDataset, place.path(), &WriterOptions::default());
     let mut manifest = Manifest::read(place.path()).unwrap();
     let all = manifest.clone();
     manifest.files.retain(|file| !file.name.ends_with(".index"));
@@ -168,7 +169,7 @@ fn without_an_index_the_ids_are_read() {
         std::fs::write(place.path().join("manifest.json"), serde_json::to_vec(manifest).unwrap()).unwrap();
     };
     save(&manifest);
-    assert_eq!(read(OutputForm::Layout, place.path(), &set), set);
+    assert_eq!(read(OutputForm::OtterDataset, place.path(), &set), set);
 
     // An index of other files, a cut shard, a wrong count, a foreign version: each is named.
     let refused = |parts: &[&str]| {
@@ -242,7 +243,7 @@ fn an_abandoned_writer_leaves_nothing() {
 #[test]
 fn a_set_can_be_given_as_one_directory() {
     let place = tempfile::tempdir().unwrap();
-    write(&example(5, 2), OutputForm::Layout, &place.path().join("set"), &WriterOptions::default());
+    write(&example(5, 2), OutputForm::OtterDataset, &place.path().join("set"), &WriterOptions::default());
     let sets = |text: &str| {
         let mut config: DataConfig = toml::from_str(text).unwrap();
         config.resolve(place.path());
@@ -281,7 +282,7 @@ fn a_set_can_be_given_as_one_directory() {
 #[test]
 fn damaged_shards_are_errors_not_panics() {
     let place = tempfile::tempdir().unwrap();
-    write(&example(300, 40), OutputForm::Layout, place.path(), &WriterOptions::default());
+    write(&example(300, 40), OutputForm::OtterDataset, place.path(), &WriterOptions::default());
     let mut manifest = Manifest::read(place.path()).unwrap();
     manifest.files.retain(|file| !file.name.ends_with(".index"));
     let mut random = otter_data::PythonRandom::new(5);
@@ -364,7 +365,7 @@ fn a_changed_file_is_found_by_its_checksum() {
     let place = tempfile::tempdir().unwrap();
     let mut set = example(40, 0);
     set.records.iter_mut().for_each(|(_, record)| record.image_ids.clear());
-    write(&set, OutputForm::Layout, place.path(), &WriterOptions::default());
+    write(&set, OutputForm::OtterDataset, place.path(), &WriterOptions::default());
     let yaml = place.path().join("list.yaml");
     let text = format!("TEXT_ONLY:\n  SET:\n    mimicit_path: {}\n", place.path().display());
     std::fs::write(&yaml, text).unwrap();

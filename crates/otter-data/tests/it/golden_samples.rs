@@ -72,7 +72,7 @@ fn compare_converted(run: &str, form: OutputForm) {
         let options = ConvertOptions { only_referenced: number == 0, ..ConvertOptions::default() };
         let converted = convert_set(set, form, &directory, "SET", &options, &mut |_| {}).unwrap();
         assert!(converted.written.records > 0);
-        if form == OutputForm::Layout {
+        if form == OutputForm::OtterDataset {
             set.dataset = Some(directory);
             (set.instructions, set.images, set.train) = Default::default();
         } else {
@@ -216,7 +216,7 @@ fn fuyu_llama() {
     let sample =
         (0..dataset.len()).map(|index| dataset.sample(index).unwrap()).find(|s| s.id == "IT_0").unwrap();
     let trained = |state| {
-        let runs = sample.labelled_text(&tokenizer).unwrap().into_iter();
+        let runs = sample.labeled_text(&tokenizer).unwrap().into_iter();
         runs.filter(|run| run.0 == state).map(|run| run.1).collect::<Vec<_>>()
     };
     assert_eq!(trained(true), ["two cats and one dog", "The boat is red.</s>"]);

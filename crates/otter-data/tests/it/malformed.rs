@@ -513,7 +513,7 @@ fn texts_without_sense() {
         .loads(2);
 }
 
-/// Texts of 100 MB are refused by their length, not tokenised; messages stay short.
+/// Texts of 100 MB are refused by their length, not tokenized; messages stay short.
 #[test]
 fn texts_of_a_hundred_megabytes() {
     let long = "a giraffe ".repeat(10_000_000);

@@ -44,7 +44,7 @@ fn error_of(config: &DataConfig) -> String {
 
 /// The trained runs of a sample, as text.
 fn trained(sample: &Sample) -> Vec<String> {
-    let runs = sample.labelled_text(&tokenizer("tokenizer_llama")).unwrap();
+    let runs = sample.labeled_text(&tokenizer("tokenizer_llama")).unwrap();
     runs.into_iter().filter_map(|(trained, text)| trained.then_some(text)).collect()
 }
 
@@ -455,10 +455,10 @@ fn ranks_share_the_samples_of_a_weighted_mixture() {
     assert_eq!(whole.iter().filter(|id| id.starts_with("captions/")).count(), 6);
     let parts: Vec<Vec<String>> = (0..4).map(|rank| ids(&batches(rank, 4))).collect();
     // Step by step, the batches of all ranks are the samples that one process alone would get.
-    let side_by_side: Vec<String> = (0..2)
+    let concat_columns: Vec<String> = (0..2)
         .flat_map(|step| parts.iter().flat_map(move |part| part[3 * step..3 * step + 3].to_vec()))
         .collect();
-    assert_eq!(side_by_side, whole);
+    assert_eq!(concat_columns, whole);
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn a_sound_set_is_copied_whole() {
         image_size: 8,
         ..DataConfig::default()
     };
-    let (before, fixed, after) = fix(&config, &folder.path().join("out"), OutputForm::Layout, false);
+    let (before, fixed, after) = fix(&config, &folder.path().join("out"), OutputForm::OtterDataset, false);
     assert_eq!((fixed.records, fixed.images), (before.records, before.images));
     assert_eq!((after.records, after.samples, after.images), (before.records, before.samples, before.images));
     assert_eq!(after.histograms, before.histograms);
@@ -231,7 +231,7 @@ fn images_that_differ_only_in_transparency_are_not_merged() {
             .map_or(0, |finding| finding.count)
     };
     let dropped = config(AlphaRule::Drop);
-    let fix = FixOptions { form: OutputForm::Layout, dedupe: true };
+    let fix = FixOptions { form: OutputForm::OtterDataset, dedupe: true };
     let out = place.path().join("copy");
     let (report, fixed) =
         verify_and_fix(&dropped, None, &VerifyOptions::default(), &fix, &out, &mut |_| {}).unwrap();

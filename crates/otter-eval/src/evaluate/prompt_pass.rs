@@ -40,7 +40,7 @@ pub(crate) struct PromptPass<'a> {
     /// Per row: what a token behind the prompt attends.
     target: Vec<MediaTarget>,
     items: Vec<Vec<usize>>,
-    /// Normalised hidden states of the last prompt tokens, (rows, width).
+    /// Normalized hidden states of the last prompt tokens, (rows, width).
     last: Tensor,
 }
 
@@ -77,7 +77,7 @@ impl<'a> PromptPass<'a> {
         let context = Context { rows, media_rows: &media_rows };
         let hidden = language.forward_cached(parameters, &tokens, &context, &mut cache);
         let last: Vec<u32> = (1..=batch).map(|rows| (rows * length - 1) as u32).collect();
-        let last = rows::picked(&hidden, &last, hidden.width());
+        let last = rows::gather_rows(&hidden, &last, hidden.width());
         parameters.device().check()?;
         let next = prompts.iter().map(|prompt| prompt.len() as u32).collect();
         Ok(Self { otter, parameters, ids, cache, visible, next, target, items: media.slots, last })

@@ -23,9 +23,9 @@ pub fn wilson_interval(successes: usize, trials: usize) -> (f64, f64) {
     let n = trials as f64;
     let p = successes.min(trials) as f64 / n;
     let denominator = 1.0 + Z * Z / n;
-    let centre = (p + Z * Z / (2.0 * n)) / denominator;
+    let center = (p + Z * Z / (2.0 * n)) / denominator;
     let half = Z / denominator * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-    ((centre - half).max(0.0), (centre + half).min(1.0))
+    ((center - half).max(0.0), (center + half).min(1.0))
 }
 
 /// What is counted as right.

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use otter_io::html::escape;
 use otter_io::text::{bytes, duration, grouped};
 
-use super::svg::{colour_class, shot_panel, stage_bar, step_chart};
+use super::svg::{color_class, shot_panel, stage_bar, step_chart};
 use crate::evaluate::table::{Measure, counts};
 use crate::report::{Card, CommandGroup, Curve, ModelResult, QuickstartReport, SampleCard, Turn};
 
@@ -79,7 +79,7 @@ fn legend(models: &[ModelResult]) -> String {
         let _ = write!(
             html,
             "<li><i class=\"{}\"></i><b>{}</b> {}</li>",
-            colour_class(Some(number)),
+            color_class(Some(number)),
             escape(&model.name),
             escape(&model.description)
         );
@@ -164,7 +164,7 @@ fn shot_table(models: &[ModelResult], labels: &[String], measure: Measure, title
                 html,
                 "<tr{class}><th>{}</th><td><i class=\"{}\"></i>{}</td><td class=\"n\">{}</td>",
                 escape(shown),
-                colour_class(Some(number)),
+                color_class(Some(number)),
                 escape(&model.name),
                 escape(&counts(row))
             );
@@ -267,8 +267,8 @@ fn mime(image: &[u8]) -> Option<&'static str> {
 }
 
 fn curves(report: &QuickstartReport) -> String {
-    let loss = step_chart("Loss over optimiser steps", &report.loss, true);
-    let rate = step_chart("Learning rate over optimiser steps", &report.learning_rate, true);
+    let loss = step_chart("Loss over optimizer steps", &report.loss, true);
+    let rate = step_chart("Learning rate over optimizer steps", &report.learning_rate, true);
     if loss.is_empty() && rate.is_empty() {
         return String::new();
     }
@@ -290,7 +290,7 @@ fn curve_legend(curves: &[Curve]) -> String {
     let mut html = String::from("<ul class=\"legend\">");
     for curve in curves {
         let style = if curve.evaluation { "" } else { " thin" };
-        let class = colour_class(curve.model);
+        let class = color_class(curve.model);
         let _ = write!(html, "<li><i class=\"{class}{style}\"></i>{}</li>", escape(&curve.name));
     }
     html + "</ul>"

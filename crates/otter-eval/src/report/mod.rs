@@ -40,11 +40,11 @@ pub struct QuickstartReport {
     pub cards: Vec<Card>,
     /// Stages of the run in order; drawn as one bar.
     pub stages: Vec<Stage>,
-    /// Models that are compared, in the order of their colours.
+    /// Models that are compared, in the order of their colors.
     pub models: Vec<ModelResult>,
-    /// Losses over optimiser steps.
+    /// Losses over optimizer steps.
     pub loss: Vec<Curve>,
-    /// Learning rates over optimiser steps.
+    /// Learning rates over optimizer steps.
     pub learning_rate: Vec<Curve>,
     /// Queries with what the model said.
     pub samples_shown: Vec<SampleCard>,
@@ -85,12 +85,12 @@ pub struct ModelResult {
     pub table: ShotTable,
 }
 
-/// A curve over optimiser steps.
+/// A curve over optimizer steps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
     /// Name for the legend.
     pub name: String,
-    /// Position of its model in [`QuickstartReport::models`], which gives the colour; `None` for grey.
+    /// Position of its model in [`QuickstartReport::models`], which gives the color; `None` for gray.
     pub model: Option<usize>,
     /// Drawn as a line with dots (few evaluation points) instead of a thin line.
     pub evaluation: bool,

@@ -1,4 +1,4 @@
-//! Charts as inline SVG. Colours and fonts come from the page's style sheet, so charts follow light and dark.
+//! Charts as inline SVG. Colors and fonts come from the page's style sheet, so charts follow light and dark.
 
 use std::fmt::Write;
 
@@ -53,8 +53,8 @@ impl Frame {
     }
 }
 
-/// Class of a model's colour.
-pub(crate) fn colour_class(model: Option<usize>) -> String {
+/// Class of a model's color.
+pub(crate) fn color_class(model: Option<usize>) -> String {
     model.map_or("c-none".to_owned(), |model| format!("c{}", model % 6))
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn shot_panel(label: &str, models: &[ModelResult]) -> String {
         let Some(row) = row else { continue };
         // Models stand side by side at each number of shots, so that error bars do not hide each other.
         let shift = (number as f64 - (models.len() as f64 - 1.0) / 2.0) * 0.09;
-        let class = colour_class(Some(number));
+        let class = color_class(Some(number));
         let (mut line, mut marks) = (Vec::new(), String::new());
         for (place, shots) in shots.iter().enumerate() {
             let Some(cell) = row.cells.get(shots) else { continue };
@@ -135,7 +135,7 @@ pub(crate) fn shot_panel(label: &str, models: &[ModelResult]) -> String {
     svg + "</svg>"
 }
 
-/// Curves over optimiser steps.
+/// Curves over optimizer steps.
 pub(crate) fn step_chart(title: &str, curves: &[Curve], from_zero: bool) -> String {
     let drawn: Vec<Vec<(f64, f64)>> = curves.iter().map(|curve| thinned(&curve.points)).collect();
     let finite = || drawn.iter().flatten().filter(|&&(x, y)| is_drawn(x) && is_drawn(y));
@@ -169,9 +169,9 @@ pub(crate) fn step_chart(title: &str, curves: &[Curve], from_zero: bool) -> Stri
             escape(&short_number(tick))
         );
     }
-    svg += r#"<text class="axis" x="261" y="247" text-anchor="middle">optimiser step</text>"#;
+    svg += r#"<text class="axis" x="261" y="247" text-anchor="middle">optimizer step</text>"#;
     for (curve, points) in curves.iter().zip(&drawn) {
-        let class = colour_class(curve.model);
+        let class = color_class(curve.model);
         let place = |&(x, y): &(f64, f64)| {
             if is_drawn(x) && is_drawn(y) { (frame.px(x), frame.py(y)) } else { (f64::NAN, f64::NAN) }
         };

@@ -393,8 +393,8 @@ fn refusals_say_what_to_do() {
         &["org/name (nope)", "404", "no such branch, tag or commit", "the hub says: no such rev"],
     );
     for (status, code, parts) in [
-        (403, "GatedRepo", ["accept its licence at", "/org/name,", "HF_TOKEN"]),
-        (403, "", ["access is denied", "licence at", "HF_TOKEN"]),
+        (403, "GatedRepo", ["accept its license at", "/org/name,", "HF_TOKEN"]),
+        (403, "", ["access is denied", "license at", "HF_TOKEN"]),
         (401, "", ["not public", "spelling", "HF_TOKEN"]),
         (418, "", ["org/name", "418", "not expected"]),
     ] {

@@ -1,4 +1,4 @@
-//! RGB pixels to the normalised floats of the vision tower.
+//! RGB pixels to the normalized floats of the vision tower.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub enum ImageTransform {
     /// Training: squashed to a square, rounded constants.
     #[default]
     Train,
-    /// Inference: short side to size, centre crop, exact CLIP constants.
+    /// Inference: short side to size, center crop, exact CLIP constants.
     Clip,
     /// Idefics: squashed to a square, exact CLIP constants.
     Idefics,
@@ -31,7 +31,7 @@ impl ImageTransform {
     }
 }
 
-/// Resizes, crops and normalises: (3, size, size).
+/// Resizes, crops and normalizes: (3, size, size).
 pub fn preprocess(image: &RgbImage, size: usize, transform: ImageTransform) -> Vec<f32> {
     let mut output = vec![0.0; 3 * size.max(1).pow(2)];
     preprocess_into(image, size, transform, &mut output);
@@ -59,11 +59,11 @@ fn preprocess_into(image: &RgbImage, size: usize, transform: ImageTransform, out
             resize_bicubic_window(image, (width, height), left..left + size, top..top + size)
         }
     };
-    normalise(&resized, transform, output);
+    normalize(&resized, transform, output);
 }
 
 /// (size, size, 3) bytes to (3, size, size) floats.
-fn normalise(image: &RgbImage, transform: ImageTransform, output: &mut [f32]) {
+fn normalize(image: &RgbImage, transform: ImageTransform, output: &mut [f32]) {
     let (mean, std) = transform.mean_and_std();
     let tables: [[f32; 256]; 3] = std::array::from_fn(|channel| {
         // Single precision after the division by 255, as in the original.

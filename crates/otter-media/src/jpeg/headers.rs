@@ -9,13 +9,13 @@ pub(super) const ZIGZAG: [u8; 64] = [
     46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// One colour component.
+/// One color component.
 pub(super) struct Component {
     /// Blocks in a minimum coded unit: side by side, and one below the other.
     pub(super) across: usize,
     pub(super) down: usize,
     /// Divisors of the coefficients, row by row.
-    pub(super) quantisation: [i16; 64],
+    pub(super) quantization: [i16; 64],
     pub(super) dc_table: HuffmanTable,
     pub(super) ac_table: HuffmanTable,
 }
@@ -24,7 +24,7 @@ pub(super) struct Component {
 pub(super) struct Headers<'a> {
     pub(super) width: usize,
     pub(super) height: usize,
-    /// One (grey) or three (YCbCr).
+    /// One (gray) or three (YCbCr).
     pub(super) components: Vec<Component>,
     /// Minimum coded units between restart markers; 0 without markers.
     pub(super) restart_interval: usize,
@@ -40,7 +40,7 @@ struct FrameComponent {
     id: u8,
     across: usize,
     down: usize,
-    quantisation: usize,
+    quantization: usize,
 }
 
 struct Frame {
@@ -51,7 +51,7 @@ struct Frame {
 
 #[derive(Default)]
 struct Tables<'a> {
-    quantisation: [Option<[i16; 64]>; 4],
+    quantization: [Option<[i16; 64]>; 4],
     /// Payload of the table: 16 counts and the symbols.
     dc: [Option<&'a [u8]>; 4],
     ac: [Option<&'a [u8]>; 4],
@@ -83,7 +83,7 @@ impl<'a> Headers<'a> {
             match marker {
                 0xC0 | 0xC1 if frame.is_none() => frame = Some(read_frame(payload)?),
                 0xC4 => tables.read_huffman(payload)?,
-                0xDB => tables.read_quantisation(payload)?,
+                0xDB => tables.read_quantization(payload)?,
                 0xDD => restart_interval = usize::from(u16::from_be_bytes(*payload.first_chunk()?)),
                 0xE0 if payload.starts_with(b"JFIF\0") => jfif = true,
                 0xE1 if payload.len() > 6 && payload.starts_with(b"Exif\0\0") => exif = Some(&payload[6..]),
@@ -123,12 +123,12 @@ fn read_frame(payload: &[u8]) -> Option<Frame> {
             id: part[0],
             across: usize::from(part[1] >> 4),
             down: usize::from(part[1] & 15),
-            quantisation: usize::from(part[2]),
+            quantization: usize::from(part[2]),
         })
         .collect();
-    if let [grey] = components.as_mut_slice() {
+    if let [gray] = components.as_mut_slice() {
         // The blocks of a single component follow each other row by row, whatever its factors.
-        (grey.across, grey.down) = (1, 1);
+        (gray.across, gray.down) = (1, 1);
     }
     let usual = components.iter().enumerate().all(|(number, component)| {
         let most = if number == 0 { 2 } else { 1 };
@@ -159,7 +159,7 @@ fn read_scan(payload: &[u8], frame: &Frame, tables: &Tables<'_>) -> Option<Vec<C
             Some(Component {
                 across: component.across,
                 down: component.down,
-                quantisation: (*tables.quantisation.get(component.quantisation)?)?,
+                quantization: (*tables.quantization.get(component.quantization)?)?,
                 dc_table: HuffmanTable::new((*tables.dc.get(dc)?)?)?,
                 ac_table: HuffmanTable::new((*tables.ac.get(ac)?)?)?,
             })
@@ -183,7 +183,7 @@ impl<'a> Tables<'a> {
         Some(())
     }
 
-    fn read_quantisation(&mut self, mut payload: &[u8]) -> Option<()> {
+    fn read_quantization(&mut self, mut payload: &[u8]) -> Option<()> {
         while let [precision_and_slot, rest @ ..] = payload {
             // 16-bit divisors belong to 12-bit files.
             if precision_and_slot >> 4 != 0 {
@@ -193,7 +193,7 @@ impl<'a> Tables<'a> {
             for (&position, &divisor) in ZIGZAG.iter().zip(rest.get(..64)?) {
                 table[usize::from(position)] = i16::from(divisor);
             }
-            *self.quantisation.get_mut(usize::from(precision_and_slot & 15))? = Some(table);
+            *self.quantization.get_mut(usize::from(precision_and_slot & 15))? = Some(table);
             payload = &rest[64..];
         }
         Some(())

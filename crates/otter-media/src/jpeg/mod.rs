@@ -1,23 +1,23 @@
 //! Baseline JPEG files as libjpeg-turbo decodes them, to the last bit.
 //!
-//! Nearly every photograph of a data set is such a file: 8 bits, Huffman codes, one scan, grey or YCbCr with the usual
+//! Nearly every photograph of a data set is such a file: 8 bits, Huffman codes, one scan, gray or YCbCr with the usual
 //! subsampling (4:4:4, 4:2:2, 4:4:0, 4:2:0). The inverse DCT is the accurate integer one, chroma is interpolated
-//! ("fancy upsampling") and the colour conversion is the fixed-point one: what Pillow asks libjpeg-turbo for. Anything
+//! ("fancy upsampling") and the color conversion is the fixed-point one: what Pillow asks libjpeg-turbo for. Anything
 //! else (progressive, CMYK, several scans), and any file with a fault, is left to the general decoder, which also words
 //! the error.
 //!
 //! ```text
-//! bytes ─ headers ─► tables ─ entropy ─► coefficients ─ inverse_dct ─► planes ─ colour ─► RGB
+//! bytes ─ headers ─► tables ─ entropy ─► coefficients ─ inverse_dct ─► planes ─ color ─► RGB
 //! ```
 
-mod colour;
+mod color;
 mod entropy;
 mod headers;
 mod inverse_dct;
 
 use std::cell::RefCell;
 
-use colour::Chroma;
+use color::Chroma;
 use entropy::{BitReader, EntropyCoded};
 use headers::{Component, Headers};
 
@@ -60,7 +60,7 @@ pub(crate) fn decode(bytes: &[u8], max_pixels: u64, max_side: usize) -> Option<D
         let pixels = decode_planes(&headers, &coded, planes).map(|()| {
             let chroma = Chroma::of(&headers);
             let [luma, cb, cr] = &*planes;
-            colour::to_rgb(luma, (headers.components.len() == 3).then_some((cb, cr, chroma)), width, height)
+            color::to_rgb(luma, (headers.components.len() == 3).then_some((cb, cr, chroma)), width, height)
         });
         planes.iter_mut().filter(|plane| plane.samples.capacity() > KEPT_PLANE_BYTES).for_each(|plane| {
             *plane = Plane::default();
@@ -150,9 +150,9 @@ fn decode_unit(
             let left = (column * component.across + block_column) * 8;
             let output = &mut plane.samples[top * plane.stride + left..];
             if last == 0 {
-                inverse_dct::flat(coefficients[0], &component.quantisation, output, plane.stride);
+                inverse_dct::flat(coefficients[0], &component.quantization, output, plane.stride);
             } else {
-                transform(&coefficients, &component.quantisation, output, plane.stride);
+                transform(&coefficients, &component.quantization, output, plane.stride);
             }
         }
     }

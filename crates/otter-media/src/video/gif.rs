@@ -129,7 +129,7 @@ mod tests {
     use super::super::{FrameSampling, open_frames};
     use super::*;
 
-    /// A GIF of flat frames of 8 x 6 pixels: grey level and delay in milliseconds of each.
+    /// A GIF of flat frames of 8 x 6 pixels: gray level and delay in milliseconds of each.
     fn write(path: &Path, frames: &[(u8, u32)]) {
         let mut encoder = GifEncoder::new(File::create(path).unwrap());
         for &(level, delay) in frames {

@@ -209,7 +209,7 @@ fn make(ffmpeg: &Path, file: &Path, arguments: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Times, numbers and mean grey level of the frames.
+/// Times, numbers and mean gray level of the frames.
 fn taken(file: &Path, options: &VideoOptions) -> Vec<(f64, usize, f64)> {
     open_frames(file, options)
         .unwrap()
@@ -267,7 +267,7 @@ fn a_real_video_is_sampled_exactly() {
     let Some(ffmpeg) = real() else { return };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("- a clip.mkv");
-    // Each frame is one level of grey brighter than the one before: the level tells which frame it is.
+    // Each frame is one level of gray brighter than the one before: the level tells which frame it is.
     make(
         &ffmpeg,
         &file,

@@ -2,7 +2,7 @@
 //! ones to compare with, and RICES for queries at inference.
 //!
 //! ```text
-//! instructions ─► Records ─► items: distinct texts or pictures ─► Encoder ─► embeddings.f16 ─► Index ─► neighbours.bin
+//! instructions ─► Records ─► items: distinct texts or pictures ─► Encoder ─► embeddings.f16 ─► Index ─► neighbors.bin
 //!                    └──────────────────────────────── Rules ◄─────────────────────────────────────────────┘
 //!                                                        └─► train file {id: [ids]}
 //! ```
@@ -37,7 +37,7 @@ pub use run::{MOST_EXAMPLES, retrieve};
 pub use search::exact::search as search_exactly;
 pub use search::ivf::{DEFAULT_PROBES, Ivf, IvfOptions, MOST_LISTS};
 pub use search::plan::{Cost, EXACT_PRODUCTS, IndexKind, SearchPlan};
-pub use search::top_k::{Neighbour, TopK};
+pub use search::top_k::{Neighbor, TopK};
 pub use select::rules::TurnedAway;
 pub use select::scene::frame_of;
-pub use vectors::{Vectors, narrowed, normalise_rows};
+pub use vectors::{Vectors, narrowed, normalize_rows};

@@ -97,7 +97,7 @@ pub enum Stage {
     Embed,
     /// Building the approximate index; counted in thousandths.
     Index,
-    /// Searching neighbours.
+    /// Searching neighbors.
     Search,
     /// Picking examples and writing them.
     Pick,
@@ -138,7 +138,7 @@ pub struct RetrieveReport {
     pub example_only: u64,
     /// Candidates that a rule turned away.
     pub turned_away: TurnedAway,
-    /// Queries whose nearest neighbours were not enough, so that more were searched.
+    /// Queries whose nearest neighbors were not enough, so that more were searched.
     pub searched_deeper: u64,
     /// Mean cosine similarity of the examples picked by similarity.
     pub mean_similarity: Option<f64>,

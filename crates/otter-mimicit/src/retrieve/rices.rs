@@ -51,7 +51,7 @@ impl Rices {
         let wanted = k.saturating_add(leave_out.len()).min(self.support.len());
         let found = exact::search(&self.support, &row, wanted).into_iter().flatten();
         let mut picked: Vec<usize> = found
-            .map(|neighbour| neighbour.item as usize)
+            .map(|neighbor| neighbor.item as usize)
             .filter(|&item| self.support.is_usable(item) && !leave_out.contains(&item))
             .take(k)
             .collect();

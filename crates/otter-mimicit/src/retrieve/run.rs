@@ -1,4 +1,4 @@
-//! A whole run: records, vectors, neighbours, examples, the train file.
+//! A whole run: records, vectors, neighbors, examples, the train file.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use super::options::{
 };
 use super::work::Work;
 use crate::retrieve::encode::embed::{Encoder, embed};
-use crate::retrieve::search::neighbours::{Index, Neighbours};
+use crate::retrieve::search::neighbors::{Index, Neighbors};
 use crate::retrieve::search::plan::SearchPlan;
-use crate::retrieve::search::top_k::Neighbour;
+use crate::retrieve::search::top_k::Neighbor;
 use crate::retrieve::select::random;
 use crate::retrieve::select::records::{ItemKind, NO_ITEM, Records, Unusable};
 use crate::retrieve::select::rules::{Picked, Rules};
@@ -28,9 +28,9 @@ use crate::retrieve::vectors::Vectors;
 pub const MOST_EXAMPLES: usize = 1024;
 /// Queries whose examples are picked at once.
 const PICK_ROWS: usize = 4096;
-/// Neighbours kept for each item, above twice the number of examples.
+/// Neighbors kept for each item, above twice the number of examples.
 const SPARE_NEIGHBOURS: usize = 16;
-/// How much deeper a search goes when rules turned away too many neighbours, and how deep at most.
+/// How much deeper a search goes when rules turned away too many neighbors, and how deep at most.
 const DEEPER: usize = 16;
 const DEEPEST: usize = 4096;
 /// Memory of the page cache of parquet images.
@@ -185,7 +185,7 @@ impl Run<'_> {
         if let Some((_, _, hash)) = &wanted {
             key += &format!(" of {hash:016x}");
         }
-        let (index_path, neighbours_path) = work.search(&key)?;
+        let (index_path, neighbors_path) = work.search(&key)?;
         let started = Instant::now();
         let observer = &mut *self.observer;
         let built = &mut |part: f64| observer.progress(Stage::Index, (part * 1000.0) as u64, 1000);
@@ -196,7 +196,7 @@ impl Run<'_> {
         let observer = &mut *self.observer;
         let flags = wanted.as_ref().map(|(flags, ..)| flags.as_slice());
         let searched = &mut |done, total| observer.progress(Stage::Search, done as u64, total as u64);
-        let found = Neighbours::search(&index, &vectors, per_item, flags, &neighbours_path, searched)?;
+        let found = Neighbors::search(&index, &vectors, per_item, flags, &neighbors_path, searched)?;
         let Some(found) = found else { return Err(self.stopped()) };
         self.spent("search", started);
 
@@ -220,7 +220,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Which items the queries need neighbours of, how many these are, and a hash of which.
+    /// Which items the queries need neighbors of, how many these are, and a hash of which.
     fn wanted(&self, records: &Records, queries: &ContextTable) -> Result<(Vec<bool>, usize, u64)> {
         let mut wanted = vec![false; records.items()];
         for query in 0..queries.len() {
@@ -374,11 +374,11 @@ impl Run<'_> {
     }
 }
 
-/// Searches further for queries whose neighbours were turned away.
+/// Searches further for queries whose neighbors were turned away.
 struct Deeper<'a> {
     index: &'a Index,
     vectors: &'a Vectors,
-    found: &'a Neighbours,
+    found: &'a Neighbors,
 }
 
 impl Deeper<'_> {
@@ -415,7 +415,7 @@ impl Deeper<'_> {
             items.dedup();
             let mut rows = Vec::new();
             self.vectors.gather(&items, &mut rows);
-            let found: Vec<Vec<Neighbour>> = self
+            let found: Vec<Vec<Neighbor>> = self
                 .index
                 .search(self.vectors, &rows, depth)
                 .into_iter()

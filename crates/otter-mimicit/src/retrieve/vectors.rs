@@ -4,8 +4,8 @@ use std::path::Path;
 
 use half::f16;
 use memmap2::Mmap;
-use otter_nn::kernels::half::Stored;
-use otter_nn::kernels::simd;
+use otter_nn::backend::cpu::half::Stored;
+use otter_nn::backend::cpu::simd;
 use rayon::prelude::*;
 
 use super::error::Result;
@@ -118,7 +118,7 @@ pub fn narrowed(rows: &[f32]) -> Vec<u8> {
 }
 
 /// Scales each row to length 1. A row of zeros stays.
-pub fn normalise_rows(rows: &mut [f32], width: usize) {
+pub fn normalize_rows(rows: &mut [f32], width: usize) {
     for row in rows.chunks_exact_mut(width.max(1)) {
         let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
         if squares > 0.0 {
@@ -137,7 +137,7 @@ mod tests {
     fn rows_come_back_from_memory_and_from_a_file() {
         let mut rows: Vec<f32> = (0..12).map(|i| i as f32 - 3.0).collect();
         rows[4..8].fill(-0.0);
-        normalise_rows(&mut rows, 4);
+        normalize_rows(&mut rows, 4);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.f16");
         std::fs::write(&path, narrowed(&rows)).unwrap();

@@ -13,7 +13,7 @@ use crate::retrieve::encode::bert_config::read_json;
 struct State {
     /// Contents and encoder of `embeddings.f16`.
     embeddings: String,
-    /// Options of `index.bin` and `neighbours.bin`.
+    /// Options of `index.bin` and `neighbors.bin`.
     search: String,
 }
 
@@ -64,12 +64,12 @@ impl Work {
         Ok(path)
     }
 
-    /// The files of the index and of the neighbours, removed unless they belong to `key` and the embeddings' key.
+    /// The files of the index and of the neighbors, removed unless they belong to `key` and the embeddings' key.
     ///
     /// # Errors
     /// When the folder cannot be written.
     pub fn search(&mut self, key: &str) -> Result<(PathBuf, PathBuf)> {
-        let paths = (self.folder.join("index.bin"), self.folder.join("neighbours.bin"));
+        let paths = (self.folder.join("index.bin"), self.folder.join("neighbors.bin"));
         if self.state.search != key {
             remove(&paths.0)?;
             remove(&paths.1)?;
@@ -86,7 +86,7 @@ impl Work {
 
     /// Removes what the run left, and the folder if nothing else is in it.
     pub fn clear(self) {
-        for name in ["state.json", "embeddings.f16", "index.bin", "neighbours.bin", "lock"] {
+        for name in ["state.json", "embeddings.f16", "index.bin", "neighbors.bin", "lock"] {
             let _ = std::fs::remove_file(self.folder.join(name));
         }
         let _ = std::fs::remove_dir(&self.folder);

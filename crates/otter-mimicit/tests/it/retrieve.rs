@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use otter_mimicit::retrieve::{
     EmbeddingSource, ExampleOrder, Heuristic, ImageEncoder, ImagePooling, IndexKind, Ivf, IvfOptions,
     Observer, RetrieveOptions, RetrieveReport, Rices, SearchPlan, SentenceEncoder, Stage, Vectors,
-    normalise_rows, retrieve, search_exactly,
+    normalize_rows, retrieve, search_exactly,
 };
 use otter_model::vision::ClipVision;
 use otter_nn::{Device, ParameterSpecs, Parameters, Tensor};
@@ -163,17 +163,17 @@ fn rices_finds_the_same_picture() {
 
 // ---- indices
 
-/// Unit vectors around random centres, as embeddings of a real set are: many near-repetitions, few directions.
+/// Unit vectors around random centers, as embeddings of a real set are: many near-repetitions, few directions.
 fn clustered(rows: usize, width: usize, clusters: usize, spread: f32) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(11);
     let mut noise = move || (0..6).map(|_| random.next_u32() as f32 / u32::MAX as f32).sum::<f32>() - 3.0;
-    let centres: Vec<f32> = (0..clusters * width).map(|_| noise()).collect();
+    let centers: Vec<f32> = (0..clusters * width).map(|_| noise()).collect();
     let mut vectors = Vec::with_capacity(rows * width);
     for row in 0..rows {
-        let centre = &centres[row * 7919 % clusters * width..][..width];
-        vectors.extend(centre.iter().map(|value| value + spread * noise()));
+        let center = &centers[row * 7919 % clusters * width..][..width];
+        vectors.extend(center.iter().map(|value| value + spread * noise()));
     }
-    normalise_rows(&mut vectors, width);
+    normalize_rows(&mut vectors, width);
     vectors
 }
 
@@ -196,12 +196,12 @@ fn the_exact_search_is_exact() {
         for (found, naive) in found[query].iter().zip(&all) {
             assert!((found.similarity - naive.0).abs() < 1e-5);
         }
-        assert!(found[query].iter().any(|neighbour| neighbour.item as usize == query));
+        assert!(found[query].iter().any(|neighbor| neighbor.item as usize == query));
     }
 }
 
 #[test]
-fn the_approximate_index_recalls_the_neighbours() {
+fn the_approximate_index_recalls_the_neighbors() {
     let (rows, width, k) = (6000, 48, 10);
     let vectors = Vectors::from_rows(&clustered(rows, width, 300, 0.6), width);
     let options = IvfOptions { lists: 256, probes: 24, seed: 4 };
@@ -223,7 +223,7 @@ fn the_approximate_index_recalls_the_neighbours() {
     let again = Ivf::from_bytes(&all.to_bytes(), width, rows).unwrap();
     for (exact, found) in exact.iter().zip(again.search(&vectors, &queries, k)) {
         let items =
-            |list: &[otter_mimicit::retrieve::Neighbour]| list.iter().map(|n| n.item).collect::<Vec<_>>();
+            |list: &[otter_mimicit::retrieve::Neighbor]| list.iter().map(|n| n.item).collect::<Vec<_>>();
         assert_eq!(items(exact), items(&found));
     }
     for cut in [0, 8, 40, 1000] {
@@ -481,8 +481,8 @@ fn image_examples_by_precomputed_vectors_and_by_the_tower() {
 fn large_set(folder: &Path) -> PathBuf {
     let mut data = serde_json::Map::new();
     for i in 0..5000_u32 {
-        let (colour, thing) = (["red", "blue", "green", "black"][i as usize % 4], i * 7919 % 4999);
-        let text = format!("Where is the {colour} thing number {thing} of the row?");
+        let (color, thing) = (["red", "blue", "green", "black"][i as usize % 4], i * 7919 % 4999);
+        let text = format!("Where is the {color} thing number {thing} of the row?");
         let record =
             json!({"instruction": text, "answer": i.to_string(), "image_ids": [format!("I{}", i / 3)]});
         data.insert(format!("r{i}"), record);
@@ -516,7 +516,7 @@ fn an_interrupted_run_gives_the_same_file() {
             stopped += 1;
             assert!(!again.out.exists(), "no half file");
             // What a kill in the middle of a write leaves.
-            for name in ["embeddings.f16", "neighbours.bin"] {
+            for name in ["embeddings.f16", "neighbors.bin"] {
                 let path = folder.path().join("t.json.work").join(name);
                 if let Ok(mut bytes) = std::fs::read(&path) {
                     bytes.extend([9; 5]);
@@ -553,8 +553,8 @@ fn few_queries_cost_a_search_of_few() {
         let (found, report) = run(&set, &only);
         assert_eq!((report.unknown_queries, found.len()), (1, 4));
         assert!(found.iter().all(|(query, examples)| all[query] == *examples), "{found:?}");
-        let rows = std::fs::metadata(folder.path().join("train.json.work/neighbours.bin")).unwrap().len();
-        assert_eq!(rows, 4 * 8 * (2 * 5 + 16), "four rows of neighbours");
+        let rows = std::fs::metadata(folder.path().join("train.json.work/neighbors.bin")).unwrap().len();
+        assert_eq!(rows, 4 * 8 * (2 * 5 + 16), "four rows of neighbors");
     }
 }
 
@@ -564,11 +564,11 @@ fn kept_work_is_used_again_unless_the_texts_changed() {
     let set = large_set(place.path());
     let kept = RetrieveOptions { keep_work: true, ..options(place.path(), Heuristic::Text(TFIDF), 5) };
     run(&set, &kept);
-    let neighbours = place.path().join("train.json.work/neighbours.bin");
-    let before = std::fs::metadata(&neighbours).unwrap().modified().unwrap();
+    let neighbors = place.path().join("train.json.work/neighbors.bin");
+    let before = std::fs::metadata(&neighbors).unwrap().modified().unwrap();
     let (found, _) = run(&set, &RetrieveOptions { allow_same_image: true, ..kept.clone() });
     assert_eq!(
-        std::fs::metadata(&neighbours).unwrap().modified().unwrap(),
+        std::fs::metadata(&neighbors).unwrap().modified().unwrap(),
         before,
         "nothing was searched again"
     );
@@ -579,7 +579,7 @@ fn kept_work_is_used_again_unless_the_texts_changed() {
     let (changed, _) = run(&set, &kept);
     let fresh = RetrieveOptions { work: Some(place.path().join("fresh")), ..kept.clone() };
     assert_eq!(changed, run(&set, &fresh).0);
-    assert_ne!(std::fs::metadata(&neighbours).unwrap().modified().unwrap(), before);
+    assert_ne!(std::fs::metadata(&neighbors).unwrap().modified().unwrap(), before);
 }
 
 #[test]

@@ -3,11 +3,11 @@
 
 use otter_nn::layers::elementwise::{activate, activate_backward, activated};
 use otter_nn::{
-    ActivationKind, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterSpecs, Parameters, Real,
+    ActivationKind, Float, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterSpecs, Parameters,
     Tensor,
 };
 
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 const GELU: ActivationKind = ActivationKind::Gelu;
 
@@ -15,14 +15,14 @@ const GELU: ActivationKind = ActivationKind::Gelu;
 #[derive(Clone, Debug)]
 pub struct FeedForward {
     norm: LayerNorm,
-    widen: Linear,
-    narrow: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
 }
 
-/// Kept for the reverse pass.
+/// Kept for the backward pass.
 pub struct Saved<T> {
     statistics: NormStatistics<T>,
-    widened: Tensor<T>,
+    hidden: Tensor<T>,
 }
 
 impl FeedForward {
@@ -30,39 +30,50 @@ impl FeedForward {
     pub fn new(specs: &mut ParameterSpecs, name: &str, width: usize, mult: usize) -> Self {
         Self {
             norm: LayerNorm::new(specs, &format!("{name}.0"), width, true, 1e-5),
-            widen: Linear::new(specs, &format!("{name}.1"), width, mult * width, false, Init::FanInUniform),
-            narrow: Linear::new(specs, &format!("{name}.3"), mult * width, width, false, Init::FanInUniform),
+            up_proj: Linear::new(specs, &format!("{name}.1"), width, mult * width, false, Init::FanInUniform),
+            down_proj: Linear::new(
+                specs,
+                &format!("{name}.3"),
+                mult * width,
+                width,
+                false,
+                Init::FanInUniform,
+            ),
         }
     }
 
     /// The branch's output (not added to x).
-    pub fn forward_saved<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> (Tensor<T>, Saved<T>) {
+    pub fn forward_saved<T: Float>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &Tensor<T>,
+    ) -> (Tensor<T>, Saved<T>) {
         let (normed, statistics) = self.norm.forward_saved(parameters, x);
-        let widened = self.widen.forward(parameters, &normed);
-        let y = self.narrow.forward(parameters, &activated(&widened, GELU));
-        (y, Saved { statistics, widened })
+        let hidden = self.up_proj.forward(parameters, &normed);
+        let y = self.down_proj.forward(parameters, &activated(&hidden, GELU));
+        (y, Saved { statistics, hidden })
     }
 
     /// Writes the branch's output to `y`, keeping nothing.
-    pub fn forward_into<T: Real>(
+    pub fn forward_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
         y: &mut Tensor<T>,
-        scratch: &mut Scratch<T>,
+        workspace: &mut Workspace<T>,
     ) {
-        let mut normed = scratch.take(x.shape());
+        let mut normed = workspace.take(x.shape());
         self.norm.forward_into(parameters, x, &mut normed);
-        let mut widened = scratch.take(&[x.rows(), self.widen.outer()]);
-        self.widen.forward_into(parameters, &normed, &mut widened, false);
-        activate(&mut widened, GELU);
-        self.narrow.forward_into(parameters, &widened, y, false);
-        scratch.give(normed);
-        scratch.give(widened);
+        let mut hidden = workspace.take(&[x.rows(), self.up_proj.outer()]);
+        self.up_proj.forward_into(parameters, &normed, &mut hidden, false);
+        activate(&mut hidden, GELU);
+        self.down_proj.forward_into(parameters, &hidden, y, false);
+        workspace.give(normed);
+        workspace.give(hidden);
     }
 
     /// Gradient of x through the branch; x is the input given to the forward pass.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -70,13 +81,13 @@ impl FeedForward {
         dy: &Tensor<T>,
         gradients: &mut Gradients<T>,
     ) -> Tensor<T> {
-        let mut d_widened = {
-            let active = activated(&saved.widened, GELU);
-            self.narrow.backward(parameters, &active, dy, gradients)
+        let mut d_hidden = {
+            let active = activated(&saved.hidden, GELU);
+            self.down_proj.backward(parameters, &active, dy, gradients)
         };
-        activate_backward(&mut d_widened, &saved.widened, GELU);
+        activate_backward(&mut d_hidden, &saved.hidden, GELU);
         let normed = self.norm.forward(parameters, x);
-        let d_normed = self.widen.backward(parameters, &normed, &d_widened, gradients);
+        let d_normed = self.up_proj.backward(parameters, &normed, &d_hidden, gradients);
         self.norm.backward(parameters, x, &saved.statistics, &d_normed, gradients)
     }
 }
@@ -84,7 +95,7 @@ impl FeedForward {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use otter_nn::gradient_check::{check, random_tensor};
+    use otter_nn::testing::gradient_check::{check, random_tensor};
 
     #[test]
     fn gradients_match_finite_differences() {

@@ -3,15 +3,15 @@
 
 use otter_nn::layers::media_attention::MediaAttentionOutput;
 use otter_nn::{
-    Gradients, Init, LayerNorm, Linear, MediaAttention, MediaRows, MediaTarget, NormStatistics,
-    ParameterSpecs, Parameters, Real, TanhGate, Tensor,
+    Float, Gradients, Init, LayerNorm, Linear, MediaAttention, MediaRows, MediaTarget, NormStatistics,
+    ParameterSpecs, Parameters, TanhGate, Tensor,
 };
 
 use crate::config::CrossAttentionConfig;
 use crate::flamingo::feed_forward::{self, FeedForward};
 use crate::flamingo::key_value_projection::KeyValueProjection;
 pub use crate::flamingo::key_value_projection::KeysAndValues;
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 /// One block.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ struct AttentionSaved<T> {
     branch: Tensor<T>,
 }
 
-/// Kept for the reverse pass.
+/// Kept for the backward pass.
 pub struct CrossAttentionSaved<T> {
     x: Tensor<T>,
     /// `None` when no row attends anything.
@@ -67,7 +67,7 @@ impl GatedCrossAttention {
     }
 
     /// Keys and values of the latents (items * latents, media width): once a prompt, not once a token.
-    pub fn project_media<T: Real>(
+    pub fn project_media<T: Float>(
         &self,
         parameters: &Parameters<T>,
         latents: &Tensor<T>,
@@ -76,34 +76,34 @@ impl GatedCrossAttention {
     }
 
     /// The block on x (rows, text width) in place, with media already projected.
-    pub fn forward_projected<T: Real>(
+    pub fn forward_projected<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &mut Tensor<T>,
         media: Option<&KeysAndValues<T>>,
         rows: &MediaRows,
-        scratch: &mut Scratch<T>,
+        workspace: &mut Workspace<T>,
     ) {
         let count = rows.targets.len();
-        let mut branch = scratch.take(x.shape());
+        let mut branch = workspace.take(x.shape());
         if let Some(kv) = media.filter(|_| attends(rows)) {
             self.norm.forward_into(parameters, x, &mut branch);
-            let mut q = scratch.take(&[count, self.to_q.outer()]);
+            let mut q = workspace.take(&[count, self.to_q.outer()]);
             self.to_q.forward_into(parameters, &branch, &mut q, false);
-            let mut out = scratch.take(q.shape());
-            let mut scores = scratch.take_for_host(count * self.core.heads * self.core.latents);
+            let mut out = workspace.take(q.shape());
+            let mut scores = workspace.take_for_host(count * self.core.heads * self.core.latents);
             self.core.forward_into(&q, &kv.k, &kv.v, rows, &mut scores, &mut out);
             self.to_out.forward_into(parameters, &out, &mut branch, false);
             self.attn_gate.forward_add(parameters, x, &branch);
-            [q, out, scores].into_iter().for_each(|buffer| scratch.give(buffer));
+            [q, out, scores].into_iter().for_each(|buffer| workspace.give(buffer));
         }
-        self.feed_forward.forward_into(parameters, x, &mut branch, scratch);
+        self.feed_forward.forward_into(parameters, x, &mut branch, workspace);
         self.ff_gate.forward_add(parameters, x, &branch);
-        scratch.give(branch);
+        workspace.give(branch);
     }
 
     /// The block on x (rows, text width) and latents (items * latents, media width).
-    pub fn forward_saved<T: Real>(
+    pub fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: Tensor<T>,
@@ -128,7 +128,7 @@ impl GatedCrossAttention {
     }
 
     /// Gradient of x; adds parameter gradients and, when given, the gradient of the latents to `d_latents`.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: CrossAttentionSaved<T>,
@@ -147,8 +147,8 @@ impl GatedCrossAttention {
         let d_out = self.to_out.backward(parameters, &saved.attention.out, &d_branch, gradients);
         let (dq, dk, dv) =
             self.core.backward(&saved.q, &saved.kv.k, &saved.kv.v, rows, &saved.attention, &d_out);
-        let wants_latents = d_latents.is_some();
-        let d = self.to_kv.backward(parameters, latents, (&dk, &dv), wants_latents, gradients);
+        let requires_grad_latents = d_latents.is_some();
+        let d = self.to_kv.backward(parameters, latents, (&dk, &dv), requires_grad_latents, gradients);
         if let (Some(total), Some(d)) = (d_latents, d) {
             total.add_assign(&d);
         }
@@ -166,7 +166,7 @@ fn attends(rows: &MediaRows) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use otter_nn::gradient_check::{check, random_tensor};
+    use otter_nn::testing::gradient_check::{check, random_tensor};
 
     #[test]
     fn gradients_match_finite_differences() {
@@ -184,8 +184,8 @@ mod tests {
                     let (y, saved) = block.forward_saved(p, x[0].clone(), Some(&x[1]), &rows);
                     let kv = block.project_media(p, &x[1]);
                     let mut projected = x[0].clone();
-                    let mut scratch = Scratch::new(projected.device());
-                    block.forward_projected(p, &mut projected, Some(&kv), &rows, &mut scratch);
+                    let mut workspace = Workspace::new(projected.device());
+                    block.forward_projected(p, &mut projected, Some(&kv), &rows, &mut workspace);
                     assert!(y.data().iter().zip(projected.data()).all(|(a, b)| (a - b).abs() < 1e-12));
                     let mut d_latents = x[1].zeros_like();
                     let latents = Some(&x[1]);

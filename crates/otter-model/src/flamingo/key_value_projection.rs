@@ -2,7 +2,7 @@
 //! keys, the rest values.
 
 use otter_nn::backend::WeightShape;
-use otter_nn::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use otter_nn::{Float, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Tensor};
 
 /// Weight (2 * inner, width), no bias.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ impl KeyValueProjection {
     }
 
     /// Keys and values of x (rows, width).
-    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> KeysAndValues<T> {
+    pub fn forward<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> KeysAndValues<T> {
         let [k, v] = x.backend().linear_halves(x, parameters.matrix(self.weight), self.shape());
         KeysAndValues { k, v }
     }
@@ -39,15 +39,15 @@ impl KeyValueProjection {
     }
 
     /// Adds the weight gradient; returns the gradient of x when asked for.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
         (dk, dv): (&Tensor<T>, &Tensor<T>),
-        wants_input: bool,
+        requires_grad_input: bool,
         gradients: &mut Gradients<T>,
     ) -> Option<Tensor<T>> {
         let (weight, d_weight) = (parameters.matrix(self.weight), gradients.tensor_mut(self.weight));
-        x.backend().linear_halves_backward([dk, dv], x, weight, d_weight, self.shape(), wants_input)
+        x.backend().linear_halves_backward([dk, dv], x, weight, d_weight, self.shape(), requires_grad_input)
     }
 }

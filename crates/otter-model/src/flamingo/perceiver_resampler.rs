@@ -1,13 +1,13 @@
 //! Perceiver resampler (Jaegle et al., arXiv 2103.03206; Flamingo, arXiv 2204.14198).
 //!
-//! Turns the patch features of all frames of a media item into a fixed number of latents. The un-normalised latents
-//! carry the residual; the media tokens are normalised anew in each block but never updated.
+//! Turns the patch features of all frames of a media item into a fixed number of latents. The un-normalized latents
+//! carry the residual; the media tokens are normalized anew in each block but never updated.
 
 use otter_nn::layers::attention::{AttentionOutput, KeysValues};
-use otter_nn::layers::rows::{self, RowLayout};
+use otter_nn::layers::rows::{self, RowStrides};
 use otter_nn::{
-    AttentionMask, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterId, ParameterSpecs,
-    Parameters, Real, SelfAttentionCore, Tensor,
+    AttentionMask, Float, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterId, ParameterSpecs,
+    Parameters, SelfAttentionCore, Tensor,
 };
 
 use crate::config::PerceiverConfig;
@@ -48,7 +48,7 @@ struct LayerSaved<T> {
     feed_forward: feed_forward::Saved<T>,
 }
 
-/// Kept for the reverse pass.
+/// Kept for the backward pass.
 pub struct PerceiverSaved<T> {
     media: Tensor<T>,
     frames: usize,
@@ -78,7 +78,7 @@ impl PerceiverResampler {
 
     /// Latents (items * latents, width) of features (items * frames * patches, width). `times` gives each item's place
     /// in its sequence and is read only by models with media-time embeddings.
-    pub fn forward<T: Real>(
+    pub fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         features: &Tensor<T>,
@@ -94,8 +94,8 @@ impl PerceiverResampler {
         self.norm.forward(parameters, &latents)
     }
 
-    /// As [`PerceiverResampler::forward`], keeping what the reverse pass needs.
-    pub fn forward_saved<T: Real>(
+    /// As [`PerceiverResampler::forward`], keeping what the backward pass needs.
+    pub fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         features: &Tensor<T>,
@@ -116,20 +116,21 @@ impl PerceiverResampler {
     }
 
     /// Adds parameter gradients, given the gradient of the latents; returns the gradient of the features when
-    /// `wants_features`.
-    pub fn backward<T: Real>(
+    /// `requires_grad_features`.
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: PerceiverSaved<T>,
         d_out: &Tensor<T>,
-        wants_features: bool,
+        requires_grad_features: bool,
         gradients: &mut Gradients<T>,
     ) -> Option<Tensor<T>> {
         let tables = [self.frame_embs, self.media_time_embs];
-        let wants_media = wants_features || tables.iter().flatten().any(|&id| gradients.wants(id));
+        let requires_grad_media =
+            requires_grad_features || tables.iter().flatten().any(|&id| gradients.requires_grad(id));
         let items = d_out.rows() / self.config.num_latents;
         let mut d_latents = self.norm.backward(parameters, &saved.last, &saved.norm, d_out, gradients);
-        let mut d_media = wants_media.then(|| saved.media.zeros_like());
+        let mut d_media = requires_grad_media.then(|| saved.media.zeros_like());
         for (layer, layer_saved) in self.layers.iter().zip(saved.layers).rev() {
             let context = (&saved.media, items);
             d_latents =
@@ -141,20 +142,20 @@ impl PerceiverResampler {
         if let Some(d_media) = &d_media {
             self.embedding_gradients(d_media, items, saved.frames, &saved.times, gradients);
         }
-        d_media.filter(|_| wants_features)
+        d_media.filter(|_| requires_grad_features)
     }
 
-    fn repeated_latents<T: Real>(&self, parameters: &Parameters<T>, items: usize) -> Tensor<T> {
+    fn repeated_latents<T: Float>(&self, parameters: &Parameters<T>, items: usize) -> Tensor<T> {
         let latents = parameters.tensor(self.latents);
         let shape = [items * self.config.num_latents, self.width];
         let mut repeated = Tensor::empty(&shape, parameters.device());
-        let (to, from) = (RowLayout::every(0, latents.len()), RowLayout::every(0, 0));
+        let (to, from) = (RowStrides::every(0, latents.len()), RowStrides::every(0, 0));
         rows::copy((&mut repeated, to), (latents, from), [1, 1, items], latents.len());
         repeated
     }
 
     /// Features plus frame and media-time embeddings (just the features without such tables).
-    fn with_embeddings<T: Real>(
+    fn with_embeddings<T: Float>(
         &self,
         parameters: &Parameters<T>,
         features: &Tensor<T>,
@@ -167,21 +168,21 @@ impl PerceiverResampler {
         let patches = rows / (items * frames).max(1);
         let (width, frame, item) = (self.width, patches * self.width, frames * patches * self.width);
         if let Some(table) = self.frame_embs.map(|id| parameters.tensor(id)) {
-            let to = RowLayout { offset: 0, strides: [item, frame, width] };
-            let from = RowLayout { offset: 0, strides: [0, width, 0] };
+            let to = RowStrides { offset: 0, strides: [item, frame, width] };
+            let from = RowStrides { offset: 0, strides: [0, width, 0] };
             rows::add((&mut media, to), (table, from), [items, frames, patches], width);
         }
         if let Some(table) = self.media_time_embs.map(|id| parameters.tensor(id)) {
             for (index, time) in times.iter().enumerate() {
-                let to = RowLayout::every(index * item, width);
-                let from = RowLayout::every(time * width, 0);
+                let to = RowStrides::every(index * item, width);
+                let from = RowStrides::every(time * width, 0);
                 rows::add((&mut media, to), (table, from), [1, 1, frames * patches], width);
             }
         }
         media
     }
 
-    fn embedding_gradients<T: Real>(
+    fn embedding_gradients<T: Float>(
         &self,
         d_media: &Tensor<T>,
         items: usize,
@@ -197,7 +198,7 @@ impl PerceiverResampler {
                 false => times[row / (patches * frames)] as u32,
             };
             let places: Vec<u32> = (0..d_media.rows()).map(place).collect();
-            rows::add_to_picked(table, d_media, &places, self.width);
+            rows::scatter_add_rows(table, d_media, &places, self.width);
         }
     }
 }
@@ -218,7 +219,7 @@ impl PerceiverLayer {
     }
 
     /// Keys come from each item's media tokens followed by its latents.
-    fn forward_saved<T: Real>(
+    fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         media: &Tensor<T>,
@@ -240,7 +241,7 @@ impl PerceiverLayer {
         (out, saved)
     }
 
-    fn backward<T: Real>(
+    fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: LayerSaved<T>,
@@ -279,27 +280,27 @@ impl PerceiverLayer {
 }
 
 /// Rows of each item: its media tokens, then its latents.
-fn joined<T: Real>(media: &Tensor<T>, latents: &Tensor<T>, items: usize) -> Tensor<T> {
+fn joined<T: Float>(media: &Tensor<T>, latents: &Tensor<T>, items: usize) -> Tensor<T> {
     let mut joined = Tensor::empty(&[media.rows() + latents.rows(), media.width()], media.device());
     let (m, l) = (media.len() / items, latents.len() / items);
-    let (own_m, own_l) = (RowLayout::every(0, m), RowLayout::every(0, l));
-    rows::copy((&mut joined, RowLayout::every(0, m + l)), (media, own_m), [1, 1, items], m);
-    rows::copy((&mut joined, RowLayout::every(m, m + l)), (latents, own_l), [1, 1, items], l);
+    let (own_m, own_l) = (RowStrides::every(0, m), RowStrides::every(0, l));
+    rows::copy((&mut joined, RowStrides::every(0, m + l)), (media, own_m), [1, 1, items], m);
+    rows::copy((&mut joined, RowStrides::every(m, m + l)), (latents, own_l), [1, 1, items], l);
     joined
 }
 
 /// Reverse of [`joined`]: writes the media part, adds the latents' part.
-fn split<T: Real>(joined: &Tensor<T>, media: &mut Tensor<T>, latents: &mut Tensor<T>, items: usize) {
+fn split<T: Float>(joined: &Tensor<T>, media: &mut Tensor<T>, latents: &mut Tensor<T>, items: usize) {
     let (m, l) = (media.len() / items, latents.len() / items);
-    let (own_m, own_l) = (RowLayout::every(0, m), RowLayout::every(0, l));
-    rows::copy((media, own_m), (joined, RowLayout::every(0, m + l)), [1, 1, items], m);
-    rows::add((latents, own_l), (joined, RowLayout::every(m, m + l)), [1, 1, items], l);
+    let (own_m, own_l) = (RowStrides::every(0, m), RowStrides::every(0, l));
+    rows::copy((media, own_m), (joined, RowStrides::every(0, m + l)), [1, 1, items], m);
+    rows::add((latents, own_l), (joined, RowStrides::every(m, m + l)), [1, 1, items], l);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use otter_nn::gradient_check::{check, random_tensor};
+    use otter_nn::testing::gradient_check::{check, random_tensor};
 
     #[test]
     fn gradients_match_finite_differences_with_every_table() {

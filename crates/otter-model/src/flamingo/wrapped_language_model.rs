@@ -3,7 +3,7 @@
 
 use otter_nn::layers::elementwise;
 use otter_nn::{
-    AttentionMask, CrossEntropy, Embedding, Gradients, Linear, MediaRows, ParameterSpecs, Parameters, Real,
+    AttentionMask, CrossEntropy, Embedding, Float, Gradients, Linear, MediaRows, ParameterSpecs, Parameters,
     Tensor,
 };
 
@@ -14,7 +14,7 @@ use crate::text::block::{BlockSaved, Rows, TransformerBlock};
 use crate::text::cache::LayerCache;
 use crate::text::embedding::{INIT, TextEmbedding};
 use crate::text::head::{TextOutput, TextOutputSaved};
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 /// Embedding, wrapped decoder layers, final norm, output table.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct LanguageModel {
     output: TextOutput,
     /// The output table: its own, or that of the embeddings.
     head: Linear,
-    /// Factor on the logits, applied to the normalised hidden states.
+    /// Factor on the logits, applied to the normalized hidden states.
     logit_scale: f64,
     /// Features of the residual stream.
     width: usize,
@@ -49,13 +49,13 @@ pub struct Context<'a> {
 }
 
 enum LayerSaved<T> {
-    /// Layer input only: run again in the reverse pass.
+    /// Layer input only: run again in the backward pass.
     Input(Tensor<T>),
-    /// Everything the reverse pass needs.
+    /// Everything the backward pass needs.
     Whole(Option<Box<CrossAttentionSaved<T>>>, Box<BlockSaved<T>>),
 }
 
-/// Kept for the reverse pass of the whole stack.
+/// Kept for the backward pass of the whole stack.
 pub struct LanguageSaved<T> {
     first: usize,
     layers: Vec<LayerSaved<T>>,
@@ -68,7 +68,7 @@ pub struct LanguageCache<T = f32> {
     media: Vec<Option<KeysAndValues<T>>>,
     batch: usize,
     len: usize,
-    scratch: Scratch<T>,
+    workspace: Workspace<T>,
 }
 
 impl LanguageModel {
@@ -107,13 +107,13 @@ impl LanguageModel {
         CrossEntropy::new(self.head.weight())
     }
 
-    /// Logits (rows, vocabulary) of normalised hidden states (rows, width).
-    pub fn logits<T: Real>(&self, parameters: &Parameters<T>, hidden: &Tensor<T>) -> Tensor<T> {
+    /// Logits (rows, vocabulary) of normalized hidden states (rows, width).
+    pub fn logits<T: Float>(&self, parameters: &Parameters<T>, hidden: &Tensor<T>) -> Tensor<T> {
         self.head.forward(parameters, hidden)
     }
 
-    /// Writes logits (rows, vocabulary) of normalised hidden states (rows, width).
-    pub fn logits_into<T: Real>(
+    /// Writes logits (rows, vocabulary) of normalized hidden states (rows, width).
+    pub fn logits_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         hidden: &Tensor<T>,
@@ -123,20 +123,20 @@ impl LanguageModel {
     }
 
     /// Embedded tokens (rows, width).
-    fn embed<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32], rows: &Rows<'_>) -> Tensor<T> {
+    fn embed<T: Float>(&self, parameters: &Parameters<T>, ids: &[u32], rows: &Rows<'_>) -> Tensor<T> {
         self.embedding.forward(parameters, ids, rows.positions)
     }
 
-    /// Normalised hidden states times the factor on the logits.
-    fn scaled<T: Real>(&self, mut hidden: Tensor<T>) -> Tensor<T> {
+    /// Normalized hidden states times the factor on the logits.
+    fn scaled<T: Float>(&self, mut hidden: Tensor<T>) -> Tensor<T> {
         if self.logit_scale != 1.0 {
             elementwise::scale(&mut hidden, self.logit_scale);
         }
         hidden
     }
 
-    /// Normalised hidden states (rows, width) of `ids`, reporting every intermediate result to `trace`.
-    pub fn forward<T: Real>(
+    /// Normalized hidden states (rows, width) of `ids`, reporting every intermediate result to `trace`.
+    pub fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         ids: &[u32],
@@ -145,12 +145,12 @@ impl LanguageModel {
         trace: &mut Trace<'_, T>,
     ) -> Tensor<T> {
         let mut x = self.embed(parameters, ids, &context.rows);
-        let mut scratch = Scratch::new(x.device());
+        let mut workspace = Workspace::new(x.device());
         for (i, layer) in self.layers.iter().enumerate() {
             if let Some(block) = &layer.gated_cross_attn_layer {
                 let media = latents.map(|latents| block.project_media(parameters, latents));
                 let rows = context.media_rows;
-                block.forward_projected(parameters, &mut x, media.as_ref(), rows, &mut scratch);
+                block.forward_projected(parameters, &mut x, media.as_ref(), rows, &mut workspace);
                 trace(&format!("xattn.{i}"), &x);
             }
             x = layer.decoder_layer.forward_saved(parameters, x, &context.rows).0;
@@ -161,9 +161,9 @@ impl LanguageModel {
         self.scaled(hidden)
     }
 
-    /// As [`LanguageModel::forward`], keeping what the reverse pass needs: everything, or with `recompute` one input a
+    /// As [`LanguageModel::forward`], keeping what the backward pass needs: everything, or with `recompute` one input a
     /// layer. Layers below the first that leads to a trained parameter keep nothing.
-    pub fn forward_saved<T: Real>(
+    pub fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         ids: &[u32],
@@ -182,7 +182,7 @@ impl LanguageModel {
     }
 
     /// As [`LanguageModel::forward_saved`], from embedded tokens x (rows, width).
-    pub fn forward_embedded<T: Real>(
+    pub fn forward_embedded<T: Float>(
         &self,
         parameters: &Parameters<T>,
         mut x: Tensor<T>,
@@ -206,9 +206,9 @@ impl LanguageModel {
         (self.scaled(hidden), LanguageSaved { first, layers, output })
     }
 
-    /// Adds parameter gradients, given the gradient of the normalised hidden states, and the gradient of the latents to
+    /// Adds parameter gradients, given the gradient of the normalized hidden states, and the gradient of the latents to
     /// `d_latents`.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: LanguageSaved<T>,
@@ -226,7 +226,7 @@ impl LanguageModel {
     }
 
     /// As [`LanguageModel::backward`], ending at the input of the first layer that kept something: returns its gradient.
-    pub fn backward_embedded<T: Real>(
+    pub fn backward_embedded<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: LanguageSaved<T>,
@@ -257,9 +257,9 @@ impl LanguageModel {
         dx
     }
 
-    /// The first layer whose reverse pass can reach a trained parameter; 0 also when the embedding is trained.
+    /// The first layer whose backward pass can reach a trained parameter; 0 also when the embedding is trained.
     /// `media_trained` says whether something behind the latents is trained.
-    pub fn first_trained_layer<T: Real>(&self, parameters: &Parameters<T>, media_trained: bool) -> usize {
+    pub fn first_trained_layer<T: Float>(&self, parameters: &Parameters<T>, media_trained: bool) -> usize {
         if self.embedding.parameters().any(|id| parameters.is_trainable(id)) {
             return 0;
         }
@@ -272,7 +272,7 @@ impl LanguageModel {
     }
 
     /// An empty cache with the media of a prompt projected once for every block.
-    pub fn new_cache<T: Real>(
+    pub fn new_cache<T: Float>(
         &self,
         parameters: &Parameters<T>,
         latents: Option<&Tensor<T>>,
@@ -290,11 +290,11 @@ impl LanguageModel {
                 Some(block.project_media(parameters, latents?))
             })
             .collect();
-        LanguageCache { layers, media, batch, len: 0, scratch: Scratch::new(device) }
+        LanguageCache { layers, media, batch, len: 0, workspace: Workspace::new(device) }
     }
 
-    /// Normalised hidden states of new rows that follow the cached ones.
-    pub fn forward_cached<T: Real>(
+    /// Normalized hidden states of new rows that follow the cached ones.
+    pub fn forward_cached<T: Float>(
         &self,
         parameters: &Parameters<T>,
         ids: &[u32],
@@ -304,13 +304,13 @@ impl LanguageModel {
         let mut hidden = Tensor::zeros(&[ids.len(), self.table_width], parameters.device());
         self.forward_cached_into(parameters, ids, context, cache, &mut hidden);
         // Buffers of the many rows of a prompt would be of no use to the single ones that follow.
-        cache.scratch.clear();
+        cache.workspace.clear();
         hidden
     }
 
     /// As [`LanguageModel::forward_cached`], written to `hidden` (rows, width). After a first call of the same number of
     /// rows nothing is allocated.
-    pub fn forward_cached_into<T: Real>(
+    pub fn forward_cached_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         ids: &[u32],
@@ -318,27 +318,27 @@ impl LanguageModel {
         cache: &mut LanguageCache<T>,
         hidden: &mut Tensor<T>,
     ) {
-        let LanguageCache { layers, media, len, scratch, .. } = cache;
-        let mut x = scratch.take(&[ids.len(), self.width]);
-        self.embedding.forward_into(parameters, ids, context.rows.positions, &mut x, scratch);
+        let LanguageCache { layers, media, len, workspace, .. } = cache;
+        let mut x = workspace.take(&[ids.len(), self.width]);
+        self.embedding.forward_into(parameters, ids, context.rows.positions, &mut x, workspace);
         for ((layer, layer_cache), media) in self.layers.iter().zip(layers).zip(media) {
             if let Some(block) = &layer.gated_cross_attn_layer {
                 let (x, rows) = (&mut x, context.media_rows);
-                block.forward_projected(parameters, x, media.as_ref(), rows, scratch);
+                block.forward_projected(parameters, x, media.as_ref(), rows, workspace);
             }
             let cached = Some((layer_cache, *len));
-            layer.decoder_layer.forward(parameters, &mut x, &context.rows, cached, scratch);
+            layer.decoder_layer.forward(parameters, &mut x, &context.rows, cached, workspace);
         }
         *len += ids.len() / context.rows.batch;
-        self.output.forward_into(parameters, &x, hidden, scratch);
+        self.output.forward_into(parameters, &x, hidden, workspace);
         if self.logit_scale != 1.0 {
             elementwise::scale(hidden, self.logit_scale);
         }
-        scratch.give(x);
+        workspace.give(x);
     }
 }
 
-impl<T: Real> LanguageCache<T> {
+impl<T: Float> LanguageCache<T> {
     /// Tokens of each sequence seen so far.
     pub fn len(&self) -> usize {
         self.len
@@ -361,7 +361,7 @@ impl<T: Real> LanguageCache<T> {
 }
 
 impl WrappedLayer {
-    fn forward_saved<T: Real>(
+    fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: Tensor<T>,

@@ -9,7 +9,7 @@ pub struct BeamOptions {
     /// Beams of each prompt.
     pub num_beams: usize,
     /// An answer's score is its sum of log-probabilities over its length (prompt included) to this power: above 0 longer
-    /// answers gain, below 0 shorter ones.
+    /// answers weight, below 0 shorter ones.
     pub length_penalty: f64,
     /// When to end with as many finished answers as beams.
     pub early_stopping: EarlyStopping,
@@ -111,7 +111,7 @@ impl BeamSearch {
                 chosen.push(*candidate);
             } else if rank < num_beams {
                 let ids = &self.beams[candidate.beam].ids;
-                let score = self.normalised(candidate.score, ids.len());
+                let score = self.normalized(candidate.score, ids.len());
                 self.finished.add(Hypothesis { ids: ids.clone(), stop: Some(candidate.token), score });
             }
             if chosen.len() == num_beams {
@@ -138,10 +138,10 @@ impl BeamSearch {
             EarlyStopping::Never if self.options.length_penalty > 0.0 => self.longest,
             EarlyStopping::Heuristic | EarlyStopping::Never => length,
         };
-        worst >= self.normalised(best, attainable)
+        worst >= self.normalized(best, attainable)
     }
 
-    fn normalised(&self, sum: f32, length: usize) -> f64 {
+    fn normalized(&self, sum: f32, length: usize) -> f64 {
         let score = f64::from(sum) / (length as f64).powf(self.options.length_penalty);
         if score.is_nan() { f64::NEG_INFINITY } else { score }
     }
@@ -150,7 +150,7 @@ impl BeamSearch {
     pub(super) fn finish(mut self, count: usize) -> Vec<Generated> {
         if !self.done {
             for beam in std::mem::take(&mut self.beams) {
-                let score = self.normalised(beam.score, beam.ids.len());
+                let score = self.normalized(beam.score, beam.ids.len());
                 self.finished.add(Hypothesis { ids: beam.ids, stop: None, score });
             }
         }
@@ -288,18 +288,18 @@ mod tests {
             for length_penalty in [-2.0, -0.5, 0.0, 1.0, 2.0] {
                 let mut all = Vec::new();
                 all_answers(&language, &PROMPT, 0.0, 3, &mut all);
-                let normalised = |(ids, sum): &(Vec<u32>, f64)| {
+                let normalized = |(ids, sum): &(Vec<u32>, f64)| {
                     let length = ids.len() - usize::from(ids.last() == Some(&STOP));
                     sum / (length as f64).powf(length_penalty)
                 };
-                all.sort_by(|a, b| normalised(b).total_cmp(&normalised(a)));
+                all.sort_by(|a, b| normalized(b).total_cmp(&normalized(a)));
                 for early_stopping in [EarlyStopping::Heuristic, EarlyStopping::Never] {
                     let search = language.search(3, &options(27, length_penalty, early_stopping), &[STOP]);
                     let found = search.finish(6);
                     for (found, expected) in found.iter().zip(&all) {
                         assert_eq!(found.token_ids, expected.0[2..], "seed {seed} penalty {length_penalty}");
                         let score = found.score.unwrap_or(f64::NAN);
-                        assert!((score - normalised(expected)).abs() < 1e-4 * score.abs().max(1.0));
+                        assert!((score - normalized(expected)).abs() < 1e-4 * score.abs().max(1.0));
                         let stopped = found.token_ids.last() == Some(&STOP);
                         assert_eq!(found.finish_reason == FinishReason::Stop, stopped);
                     }

@@ -40,7 +40,7 @@ struct Step {
     media_rows: MediaRows,
     hidden: Tensor,
     logits: Tensor,
-    /// The logits, where those of the model are on a card.
+    /// The logits, where those of the model are on a GPU.
     on_host: Option<Tensor>,
 }
 
@@ -222,5 +222,5 @@ fn prompt_mask<'t>(text: &'t TextInput, row: &Row) -> &'t [bool] {
 fn last_rows(hidden: &Tensor, batch: usize) -> Tensor {
     let length = hidden.rows() / batch;
     let last: Vec<u32> = (1..=batch).map(|b| (b * length - 1) as u32).collect();
-    rows::picked(hidden, &last, hidden.width())
+    rows::gather_rows(hidden, &last, hidden.width())
 }

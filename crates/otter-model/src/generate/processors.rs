@@ -1,6 +1,6 @@
 //! Changes to the scores before a token is chosen, in the reference's order: repetition penalty,
 //! no-repeat n-gram, bad words, minimum length, minimum number of new tokens. Scores are logits, or with beams
-//! log-probabilities, which are not normalised again afterwards.
+//! log-probabilities, which are not normalized again afterwards.
 
 /// Which changes are made; the default changes nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +38,7 @@ impl Processors {
     /// Changes the scores of the token that follows `ids`, `generated` of which are new.
     pub fn apply(&self, scores: &mut [f32], ids: &[u32], generated: usize, stop_tokens: &[u32]) {
         if self.repetition_penalty != 1.0 {
-            self.penalise_repetition(scores, ids);
+            self.penalize_repetition(scores, ids);
         }
         if self.no_repeat_ngram_size > 0 {
             ban(scores, repeating_tokens(ids, self.no_repeat_ngram_size));
@@ -54,13 +54,13 @@ impl Processors {
         self.bad_words.iter().filter_map(move |word| {
             let (&last, start) = word.split_last()?;
             let is_stop = start.is_empty() && stop_tokens.contains(&last);
-            // The reference wants the context to be as long as the whole phrase.
+            // The reference requires_grad the context to be as long as the whole phrase.
             let fits = start.is_empty() || word.len() <= ids.len();
             (!is_stop && fits && ids.ends_with(start)).then_some(last)
         })
     }
 
-    fn penalise_repetition(&self, scores: &mut [f32], ids: &[u32]) {
+    fn penalize_repetition(&self, scores: &mut [f32], ids: &[u32]) {
         let mut seen = ids.to_vec();
         seen.sort_unstable();
         seen.dedup();

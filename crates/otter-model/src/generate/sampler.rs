@@ -77,7 +77,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// The sampler of answer `number` to a prompt: not of the batch, so that no neighbour changes what it draws.
+    /// The sampler of answer `number` to a prompt: not of the batch, so that no neighbor changes what it draws.
     pub(super) fn new(sampling: &Sampling, number: usize) -> Self {
         Self { sampling: sampling.clone(), rng: sampling.stream(number) }
     }

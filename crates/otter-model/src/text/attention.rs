@@ -3,14 +3,14 @@
 
 use otter_nn::layers::attention::{AttentionOutput, KeysValues};
 use otter_nn::layers::elementwise::{clamp, clamp_backward};
-use otter_nn::layers::rows::{self, RowLayout};
+use otter_nn::layers::rows::{self, RowStrides};
 use otter_nn::{
-    Gradients, Init, Linear, Norm, NormStatistics, Parameters, Real, Rotary, SelfAttentionCore, Tensor,
+    Float, Gradients, Init, Linear, Norm, NormStatistics, Parameters, Rotary, SelfAttentionCore, Tensor,
 };
 
 use super::block::{BlockParts, Rows};
 use super::cache::LayerCache;
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 /// Projections, positions, attention, output.
 #[derive(Clone, Debug)]
@@ -124,7 +124,7 @@ impl SelfAttention {
     }
 
     /// Adds the attention of normalized rows (batch * length, width) to `residual`.
-    pub(super) fn forward_saved<T: Real>(
+    pub(super) fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         normed: &Tensor<T>,
@@ -146,7 +146,7 @@ impl SelfAttention {
     }
 
     /// Projected and limited queries, keys, values.
-    fn project<T: Real>(
+    fn project<T: Float>(
         &self,
         parameters: &Parameters<T>,
         normed: &Tensor<T>,
@@ -168,14 +168,14 @@ impl SelfAttention {
         (q, k, v)
     }
 
-    fn limit<T: Real>(&self, parts: [&mut Tensor<T>; 3]) {
+    fn limit<T: Float>(&self, parts: [&mut Tensor<T>; 3]) {
         if let Some(limit) = self.clip {
             parts.into_iter().for_each(|part| clamp(part, limit));
         }
     }
 
     /// Queries or keys as the attention uses them.
-    fn prepare<T: Real>(
+    fn prepare<T: Float>(
         &self,
         parameters: &Parameters<T>,
         norm: Option<&Norm>,
@@ -201,34 +201,34 @@ impl SelfAttention {
 
     /// Adds the attention of normalized rows to `residual`, keeping nothing. With a cache, the rows follow those whose keys
     /// and values it holds (the number beside it), and theirs join it.
-    pub(super) fn forward<T: Real>(
+    pub(super) fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         normed: &Tensor<T>,
         rows: &Rows<'_>,
         cache: Option<(&mut LayerCache<T>, usize)>,
         residual: &mut Tensor<T>,
-        scratch: &mut Scratch<T>,
+        workspace: &mut Workspace<T>,
     ) {
         let ((queries, keys), count) = (self.widths(), normed.rows());
-        let mut q = scratch.take(&[count, queries]);
-        let (mut k, mut v) = (scratch.take(&[count, keys]), scratch.take(&[count, keys]));
+        let mut q = workspace.take(&[count, queries]);
+        let (mut k, mut v) = (workspace.take(&[count, keys]), workspace.take(&[count, keys]));
         match &self.projection {
             Projection::Separate([to_q, to_k, to_v]) => {
                 Linear::forward_each(parameters, normed, [(to_q, &mut q), (to_k, &mut k), (to_v, &mut v)]);
             }
             Projection::Fused(qkv, groups) => {
-                let mut fused = scratch.take(&[count, qkv.outer()]);
+                let mut fused = workspace.take(&[count, qkv.outer()]);
                 qkv.forward_into(parameters, normed, &mut fused, false);
                 self.split_into(&fused, *groups, [&mut q, &mut k, &mut v]);
-                scratch.give(fused);
+                workspace.give(fused);
             }
         }
         self.limit([&mut q, &mut k, &mut v]);
         for (norm, part) in self.norms.iter().flatten().zip([&mut q, &mut k]) {
-            let mut normed = scratch.take(part.shape());
+            let mut normed = workspace.take(part.shape());
             norm.forward_into(parameters, part, &mut normed);
-            scratch.give(std::mem::replace(part, normed));
+            workspace.give(std::mem::replace(part, normed));
         }
         if let Some(rotary) = &self.rotary {
             rotary.rotate(&mut q, rows.positions);
@@ -238,24 +238,26 @@ impl SelfAttention {
             Some((cache, len)) => cache.append(&k, &v, rows.batch, len),
             None => KeysValues::exact(&k, &v, count / rows.batch.max(1)),
         };
-        let mut attended = scratch.take(q.shape());
-        let mut scores = scratch.take_for_host(rows.batch * self.core.heads * kv.capacity);
+        let mut attended = workspace.take(q.shape());
+        let mut scores = workspace.take_for_host(rows.batch * self.core.heads * kv.capacity);
         self.core.forward_into(&q, rows.batch, kv, rows.mask, &mut scores, &mut attended);
         self.out.forward_into(parameters, &attended, residual, true);
-        [q, k, v, attended, scores].into_iter().for_each(|buffer| scratch.give(buffer));
+        [q, k, v, attended, scores].into_iter().for_each(|buffer| workspace.give(buffer));
     }
 
     /// Whether the backward pass needs the normalized rows again.
-    pub(super) fn wants_input<T: Real>(&self, gradients: &Gradients<T>) -> bool {
+    pub(super) fn requires_grad_input<T: Float>(&self, gradients: &Gradients<T>) -> bool {
         match &self.projection {
-            Projection::Separate(layers) => layers.iter().any(|layer| gradients.wants(layer.weight())),
-            Projection::Fused(qkv, _) => gradients.wants(qkv.weight()),
+            Projection::Separate(layers) => {
+                layers.iter().any(|layer| gradients.requires_grad(layer.weight()))
+            }
+            Projection::Fused(qkv, _) => gradients.requires_grad(qkv.weight()),
         }
     }
 
     /// Writes or adds the gradient of the normalized rows to `d_normed`, given that of the output. `normed` is there when
-    /// [`SelfAttention::wants_input`] says so.
-    pub(super) fn backward<T: Real>(
+    /// [`SelfAttention::requires_grad_input`] says so.
+    pub(super) fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: &SelfAttentionSaved<T>,
@@ -291,7 +293,7 @@ impl SelfAttention {
     }
 
     /// Gradient of projected queries or keys from that of [`SelfAttention::prepare`]'s output `used`.
-    fn prepare_backward<T: Real>(
+    fn prepare_backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         norm: Option<&Norm>,
@@ -320,22 +322,22 @@ impl SelfAttention {
     }
 
     /// Queries, keys and values of a fused projection's output.
-    fn split_into<T: Real>(&self, fused: &Tensor<T>, groups: usize, parts: [&mut Tensor<T>; 3]) {
+    fn split_into<T: Float>(&self, fused: &Tensor<T>, groups: usize, parts: [&mut Tensor<T>; 3]) {
         let group = fused.width() / groups;
         for (part, (first, width)) in parts.into_iter().zip(self.group(groups)) {
-            let (own, all) = (RowLayout::every(0, width), RowLayout::every(first, group));
+            let (own, all) = (RowStrides::every(0, width), RowStrides::every(first, group));
             rows::copy((part, own), (fused, all), [1, 1, fused.len() / group], width);
         }
     }
 
     /// The reverse of [`SelfAttention::split_into`], for gradients.
-    fn join<T: Real>(&self, groups: usize, parts: [&Tensor<T>; 3]) -> Tensor<T> {
+    fn join<T: Float>(&self, groups: usize, parts: [&Tensor<T>; 3]) -> Tensor<T> {
         let (queries, keys) = self.widths();
         let width = queries + 2 * keys;
         let mut fused = Tensor::empty(&[parts[0].rows(), width], parts[0].device());
         let (group, count) = (width / groups, fused.rows() * groups);
         for (part, (first, width)) in parts.into_iter().zip(self.group(groups)) {
-            let (own, all) = (RowLayout::every(0, width), RowLayout::every(first, group));
+            let (own, all) = (RowStrides::every(0, width), RowStrides::every(first, group));
             rows::copy((&mut fused, all), (part, own), [1, 1, count], width);
         }
         fused

@@ -2,14 +2,14 @@
 //! tower and the sentence encoder are made of it; what they choose is in [`BlockParts`] and [`Residual`].
 
 use otter_nn::{
-    AttentionMask, Device, Gradients, Init, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs,
-    Parameters, Real, RmsNorm, Tensor,
+    AttentionMask, Device, Float, Gradients, Init, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs,
+    Parameters, RmsNorm, Tensor,
 };
 
 use super::attention::{AttentionSpec, SelfAttention, SelfAttentionSaved};
 use super::cache::LayerCache;
 use super::mlp::{Mlp, MlpSaved, MlpSpec};
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 /// Where the rows of a pass stand.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl BlockParts<'_> {
 
 impl TransformerBlock {
     /// An empty cache for `capacity` tokens of `batch` sequences.
-    pub fn new_cache<T: Real>(&self, batch: usize, capacity: usize, device: Device) -> LayerCache<T> {
+    pub fn new_cache<T: Float>(&self, batch: usize, capacity: usize, device: Device) -> LayerCache<T> {
         LayerCache::new(self.attention.key_heads(), batch, capacity, device)
     }
 
@@ -153,7 +153,7 @@ impl TransformerBlock {
     }
 
     /// The block on x (batch * length, width), with what the backward pass needs.
-    pub fn forward_saved<T: Real>(
+    pub fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: Tensor<T>,
@@ -205,56 +205,56 @@ impl TransformerBlock {
 
     /// The block on x (batch * length, width) in place, keeping nothing. With a cache, the rows follow those whose keys and
     /// values it holds (the number beside it), and theirs join it.
-    pub fn forward<T: Real>(
+    pub fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &mut Tensor<T>,
         rows: &Rows<'_>,
         mut cache: Option<(&mut LayerCache<T>, usize)>,
-        scratch: &mut Scratch<T>,
+        workspace: &mut Workspace<T>,
     ) {
-        let mut attend = |normed: &Tensor<T>, residual: &mut Tensor<T>, scratch: &mut Scratch<T>| {
-            self.attention.forward(parameters, normed, rows, cache.take(), residual, scratch);
+        let mut attend = |normed: &Tensor<T>, residual: &mut Tensor<T>, workspace: &mut Workspace<T>| {
+            self.attention.forward(parameters, normed, rows, cache.take(), residual, workspace);
         };
-        let feed = |normed: &Tensor<T>, residual: &mut Tensor<T>, scratch: &mut Scratch<T>| {
-            self.mlp.forward(parameters, normed, residual, scratch);
+        let feed = |normed: &Tensor<T>, residual: &mut Tensor<T>, workspace: &mut Workspace<T>| {
+            self.mlp.forward(parameters, normed, residual, workspace);
         };
-        let mut normed = scratch.take(x.shape());
+        let mut normed = workspace.take(x.shape());
         match &self.residual {
             Residual::PreNorm(norm_1, norm_2) => {
                 norm_1.forward_into(parameters, x, &mut normed);
-                attend(&normed, x, scratch);
+                attend(&normed, x, workspace);
                 norm_2.forward_into(parameters, x, &mut normed);
-                feed(&normed, x, scratch);
+                feed(&normed, x, workspace);
             }
             Residual::PostNorm(norm_1, norm_2) => {
                 normed.copy_from(x);
-                attend(x, &mut normed, scratch);
+                attend(x, &mut normed, workspace);
                 norm_1.forward_into(parameters, &normed, x);
                 normed.copy_from(x);
-                feed(x, &mut normed, scratch);
+                feed(x, &mut normed, workspace);
                 norm_2.forward_into(parameters, &normed, x);
             }
             Residual::Parallel(norm) => {
                 norm.forward_into(parameters, x, &mut normed);
-                attend(&normed, x, scratch);
-                feed(&normed, x, scratch);
+                attend(&normed, x, workspace);
+                feed(&normed, x, workspace);
             }
             Residual::ParallelTwoNorms(norm_1, norm_2) => {
-                let mut second = scratch.take(x.shape());
+                let mut second = workspace.take(x.shape());
                 norm_2.forward_into(parameters, x, &mut second);
                 norm_1.forward_into(parameters, x, &mut normed);
-                attend(&normed, x, scratch);
-                feed(&second, x, scratch);
-                scratch.give(second);
+                attend(&normed, x, workspace);
+                feed(&second, x, workspace);
+                workspace.give(second);
             }
         }
-        scratch.give(normed);
+        workspace.give(normed);
     }
 
     /// Gradient of x; adds parameter gradients of whatever is trained. `saved` is what this block's
     /// [`TransformerBlock::forward_saved`] returned.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: BlockSaved<T>,
@@ -269,14 +269,14 @@ impl TransformerBlock {
                          dy: &Tensor<T>,
                          (d, add): (&mut Tensor<T>, bool),
                          g: &mut Gradients<T>| {
-            let normed = self.mlp.wants_input(g).then(normed);
+            let normed = self.mlp.requires_grad_input(g).then(normed);
             self.mlp.backward(parameters, &mlp, normed.as_ref(), dy, (d, add), g);
         };
         let attend_back = |normed: &dyn Fn() -> Tensor<T>,
                            dy: &Tensor<T>,
                            (d, add): (&mut Tensor<T>, bool),
                            g: &mut Gradients<T>| {
-            let normed = self.attention.wants_input(g).then(normed);
+            let normed = self.attention.requires_grad_input(g).then(normed);
             self.attention.backward(parameters, &attention, normed.as_ref(), rows, dy, (d, add), g);
         };
         let mut d = Tensor::empty(x.shape(), x.device());

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::TextConfig;
 use crate::text::attention::InputNames;
 use crate::text::mlp::MlpForm;
-use otter_nn::gradient_check::{check, random_parameters, random_tensor};
+use otter_nn::testing::gradient_check::{check, random_parameters, random_tensor};
 use otter_nn::{ActivationKind, Rotary, SelfAttentionCore};
 
 /// What holds for a decoder layer of every language model, of `width` features.
@@ -73,14 +73,14 @@ fn cached_rows_equal_the_whole_pass(specs: &ParameterSpecs, block: &TransformerB
             .collect();
         Tensor::from_vec(rows, &[2 * range.len(), width], x.device())
     };
-    let mut scratch = Scratch::new(x.device());
+    let mut workspace = Workspace::new(x.device());
     for range in [0..3, 3..4, 4..5] {
         let positions: Vec<u32> = (0..2).flat_map(|_| range.clone().map(|p| p as u32)).collect();
         let mask = causal(range.start);
         let rows = Rows { batch: 2, positions: &positions, mask: &mask };
         let mut y = part(range.clone());
         let cache = Some((&mut cache, range.start));
-        block.forward(&parameters, &mut y, &rows, cache, &mut scratch);
+        block.forward(&parameters, &mut y, &rows, cache, &mut workspace);
         let y = y.data();
         for b in 0..2 {
             let got = &y[b * range.len() * width..][..range.len() * width];
@@ -96,8 +96,8 @@ fn rows_in_place_equal_the_whole_pass(specs: &ParameterSpecs, block: &Transforme
     let mask = AttentionMask::Full;
     let rows = Rows { batch: 2, positions: &[0, 1, 2, 0, 1, 2], mask: &mask };
     let (whole, _) = block.forward_saved(&parameters, x.clone(), &rows);
-    let mut scratch = Scratch::new(x.device());
-    block.forward(&parameters, &mut x, &rows, None, &mut scratch);
+    let mut workspace = Workspace::new(x.device());
+    block.forward(&parameters, &mut x, &rows, None, &mut workspace);
     assert!(x.data().iter().zip(whole.data()).all(|(a, b)| (a - b).abs() < 1e-12));
 }
 

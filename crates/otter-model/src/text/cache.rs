@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use otter_nn::layers::attention::KeysValues;
-use otter_nn::layers::rows::{self, RowLayout};
-use otter_nn::{Device, Real, Tensor};
+use otter_nn::layers::rows::{self, RowStrides};
+use otter_nn::{Device, Float, Tensor};
 
 /// Keys and values of one layer for all tokens seen so far: (batch, key heads, capacity, head size) each, so that what a new
 /// token reads of a head is one stretch of memory.
@@ -17,7 +17,7 @@ pub struct LayerCache<T = f32> {
     values: Tensor<T>,
 }
 
-impl<T: Real> LayerCache<T> {
+impl<T: Float> LayerCache<T> {
     /// Room for `capacity` tokens of `batch` sequences.
     pub fn new(
         (key_heads, head_size): (usize, usize),
@@ -41,8 +41,8 @@ impl<T: Real> LayerCache<T> {
     ) -> KeysValues<'_, T> {
         let (heads, size, capacity) = (self.key_heads, self.head_size, self.capacity);
         let rows = k.len() / (batch * heads * size);
-        let to = RowLayout { offset: len * size, strides: [heads * capacity * size, size, capacity * size] };
-        let from = RowLayout { offset: 0, strides: [rows * heads * size, heads * size, size] };
+        let to = RowStrides { offset: len * size, strides: [heads * capacity * size, size, capacity * size] };
+        let from = RowStrides { offset: 0, strides: [rows * heads * size, heads * size, size] };
         for (cached, new) in [(&mut self.keys, k), (&mut self.values, v)] {
             rows::copy((cached, to), (new, from), [batch, rows, heads], size);
         }
@@ -56,7 +56,7 @@ impl<T: Real> LayerCache<T> {
         let (heads, capacity, head_size) = (self.key_heads, self.capacity, self.head_size);
         let size = heads * capacity * head_size;
         // Where a sequence's heads have the tokens from `first` on.
-        let place = |sequence: usize, first: usize| RowLayout {
+        let place = |sequence: usize, first: usize| RowStrides {
             offset: sequence * size + first * head_size,
             strides: [0, 0, capacity * head_size],
         };
@@ -72,7 +72,7 @@ impl<T: Real> LayerCache<T> {
                 continue;
             }
             let len = tokens.len() * head_size;
-            let apart = RowLayout::every(0, len);
+            let apart = RowStrides::every(0, len);
             let moved = rows.iter().enumerate().filter(|(to, from)| to != *from);
             let kept = |(to, &from): (usize, &usize)| {
                 let mut kept = Tensor::empty(&[heads, len], elements.device());

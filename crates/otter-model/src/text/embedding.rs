@@ -2,10 +2,10 @@
 //! projection, and where positions are learned their table.
 
 use otter_nn::layers::elementwise;
-use otter_nn::{Embedding, Gradients, Init, Linear, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use otter_nn::{Embedding, Float, Gradients, Init, Linear, ParameterId, ParameterSpecs, Parameters, Tensor};
 
 use crate::config::TextConfig;
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 /// Spread of new tables.
 pub(crate) const INIT: Init = Init::Normal(0.02);
@@ -52,7 +52,7 @@ impl TextEmbedding {
     }
 
     /// Embedded tokens (rows, width).
-    pub(crate) fn forward<T: Real>(
+    pub(crate) fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         ids: &[u32],
@@ -69,33 +69,33 @@ impl TextEmbedding {
     }
 
     /// Writes embedded tokens (rows, width) to `x`.
-    pub(crate) fn forward_into<T: Real>(
+    pub(crate) fn forward_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         ids: &[u32],
         positions: &[u32],
         x: &mut Tensor<T>,
-        scratch: &mut Scratch<T>,
+        workspace: &mut Workspace<T>,
     ) {
         match &self.project_in {
             Some(projection) => {
-                let mut rows = scratch.take(&[ids.len(), self.tokens.width()]);
+                let mut rows = workspace.take(&[ids.len(), self.tokens.width()]);
                 self.tokens.forward_into(parameters, ids, &mut rows);
                 projection.forward_into(parameters, &rows, x, false);
-                scratch.give(rows);
+                workspace.give(rows);
             }
             None => self.tokens.forward_into(parameters, ids, x),
         }
         if let Some(table) = &self.positions {
-            let mut rows = scratch.take(x.shape());
+            let mut rows = workspace.take(x.shape());
             table.forward_behind_into(parameters, positions, self.position_offset, &mut rows);
             x.add_assign(&rows);
-            scratch.give(rows);
+            workspace.give(rows);
         }
     }
 
     /// Adds the gradients of the tables and of the projection.
-    pub(crate) fn backward<T: Real>(
+    pub(crate) fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         ids: &[u32],

@@ -11,7 +11,7 @@ use super::family::{FAMILIES, Family};
 pub enum Moved {
     /// Not at all.
     No,
-    /// The halves of each query head were interleaved, for rotary positions on neighbouring elements.
+    /// The halves of each query head were interleaved, for rotary positions on neighboring elements.
     QueryHeads,
     /// As above, of each key head.
     KeyHeads,

@@ -1,11 +1,11 @@
 //! From the last decoder layer to the output table: the final norm, which one language model lacks, and where the table is
 //! narrower than the residual stream a projection.
 
-use otter_nn::{Gradients, Linear, Norm, NormStatistics, ParameterSpecs, Parameters, Real, Tensor};
+use otter_nn::{Float, Gradients, Linear, Norm, NormStatistics, ParameterSpecs, Parameters, Tensor};
 
 use crate::config::TextConfig;
 use crate::text::embedding::INIT;
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 /// Norm and projection.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct TextOutput {
     project_out: Option<Linear>,
 }
 
-/// Kept for the reverse pass.
+/// Kept for the backward pass.
 pub(crate) struct TextOutputSaved<T> {
     x: Tensor<T>,
     norm: Option<NormStatistics<T>>,
@@ -35,33 +35,33 @@ impl TextOutput {
     }
 
     /// What the output table reads (rows, table width).
-    pub(crate) fn forward<T: Real>(&self, parameters: &Parameters<T>, x: Tensor<T>) -> Tensor<T> {
+    pub(crate) fn forward<T: Float>(&self, parameters: &Parameters<T>, x: Tensor<T>) -> Tensor<T> {
         self.forward_saved(parameters, x).0
     }
 
     /// The same of rows of x, written to `hidden`, (rows, table width).
-    pub(crate) fn forward_into<T: Real>(
+    pub(crate) fn forward_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
         hidden: &mut Tensor<T>,
-        scratch: &mut Scratch<T>,
+        workspace: &mut Workspace<T>,
     ) {
         match (&self.norm, &self.project_out) {
             (Some(norm), None) => norm.forward_into(parameters, x, hidden),
             (None, None) => hidden.copy_from(x),
             (None, Some(projection)) => projection.forward_into(parameters, x, hidden, false),
             (Some(norm), Some(projection)) => {
-                let mut normed = scratch.take(x.shape());
+                let mut normed = workspace.take(x.shape());
                 norm.forward_into(parameters, x, &mut normed);
                 projection.forward_into(parameters, &normed, hidden, false);
-                scratch.give(normed);
+                workspace.give(normed);
             }
         }
     }
 
-    /// The same, with what the reverse pass needs.
-    pub(crate) fn forward_saved<T: Real>(
+    /// The same, with what the backward pass needs.
+    pub(crate) fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: Tensor<T>,
@@ -81,7 +81,7 @@ impl TextOutput {
     }
 
     /// Gradient of x; adds parameter gradients.
-    pub(crate) fn backward<T: Real>(
+    pub(crate) fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: &TextOutputSaved<T>,

@@ -4,10 +4,10 @@
 use otter_nn::layers::elementwise::{
     activate_backward, activated, silu_product, silu_product_backward, silu_product_in_place,
 };
-use otter_nn::{ActivationKind, Gradients, Init, Linear, Parameters, Real, Tensor};
+use otter_nn::{ActivationKind, Float, Gradients, Init, Linear, Parameters, Tensor};
 
 use super::block::BlockParts;
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 /// The matrices and what stands between them.
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ impl Mlp {
     }
 
     /// Adds the output to `residual`.
-    pub(super) fn forward_saved<T: Real>(
+    pub(super) fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         normed: &Tensor<T>,
@@ -93,7 +93,7 @@ impl Mlp {
     }
 
     /// The rows that the last matrix reads.
-    fn inner<T: Real>(&self, saved: &MlpSaved<T>) -> Tensor<T> {
+    fn inner<T: Float>(&self, saved: &MlpSaved<T>) -> Tensor<T> {
         match (&self.form, &saved.gate) {
             (Form::Plain(activation), _) => activated(&saved.up, *activation),
             (Form::Gated(_), Some(gate)) => silu_product(gate, &saved.up),
@@ -102,43 +102,43 @@ impl Mlp {
     }
 
     /// Adds the output to `residual`, keeping nothing.
-    pub(super) fn forward<T: Real>(
+    pub(super) fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         normed: &Tensor<T>,
         residual: &mut Tensor<T>,
-        scratch: &mut Scratch<T>,
+        workspace: &mut Workspace<T>,
     ) {
         let shape = [normed.rows(), self.up.outer()];
-        let mut up = scratch.take(&shape);
+        let mut up = workspace.take(&shape);
         match &self.form {
             Form::Plain(activation) => {
                 self.up.forward_activated_into(parameters, normed, &mut up, *activation);
                 self.down.forward_into(parameters, &up, residual, true);
             }
             Form::Gated(to_gate) => {
-                let mut gate = scratch.take(&shape);
+                let mut gate = workspace.take(&shape);
                 Linear::forward_each(parameters, normed, [(to_gate, &mut gate), (&self.up, &mut up)]);
                 silu_product_in_place(&mut gate, &up);
                 self.down.forward_into(parameters, &gate, residual, true);
-                scratch.give(gate);
+                workspace.give(gate);
             }
         }
-        scratch.give(up);
+        workspace.give(up);
     }
 
     /// Whether the backward pass needs the normalized rows again.
-    pub(super) fn wants_input<T: Real>(&self, gradients: &Gradients<T>) -> bool {
+    pub(super) fn requires_grad_input<T: Float>(&self, gradients: &Gradients<T>) -> bool {
         let gate = match &self.form {
             Form::Plain(_) => false,
-            Form::Gated(gate) => gradients.wants(gate.weight()),
+            Form::Gated(gate) => gradients.requires_grad(gate.weight()),
         };
-        gate || gradients.wants(self.up.weight())
+        gate || gradients.requires_grad(self.up.weight())
     }
 
-    /// Writes or adds the gradient of the normalized rows to `d_normed`. `normed` is there when [`Mlp::wants_input`] says
+    /// Writes or adds the gradient of the normalized rows to `d_normed`. `normed` is there when [`Mlp::requires_grad_input`] says
     /// so.
-    pub(super) fn backward<T: Real>(
+    pub(super) fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: &MlpSaved<T>,
@@ -147,7 +147,7 @@ impl Mlp {
         (d_normed, accumulate): (&mut Tensor<T>, bool),
         gradients: &mut Gradients<T>,
     ) {
-        let inner = gradients.wants(self.down.weight()).then(|| self.inner(saved));
+        let inner = gradients.requires_grad(self.down.weight()).then(|| self.inner(saved));
         let mut d_up = Tensor::empty(saved.up.shape(), dy.device());
         self.down.backward_into(parameters, inner.as_ref(), dy, &mut d_up, false, gradients);
         drop(inner);

@@ -3,17 +3,17 @@
 //! What Otter uses is the un-normalized last hidden state without the class token. `post_layernorm` is stored in every
 //! checkpoint; it feeds only [`ClipVision::class_features`], by which images are compared.
 
-use otter_nn::layers::rows::{self, RowLayout};
+use otter_nn::layers::rows::{self, RowStrides};
 use otter_nn::{
-    ActivationKind, AttentionMask, Device, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterId,
-    ParameterSpecs, Parameters, Real, SelfAttentionCore, Tensor,
+    ActivationKind, AttentionMask, Device, Float, Gradients, Init, LayerNorm, Linear, NormStatistics,
+    ParameterId, ParameterSpecs, Parameters, SelfAttentionCore, Tensor,
 };
 
 use crate::config::VisionConfig;
 use crate::text::attention::{AttentionSpec, InputNames};
 use crate::text::block::{BlockParts, BlockSaved, NormSpec, Residual, Rows, TransformerBlock};
 use crate::text::mlp::{MlpForm, MlpSpec};
-use crate::workspace::Scratch;
+use crate::workspace::Workspace;
 
 /// Images encoded together: bounds the activations of a long video.
 const IMAGE_CHUNK: usize = 8;
@@ -30,7 +30,7 @@ pub struct ClipVision {
     post_norm: LayerNorm,
 }
 
-/// Kept for the reverse pass of a trained tower.
+/// Kept for the backward pass of a trained tower.
 pub struct ClipSaved<T> {
     patches: Tensor<T>,
     embedded: Tensor<T>,
@@ -70,11 +70,12 @@ impl ClipVision {
 
     /// One row for each of the images (images, 3, S, S): the class token's last hidden state after `post_layernorm`,
     /// (images, width). It is what CLIP projects into the space it shares with text.
-    pub fn class_features<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
+    pub fn class_features<T: Float>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
         let (images, width) = (pixels.shape()[0], self.config.hidden_size);
         let mut classes = Tensor::empty(&[images, width], parameters.device());
         self.for_chunks(parameters, pixels, |first, x| {
-            let (to, from) = (RowLayout::every(first * width, width), RowLayout::every(0, self.image_len()));
+            let (to, from) =
+                (RowStrides::every(first * width, width), RowStrides::every(0, self.image_len()));
             rows::copy((&mut classes, to), (x, from), [1, 1, x.len() / self.image_len()], width);
         });
         self.post_norm.forward(parameters, &classes)
@@ -86,13 +87,13 @@ impl ClipVision {
     }
 
     /// Where the patches of every image begin: in all hidden states, and in features.
-    fn patch_layouts(&self) -> (RowLayout, RowLayout) {
+    fn patch_layouts(&self) -> (RowStrides, RowStrides) {
         let width = self.config.hidden_size;
-        (RowLayout::every(width, self.image_len()), RowLayout::every(0, self.image_len() - width))
+        (RowStrides::every(width, self.image_len()), RowStrides::every(0, self.image_len() - width))
     }
 
     /// The patches of hidden states (images * (patches + 1), width): (images, patches, width).
-    fn without_class<T: Real>(&self, x: &Tensor<T>) -> Tensor<T> {
+    fn without_class<T: Float>(&self, x: &Tensor<T>) -> Tensor<T> {
         let images = x.len() / self.image_len();
         let (with, without) = self.patch_layouts();
         let shape = [images, self.config.num_patches(), self.config.hidden_size];
@@ -102,41 +103,41 @@ impl ClipVision {
     }
 
     /// Patch features of pixels (images, 3, S, S), which are on the host: (images, patches, width).
-    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
+    pub fn forward<T: Float>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
         let images = pixels.shape()[0];
         let shape = [images, self.config.num_patches(), self.config.hidden_size];
         let (with, without) = self.patch_layouts();
         let len = without.strides[2];
         let mut features = Tensor::empty(&shape, parameters.device());
         self.for_chunks(parameters, pixels, |first, x| {
-            let to = RowLayout { offset: first * len, ..without };
+            let to = RowStrides { offset: first * len, ..without };
             rows::copy((&mut features, to), (x, with), [1, 1, x.len() / self.image_len()], len);
         });
         features
     }
 
     /// Last hidden states (images * (patches + 1), width) of some images at a time, with the first image's number.
-    fn for_chunks<T: Real>(
+    fn for_chunks<T: Float>(
         &self,
         parameters: &Parameters<T>,
         pixels: &Tensor<T>,
         mut take: impl FnMut(usize, &Tensor<T>),
     ) {
         let image_len = pixels.len() / pixels.shape()[0].max(1);
-        let mut scratch = Scratch::new(parameters.device());
+        let mut workspace = Workspace::new(parameters.device());
         for (number, chunk) in pixels.data().chunks((IMAGE_CHUNK * image_len).max(1)).enumerate() {
             let patches = self.patches(chunk, image_len, parameters.device());
             let images = chunk.len() / image_len;
             let mut x = self.pre_norm.forward(parameters, &self.embed(parameters, &patches, images));
             for layer in &self.layers {
-                layer.forward(parameters, &mut x, &rows_of(images), None, &mut scratch);
+                layer.forward(parameters, &mut x, &rows_of(images), None, &mut workspace);
             }
             take(number * IMAGE_CHUNK, &x);
         }
     }
 
     /// As [`ClipVision::forward`], keeping what [`ClipVision::backward`] needs.
-    pub fn forward_saved<T: Real>(
+    pub fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         pixels: &Tensor<T>,
@@ -155,7 +156,7 @@ impl ClipVision {
     }
 
     /// Adds the tower's parameter gradients, given the gradient of the patch features.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: ClipSaved<T>,
@@ -176,18 +177,18 @@ impl ClipVision {
         }
         if let Some(d_class) = gradients.tensor_mut(self.class_embedding) {
             let mut classes = Tensor::empty(&[images, width], d_embedded.device());
-            let (to, from) = (RowLayout::every(0, width), RowLayout::every(0, self.image_len()));
+            let (to, from) = (RowStrides::every(0, width), RowStrides::every(0, self.image_len()));
             rows::copy((&mut classes, to), (&d_embedded, from), [1, 1, images], width);
             rows::add_sum_of_each(d_class, &classes);
         }
-        if gradients.wants(self.patch_embedding) {
+        if gradients.requires_grad(self.patch_embedding) {
             let d_patches = self.without_class(&d_embedded);
             self.project(&saved.patches).backward_parameters(Some(&saved.patches), &d_patches, gradients);
         }
     }
 
     /// Cuts images into rows of patches: (images * patches, 3 * patch * patch), channel-major like the kernel.
-    fn patches<T: Real>(&self, pixels: &[T], image_len: usize, device: Device) -> Tensor<T> {
+    fn patches<T: Float>(&self, pixels: &[T], image_len: usize, device: Device) -> Tensor<T> {
         let (side, patch) = (self.config.image_size, self.config.patch_size);
         let (grid, channels) = (side / patch, self.config.num_channels);
         let mut rows = Vec::with_capacity(pixels.len());
@@ -210,13 +211,13 @@ impl ClipVision {
     }
 
     /// Class token and patches with their position embeddings: (images * (patches + 1), width).
-    fn embed<T: Real>(&self, parameters: &Parameters<T>, patches: &Tensor<T>, images: usize) -> Tensor<T> {
+    fn embed<T: Float>(&self, parameters: &Parameters<T>, patches: &Tensor<T>, images: usize) -> Tensor<T> {
         let width = self.config.hidden_size;
         let projected = self.project(patches).forward(parameters, patches);
         let shape = [images * (self.config.num_patches() + 1), width];
         let mut x = Tensor::empty(&shape, patches.device());
-        let class = (parameters.tensor(self.class_embedding), RowLayout::every(0, 0));
-        rows::copy((&mut x, RowLayout::every(0, self.image_len())), class, [1, 1, images], width);
+        let class = (parameters.tensor(self.class_embedding), RowStrides::every(0, 0));
+        rows::copy((&mut x, RowStrides::every(0, self.image_len())), class, [1, 1, images], width);
         let (with, without) = self.patch_layouts();
         rows::copy((&mut x, with), (&projected, without), [1, 1, images], without.strides[2]);
         rows::add_to_each(&mut x, parameters.tensor(self.position_embedding));
@@ -224,7 +225,7 @@ impl ClipVision {
     }
 
     /// The convolution of the patches as a product of their rows.
-    fn project<T: Real>(&self, patches: &Tensor<T>) -> Linear {
+    fn project<T: Float>(&self, patches: &Tensor<T>) -> Linear {
         Linear::over(self.patch_embedding, patches.width(), self.config.hidden_size)
     }
 }
@@ -264,7 +265,7 @@ fn rows_of(images: usize) -> Rows<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use otter_nn::gradient_check::{check, random_tensor};
+    use otter_nn::testing::gradient_check::{check, random_tensor};
 
     #[test]
     fn gradients_match_finite_differences() {

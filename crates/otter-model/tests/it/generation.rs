@@ -10,7 +10,7 @@ use otter_model::generate::{
 };
 use otter_model::text::Rows;
 use otter_model::{ModelError, Otter, TextInput, VisionInput};
-use otter_nn::gradient_check::{random_parameters, random_tensor};
+use otter_nn::testing::gradient_check::{random_parameters, random_tensor};
 use otter_nn::{MediaRows, MediaTarget, ParameterSpecs, Parameters};
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
@@ -352,7 +352,7 @@ fn scores_are_those_of_the_whole_pass() -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Answers to one prompt are drawn apart; a repeated prompt is a neighbour like any other and gets the same again.
+/// Answers to one prompt are drawn apart; a repeated prompt is a neighbor like any other and gets the same again.
 #[test]
 fn several_samples_differ_and_a_repeated_prompt_repeats_them() -> Result<(), ModelError> {
     for (otter, specs) in models()? {

@@ -2,9 +2,9 @@
 
 use otter_model::config::{CrossAttentionConfig, OtterConfig};
 use otter_model::{LossScale, ModelError, Otter, TextInput, VisionInput};
-use otter_nn::gradient_check::{random_parameters, random_tensor};
 use otter_nn::layers::cross_entropy::LossSum;
-use otter_nn::{Device, Gradients, Parameters, Real, Segment, Segments, Tensor};
+use otter_nn::testing::gradient_check::{random_parameters, random_tensor};
+use otter_nn::{Device, Float, Gradients, Parameters, Segment, Segments, Tensor};
 
 use crate::small_models::{IMAGE, config, other_language_models};
 
@@ -79,7 +79,7 @@ impl Sequences {
     }
 }
 
-fn run<T: Real>(
+fn run<T: Float>(
     otter: &Otter,
     parameters: &Parameters<T>,
     (vision, text, labels): (Option<&VisionInput<T>>, &TextInput, &[i64]),
@@ -93,7 +93,7 @@ fn run<T: Real>(
 
 /// Largest difference of two gradients, as a part of the largest entry of their tensor. A tensor whose true gradient is
 /// zero (a key's bias) holds rounding only: nothing is measured against less than 1e-4 of the largest entry of all.
-fn difference<T: Real>(a: &Gradients<T>, b: &Gradients<T>) -> f64 {
+fn difference<T: Float>(a: &Gradients<T>, b: &Gradients<T>) -> f64 {
     let largest = |values: &[T]| values.iter().map(|g| g.to_f64().abs()).fold(0.0, f64::max);
     let least = 1e-4 * largest(&a.flat());
     let differences = a.ranges().iter().flatten().map(|range| {
@@ -262,7 +262,7 @@ fn log_probabilities_stand_at_their_labels() -> Result<(), ModelError> {
 #[test]
 fn wrong_segments_are_named() -> Result<(), ModelError> {
     let (otter, specs) = Otter::new(&config())?;
-    let parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
+    let parameters = Parameters::<f32>::initialize(&specs, 1, Device::Cpu);
     let list = |len| vec![Segment { row: 0, start: 0, len: 2 }, Segment { row: 0, start: 2, len }];
     let text = |segments: Segments, masked: usize| TextInput {
         attention_mask: (0..5).map(|i| i + masked < 5).collect(),

@@ -3,7 +3,7 @@
 use otter_model::config::OtterConfig;
 use otter_model::generate::{GenerationOptions, Processors, PromptBatch};
 use otter_model::{FreezeRule, LossScale, ModelError, Otter, TextInput, VisionInput};
-use otter_nn::gradient_check::{check, random_parameters, random_tensor};
+use otter_nn::testing::gradient_check::{check, random_parameters, random_tensor};
 use otter_nn::{Device, Gradients, ParameterSpecs, Parameters, Tensor};
 
 use crate::small_models::{IMAGE, config, other_language_models};
@@ -209,7 +209,7 @@ fn check_cached_generation(otter: &Otter, specs: &ParameterSpecs) -> Result<(), 
 #[test]
 fn wrong_inputs_are_named() -> Result<(), ModelError> {
     let (otter, specs) = model()?;
-    let parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
+    let parameters = Parameters::<f32>::initialize(&specs, 1, Device::Cpu);
     let outside = TextInput::single(vec![1, 11], IMAGE);
     let error = otter.loss(&parameters, None, &outside, &[-100, -100]);
     assert!(matches!(error, Err(ModelError::TokenOutside { id: 11, position: 1, vocabulary: 11, .. })));

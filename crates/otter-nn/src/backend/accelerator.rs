@@ -11,13 +11,13 @@ use std::fmt;
 use std::ops::Deref;
 
 use crate::backend::{Backend, Optimizer};
-use crate::{DeviceError, QuantisedView};
+use crate::{DeviceError, QuantizedView};
 
-/// Elements in memory of a card, freed with it.
-pub struct CardBuffer(Box<dyn CardElements>);
+/// Elements in memory of a GPU, freed with it.
+pub struct GpuBuffer(Box<dyn GpuElements>);
 
-/// What a card keeps for a [`CardBuffer`].
-pub trait CardElements: Any + Send + Sync {
+/// What a GPU keeps for a [`GpuBuffer`].
+pub trait GpuElements: Any + Send + Sync {
     /// Number of elements.
     fn len(&self) -> usize;
 
@@ -30,49 +30,49 @@ pub trait CardElements: Any + Send + Sync {
     fn bytes(&self) -> u64;
 
     /// The same elements once more.
-    fn duplicate(&self) -> CardBuffer;
+    fn duplicate(&self) -> GpuBuffer;
 }
 
-impl CardBuffer {
-    /// Wraps what a card keeps.
-    pub fn new(elements: impl CardElements) -> Self {
+impl GpuBuffer {
+    /// Wraps what a GPU keeps.
+    pub fn new(elements: impl GpuElements) -> Self {
         Self(Box::new(elements))
     }
 
-    /// What the card keeps, if it is of this type.
-    pub fn elements<E: CardElements>(&self) -> Option<&E> {
+    /// What the GPU keeps, if it is of this type.
+    pub fn elements<E: GpuElements>(&self) -> Option<&E> {
         (&*self.0 as &dyn Any).downcast_ref()
     }
 
-    /// As [`CardBuffer::elements`], writable.
-    pub fn elements_mut<E: CardElements>(&mut self) -> Option<&mut E> {
+    /// As [`GpuBuffer::elements`], writable.
+    pub fn elements_mut<E: GpuElements>(&mut self) -> Option<&mut E> {
         (&mut *self.0 as &mut dyn Any).downcast_mut()
     }
 }
 
-impl Deref for CardBuffer {
-    type Target = dyn CardElements;
+impl Deref for GpuBuffer {
+    type Target = dyn GpuElements;
 
     fn deref(&self) -> &Self::Target {
         &*self.0
     }
 }
 
-impl Clone for CardBuffer {
+impl Clone for GpuBuffer {
     fn clone(&self) -> Self {
         self.0.duplicate()
     }
 }
 
-impl fmt::Debug for CardBuffer {
+impl fmt::Debug for GpuBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CardBuffer({} elements)", self.len())
     }
 }
 
-/// Memory of a card, in bytes.
+/// Memory of a GPU, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CardMemory {
+pub struct GpuMemory {
     /// What buffers take now.
     pub used: u64,
     /// Most that they took at once since [`Accelerator::reset_peak`].
@@ -81,10 +81,10 @@ pub struct CardMemory {
     pub limit: u64,
 }
 
-/// Copies between the host and a card since it was opened.
+/// Copies between the host and a GPU since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CardTransfers {
-    /// To the card.
+pub struct GpuTransfers {
+    /// To the GPU.
     pub uploads: u64,
     /// From it: each waits for everything that was asked for before.
     pub downloads: u64,
@@ -93,55 +93,55 @@ pub struct CardTransfers {
 /// A GPU's memory, beside its operations. Elements are f32 where nothing else is said; lengths that do not fit each other are
 /// mistakes of the caller and panic.
 pub trait Accelerator: Backend<f32> + Optimizer {
-    /// Name of the card, and how it multiplies.
+    /// Name of the GPU, and how it multiplies.
     fn name(&self) -> String;
     /// What is in use.
-    fn memory(&self) -> CardMemory;
+    fn memory(&self) -> GpuMemory;
     /// Copies so far.
-    fn transfers(&self) -> CardTransfers;
-    /// Refuses to take more memory than this, as if the card were smaller.
+    fn transfers(&self) -> GpuTransfers;
+    /// Refuses to take more memory than this, as if the GPU were smaller.
     fn limit(&self, bytes: u64);
     /// Begins to look for a new peak.
     fn reset_peak(&self);
-    /// The first failure since this was last asked; the card is then used again.
+    /// The first failure since this was last asked; the GPU is then used again.
     fn take_error(&self) -> Option<DeviceError>;
     /// Waits until everything is done.
-    fn synchronise(&self);
+    fn synchronize(&self);
 
     /// Memory for `len` elements, whatever is in it.
-    fn empty(&self, len: usize) -> CardBuffer;
+    fn empty(&self, len: usize) -> GpuBuffer;
     /// `len` zeros.
-    fn zeros(&self, len: usize) -> CardBuffer;
+    fn zeros(&self, len: usize) -> GpuBuffer;
     /// Zeros in all of a buffer.
-    fn clear(&self, x: &mut CardBuffer);
+    fn clear(&self, x: &mut GpuBuffer);
     /// A copy of elements of the host.
-    fn upload(&self, elements: &[f32]) -> CardBuffer;
+    fn upload(&self, elements: &[f32]) -> GpuBuffer;
     /// A copy of 16-bit elements of the host, by their bits.
-    fn upload_halves(&self, bits: &[u16]) -> CardBuffer;
+    fn upload_halves(&self, bits: &[u16]) -> GpuBuffer;
     /// A copy of blocks of the host.
-    fn upload_blocks(&self, blocks: QuantisedView<'_>) -> CardBuffer;
+    fn upload_blocks(&self, blocks: QuantizedView<'_>) -> GpuBuffer;
     /// `len` bytes of zero.
-    fn zero_bytes(&self, len: usize) -> CardBuffer;
+    fn zero_bytes(&self, len: usize) -> GpuBuffer;
     /// Writes elements of the host over all of a buffer.
-    fn write(&self, to: &mut CardBuffer, elements: &[f32]);
+    fn write(&self, to: &mut GpuBuffer, elements: &[f32]);
     /// Writes bytes of the host over all of a buffer of bytes.
-    fn write_bytes(&self, to: &mut CardBuffer, bytes: &[u8]);
+    fn write_bytes(&self, to: &mut GpuBuffer, bytes: &[u8]);
     /// Brings elements back, when everything asked for before is done.
-    fn download(&self, from: &CardBuffer, to: &mut [f32]);
+    fn download(&self, from: &GpuBuffer, to: &mut [f32]);
     /// Brings bytes back.
-    fn download_bytes(&self, from: &CardBuffer, to: &mut [u8]);
+    fn download_bytes(&self, from: &GpuBuffer, to: &mut [u8]);
     /// Brings 16-bit elements back.
-    fn download_halves(&self, from: &CardBuffer, to: &mut [u16]);
+    fn download_halves(&self, from: &GpuBuffer, to: &mut [u16]);
     /// Brings blocks back as their bytes.
-    fn download_blocks(&self, from: &CardBuffer, to: &mut [u8]);
+    fn download_blocks(&self, from: &GpuBuffer, to: &mut [u8]);
 }
 
-/// A card that is open for the rest of the process.
+/// A GPU that is open for the rest of the process.
 #[derive(Clone, Copy)]
-pub struct Card(&'static dyn Accelerator);
+pub struct GpuHandle(&'static dyn Accelerator);
 
-impl Card {
-    /// The card behind this object.
+impl GpuHandle {
+    /// The GPU behind this object.
     pub fn new(accelerator: &'static dyn Accelerator) -> Self {
         Self(accelerator)
     }
@@ -157,7 +157,7 @@ impl Card {
     }
 }
 
-impl Deref for Card {
+impl Deref for GpuHandle {
     type Target = dyn Accelerator;
 
     fn deref(&self) -> &Self::Target {
@@ -165,16 +165,16 @@ impl Deref for Card {
     }
 }
 
-impl fmt::Debug for Card {
+impl fmt::Debug for GpuHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Card({})", self.0.name())
+        write!(f, "Gpu({})", self.0.name())
     }
 }
 
-impl PartialEq for Card {
+impl PartialEq for GpuHandle {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::addr_eq(self.0, other.0)
     }
 }
 
-impl Eq for Card {}
+impl Eq for GpuHandle {}

@@ -7,18 +7,18 @@ pub mod cpu;
 mod optimizer;
 mod shapes;
 
-pub use accelerator::{Accelerator, Card, CardBuffer, CardElements, CardMemory, CardTransfers};
+pub use accelerator::{Accelerator, GpuBuffer, GpuElements, GpuHandle, GpuMemory, GpuTransfers};
 pub use optimizer::{AdamWStep, MomentKind, Moments, Optimizer};
 pub use shapes::{
-    ActivationKind, Attended, AttentionInputGradients, AttentionInputs, Epilogue, HeadLayout, Heads,
-    MeanRows, NormRule, Projection, RowLayout, Span, WeightShape,
+    ActivationKind, Attended, AttentionInputGradients, AttentionInputs, Epilogue, HeadStrides, Heads,
+    MeanRows, NormRule, Projection, RowStrides, Span, WeightShape,
 };
 
-use crate::{Matrix, Real, Rotary, Tensor};
+use crate::{Float, Matrix, Rotary, Tensor};
 
 /// Operations on tensors of one device. Matrices lie row by row. Lengths that do not fit each other, and tensors of another
 /// device, are mistakes of the caller and panic: no work is done elsewhere unnoticed.
-pub trait Backend<T: Real>: Send + Sync {
+pub trait Backend<T: Float>: Send + Sync {
     /// Zeros in all of x.
     fn clear(&self, x: &mut Tensor<T>);
 
@@ -45,7 +45,7 @@ pub trait Backend<T: Real>: Send + Sync {
         let mut both = Tensor::empty(&[x.rows(), shape.outer], x.device());
         self.linear(&mut both, x, weight, None, shape, Epilogue::None);
         let half = shape.outer / 2;
-        [0, half].map(|first| columns(self, &both, first, half))
+        [0, half].map(|first| slice_columns(self, &both, first, half))
     }
 
     /// Gradients through [`Backend::linear_halves`]: of x where it is wanted, and added to the weight's.
@@ -56,13 +56,13 @@ pub trait Backend<T: Real>: Send + Sync {
         weight: Matrix<'_, T>,
         d_weight: Option<&mut Tensor<T>>,
         shape: WeightShape,
-        wants_input: bool,
+        requires_grad_input: bool,
     ) -> Option<Tensor<T>> {
-        let both = side_by_side(self, &dy);
+        let both = concat_columns(self, &dy);
         if let Some(d_weight) = d_weight {
             self.matmul_tn_add(d_weight, &both, x, shape);
         }
-        wants_input.then(|| {
+        requires_grad_input.then(|| {
             let mut dx = Tensor::empty(x.shape(), x.device());
             self.matmul_nn(&mut dx, &both, weight, shape, false);
             dx
@@ -174,8 +174,8 @@ pub trait Backend<T: Real>: Send + Sync {
     /// Copies, or adds, `sizes` rows of `len` elements between places of two tensors.
     fn copy_rows(
         &self,
-        to: (&mut Tensor<T>, RowLayout),
-        from: (&Tensor<T>, RowLayout),
+        to: (&mut Tensor<T>, RowStrides),
+        from: (&Tensor<T>, RowStrides),
         sizes: [usize; 3],
         len: usize,
         accumulate: bool,
@@ -206,7 +206,7 @@ pub trait Backend<T: Real>: Send + Sync {
     /// Turns the heads of rows at `positions`, or with `back` their gradients back.
     fn rotate(&self, x: &mut Tensor<T>, rotary: &Rotary, positions: &[u32], back: bool);
 
-    /// Attention of every span; rows of no span stay as they are. Log-sum-exps go to `log_sums`, given with the rows of a
+    /// Attention of every span; rows of no span stay as they are. Log-sum-exps go to `log_sum_exp`, given with the rows of a
     /// batch entry.
     fn attention(
         &self,
@@ -214,7 +214,7 @@ pub trait Backend<T: Real>: Send + Sync {
         heads: Heads<'_>,
         inputs: AttentionInputs<'_, T>,
         spans: &[Span],
-        log_sums: Option<(&mut Tensor<T>, usize)>,
+        log_sum_exp: Option<(&mut Tensor<T>, usize)>,
     );
 
     /// Attention of a single query row of `batches` batch entries. `span` gives the keys of an entry; where it gives none, the
@@ -282,25 +282,28 @@ pub trait Backend<T: Real>: Send + Sync {
 }
 
 /// Columns `first..first + width` of every row.
-pub(crate) fn columns<T: Real>(
+pub(crate) fn slice_columns<T: Float>(
     backend: &(impl Backend<T> + ?Sized),
     x: &Tensor<T>,
     first: usize,
     width: usize,
 ) -> Tensor<T> {
     let mut part = Tensor::empty(&[x.rows(), width], x.device());
-    let (own, all) = (RowLayout::every(0, width), RowLayout::every(first, x.width()));
+    let (own, all) = (RowStrides::every(0, width), RowStrides::every(first, x.width()));
     backend.copy_rows((&mut part, own), (x, all), [1, 1, x.rows()], width, false);
     part
 }
 
 /// The rows of all parts side by side.
-pub(crate) fn side_by_side<T: Real>(backend: &(impl Backend<T> + ?Sized), parts: &[&Tensor<T>]) -> Tensor<T> {
+pub(crate) fn concat_columns<T: Float>(
+    backend: &(impl Backend<T> + ?Sized),
+    parts: &[&Tensor<T>],
+) -> Tensor<T> {
     let (rows, width) = (parts[0].rows(), parts.iter().map(|part| part.width()).sum());
     let mut all = Tensor::empty(&[rows, width], parts[0].device());
     let mut first = 0;
     for part in parts {
-        let (to, from) = (RowLayout::every(first, width), RowLayout::every(0, part.width()));
+        let (to, from) = (RowStrides::every(first, width), RowStrides::every(0, part.width()));
         backend.copy_rows((&mut all, to), (part, from), [1, 1, rows], part.width(), false);
         first += part.width();
     }

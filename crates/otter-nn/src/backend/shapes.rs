@@ -1,6 +1,6 @@
 //! Arguments of a backend's operations: sizes, places, and groups of tensors.
 
-pub use crate::backend::cpu::attention::{HeadLayout, Heads, Span};
+pub use crate::backend::cpu::attention::{HeadStrides, Heads, Span};
 use crate::{Matrix, Tensor};
 
 /// What follows a product `x w^T + b`.
@@ -46,14 +46,14 @@ pub struct NormRule {
 
 /// Where strided rows lie: row (i, j, k) begins at `offset + i * strides[0] + j * strides[1] + k * strides[2]`.
 #[derive(Clone, Copy, Debug)]
-pub struct RowLayout {
+pub struct RowStrides {
     /// The first row's beginning.
     pub offset: usize,
     /// Distances of the three dimensions; 0 repeats what is read.
     pub strides: [usize; 3],
 }
 
-impl RowLayout {
+impl RowStrides {
     /// Rows that begin at `offset` and lie `stride` apart.
     pub fn every(offset: usize, stride: usize) -> Self {
         Self { offset, strides: [0, 0, stride] }
@@ -79,13 +79,13 @@ pub struct AttentionInputs<'a, T> {
     /// Queries.
     pub q: &'a Tensor<T>,
     /// Where the query heads are.
-    pub q_layout: HeadLayout,
+    pub q_layout: HeadStrides,
     /// Keys.
     pub k: &'a Tensor<T>,
     /// Values.
     pub v: &'a Tensor<T>,
     /// Where the key and value heads are.
-    pub kv_layout: HeadLayout,
+    pub kv_layout: HeadStrides,
     /// Per key row of each batch entry, whether it may be seen: `visible[batch * keys + key]`.
     pub visible: Option<(&'a [bool], usize)>,
 }
@@ -98,8 +98,8 @@ pub struct Attended<'a, T> {
     /// Gradient of the output.
     pub d_out: &'a Tensor<T>,
     /// Log-sum-exp per (batch, head, row).
-    pub log_sums: &'a Tensor<T>,
-    /// Rows per batch entry in `log_sums`.
+    pub log_sum_exp: &'a Tensor<T>,
+    /// Rows per batch entry in `log_sum_exp`.
     pub rows_per_batch: usize,
 }
 
@@ -112,7 +112,7 @@ pub struct AttentionInputGradients<'a, T> {
     /// Of the values.
     pub dv: &'a mut Tensor<T>,
     /// Layout of `dk` and `dv`.
-    pub kv_layout: HeadLayout,
+    pub kv_layout: HeadStrides,
 }
 
 /// Rows that become the mean over all latents of some media items: (row, items).

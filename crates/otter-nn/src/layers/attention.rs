@@ -1,7 +1,7 @@
 //! Softmax attention of one sequence over itself or over a cache, without its projections.
 
-use crate::backend::{Attended, AttentionInputGradients, AttentionInputs, HeadLayout, Heads, Span};
-use crate::{Real, Segment, Segments, Tensor};
+use crate::backend::{Attended, AttentionInputGradients, AttentionInputs, HeadStrides, Heads, Span};
+use crate::{Float, Segment, Segments, Tensor};
 
 /// Which keys a query row may see.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct KeysValues<'a, T> {
     pub by_head: bool,
 }
 
-impl<'a, T: Real> KeysValues<'a, T> {
+impl<'a, T: Float> KeysValues<'a, T> {
     /// Keys and values without spare room.
     pub fn exact(keys: &'a Tensor<T>, values: &'a Tensor<T>, len: usize) -> Self {
         Self { keys, values, len, capacity: len, by_head: false }
@@ -63,7 +63,7 @@ pub struct SelfAttentionCore {
 pub struct AttentionOutput<T> {
     /// (batch * rows, heads * head size).
     pub out: Tensor<T>,
-    log_sums: Tensor<T>,
+    log_sum_exp: Tensor<T>,
 }
 
 /// Gradients of queries, keys and values.
@@ -111,13 +111,13 @@ impl SelfAttentionCore {
     }
 
     /// Layouts of the queries, and of the keys and values.
-    fn layouts<T>(&self, rows: usize, kv: &KeysValues<'_, T>) -> (HeadLayout, HeadLayout) {
-        let layout_of = if kv.by_head { HeadLayout::by_head } else { HeadLayout::new };
+    fn layouts<T>(&self, rows: usize, kv: &KeysValues<'_, T>) -> (HeadStrides, HeadStrides) {
+        let layout_of = if kv.by_head { HeadStrides::by_head } else { HeadStrides::new };
         let keys = layout_of(kv.capacity, self.key_heads * self.head_size, self.head_size);
-        (HeadLayout::new(rows, self.heads * self.head_size, self.head_size), keys)
+        (HeadStrides::new(rows, self.heads * self.head_size, self.head_size), keys)
     }
 
-    fn inputs<'a, T: Real>(
+    fn inputs<'a, T: Float>(
         &self,
         q: &'a Tensor<T>,
         rows: usize,
@@ -128,13 +128,13 @@ impl SelfAttentionCore {
         AttentionInputs { q, q_layout, k: kv.keys, v: kv.values, kv_layout, visible: visible(mask, kv.len) }
     }
 
-    fn forward_with<T: Real>(
+    fn forward_with<T: Float>(
         &self,
         q: &Tensor<T>,
         batch: usize,
         kv: &KeysValues<'_, T>,
         mask: &AttentionMask,
-        log_sums: Option<&mut Tensor<T>>,
+        log_sum_exp: Option<&mut Tensor<T>>,
     ) -> Tensor<T> {
         let rows = q.rows() / batch;
         let mut out = match mask {
@@ -143,26 +143,26 @@ impl SelfAttentionCore {
             AttentionMask::Full | AttentionMask::Causal { .. } => Tensor::empty(q.shape(), q.device()),
         };
         let (inputs, spans) = (self.inputs(q, rows, kv, mask), self.spans(batch, rows, kv, mask));
-        let log_sums = log_sums.map(|sums| (sums, rows));
-        q.backend().attention(&mut out, self.sizes(), inputs, &spans, log_sums);
+        let log_sum_exp = log_sum_exp.map(|sums| (sums, rows));
+        q.backend().attention(&mut out, self.sizes(), inputs, &spans, log_sum_exp);
         out
     }
 
     /// Attention of q (batch * rows, heads * head size) over `kv`, with what the backward pass needs.
-    pub fn forward_saved<T: Real>(
+    pub fn forward_saved<T: Float>(
         &self,
         q: &Tensor<T>,
         batch: usize,
         kv: KeysValues<'_, T>,
         mask: &AttentionMask,
     ) -> AttentionOutput<T> {
-        let mut log_sums = Tensor::zeros(&[self.heads * q.rows()], q.device());
-        let out = self.forward_with(q, batch, &kv, mask, Some(&mut log_sums));
-        AttentionOutput { out, log_sums }
+        let mut log_sum_exp = Tensor::zeros(&[self.heads * q.rows()], q.device());
+        let out = self.forward_with(q, batch, &kv, mask, Some(&mut log_sum_exp));
+        AttentionOutput { out, log_sum_exp }
     }
 
     /// As [`SelfAttentionCore::forward_saved`], keeping nothing.
-    pub fn forward<T: Real>(
+    pub fn forward<T: Float>(
         &self,
         q: &Tensor<T>,
         batch: usize,
@@ -174,7 +174,7 @@ impl SelfAttentionCore {
 
     /// As [`SelfAttentionCore::forward`], written to `out`. With one query row a batch entry the host allocates nothing:
     /// `scores` then has room for (batch, heads, keys), whatever is in it.
-    pub fn forward_into<T: Real>(
+    pub fn forward_into<T: Float>(
         &self,
         q: &Tensor<T>,
         batch: usize,
@@ -203,7 +203,7 @@ impl SelfAttentionCore {
     }
 
     /// Gradients of queries, keys and values from the output's gradient.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         q: &Tensor<T>,
         batch: usize,
@@ -217,9 +217,10 @@ impl SelfAttentionCore {
         let key_shape = [batch * kv.len, self.key_heads * self.head_size];
         let mut dk = Tensor::zeros(&key_shape, q.device());
         let mut dv = Tensor::zeros(&key_shape, q.device());
-        let kv_layout = HeadLayout::new(kv.len, key_shape[1], self.head_size);
+        let kv_layout = HeadStrides::new(kv.len, key_shape[1], self.head_size);
         let (inputs, spans) = (self.inputs(q, rows, &kv, mask), self.spans(batch, rows, &kv, mask));
-        let attended = Attended { out: &saved.out, d_out, log_sums: &saved.log_sums, rows_per_batch: rows };
+        let attended =
+            Attended { out: &saved.out, d_out, log_sum_exp: &saved.log_sum_exp, rows_per_batch: rows };
         let gradients = AttentionInputGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, kv_layout };
         q.backend().attention_backward(self.sizes(), inputs, &spans, attended, gradients);
         AttentionGradients { dq, dk, dv }

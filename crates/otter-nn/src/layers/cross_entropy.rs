@@ -3,7 +3,7 @@
 
 pub use crate::backend::cpu::cross_entropy::log_sum_exp;
 use crate::backend::{Epilogue, WeightShape};
-use crate::{Gradients, IGNORE_INDEX, Matrix, ParameterId, Parameters, Real, Tensor};
+use crate::{Float, Gradients, IGNORE_INDEX, Matrix, ParameterId, Parameters, Tensor};
 
 /// Largest number of logits held at once.
 const CHUNK_LOGITS: usize = 1 << 22;
@@ -39,7 +39,7 @@ impl CrossEntropy {
     /// Log-probability of each row's target; rows whose target is [`IGNORE_INDEX`] give `None`.
     ///
     /// hidden is (rows, width); `targets` has one entry a row.
-    pub fn log_probabilities<T: Real>(
+    pub fn log_probabilities<T: Float>(
         &self,
         parameters: &Parameters<T>,
         hidden: &Tensor<T>,
@@ -56,7 +56,7 @@ impl CrossEntropy {
     }
 
     /// Sum of the losses.
-    pub fn forward<T: Real>(
+    pub fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         hidden: &Tensor<T>,
@@ -70,7 +70,7 @@ impl CrossEntropy {
     /// Sum of the losses and the gradient of `scale * sum` with respect to `hidden`; adds the table's gradient.
     ///
     /// The logits of a chunk become their own gradient in place, so they are computed once.
-    pub fn forward_backward<T: Real>(
+    pub fn forward_backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         hidden: &Tensor<T>,
@@ -98,7 +98,7 @@ impl CrossEntropy {
     }
 
     /// Calls `body(rows, hidden of the rows, their logits, shape of the table)` on chunks of rows with a target.
-    fn for_chunks<T: Real>(
+    fn for_chunks<T: Float>(
         &self,
         parameters: &Parameters<T>,
         hidden: &Tensor<T>,
@@ -159,7 +159,7 @@ mod tests {
     fn a_row_of_equal_logits_costs_the_log_of_the_vocabulary() {
         let mut specs = ParameterSpecs::default();
         let weight = specs.add("head", &[8, 2], Init::Ones);
-        let parameters = Parameters::<f32>::initialise(&specs, 0, Device::Cpu);
+        let parameters = Parameters::<f32>::initialize(&specs, 0, Device::Cpu);
         let hidden = Tensor::from_vec(vec![0.3, -0.1], &[1, 2], Device::Cpu);
         let loss = CrossEntropy::new(weight).forward(&parameters, &hidden, &[5]);
         assert!((loss.mean() - 8f64.ln()).abs() < 1e-6);

@@ -1,54 +1,54 @@
 //! Activations, gated products and sums of whole tensors, by name.
 
-use crate::{ActivationKind, Real, Tensor};
+use crate::{ActivationKind, Float, Tensor};
 
 /// `y += x`.
-pub fn add_assign<T: Real>(y: &mut Tensor<T>, x: &Tensor<T>) {
+pub fn add_assign<T: Float>(y: &mut Tensor<T>, x: &Tensor<T>) {
     y.backend().add_assign(y, x);
 }
 
 /// `x *= factor`.
-pub fn scale<T: Real>(x: &mut Tensor<T>, factor: f64) {
+pub fn scale<T: Float>(x: &mut Tensor<T>, factor: f64) {
     x.backend().scale(x, factor);
 }
 
 /// Limits all elements to plus or minus `limit`; NaN stays.
-pub fn clamp<T: Real>(x: &mut Tensor<T>, limit: f64) {
+pub fn clamp<T: Float>(x: &mut Tensor<T>, limit: f64) {
     x.backend().clamp(x, limit);
 }
 
 /// Turns the gradient of [`clamp`]'s output `clamped` into that of its input, in place: nothing passes at a limit.
-pub fn clamp_backward<T: Real>(d: &mut Tensor<T>, clamped: &Tensor<T>, limit: f64) {
+pub fn clamp_backward<T: Float>(d: &mut Tensor<T>, clamped: &Tensor<T>, limit: f64) {
     d.backend().clamp_backward(d, clamped, limit);
 }
 
 /// `activation(x)`.
-pub fn activated<T: Real>(x: &Tensor<T>, kind: ActivationKind) -> Tensor<T> {
+pub fn activated<T: Float>(x: &Tensor<T>, kind: ActivationKind) -> Tensor<T> {
     x.backend().activated(x, kind)
 }
 
 /// `x = activation(x)`.
-pub fn activate<T: Real>(x: &mut Tensor<T>, kind: ActivationKind) {
+pub fn activate<T: Float>(x: &mut Tensor<T>, kind: ActivationKind) {
     x.backend().activate(x, kind);
 }
 
 /// Turns the gradient of `activation(x)` into that of x, in place.
-pub fn activate_backward<T: Real>(d: &mut Tensor<T>, x: &Tensor<T>, kind: ActivationKind) {
+pub fn activate_backward<T: Float>(d: &mut Tensor<T>, x: &Tensor<T>, kind: ActivationKind) {
     d.backend().activate_backward(d, x, kind);
 }
 
 /// `silu(gate) up`.
-pub fn silu_product<T: Real>(gate: &Tensor<T>, up: &Tensor<T>) -> Tensor<T> {
+pub fn silu_product<T: Float>(gate: &Tensor<T>, up: &Tensor<T>) -> Tensor<T> {
     gate.backend().silu_product(gate, up)
 }
 
 /// `gate = silu(gate) up`.
-pub fn silu_product_in_place<T: Real>(gate: &mut Tensor<T>, up: &Tensor<T>) {
+pub fn silu_product_in_place<T: Float>(gate: &mut Tensor<T>, up: &Tensor<T>) {
     gate.backend().silu_product_in_place(gate, up);
 }
 
 /// Gradient of `gate` through [`silu_product`]; `d_up` holds the product's gradient before and that of `up` afterwards.
-pub fn silu_product_backward<T: Real>(gate: &Tensor<T>, up: &Tensor<T>, d_up: &mut Tensor<T>) -> Tensor<T> {
+pub fn silu_product_backward<T: Float>(gate: &Tensor<T>, up: &Tensor<T>, d_up: &mut Tensor<T>) -> Tensor<T> {
     gate.backend().silu_product_backward(gate, up, d_up)
 }
 

@@ -1,7 +1,7 @@
 //! Token embedding.
 
 use crate::layers::rows;
-use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{Float, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Tensor};
 
 /// A table (vocabulary, width) whose rows stand for token ids.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ impl Embedding {
     ///
     /// # Panics
     /// When an id is outside the table; callers check ids against the vocabulary.
-    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32]) -> Tensor<T> {
+    pub fn forward<T: Float>(&self, parameters: &Parameters<T>, ids: &[u32]) -> Tensor<T> {
         let backend = parameters.device().backend();
         backend.gather_rows(parameters.matrix(self.weight), ids, self.width)
     }
@@ -34,7 +34,7 @@ impl Embedding {
     ///
     /// # Panics
     /// As [`Embedding::forward`].
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, ids: &[u32], out: &mut Tensor<T>) {
+    pub fn forward_into<T: Float>(&self, parameters: &Parameters<T>, ids: &[u32], out: &mut Tensor<T>) {
         self.forward_behind_into(parameters, ids, 0, out);
     }
 
@@ -42,7 +42,7 @@ impl Embedding {
     ///
     /// # Panics
     /// As [`Embedding::forward`].
-    pub fn forward_behind_into<T: Real>(
+    pub fn forward_behind_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         ids: &[u32],
@@ -59,9 +59,9 @@ impl Embedding {
     }
 
     /// Adds the rows of `dy` to the gradient of the table.
-    pub fn backward<T: Real>(&self, ids: &[u32], dy: &Tensor<T>, gradients: &mut Gradients<T>) {
+    pub fn backward<T: Float>(&self, ids: &[u32], dy: &Tensor<T>, gradients: &mut Gradients<T>) {
         if let Some(table) = gradients.rows_mut(self.weight) {
-            rows::add_to_picked(table, dy, ids, self.width);
+            rows::scatter_add_rows(table, dy, ids, self.width);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The tanh gate of gated cross-attention: `residual + branch * tanh(gate)` with one learned number.
 
-use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{Float, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Tensor};
 
 /// A learned gate of shape (1,), starting at 0 so that a fresh branch changes nothing.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ impl TanhGate {
     }
 
     /// `residual + branch * tanh(gate)`.
-    pub fn forward<T: Real>(
+    pub fn forward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         residual: &Tensor<T>,
@@ -27,7 +27,7 @@ impl TanhGate {
     }
 
     /// Adds `branch * tanh(gate)` to `residual`.
-    pub fn forward_add<T: Real>(
+    pub fn forward_add<T: Float>(
         &self,
         parameters: &Parameters<T>,
         residual: &mut Tensor<T>,
@@ -37,7 +37,7 @@ impl TanhGate {
     }
 
     /// Gradient of `branch`; adds the gate's. The residual's gradient is `dy` itself.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         branch: &Tensor<T>,

@@ -1,7 +1,7 @@
 //! Linear layer: `y = x W^T + b`.
 
 use crate::backend::{ActivationKind, Epilogue, Projection, WeightShape};
-use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{Float, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Tensor};
 
 /// A linear layer; weight (outer, inner), optional bias (outer).
 #[derive(Clone, Debug)]
@@ -43,14 +43,14 @@ impl Linear {
     }
 
     /// (…, inner) to (…, outer).
-    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
+    pub fn forward<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
         let mut y = self.output(x);
         self.forward_into(parameters, x, &mut y, false);
         y
     }
 
     /// Room for the output of x.
-    fn output<T: Real>(&self, x: &Tensor<T>) -> Tensor<T> {
+    fn output<T: Float>(&self, x: &Tensor<T>) -> Tensor<T> {
         let mut y = Tensor::empty(&[x.rows(), self.outer], x.device());
         if x.shape().len() != 2 {
             let mut shape = x.shape().to_vec();
@@ -63,12 +63,12 @@ impl Linear {
     }
 
     /// Adds the layer's output to `residual`.
-    pub fn forward_add<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, residual: &mut Tensor<T>) {
+    pub fn forward_add<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>, residual: &mut Tensor<T>) {
         self.forward_into(parameters, x, residual, true);
     }
 
     /// Writes or adds the output to rows that are there.
-    pub fn forward_into<T: Real>(
+    pub fn forward_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -78,7 +78,7 @@ impl Linear {
         self.forward_with(parameters, x, y, if accumulate { Epilogue::Add } else { Epilogue::None });
     }
 
-    fn forward_with<T: Real>(
+    fn forward_with<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -89,7 +89,7 @@ impl Linear {
         x.backend().linear(y, x, weight, bias, self.shape(), epilogue);
     }
 
-    fn bias<'a, T: Real>(&self, parameters: &'a Parameters<T>) -> Option<&'a Tensor<T>> {
+    fn bias<'a, T: Float>(&self, parameters: &'a Parameters<T>) -> Option<&'a Tensor<T>> {
         self.bias.map(|bias| parameters.tensor(bias))
     }
 
@@ -99,7 +99,7 @@ impl Linear {
 
     /// Writes the outputs of several layers over the same input. Where their weights are in blocks of one format, the host
     /// rounds the input once, and the products share one pass over the threads.
-    pub fn forward_each<T: Real, const N: usize>(
+    pub fn forward_each<T: Float, const N: usize>(
         parameters: &Parameters<T>,
         x: &Tensor<T>,
         outputs: [(&Self, &mut Tensor<T>); N],
@@ -114,7 +114,7 @@ impl Linear {
     }
 
     /// Writes `activation(x W^T + b)`, (…, inner) to (…, outer), for when the backward pass does not follow.
-    pub fn forward_activated_into<T: Real>(
+    pub fn forward_activated_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -125,7 +125,7 @@ impl Linear {
     }
 
     /// Input gradient from the output gradient `dy` and the forward input `x`; adds parameter gradients.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -142,7 +142,7 @@ impl Linear {
     ///
     /// # Panics
     /// When the weight is trained and there is no input: a mistake of the caller.
-    pub fn backward_into<T: Real>(
+    pub fn backward_into<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: Option<&Tensor<T>>,
@@ -159,7 +159,7 @@ impl Linear {
     ///
     /// # Panics
     /// As [`Linear::backward_into`].
-    pub fn backward_parameters<T: Real>(
+    pub fn backward_parameters<T: Float>(
         &self,
         x: Option<&Tensor<T>>,
         dy: &Tensor<T>,
@@ -219,7 +219,7 @@ mod tests {
         for (rows, bias) in [(2, true), (40, true), (40, false)] {
             let mut specs = ParameterSpecs::default();
             let layer = Linear::new(&mut specs, "l", 65, 70, bias, Init::Normal(0.7));
-            let mut parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
+            let mut parameters = Parameters::<f32>::initialize(&specs, 1, Device::Cpu);
             parameters
                 .iter_mut()
                 .filter(|p| p.name == "l.bias")
@@ -237,7 +237,7 @@ mod tests {
     fn frozen_weights_get_no_gradient() {
         let mut specs = ParameterSpecs::default();
         let layer = Linear::new(&mut specs, "l", 3, 2, true, Init::Normal(1.0));
-        let mut parameters = Parameters::<f64>::initialise(&specs, 1, Device::Cpu);
+        let mut parameters = Parameters::<f64>::initialize(&specs, 1, Device::Cpu);
         parameters.set_trainable(|name| name == "l.bias");
         let mut gradients = Gradients::new(&parameters);
         let x = random_tensor("x", &[4, 3]);

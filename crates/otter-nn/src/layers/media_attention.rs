@@ -5,8 +5,8 @@
 //! plain mean of all of the sequence's latents. Rows are grouped into runs with the same item, so the scores against
 //! other items' latents are never computed.
 
-use crate::backend::{Attended, AttentionInputGradients, AttentionInputs, HeadLayout, Heads, Span};
-use crate::{Real, Segments, Tensor};
+use crate::backend::{Attended, AttentionInputGradients, AttentionInputs, HeadStrides, Heads, Span};
+use crate::{Float, Segments, Tensor};
 
 /// What one text row attends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub struct MediaAttention {
 pub struct MediaAttentionOutput<T> {
     /// (rows, heads * head size).
     pub out: Tensor<T>,
-    log_sums: Tensor<T>,
+    log_sum_exp: Tensor<T>,
 }
 
 impl MediaAttention {
@@ -127,13 +127,13 @@ impl MediaAttention {
     }
 
     /// Layouts of the queries, and of the keys and values.
-    fn layouts(&self, length: usize) -> (HeadLayout, HeadLayout) {
+    fn layouts(&self, length: usize) -> (HeadStrides, HeadStrides) {
         let width = self.heads * self.head_size;
-        let layout = |rows: usize| HeadLayout::new(rows, width, self.head_size);
+        let layout = |rows: usize| HeadStrides::new(rows, width, self.head_size);
         (layout(length), layout(self.latents))
     }
 
-    fn inputs<'a, T: Real>(
+    fn inputs<'a, T: Float>(
         &self,
         q: &'a Tensor<T>,
         k: &'a Tensor<T>,
@@ -145,30 +145,30 @@ impl MediaAttention {
     }
 
     /// Rows with a uniform target become the mean of their items' values.
-    fn uniform_targets<T: Real>(&self, v: &Tensor<T>, rows: &MediaRows, out: &mut Tensor<T>) {
+    fn uniform_targets<T: Float>(&self, v: &Tensor<T>, rows: &MediaRows, out: &mut Tensor<T>) {
         v.backend().mean_latents(out, v, &mut rows.uniform_rows(), self.latents, v.width());
     }
 
     /// q (rows, width), k and v (items * latents, width).
-    pub fn forward_saved<T: Real>(
+    pub fn forward_saved<T: Float>(
         &self,
         q: &Tensor<T>,
         k: &Tensor<T>,
         v: &Tensor<T>,
         rows: &MediaRows,
     ) -> MediaAttentionOutput<T> {
-        let mut log_sums = Tensor::zeros(&[q.rows() * self.heads], q.device());
+        let mut log_sum_exp = Tensor::zeros(&[q.rows() * self.heads], q.device());
         // Rows of no item stay zero.
         let mut out = q.zeros_like();
         let (inputs, spans) = (self.inputs(q, k, v, rows.length), rows.spans(self.latents));
-        let sums = Some((&mut log_sums, rows.length));
+        let sums = Some((&mut log_sum_exp, rows.length));
         q.backend().attention(&mut out, self.sizes(), inputs, &spans, sums);
         self.uniform_targets(v, rows, &mut out);
-        MediaAttentionOutput { out, log_sums }
+        MediaAttentionOutput { out, log_sum_exp }
     }
 
     /// As [`MediaAttention::forward_saved`], keeping nothing.
-    pub fn forward<T: Real>(
+    pub fn forward<T: Float>(
         &self,
         q: &Tensor<T>,
         k: &Tensor<T>,
@@ -180,7 +180,7 @@ impl MediaAttention {
 
     /// As [`MediaAttention::forward`], to rows that are there. With one text token a row the host allocates nothing:
     /// `scores` then has room for (rows, heads, latents), whatever is in it.
-    pub fn forward_into<T: Real>(
+    pub fn forward_into<T: Float>(
         &self,
         q: &Tensor<T>,
         k: &Tensor<T>,
@@ -208,7 +208,7 @@ impl MediaAttention {
     }
 
     /// Gradients of q, k and v.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         q: &Tensor<T>,
         k: &Tensor<T>,
@@ -219,8 +219,8 @@ impl MediaAttention {
     ) -> (Tensor<T>, Tensor<T>, Tensor<T>) {
         let (mut dq, mut dk, mut dv) = (q.zeros_like(), k.zeros_like(), v.zeros_like());
         let (backend, inputs) = (q.backend(), self.inputs(q, k, v, rows.length));
-        let MediaAttentionOutput { out, log_sums } = saved;
-        let attended = Attended { out, d_out, log_sums, rows_per_batch: rows.length };
+        let MediaAttentionOutput { out, log_sum_exp } = saved;
+        let attended = Attended { out, d_out, log_sum_exp, rows_per_batch: rows.length };
         let kv_layout = inputs.kv_layout;
         let gradients = AttentionInputGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, kv_layout };
         backend.attention_backward(self.sizes(), inputs, &rows.spans(self.latents), attended, gradients);

@@ -1,7 +1,7 @@
 //! Layer norm and root-mean-square norm.
 
 use crate::backend::NormRule;
-use crate::{Gradients, Init, ParameterId, ParameterSpecs, Parameters, Real, Tensor};
+use crate::{Float, Gradients, Init, ParameterId, ParameterSpecs, Parameters, Tensor};
 
 /// Per row mean and reciprocal deviation, (rows, 2), kept for the backward pass. Boxed, because what a layer saves has several.
 #[derive(Clone)]
@@ -16,12 +16,12 @@ struct Rows {
 }
 
 impl Rows {
-    fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
+    fn forward_into<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
         let bias = self.bias.map(|id| parameters.tensor(id));
         x.backend().norm_into(y, x, parameters.tensor(self.weight), bias, self.rule);
     }
 
-    fn forward_saved<T: Real>(
+    fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -31,7 +31,7 @@ impl Rows {
         (y, NormStatistics(Box::new(statistics)))
     }
 
-    fn backward<T: Real>(
+    fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -43,7 +43,7 @@ impl Rows {
         x.backend().norm_backward(dy, x, parameters.tensor(self.weight), &saved.0, self.rule)
     }
 
-    fn backward_parameters<T: Real>(
+    fn backward_parameters<T: Float>(
         &self,
         x: &Tensor<T>,
         saved: &NormStatistics<T>,
@@ -71,18 +71,18 @@ impl LayerNorm {
         Self(Rows { weight, bias, rule: NormRule { eps, centered: true } })
     }
 
-    /// Normalised rows.
-    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
+    /// Normalized rows.
+    pub fn forward<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
         self.0.forward_saved(parameters, x).0
     }
 
-    /// Writes normalised rows to `y`.
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
+    /// Writes normalized rows to `y`.
+    pub fn forward_into<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
         self.0.forward_into(parameters, x, y);
     }
 
-    /// Normalised rows and the statistics that [`LayerNorm::backward`] needs.
-    pub fn forward_saved<T: Real>(
+    /// Normalized rows and the statistics that [`LayerNorm::backward`] needs.
+    pub fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -90,8 +90,8 @@ impl LayerNorm {
         self.0.forward_saved(parameters, x)
     }
 
-    /// Input gradient; adds the gain and bias gradients.
-    pub fn backward<T: Real>(
+    /// Input gradient; adds the weight and bias gradients.
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -102,8 +102,8 @@ impl LayerNorm {
         self.0.backward(parameters, x, saved, dy, gradients)
     }
 
-    /// Adds the gain and bias gradients only.
-    pub fn backward_parameters<T: Real>(
+    /// Adds the weight and bias gradients only.
+    pub fn backward_parameters<T: Float>(
         &self,
         x: &Tensor<T>,
         saved: &NormStatistics<T>,
@@ -125,18 +125,18 @@ impl RmsNorm {
         Self(Rows { weight, bias: None, rule: NormRule { eps, centered: false } })
     }
 
-    /// Normalised rows.
-    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
+    /// Normalized rows.
+    pub fn forward<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
         self.0.forward_saved(parameters, x).0
     }
 
-    /// Writes normalised rows to `y`.
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
+    /// Writes normalized rows to `y`.
+    pub fn forward_into<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
         self.0.forward_into(parameters, x, y);
     }
 
-    /// Normalised rows and the statistics that [`RmsNorm::backward`] needs.
-    pub fn forward_saved<T: Real>(
+    /// Normalized rows and the statistics that [`RmsNorm::backward`] needs.
+    pub fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -144,8 +144,8 @@ impl RmsNorm {
         self.0.forward_saved(parameters, x)
     }
 
-    /// Input gradient; adds the gain gradient.
-    pub fn backward<T: Real>(
+    /// Input gradient; adds the weight gradient.
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -167,21 +167,21 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// Normalised rows.
-    pub fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
+    /// Normalized rows.
+    pub fn forward<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>) -> Tensor<T> {
         self.forward_saved(parameters, x).0
     }
 
-    /// Writes normalised rows to `y`.
-    pub fn forward_into<T: Real>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
+    /// Writes normalized rows to `y`.
+    pub fn forward_into<T: Float>(&self, parameters: &Parameters<T>, x: &Tensor<T>, y: &mut Tensor<T>) {
         match self {
             Self::Layer(norm) => norm.forward_into(parameters, x, y),
             Self::Rms(norm) => norm.forward_into(parameters, x, y),
         }
     }
 
-    /// Normalised rows and the statistics that [`Norm::backward`] needs.
-    pub fn forward_saved<T: Real>(
+    /// Normalized rows and the statistics that [`Norm::backward`] needs.
+    pub fn forward_saved<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -193,7 +193,7 @@ impl Norm {
     }
 
     /// Input gradient; adds the parameter gradients.
-    pub fn backward<T: Real>(
+    pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         x: &Tensor<T>,
@@ -214,16 +214,16 @@ mod tests {
     use crate::Device;
     use crate::testing::gradient_check::{check, random_tensor};
 
-    /// Both ways of normalising give the same bits.
+    /// Both ways of normalizing give the same bits.
     #[test]
-    fn rows_may_be_normalised_into_rows_that_are_there() {
+    fn rows_may_be_normalized_into_rows_that_are_there() {
         let mut specs = ParameterSpecs::default();
         let norms = [
             Norm::Layer(LayerNorm::new(&mut specs, "a", 70, true, 1e-5)),
             Norm::Layer(LayerNorm::new(&mut specs, "b", 70, false, 1e-5)),
             Norm::Rms(RmsNorm::new(&mut specs, "c", 70, 1e-6)),
         ];
-        let parameters = Parameters::<f32>::initialise(&specs, 1, Device::Cpu);
+        let parameters = Parameters::<f32>::initialize(&specs, 1, Device::Cpu);
         let x = random_tensor("x", &[9, 70]).cast::<f32>();
         for norm in norms {
             let mut y = Tensor::from_vec(vec![f32::NAN; x.len()], x.shape(), Device::Cpu);

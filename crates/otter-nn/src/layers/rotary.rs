@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::{Real, Tensor};
+use crate::{Float, Tensor};
 
 /// Rotation angles of the heads of one layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +83,7 @@ impl Rotary {
 
     /// Cosine and sine of an angle. The reference computes inverse frequencies and angles in f32; f64 elements keep the
     /// exact values.
-    pub(crate) fn angle<T: Real>(position: u32, frequency: f64) -> (T, T) {
+    pub(crate) fn angle<T: Float>(position: u32, frequency: f64) -> (T, T) {
         let single = size_of::<T>() == 4;
         let angle = if single {
             f64::from(position as f32 * frequency as f32)
@@ -95,7 +95,7 @@ impl Rotary {
     }
 
     /// Cosines and sines, (positions, pairs) each.
-    pub(crate) fn tables<T: Real>(frequencies: &[f64], positions: &[u32]) -> (Vec<T>, Vec<T>) {
+    pub(crate) fn tables<T: Float>(frequencies: &[f64], positions: &[u32]) -> (Vec<T>, Vec<T>) {
         let mut cos = Vec::with_capacity(positions.len() * frequencies.len());
         let mut sin = Vec::with_capacity(cos.capacity());
         for &position in positions {
@@ -115,18 +115,18 @@ impl Rotary {
 
     /// Cosines and sines of all pairs of features at `positions`, (positions, pairs) each: what [`Rotary::rotate`] turns by, for
     /// kernels elsewhere.
-    pub fn angles<T: Real>(&self, positions: &[u32]) -> (Vec<T>, Vec<T>) {
+    pub fn angles<T: Float>(&self, positions: &[u32]) -> (Vec<T>, Vec<T>) {
         let length = positions.iter().max().map_or(0, |&last| last as usize + 1);
         Self::tables(&self.frequencies(length), positions)
     }
 
     /// Rotates the heads of every row in place; `positions` has one entry a row.
-    pub fn rotate<T: Real>(&self, rows: &mut Tensor<T>, positions: &[u32]) {
+    pub fn rotate<T: Float>(&self, rows: &mut Tensor<T>, positions: &[u32]) {
         rows.backend().rotate(rows, self, positions, false);
     }
 
     /// Backward pass of [`Rotary::rotate`]: rotates gradients back, in place.
-    pub fn rotate_back<T: Real>(&self, rows: &mut Tensor<T>, positions: &[u32]) {
+    pub fn rotate_back<T: Float>(&self, rows: &mut Tensor<T>, positions: &[u32]) {
         rows.backend().rotate(rows, self, positions, true);
     }
 }
@@ -147,7 +147,7 @@ mod tests {
             rotary.rotate(&mut together, &[7, 300, 0]);
             for (at, position) in [7, 300, 0].into_iter().enumerate() {
                 let width = rows.width();
-                let mut alone = rows::picked(&rows, &[at as u32], width);
+                let mut alone = rows::gather_rows(&rows, &[at as u32], width);
                 rotary.rotate(&mut alone, &[position]);
                 assert_eq!(alone.data(), &together.data()[at * width..][..width]);
             }

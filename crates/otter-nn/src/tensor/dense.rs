@@ -1,12 +1,12 @@
-//! A dense row-major tensor: a shape, a device, and elements that are owned, borrowed from a mapped file, or on a card.
+//! A dense row-major tensor: a shape, a device, and elements that are owned, borrowed from a mapped file, or on a GPU.
 //!
-//! Any plain element can be stored, also the half-precision ones of a file; arithmetic needs [`Real`] ones.
+//! Any plain element can be stored, also the half-precision ones of a file; arithmetic needs [`Float`] ones.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Card, CardBuffer};
-use crate::{Device, Real};
+use crate::backend::{Backend, GpuBuffer, GpuHandle};
+use crate::{Device, Float};
 
 /// Elements that live elsewhere, for example in a memory-mapped checkpoint.
 pub trait SharedSlice<T>: Send + Sync {
@@ -28,7 +28,7 @@ impl<T: Send + Sync> SharedSlice<T> for Vec<T> {
 enum Storage<T> {
     Owned(Vec<T>),
     Shared(Arc<dyn SharedSlice<T>>),
-    Card(CardBuffer),
+    Gpu(GpuBuffer),
 }
 
 /// Sizes of dimensions, without memory of their own for as many as models have.
@@ -69,7 +69,7 @@ impl<T: Copy> Tensor<T> {
     ///
     /// # Panics
     /// When the number of elements is not the product of `shape`; callers check user input before. When the device is a
-    /// card: [`Tensor::to_device`] copies.
+    /// GPU: [`Tensor::to_device`] copies.
     pub fn from_vec(data: Vec<T>, shape: &[usize], device: Device) -> Self {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "elements do not fill shape {shape:?}");
         assert_eq!(device, Device::Cpu, "elements of the host");
@@ -87,13 +87,13 @@ impl<T: Copy> Tensor<T> {
         Self { shape: Shape::new(shape), storage: Storage::Shared(shared), device }
     }
 
-    /// Takes what lies on a card as the elements of `shape`.
+    /// Takes what lies on a GPU as the elements of `shape`.
     ///
     /// # Panics
     /// As [`Tensor::from_vec`].
-    pub fn from_card(buffer: CardBuffer, shape: &[usize], card: Card) -> Self {
+    pub fn from_gpu(buffer: GpuBuffer, shape: &[usize], gpu: GpuHandle) -> Self {
         assert_eq!(buffer.len(), shape.iter().product::<usize>(), "elements do not fill shape {shape:?}");
-        Self { shape: Shape::new(shape), storage: Storage::Card(buffer), device: Device::Card(card) }
+        Self { shape: Shape::new(shape), storage: Storage::Gpu(buffer), device: Device::Gpu(gpu) }
     }
 
     /// Sizes of the dimensions, slowest first.
@@ -129,13 +129,13 @@ impl<T: Copy> Tensor<T> {
     /// The elements in row-major order, of a tensor of the host.
     ///
     /// # Panics
-    /// When the elements are on a card: whoever reads them copies them first ([`Tensor::to_host`]), so that nothing is
+    /// When the elements are on a GPU: whoever reads them copies them first ([`Tensor::to_host`]), so that nothing is
     /// computed on the host unnoticed.
     pub fn data(&self) -> &[T] {
         match &self.storage {
             Storage::Owned(data) => data,
             Storage::Shared(shared) => shared.as_slice(),
-            Storage::Card(_) => panic!("the elements of this tensor {:?} are on a card", self.shape()),
+            Storage::Gpu(_) => panic!("the elements of this tensor {:?} are on a GPU", self.shape()),
         }
     }
 
@@ -148,29 +148,29 @@ impl<T: Copy> Tensor<T> {
         match &mut self.storage {
             Storage::Owned(data) => data,
             Storage::Shared(_) => unreachable!("shared elements were copied above"),
-            Storage::Card(_) => panic!("the elements of this tensor are on a card"),
+            Storage::Gpu(_) => panic!("the elements of this tensor are on a GPU"),
         }
     }
 
-    /// The elements on a card.
+    /// The elements on a GPU.
     ///
     /// # Panics
-    /// When they are on the host: an operation of a card takes nothing from there unnoticed.
-    pub fn on_card(&self) -> &CardBuffer {
+    /// When they are on the host: an operation of a GPU takes nothing from there unnoticed.
+    pub fn on_gpu(&self) -> &GpuBuffer {
         match &self.storage {
-            Storage::Card(buffer) => buffer,
-            _ => panic!("the elements of this tensor {:?} are not on a card", self.shape()),
+            Storage::Gpu(buffer) => buffer,
+            _ => panic!("the elements of this tensor {:?} are not on a GPU", self.shape()),
         }
     }
 
-    /// As [`Tensor::on_card`], writable.
+    /// As [`Tensor::on_gpu`], writable.
     ///
     /// # Panics
-    /// As [`Tensor::on_card`].
-    pub fn on_card_mut(&mut self) -> &mut CardBuffer {
+    /// As [`Tensor::on_gpu`].
+    pub fn on_gpu_mut(&mut self) -> &mut GpuBuffer {
         match &mut self.storage {
-            Storage::Card(buffer) => buffer,
-            _ => panic!("the elements of this tensor are not on a card"),
+            Storage::Gpu(buffer) => buffer,
+            _ => panic!("the elements of this tensor are not on a GPU"),
         }
     }
 
@@ -216,13 +216,13 @@ impl<T: Copy> Tensor<T> {
     }
 }
 
-impl<T: Real> Tensor<T> {
+impl<T: Float> Tensor<T> {
     /// A tensor of zeros.
     pub fn zeros(shape: &[usize], device: Device) -> Self {
         let len = shape.iter().product();
         match device {
             Device::Cpu => Self::from_vec(crate::backend::cpu::zeros(len), shape, device),
-            Device::Card(card) => Self::from_card(card.zeros(len), shape, card),
+            Device::Gpu(gpu) => Self::from_gpu(gpu.zeros(len), shape, gpu),
         }
     }
 
@@ -230,29 +230,29 @@ impl<T: Real> Tensor<T> {
     pub fn fresh_zeros(shape: &[usize], device: Device) -> Self {
         match device {
             Device::Cpu => Self::from_vec(vec![T::ZERO; shape.iter().product()], shape, device),
-            Device::Card(_) => Self::zeros(shape, device),
+            Device::Gpu(_) => Self::zeros(shape, device),
         }
     }
 
-    /// The elements on the host: borrowed, or copied from a card; after a failure of the card, NaN.
+    /// The elements on the host: borrowed, or copied from a GPU; after a failure of the GPU, NaN.
     pub fn host_data(&self) -> Cow<'_, [T]> {
         match self.device {
             Device::Cpu => Cow::Borrowed(self.data()),
-            Device::Card(_) => Cow::Owned(self.to_host().into_vec()),
+            Device::Gpu(_) => Cow::Owned(self.to_host().into_vec()),
         }
     }
 
-    /// Lets `fill` write all elements, in place or on their way to a card.
+    /// Lets `fill` write all elements, in place or on their way to a GPU.
     ///
     /// # Errors
     /// Those of `fill`.
     pub fn fill_by<E>(&mut self, fill: impl FnOnce(&mut [T]) -> Result<(), E>) -> Result<(), E> {
         match self.device {
             Device::Cpu => fill(self.data_mut()),
-            Device::Card(card) => {
+            Device::Gpu(gpu) => {
                 let mut elements = vec![T::ZERO; self.len()];
                 fill(&mut elements)?;
-                card.write(self.on_card_mut(), T::as_singles(&elements));
+                gpu.write(self.on_gpu_mut(), T::as_singles(&elements));
                 Ok(())
             }
         }
@@ -262,7 +262,7 @@ impl<T: Real> Tensor<T> {
     pub fn empty(shape: &[usize], device: Device) -> Self {
         match device {
             Device::Cpu => Self::zeros(shape, device),
-            Device::Card(card) => Self::from_card(card.empty(shape.iter().product()), shape, card),
+            Device::Gpu(gpu) => Self::from_gpu(gpu.empty(shape.iter().product()), shape, gpu),
         }
     }
 
@@ -274,23 +274,23 @@ impl<T: Real> Tensor<T> {
     /// The same elements on another device; those that are there already are copied.
     ///
     /// # Panics
-    /// When a card is to take elements other than f32.
+    /// When a GPU is to take elements other than f32.
     pub fn to_device(&self, device: Device) -> Self {
         match (device, self.device) {
             (to, from) if to == from => self.clone(),
-            (Device::Cpu, Device::Card(card)) => {
+            (Device::Cpu, Device::Gpu(gpu)) => {
                 let mut elements = vec![T::ZERO; self.len()];
-                card.download(self.on_card(), T::as_singles_mut(&mut elements));
+                gpu.download(self.on_gpu(), T::as_singles_mut(&mut elements));
                 Self::from_vec(elements, self.shape(), device)
             }
-            (Device::Card(card), _) => {
-                Self::from_card(card.upload(T::as_singles(self.to_host().data())), self.shape(), card)
+            (Device::Gpu(gpu), _) => {
+                Self::from_gpu(gpu.upload(T::as_singles(self.to_host().data())), self.shape(), gpu)
             }
             (Device::Cpu, Device::Cpu) => self.clone(),
         }
     }
 
-    /// The same elements on the host: after a failure of the card, NaN.
+    /// The same elements on the host: after a failure of the GPU, NaN.
     pub fn to_host(&self) -> Self {
         self.to_device(Device::Cpu)
     }
@@ -302,9 +302,9 @@ impl<T: Real> Tensor<T> {
     pub fn copy_from(&mut self, other: &Self) {
         match self.device {
             Device::Cpu => self.data_mut().copy_from_slice(other.data()),
-            Device::Card(_) => {
+            Device::Gpu(_) => {
                 assert_eq!(self.len(), other.len(), "lengths differ");
-                *self.on_card_mut() = other.on_card().clone();
+                *self.on_gpu_mut() = other.on_gpu().clone();
             }
         }
     }
@@ -320,7 +320,7 @@ impl<T: Real> Tensor<T> {
     }
 
     /// Converts the elements to another type.
-    pub fn cast<U: Real>(&self) -> Tensor<U> {
+    pub fn cast<U: Float>(&self) -> Tensor<U> {
         let data = self.data().iter().map(|&v| U::from_f64(v.to_f64())).collect();
         Tensor::from_vec(data, self.shape(), self.device)
     }
@@ -331,7 +331,7 @@ impl Tensor<u8> {
     pub fn zero_bytes(len: usize, device: Device) -> Self {
         match device {
             Device::Cpu => Self::from_vec(vec![0; len], &[len], device),
-            Device::Card(card) => Self::from_card(card.zero_bytes(len), &[len], card),
+            Device::Gpu(gpu) => Self::from_gpu(gpu.zero_bytes(len), &[len], gpu),
         }
     }
 
@@ -339,9 +339,9 @@ impl Tensor<u8> {
     pub fn host_bytes(&self) -> Cow<'_, [u8]> {
         match self.device {
             Device::Cpu => Cow::Borrowed(self.data()),
-            Device::Card(card) => {
+            Device::Gpu(gpu) => {
                 let mut bytes = vec![0; self.len()];
-                card.download_bytes(self.on_card(), &mut bytes);
+                gpu.download_bytes(self.on_gpu(), &mut bytes);
                 Cow::Owned(bytes)
             }
         }
@@ -354,10 +354,10 @@ impl Tensor<u8> {
     pub fn fill_bytes_by<E>(&mut self, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
         match self.device {
             Device::Cpu => fill(self.data_mut()),
-            Device::Card(card) => {
+            Device::Gpu(gpu) => {
                 let mut bytes = vec![0; self.len()];
                 fill(&mut bytes)?;
-                card.write_bytes(self.on_card_mut(), &bytes);
+                gpu.write_bytes(self.on_gpu_mut(), &bytes);
                 Ok(())
             }
         }
@@ -367,7 +367,7 @@ impl Tensor<u8> {
 impl<T: Copy + std::fmt::Debug> std::fmt::Debug for Tensor<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.storage {
-            Storage::Card(_) => write!(f, "Tensor{:?} on a card", self.shape()),
+            Storage::Gpu(_) => write!(f, "Tensor{:?} on a GPU", self.shape()),
             _ => write!(f, "Tensor{:?}{:?}", self.shape(), self.data().iter().take(6).collect::<Vec<_>>()),
         }
     }

@@ -1,8 +1,8 @@
 //! Devices, and what can go wrong on them.
 
-use crate::Real;
+use crate::Float;
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Card, Optimizer};
+use crate::backend::{Backend, GpuHandle, Optimizer};
 
 /// Where a tensor's elements live and its kernels run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,8 +10,8 @@ pub enum Device {
     /// Host memory and host threads.
     #[default]
     Cpu,
-    /// A card: its memory, its kernels, for f32.
-    Card(Card),
+    /// A GPU: its memory, its kernels, for f32.
+    Gpu(GpuHandle),
 }
 
 /// Why a device gives no results.
@@ -47,10 +47,10 @@ impl Device {
     ///
     /// # Panics
     /// When it is a GPU and the elements are not f32.
-    pub fn backend<T: Real>(self) -> &'static dyn Backend<T> {
+    pub fn backend<T: Float>(self) -> &'static dyn Backend<T> {
         match self {
             Self::Cpu => &Cpu,
-            Self::Card(card) => T::backend_of(card),
+            Self::Gpu(gpu) => T::backend_of(gpu),
         }
     }
 
@@ -58,15 +58,15 @@ impl Device {
     pub fn optimizer(self) -> &'static dyn Optimizer {
         match self {
             Self::Cpu => &Cpu,
-            Self::Card(card) => card.optimizer(),
+            Self::Gpu(gpu) => gpu.optimizer(),
         }
     }
 
-    /// The card, if it is one.
-    pub fn card(self) -> Option<Card> {
+    /// The GPU, if it is one.
+    pub fn gpu(self) -> Option<GpuHandle> {
         match self {
             Self::Cpu => None,
-            Self::Card(card) => Some(card),
+            Self::Gpu(gpu) => Some(gpu),
         }
     }
 
@@ -75,6 +75,6 @@ impl Device {
     /// # Errors
     /// The first failure since this was last asked.
     pub fn check(self) -> Result<(), DeviceError> {
-        self.card().and_then(|card| card.take_error()).map_or(Ok(()), Err)
+        self.gpu().and_then(|gpu| gpu.take_error()).map_or(Ok(()), Err)
     }
 }

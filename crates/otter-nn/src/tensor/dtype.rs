@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::QuantisedFormat;
+use super::QuantizedFormat;
 
 /// An element type by the name that options and configurations use. What a type may be asked for differs: products are
 /// computed in f32 or bf16, safetensors hold the plain types, a GGUF file any of them.
@@ -53,11 +53,11 @@ impl DType {
     }
 }
 
-impl From<QuantisedFormat> for DType {
-    fn from(format: QuantisedFormat) -> Self {
+impl From<QuantizedFormat> for DType {
+    fn from(format: QuantizedFormat) -> Self {
         match format {
-            QuantisedFormat::Q8_0 => Self::Q8_0,
-            QuantisedFormat::Q4K => Self::Q4K,
+            QuantizedFormat::Q8_0 => Self::Q8_0,
+            QuantizedFormat::Q4K => Self::Q4K,
         }
     }
 }

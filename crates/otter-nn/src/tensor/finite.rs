@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use crate::backend::cpu::sum_of;
-use crate::{Device, Parameters, Real, Weight, vectorised};
+use crate::{Device, Float, Parameters, Weight, vectorized};
 
 /// Elements that are looked at together.
 const PART: usize = 1 << 16;
@@ -32,9 +32,9 @@ impl std::fmt::Display for NotFinite {
     }
 }
 
-vectorised! {
+vectorized! {
     /// Whether all numbers are finite.
-    pub fn all_finite<T: Real>(values: &[T]) -> bool {
+    pub fn all_finite<T: Float>(values: &[T]) -> bool {
         // A product with zero is zero, or NaN.
         sum_of(values, |value| value * T::ZERO) == T::ZERO
     }
@@ -42,7 +42,7 @@ vectorised! {
 
 impl NotFinite {
     /// Looks through consecutive parts; `None` where all numbers are finite.
-    pub fn find<T: Real>(parts: impl IntoIterator<Item = impl AsRef<[T]>>) -> Option<Self> {
+    pub fn find<T: Float>(parts: impl IntoIterator<Item = impl AsRef<[T]>>) -> Option<Self> {
         let mut found = Self::default();
         let mut before = 0;
         for part in parts {
@@ -53,7 +53,7 @@ impl NotFinite {
     }
 
     /// Counts those of a part behind `before` numbers that were looked at.
-    pub fn add<T: Real>(&mut self, part: &[T], before: u64) {
+    pub fn add<T: Float>(&mut self, part: &[T], before: u64) {
         if all_finite(part) {
             return;
         }
@@ -71,7 +71,7 @@ impl NotFinite {
     }
 }
 
-impl<T: Real> Weight<T> {
+impl<T: Float> Weight<T> {
     /// The elements that are not finite, as what they stand for when they are narrow; `None` where there are none.
     pub fn not_finite(&self) -> Option<NotFinite> {
         if self.device() != Device::Cpu {
@@ -81,14 +81,14 @@ impl<T: Real> Weight<T> {
     }
 }
 
-impl<T: Real> Parameters<T> {
+impl<T: Float> Parameters<T> {
     /// Names of the parameters with elements that are not finite, in their order.
     pub fn not_finite(&self) -> Vec<(String, NotFinite)> {
         let parameters: Vec<_> = self.iter().collect();
         let all: Vec<_> = match self.device() {
             Device::Cpu => parameters.par_iter().map(|parameter| parameter.tensor.not_finite()).collect(),
             // One at a time: each is copied to the host.
-            Device::Card(_) => parameters.iter().map(|parameter| parameter.tensor.not_finite()).collect(),
+            Device::Gpu(_) => parameters.iter().map(|parameter| parameter.tensor.not_finite()).collect(),
         };
         let named = parameters.iter().zip(all);
         named.filter_map(|(parameter, found)| Some((parameter.name.clone(), found?))).collect()
@@ -100,7 +100,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::{Init, ParameterSpecs, QuantisedFormat, QuantisedMatrix, Tensor};
+    use crate::{Init, ParameterSpecs, QuantizedFormat, QuantizedMatrix, Tensor};
 
     #[test]
     fn one_bad_number_is_found_wherever_it_stands() {
@@ -135,14 +135,14 @@ mod tests {
         }
         let shape = [2, 256];
         let values = vec![1.0f32; 512];
-        let blocks = |format: QuantisedFormat| {
-            let good = QuantisedMatrix::from_values(format, &values, shape, Device::Cpu);
+        let blocks = |format: QuantizedFormat| {
+            let good = QuantizedMatrix::from_values(format, &values, shape, Device::Cpu);
             let mut bytes = good.unwrap_or_else(|_| unreachable!("ones fit")).bytes().to_vec();
             // The scale of the first block of the second row.
             let at = format.row_bytes(256);
             bytes[at..at + 2].copy_from_slice(&f16::NAN.to_le_bytes());
             let bytes = Tensor::from_vec(bytes, &[2, at], Device::Cpu);
-            Weight::Quantised(QuantisedMatrix::new(format, bytes, shape))
+            Weight::Quantized(QuantizedMatrix::new(format, bytes, shape))
         };
         let parameters = Parameters::<f32>::build(&specs, Device::Cpu, |spec| {
             let with = |at: usize, bad: f32| {
@@ -160,8 +160,8 @@ mod tests {
                     let narrow = with(2, f32::NAN).into_iter().map(bf16::from_f32).collect();
                     Weight::Bf16(Tensor::from_vec(narrow, &shape, Device::Cpu))
                 }
-                "q8_0" => blocks(QuantisedFormat::Q8_0),
-                "q4_k" => blocks(QuantisedFormat::Q4K),
+                "q8_0" => blocks(QuantizedFormat::Q8_0),
+                "q4_k" => blocks(QuantizedFormat::Q4K),
                 _ => Weight::Full(Tensor::from_vec(values.clone(), &shape, Device::Cpu)),
             };
             Ok::<_, std::convert::Infallible>(tensor)

@@ -5,11 +5,11 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
 use crate::backend::cpu::gemm::{Finish, Layout};
-use crate::backend::{Backend, Card, Projection};
+use crate::backend::{Backend, GpuHandle, Projection};
 
 /// A floating-point element. The transcendental functions of `f32` are branch-free polynomials, so that loops over
-/// them vectorise; those of `f64` are the exact library ones.
-pub trait Real:
+/// them vectorize; those of `f64` are the exact library ones.
+pub trait Float:
     Copy
     + Default
     + Debug
@@ -64,7 +64,7 @@ pub trait Real:
 
     /// Several products with the same `x` by matrices in blocks of one format. Gives `false` and does nothing where there is no
     /// kernel for it, or some weight is not in blocks.
-    fn times_quantised_each(_x: &[Self], _projections: &mut [Projection<'_, Self>]) -> bool {
+    fn matmul_nn_quantized_each(_x: &[Self], _projections: &mut [Projection<'_, Self>]) -> bool {
         false
     }
 
@@ -84,37 +84,37 @@ pub trait Real:
     }
 
     /// `y (+)= x w^T` with a matrix in blocks. In f32 activations are rounded to bytes, in f64 nothing is rounded.
-    fn times_quantised(
+    fn matmul_nn_quantized(
         y: &mut [Self],
         x: &[Self],
-        w: crate::tensor::quantized::QuantisedView<'_>,
+        w: crate::tensor::quantized::QuantizedView<'_>,
         accumulate: bool,
     ) {
-        crate::backend::cpu::quantized::times_transposed_widened(y, x, w, accumulate);
+        crate::backend::cpu::quantized::matmul_nt_widened(y, x, w, accumulate);
     }
 
-    /// The elements as what a card keeps, f32.
+    /// The elements as what a GPU keeps, f32.
     ///
     /// # Panics
-    /// When they are of another type: cards compute in f32 only.
+    /// When they are of another type: GPUs compute in f32 only.
     fn as_singles(_elements: &[Self]) -> &[f32] {
-        panic!("a card keeps f32 only")
+        panic!("a GPU keeps f32 only")
     }
 
-    /// As [`Real::as_singles`], writable.
+    /// As [`Float::as_singles`], writable.
     ///
     /// # Panics
-    /// As [`Real::as_singles`].
+    /// As [`Float::as_singles`].
     fn as_singles_mut(_elements: &mut [Self]) -> &mut [f32] {
-        panic!("a card keeps f32 only")
+        panic!("a GPU keeps f32 only")
     }
 
-    /// The operations of a card for these elements.
+    /// The operations of a GPU for these elements.
     ///
     /// # Panics
     /// When they are not f32.
-    fn backend_of(_card: Card) -> &'static dyn Backend<Self> {
-        panic!("a card computes in f32 only")
+    fn backend_of(_gpu: GpuHandle) -> &'static dyn Backend<Self> {
+        panic!("a GPU computes in f32 only")
     }
 
     /// Logistic function.
@@ -168,7 +168,7 @@ fn erf_f32(x: f32) -> f32 {
     x * p / q
 }
 
-impl Real for f32 {
+impl Float for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const NEG_INFINITY: Self = f32::NEG_INFINITY;
@@ -177,19 +177,19 @@ impl Real for f32 {
     fn from_f64(value: f64) -> Self {
         value as f32
     }
-    fn times_quantised(
+    fn matmul_nn_quantized(
         y: &mut [Self],
         x: &[Self],
-        w: crate::tensor::quantized::QuantisedView<'_>,
+        w: crate::tensor::quantized::QuantizedView<'_>,
         accumulate: bool,
     ) {
-        crate::backend::cpu::quantized::times_transposed(y, x, w, accumulate);
+        crate::backend::cpu::quantized::matmul_nt(y, x, w, accumulate);
     }
-    fn times_quantised_each(x: &[Self], projections: &mut [Projection<'_, Self>]) -> bool {
-        crate::backend::cpu::quantized::times_transposed_each(x, projections)
+    fn matmul_nn_quantized_each(x: &[Self], projections: &mut [Projection<'_, Self>]) -> bool {
+        crate::backend::cpu::quantized::matmul_nt_each(x, projections)
     }
-    fn backend_of(card: Card) -> &'static dyn Backend<Self> {
-        card.backend()
+    fn backend_of(gpu: GpuHandle) -> &'static dyn Backend<Self> {
+        gpu.backend()
     }
     fn as_singles(elements: &[Self]) -> &[f32] {
         elements
@@ -250,7 +250,7 @@ impl Real for f32 {
     }
 }
 
-impl Real for f64 {
+impl Float for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const NEG_INFINITY: Self = f64::NEG_INFINITY;

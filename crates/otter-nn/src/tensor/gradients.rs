@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::{Device, ParameterId, Parameters, Real, Tensor};
+use crate::{Device, Float, ParameterId, Parameters, Tensor};
 
 /// Gradients of the trained parameters. Each has a buffer of its own, made of zeros when it is first asked for. By default
-/// [`Gradients::clear`] gives buffers back, so that gradients take the memory that activations leave in the reverse pass;
+/// [`Gradients::clear`] gives buffers back, so that gradients take the memory that activations leave in the backward pass;
 /// where activations are small beside them, [`Gradients::keep`] spares the system making the same pages again in every
 /// step. Frozen parameters have none.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ impl<T> Default for Part<T> {
     }
 }
 
-impl<T: Real> Part<T> {
+impl<T: Float> Part<T> {
     fn current(&self) -> Option<&Tensor<T>> {
         self.elements.as_ref().filter(|_| self.current)
     }
@@ -49,7 +49,7 @@ impl<T: Real> Part<T> {
     }
 }
 
-impl<T: Real> Gradients<T> {
+impl<T: Float> Gradients<T> {
     /// Zero gradients for the trainable ones of `parameters`.
     pub fn new(parameters: &Parameters<T>) -> Self {
         let mut end = 0;
@@ -72,7 +72,7 @@ impl<T: Real> Gradients<T> {
     }
 
     /// Whether parameter `id` receives a gradient.
-    pub fn wants(&self, id: ParameterId) -> bool {
+    pub fn requires_grad(&self, id: ParameterId) -> bool {
         self.ranges[id.index()].is_some()
     }
 
@@ -84,7 +84,7 @@ impl<T: Real> Gradients<T> {
     /// Gradient of parameter `id` on the host, to add to; `None` for a frozen one.
     ///
     /// # Panics
-    /// When it is on a card; so do all functions here that give slices.
+    /// When it is on a GPU; so do all functions here that give slices.
     pub fn get_mut(&mut self, id: ParameterId) -> Option<&mut [T]> {
         self.part_mut(id.index())
     }
@@ -116,7 +116,7 @@ impl<T: Real> Gradients<T> {
         Some(part.make_current(len, self.device))
     }
 
-    /// Gradient of the parameter at this place, in id order, copied where it is on a card; `None` for a frozen one.
+    /// Gradient of the parameter at this place, in id order, copied where it is on a GPU; `None` for a frozen one.
     pub fn part(&self, index: usize) -> Option<Cow<'_, [T]>> {
         let len = self.ranges[index].as_ref()?.len();
         Some(match self.parts[index].current() {
@@ -198,7 +198,7 @@ mod tests {
         let mut specs = ParameterSpecs::default();
         let [dense, table, unused] = ["dense", "table", "unused"]
             .map(|name| specs.add_matrix(format!("{name}.weight"), [3, 2], Init::Zeros));
-        let mut parameters: Parameters<f64> = Parameters::initialise(&specs, 1, Device::Cpu);
+        let mut parameters: Parameters<f64> = Parameters::initialize(&specs, 1, Device::Cpu);
         parameters.set_trainable(|_| true);
         for keep in [false, true] {
             let mut gradients = Gradients::new(&parameters);

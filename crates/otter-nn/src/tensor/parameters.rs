@@ -11,7 +11,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
 
-use crate::{Device, DeviceError, Matrix, Real, Tensor, Weight, WeightView};
+use crate::{Device, DeviceError, Float, Matrix, Tensor, Weight, WeightView};
 
 /// Index of a parameter in the specs, the parameters and the gradients of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +29,7 @@ impl ParameterId {
 pub enum Init {
     /// All zero (biases, gates).
     Zeros,
-    /// All one (norm gains).
+    /// All one (norm weights).
     Ones,
     /// Normal with mean 0 and this standard deviation.
     Normal(f64),
@@ -64,7 +64,7 @@ impl ParameterSpec {
 
     /// The values that the elements from number `start` on begin with. They depend on seed, name, distribution and position
     /// only, so that any part can be made alone, in memory or on the way to a file.
-    pub fn initial_values<T: Real>(&self, seed: u64, start: usize, out: &mut [T]) {
+    pub fn initial_values<T: Float>(&self, seed: u64, start: usize, out: &mut [T]) {
         // Words of the stream that an element takes.
         let words = match self.init {
             Init::Zeros => return out.fill(T::ZERO),
@@ -150,7 +150,7 @@ pub struct Parameters<T = f32> {
     device: Device,
 }
 
-impl<T: Real> Parameters<T> {
+impl<T: Float> Parameters<T> {
     /// Builds the parameters by asking `values` for each spec in order. All start frozen.
     ///
     /// # Errors
@@ -177,7 +177,7 @@ impl<T: Real> Parameters<T> {
 
     /// Draws all parameters from their initial distributions. Each has its own stream of `seed` and its name, so
     /// that the values of one do not depend on which others exist.
-    pub fn initialise(specs: &ParameterSpecs, seed: u64, device: Device) -> Self {
+    pub fn initialize(specs: &ParameterSpecs, seed: u64, device: Device) -> Self {
         let result = Self::build(specs, device, |spec| {
             Ok::<_, std::convert::Infallible>(initial_value(spec, seed, device))
         });
@@ -256,7 +256,7 @@ impl<T: Real> Parameters<T> {
         Ok(())
     }
 
-    /// The parameters on the host: these, or copies of those on a card.
+    /// The parameters on the host: these, or copies of those on a GPU.
     pub fn on_host(&self) -> Cow<'_, Self> {
         if self.device == Device::Cpu {
             return Cow::Borrowed(self);
@@ -324,15 +324,15 @@ impl<T: Real> Parameters<T> {
     }
 
     /// Elements kept in blocks.
-    pub fn quantised_count(&self) -> u64 {
-        self.list.iter().filter_map(|p| p.tensor.quantised()).map(|matrix| matrix.len() as u64).sum()
+    pub fn quantized_count(&self) -> u64 {
+        self.list.iter().filter_map(|p| p.tensor.quantized()).map(|matrix| matrix.len() as u64).sum()
     }
 
     /// What the values take.
     pub fn memory(&self) -> WeightMemory {
         let mut memory = WeightMemory {
             half: self.half_count(),
-            quantised: self.quantised_count(),
+            quantized: self.quantized_count(),
             total: self.total_count(),
             ..Default::default()
         };
@@ -349,7 +349,7 @@ impl<T: Real> Parameters<T> {
     }
 
     /// The same parameters in another element type, all frozen flags kept.
-    pub fn cast<U: Real>(&self) -> Parameters<U> {
+    pub fn cast<U: Float>(&self) -> Parameters<U> {
         let list = self
             .list
             .iter()
@@ -369,7 +369,7 @@ pub struct WeightMemory {
     /// Elements kept in half precision.
     pub half: u64,
     /// Elements kept in blocks of 8 or 4 bits.
-    pub quantised: u64,
+    pub quantized: u64,
     /// All elements.
     pub total: u64,
 }
@@ -385,14 +385,14 @@ impl std::fmt::Display for WeightMemory {
             self.half,
             self.total
         )?;
-        if self.quantised > 0 {
-            write!(f, ", {} in blocks of 8 or 4 bits", self.quantised)?;
+        if self.quantized > 0 {
+            write!(f, ", {} in blocks of 8 or 4 bits", self.quantized)?;
         }
         Ok(())
     }
 }
 
-fn initial_value<T: Real>(spec: &ParameterSpec, seed: u64, device: Device) -> Tensor<T> {
+fn initial_value<T: Float>(spec: &ParameterSpec, seed: u64, device: Device) -> Tensor<T> {
     let mut data = vec![T::ZERO; spec.len()];
     spec.initial_values(seed, 0, &mut data);
     Tensor::from_vec(data, &spec.shape, device)

@@ -9,8 +9,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::backend::cpu::half::widened;
-use crate::tensor::quantized::{QuantisedMatrix, QuantisedView};
-use crate::{Device, Real, Tensor};
+use crate::tensor::quantized::{QuantizedMatrix, QuantizedView};
+use crate::{Device, Float, Tensor};
 
 /// Values of one parameter.
 #[derive(Clone)]
@@ -22,7 +22,7 @@ pub enum Weight<T = f32> {
     /// The upper half of an f32.
     Bf16(Tensor<bf16>),
     /// Blocks of 8 or 4 bits.
-    Quantised(QuantisedMatrix),
+    Quantized(QuantizedMatrix),
 }
 
 /// Borrowed elements of a [`Weight`], or of consecutive rows of it.
@@ -35,7 +35,7 @@ pub enum WeightView<'a, T> {
     /// The upper half of an f32.
     Bf16(&'a [bf16]),
     /// Whole rows in blocks of 8 or 4 bits.
-    Quantised(QuantisedView<'a>),
+    Quantized(QuantizedView<'a>),
 }
 
 /// A borrowed [`Weight`], wherever it is, as operations of a backend take it.
@@ -48,20 +48,20 @@ pub enum Matrix<'a, T> {
     /// The upper half of an f32.
     Bf16(&'a Tensor<bf16>),
     /// Blocks of 8 or 4 bits.
-    Quantised(&'a QuantisedMatrix),
+    Quantized(&'a QuantizedMatrix),
 }
 
-impl<'a, T: Real> Matrix<'a, T> {
+impl<'a, T: Float> Matrix<'a, T> {
     /// The elements for a kernel of the host, as they are.
     ///
     /// # Panics
-    /// When they are on a card.
+    /// When they are on a GPU.
     pub fn view(self) -> WeightView<'a, T> {
         match self {
             Self::Full(tensor) => WeightView::Full(tensor.data()),
             Self::F16(tensor) => WeightView::F16(tensor.data()),
             Self::Bf16(tensor) => WeightView::Bf16(tensor.data()),
-            Self::Quantised(matrix) => WeightView::Quantised(matrix.view()),
+            Self::Quantized(matrix) => WeightView::Quantized(matrix.view()),
         }
     }
 
@@ -71,7 +71,7 @@ impl<'a, T: Real> Matrix<'a, T> {
             Self::Full(tensor) => tensor.device(),
             Self::F16(tensor) => tensor.device(),
             Self::Bf16(tensor) => tensor.device(),
-            Self::Quantised(matrix) => matrix.device(),
+            Self::Quantized(matrix) => matrix.device(),
         }
     }
 }
@@ -82,12 +82,12 @@ macro_rules! for_tensor {
             Weight::Full($tensor) => $result,
             Weight::F16($tensor) => $result,
             Weight::Bf16($tensor) => $result,
-            Weight::Quantised($tensor) => $result,
+            Weight::Quantized($tensor) => $result,
         }
     };
 }
 
-impl<T: Real> Weight<T> {
+impl<T: Float> Weight<T> {
     /// Sizes of the dimensions, slowest first.
     pub fn shape(&self) -> &[usize] {
         for_tensor!(self, tensor => tensor.shape())
@@ -128,10 +128,10 @@ impl<T: Real> Weight<T> {
         matches!(self, Self::Full(_))
     }
 
-    /// The blocks, of a quantised matrix.
-    pub fn quantised(&self) -> Option<&QuantisedMatrix> {
+    /// The blocks, of a quantized matrix.
+    pub fn quantized(&self) -> Option<&QuantizedMatrix> {
         match self {
-            Self::Quantised(matrix) => Some(matrix),
+            Self::Quantized(matrix) => Some(matrix),
             _ => None,
         }
     }
@@ -146,7 +146,7 @@ impl<T: Real> Weight<T> {
         match self {
             Self::Full(tensor) => (size_of::<T>() * tensor.len()) as u64,
             Self::F16(_) | Self::Bf16(_) => 2 * self.len() as u64,
-            Self::Quantised(matrix) => matrix.byte_len() as u64,
+            Self::Quantized(matrix) => matrix.byte_len() as u64,
         }
     }
 
@@ -156,7 +156,7 @@ impl<T: Real> Weight<T> {
             Self::Full(tensor) => Matrix::Full(tensor),
             Self::F16(tensor) => Matrix::F16(tensor),
             Self::Bf16(tensor) => Matrix::Bf16(tensor),
-            Self::Quantised(matrix) => Matrix::Quantised(matrix),
+            Self::Quantized(matrix) => Matrix::Quantized(matrix),
         }
     }
 
@@ -166,14 +166,14 @@ impl<T: Real> Weight<T> {
             Self::Full(tensor) => Self::Full(tensor.to_device(device)),
             Self::F16(tensor) => Self::F16(halves_to_device(tensor, device)),
             Self::Bf16(tensor) => Self::Bf16(halves_to_device(tensor, device)),
-            Self::Quantised(matrix) => Self::Quantised(matrix.to_device(device)),
+            Self::Quantized(matrix) => Self::Quantized(matrix.to_device(device)),
         }
     }
 
     /// The elements for a kernel of the host, as they are.
     ///
     /// # Panics
-    /// When they are on a card.
+    /// When they are on a GPU.
     pub fn view(&self) -> WeightView<'_, T> {
         self.matrix().view()
     }
@@ -182,11 +182,11 @@ impl<T: Real> Weight<T> {
     pub fn full(&self) -> Option<&Tensor<T>> {
         match self {
             Self::Full(tensor) => Some(tensor),
-            Self::F16(_) | Self::Bf16(_) | Self::Quantised(_) => None,
+            Self::F16(_) | Self::Bf16(_) | Self::Quantized(_) => None,
         }
     }
 
-    /// All elements in row-major order; narrower ones are widened into new memory, and those of a card copied to the host.
+    /// All elements in row-major order; narrower ones are widened into new memory, and those of a GPU copied to the host.
     pub fn values(&self) -> Cow<'_, [T]> {
         if self.device() != Device::Cpu {
             return Cow::Owned(self.to_device(Device::Cpu).values().into_owned());
@@ -207,17 +207,17 @@ impl<T: Real> Weight<T> {
         }
         match self {
             Self::Full(tensor) => tensor,
-            Self::F16(_) | Self::Bf16(_) | Self::Quantised(_) => unreachable!("elements were widened above"),
+            Self::F16(_) | Self::Bf16(_) | Self::Quantized(_) => unreachable!("elements were widened above"),
         }
     }
 
     /// Converts the elements to another type; narrower ones stay as they are.
-    pub fn cast<U: Real>(&self) -> Weight<U> {
+    pub fn cast<U: Float>(&self) -> Weight<U> {
         match self {
             Self::Full(tensor) => Weight::Full(tensor.cast()),
             Self::F16(tensor) => Weight::F16(tensor.clone()),
             Self::Bf16(tensor) => Weight::Bf16(tensor.clone()),
-            Self::Quantised(matrix) => Weight::Quantised(matrix.clone()),
+            Self::Quantized(matrix) => Weight::Quantized(matrix.clone()),
         }
     }
 }
@@ -228,26 +228,26 @@ where
     [H]: HalfFloatSliceExt,
 {
     match (device, tensor.device()) {
-        (Device::Cpu, Device::Card(card)) => {
+        (Device::Cpu, Device::Gpu(gpu)) => {
             let mut elements = vec![H::default(); tensor.len()];
-            card.download_halves(tensor.on_card(), elements.reinterpret_cast_mut());
+            gpu.download_halves(tensor.on_gpu(), elements.reinterpret_cast_mut());
             Tensor::from_vec(elements, tensor.shape(), device)
         }
-        (Device::Card(card), Device::Cpu) => {
-            Tensor::from_card(card.upload_halves(tensor.data().reinterpret_cast()), tensor.shape(), card)
+        (Device::Gpu(gpu), Device::Cpu) => {
+            Tensor::from_gpu(gpu.upload_halves(tensor.data().reinterpret_cast()), tensor.shape(), gpu)
         }
         _ => tensor.clone(),
     }
 }
 
-impl<'a, T: Real> WeightView<'a, T> {
+impl<'a, T: Float> WeightView<'a, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::Full(data) => data.len(),
             Self::F16(data) => data.len(),
             Self::Bf16(data) => data.len(),
-            Self::Quantised(rows) => rows.len(),
+            Self::Quantized(rows) => rows.len(),
         }
     }
 
@@ -259,7 +259,7 @@ impl<'a, T: Real> WeightView<'a, T> {
     /// The first `at` elements and the rest.
     ///
     /// # Panics
-    /// When there are fewer, or `at` is inside a row of a quantised matrix.
+    /// When there are fewer, or `at` is inside a row of a quantized matrix.
     pub fn split_at(self, at: usize) -> (Self, Self) {
         match self {
             Self::Full(data) => {
@@ -274,9 +274,9 @@ impl<'a, T: Real> WeightView<'a, T> {
                 let (head, tail) = data.split_at(at);
                 (Self::Bf16(head), Self::Bf16(tail))
             }
-            Self::Quantised(rows) => {
+            Self::Quantized(rows) => {
                 let (head, tail) = rows.split_at(at);
-                (Self::Quantised(head), Self::Quantised(tail))
+                (Self::Quantized(head), Self::Quantized(tail))
             }
         }
     }
@@ -291,7 +291,7 @@ impl<'a, T: Real> WeightView<'a, T> {
             Self::Full(data) => out.copy_from_slice(&data[range]),
             Self::F16(data) => widened(out, &data[range]),
             Self::Bf16(data) => widened(out, &data[range]),
-            Self::Quantised(rows) => {
+            Self::Quantized(rows) => {
                 crate::backend::cpu::quantized::widen(rows.format(), rows.bytes(), start, out)
             }
         }
@@ -325,9 +325,9 @@ impl<T> From<Tensor<T>> for Weight<T> {
     }
 }
 
-impl<'a, T> From<QuantisedView<'a>> for WeightView<'a, T> {
-    fn from(rows: QuantisedView<'a>) -> Self {
-        Self::Quantised(rows)
+impl<'a, T> From<QuantizedView<'a>> for WeightView<'a, T> {
+    fn from(rows: QuantizedView<'a>) -> Self {
+        Self::Quantized(rows)
     }
 }
 

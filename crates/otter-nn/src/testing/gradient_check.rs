@@ -1,11 +1,11 @@
 //! Gradient checks by central finite differences in `f64`.
 //!
-//! Every layer's reverse pass is compared with the differences of its own forward pass, for its inputs and for its
+//! Every layer's backward pass is compared with the differences of its own forward pass, for its inputs and for its
 //! parameters. The loss is the sum of the output weighted by fixed random numbers.
 
 use half::{bf16, f16};
 
-use crate::{Device, Gradients, Init, ParameterSpecs, Parameters, Real, Tensor, Weight};
+use crate::{Device, Float, Gradients, Init, ParameterSpecs, Parameters, Tensor, Weight};
 
 /// Largest accepted difference, relative to the largest gradient of the tensor.
 const TOLERANCE: f64 = 1e-6;
@@ -19,13 +19,13 @@ const ELEMENTS: usize = 48;
 pub fn random_tensor(name: &str, shape: &[usize]) -> Tensor<f64> {
     let mut specs = ParameterSpecs::default();
     let id = specs.add(name, shape, Init::Normal(1.0));
-    let parameters = Parameters::<f64>::initialise(&specs, 11, Device::Cpu);
+    let parameters = Parameters::<f64>::initialize(&specs, 11, Device::Cpu);
     Tensor::from_vec(parameters.data(id).to_vec(), shape, Device::Cpu)
 }
 
 /// Parameters of `specs` with values away from their special starting points (zeros, ones).
 pub fn random_parameters(specs: &ParameterSpecs) -> Parameters<f64> {
-    let mut parameters = Parameters::<f64>::initialise(specs, 3, Device::Cpu);
+    let mut parameters = Parameters::<f64>::initialize(specs, 3, Device::Cpu);
     for parameter in parameters.iter_mut() {
         let noise = random_tensor(&format!("{}.noise", parameter.name), parameter.tensor.shape());
         for (value, noise) in parameter.tensor.make_full().data_mut().iter_mut().zip(noise.data()) {

@@ -34,7 +34,7 @@ pub struct QuickstartOptions {
     pub scale: f64,
     /// Where tuning and evaluation compute: see `train.device` of a run.
     pub device: String,
-    /// Whether a card multiplies factors rounded to bf16.
+    /// Whether a GPU multiplies factors rounded to bf16.
     pub rounded: bool,
 }
 

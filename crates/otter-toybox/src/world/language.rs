@@ -4,8 +4,8 @@
 //! vocabulary and the writer read these tables. Everything is lower case, with spaces around
 //! punctuation, so that a phrasing reads as its tokens.
 
-/// Names of the colours, in the order of [`super::Colour::ALL`].
-pub const COLOUR_NAMES: [&str; 8] = ["red", "green", "blue", "yellow", "purple", "orange", "cyan", "white"];
+/// Names of the colors, in the order of [`super::Color::ALL`].
+pub const COLOR_NAMES: [&str; 8] = ["red", "green", "blue", "yellow", "purple", "orange", "cyan", "white"];
 
 /// Names of the shapes, in the order of [`super::Shape::ALL`].
 pub const SHAPE_NAMES: [&str; 6] = ["circle", "square", "triangle", "cross", "ring", "diamond"];
@@ -25,7 +25,7 @@ pub const YES_NO: [&str; 2] = ["yes", "no"];
 /// The answer when nothing differs between two pictures.
 pub const NOTHING: &str = "nothing";
 
-/// What can differ between two pictures; the values follow as `colour from red to blue`.
+/// What can differ between two pictures; the values follow as `color from red to blue`.
 pub const CHANGES: [&str; 3] = ["colour", "shape", "size"];
 
 /// The two pictures of a comparison.
@@ -108,9 +108,9 @@ pub const PUNCTUATION: &[&str] = &[":", "?", ".", ",", "!", "'", "\"", "(", ")",
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
-    /// Colour, shape, size of the only object.
+    /// Color, shape, size of the only object.
     Attribute,
-    /// Colour or shape of one of several objects, picked out by its shape or colour.
+    /// Color or shape of one of several objects, picked out by its shape or color.
     Referring,
     /// How many.
     Counting,
@@ -156,22 +156,26 @@ impl Family {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuestionKind {
-    /// Colour of the only object.
-    Colour,
+    /// Color of the only object.
+    #[serde(alias = "colour")]
+    Color,
     /// Shape of the only object.
     Shape,
     /// Size of the only object.
     Size,
-    /// Size, colour and shape of the only object.
+    /// Size, color and shape of the only object.
     Describe,
-    /// Colour of the object with a given shape, among several.
-    ColourOfShape,
-    /// Shape of the object with a given colour, among several.
-    ShapeOfColour,
+    /// Color of the object with a given shape, among several.
+    #[serde(alias = "colour_of_shape")]
+    ColorOfShape,
+    /// Shape of the object with a given color, among several.
+    #[serde(alias = "shape_of_colour")]
+    ShapeOfColor,
     /// Number of all objects.
     CountAll,
-    /// Number of objects of a given colour.
-    CountColour,
+    /// Number of objects of a given color.
+    #[serde(alias = "count_colour")]
+    CountColor,
     /// Number of objects of a given shape.
     CountShape,
     /// Which object stands in a given relation to another.
@@ -180,8 +184,9 @@ pub enum QuestionKind {
     RelationHolds,
     /// Which attribute of an object differs between two pictures, and how.
     Change,
-    /// Colour of the object in one of two pictures.
-    ColourInPicture,
+    /// Color of the object in one of two pictures.
+    #[serde(alias = "colour_in_picture")]
+    ColorInPicture,
     /// Shape of the object in one of two pictures.
     ShapeInPicture,
     /// Which of two pictures has more objects.
@@ -198,7 +203,7 @@ pub struct KindTable {
     pub family: Family,
     /// Share inside the family, relative to the other kinds of the family.
     pub weight: usize,
-    /// Phrasings; `{colour}`, `{shape}`, `{shapes}`, `{relation}`, `{object}`, `{other}` and
+    /// Phrasings; `{color}`, `{shape}`, `{shapes}`, `{relation}`, `{object}`, `{other}` and
     /// `{ordinal}` are filled in.
     pub phrasings: &'static [&'static str],
 }
@@ -206,7 +211,7 @@ pub struct KindTable {
 /// All kinds of questions.
 pub const KINDS: &[KindTable] = &[
     KindTable {
-        kind: QuestionKind::Colour,
+        kind: QuestionKind::Color,
         family: Family::Attribute,
         weight: 6,
         phrasings: &["what colour is it ?", "what colour is the object ?", "tell me the colour ."],
@@ -230,16 +235,16 @@ pub const KINDS: &[KindTable] = &[
         phrasings: &["what is in the picture ?", "tell me what is in the picture ."],
     },
     KindTable {
-        kind: QuestionKind::ColourOfShape,
+        kind: QuestionKind::ColorOfShape,
         family: Family::Referring,
         weight: 5,
         phrasings: &["what colour is the {shape} ?"],
     },
     KindTable {
-        kind: QuestionKind::ShapeOfColour,
+        kind: QuestionKind::ShapeOfColor,
         family: Family::Referring,
         weight: 5,
-        phrasings: &["what shape is the {colour} object ?"],
+        phrasings: &["what shape is the {color} object ?"],
     },
     KindTable {
         kind: QuestionKind::CountAll,
@@ -248,10 +253,10 @@ pub const KINDS: &[KindTable] = &[
         phrasings: &["how many objects are there ?", "how many objects are in the picture ?"],
     },
     KindTable {
-        kind: QuestionKind::CountColour,
+        kind: QuestionKind::CountColor,
         family: Family::Counting,
         weight: 1,
-        phrasings: &["how many {colour} objects are there ?"],
+        phrasings: &["how many {color} objects are there ?"],
     },
     KindTable {
         kind: QuestionKind::CountShape,
@@ -278,7 +283,7 @@ pub const KINDS: &[KindTable] = &[
         phrasings: &["what is the difference between the pictures ?", "what changed between the pictures ?"],
     },
     KindTable {
-        kind: QuestionKind::ColourInPicture,
+        kind: QuestionKind::ColorInPicture,
         family: Family::Difference,
         weight: 3,
         phrasings: &["what colour is the object in the {ordinal} picture ?"],
@@ -331,6 +336,22 @@ mod tests {
         }
         // The last variant tells how many there are.
         assert_eq!(KINDS.len(), QuestionKind::BoundWord as usize + 1);
+    }
+
+    #[test]
+    fn kinds_are_also_read_as_they_were_spelled_at_first() {
+        for (old, kind) in [
+            ("colour", QuestionKind::Color),
+            ("colour_of_shape", QuestionKind::ColorOfShape),
+            ("shape_of_colour", QuestionKind::ShapeOfColor),
+            ("count_colour", QuestionKind::CountColor),
+            ("colour_in_picture", QuestionKind::ColorInPicture),
+        ] {
+            let today = serde_json::to_value(kind).unwrap();
+            assert_eq!(today, old.replace("colour", "color"));
+            assert_eq!(serde_json::from_value::<QuestionKind>(old.into()).unwrap(), kind);
+            assert_eq!(serde_json::from_value::<QuestionKind>(today).unwrap(), kind);
+        }
     }
 
     #[test]

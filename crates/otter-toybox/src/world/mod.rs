@@ -1,8 +1,8 @@
 //! The toybox: a seeded synthetic visual world written as a MIMIC-IT data set.
 //!
-//! Pictures of a few coloured shapes come with six families of tasks: attributes, referring, counting,
+//! Pictures of a few colored shapes come with six families of tasks: attributes, referring, counting,
 //! relations, spotting the difference between two pictures, and fast binding, where a made-up
-//! word means a concept (a colour and a shape) only through the in-context examples of one prompt.
+//! word means a concept (a color and a shape) only through the in-context examples of one prompt.
 //! Some words and some pairs of concepts never occur in training, so that binding can be measured
 //! on words that have no meaning but the one given in the prompt.
 //!
@@ -30,7 +30,7 @@ pub use options::{FamilyCounts, ToyboxOptions};
 pub use patch_labels::{PatchLabel, patch_labels};
 pub use question::{Example, make_example};
 pub use render::render;
-pub use scene::{Colour, Concept, Object, Scene, Shape, Size};
+pub use scene::{Color, Concept, Object, Scene, Shape, Size};
 pub use seeding::random_stream;
 pub use vocabulary::Vocabulary;
 pub use write::{Summary, write_toybox};

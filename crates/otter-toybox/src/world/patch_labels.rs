@@ -1,7 +1,7 @@
 //! What each patch of a picture shows: targets for pre-training a vision tower.
 
 use super::error::ToyboxError;
-use super::scene::{Colour, Scene, Shape, Size, WORLD_SIDE};
+use super::scene::{Color, Scene, Shape, Size, WORLD_SIDE};
 
 /// An object must cover this share of a patch to be its label; below it the patch is background.
 const LEAST_SHARE: f32 = 0.25;
@@ -13,8 +13,8 @@ pub enum PatchLabel {
     Background,
     /// The object that covers most of the patch.
     Object {
-        /// Its colour.
-        colour: Colour,
+        /// Its color.
+        color: Color,
         /// Its shape.
         shape: Shape,
         /// Its size.
@@ -46,7 +46,7 @@ pub fn patch_labels(scene: &Scene, size: u32, patch: u32) -> Result<Vec<PatchLab
             labels.push(match most {
                 Some(index) if covered[index] as f32 >= LEAST_SHARE * (patch * patch) as f32 => {
                     let object = &scene.objects[index];
-                    PatchLabel::Object { colour: object.colour, shape: object.shape, size: object.size }
+                    PatchLabel::Object { color: object.color, shape: object.shape, size: object.size }
                 }
                 _ => PatchLabel::Background,
             });
@@ -61,18 +61,18 @@ mod tests {
     use super::*;
     use crate::world::{random_stream, render};
 
-    /// The colour of the palette nearest to a pixel.
-    fn nearest(pixel: [u8; 3]) -> Colour {
-        let distance = |colour: &Colour| -> u32 {
-            colour.rgb().iter().zip(pixel).map(|(a, b)| u32::from(a.abs_diff(b)).pow(2)).sum()
+    /// The color of the palette nearest to a pixel.
+    fn nearest(pixel: [u8; 3]) -> Color {
+        let distance = |color: &Color| -> u32 {
+            color.rgb().iter().zip(pixel).map(|(a, b)| u32::from(a.abs_diff(b)).pow(2)).sum()
         };
-        Colour::ALL.into_iter().min_by_key(distance).unwrap()
+        Color::ALL.into_iter().min_by_key(distance).unwrap()
     }
 
     #[test]
     fn labels_agree_with_the_pixels() {
         // Vivid pixels (a channel far from the others, or bright) belong to objects: where a patch
-        // is labelled, most of its vivid pixels have the colour of the label; a background patch
+        // is labeled, most of its vivid pixels have the color of the label; a background patch
         // has few of them.
         let (mut objects, mut agreeing, mut vivid_pixels) = (0, 0, 0);
         for index in 0..100 {
@@ -83,11 +83,11 @@ mod tests {
                 let pixels = (0..16).map(|p| picture.get_pixel(left + p % 4, top + p / 4).0);
                 let vivid: Vec<[u8; 3]> = pixels.filter(|p| *p.iter().max().unwrap() > 150).collect();
                 match label {
-                    PatchLabel::Object { colour, .. } => {
+                    PatchLabel::Object { color, .. } => {
                         objects += 1;
                         vivid_pixels += vivid.len();
-                        agreeing += vivid.iter().filter(|&&pixel| nearest(pixel) == colour).count();
-                        assert!(!vivid.is_empty() || colour == Colour::Purple || colour == Colour::Green);
+                        agreeing += vivid.iter().filter(|&&pixel| nearest(pixel) == color).count();
+                        assert!(!vivid.is_empty() || color == Color::Purple || color == Color::Green);
                     }
                     PatchLabel::Background => {
                         assert!(vivid.len() <= 6, "scene {index} patch {number}: {}", vivid.len());
@@ -106,7 +106,7 @@ mod tests {
             let labels = patch_labels(&scene, 32, 4).unwrap();
             for object in &scene.objects {
                 let label =
-                    PatchLabel::Object { colour: object.colour, shape: object.shape, size: object.size };
+                    PatchLabel::Object { color: object.color, shape: object.shape, size: object.size };
                 assert!(labels.contains(&label), "{object:?}");
             }
         }

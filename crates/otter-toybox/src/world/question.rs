@@ -7,10 +7,10 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use super::binding::BindingEpisode;
 use super::held_out::MadeUpWord;
 use super::language::{
-    CHANGES, COLOUR_NAMES, NOTHING, NUMBER_NAMES, ORDINALS, QuestionKind, RELATIONS, SHAPE_NAMES, SIZE_NAMES,
+    CHANGES, COLOR_NAMES, NOTHING, NUMBER_NAMES, ORDINALS, QuestionKind, RELATIONS, SHAPE_NAMES, SIZE_NAMES,
     YES_NO,
 };
-use super::scene::{Colour, Concept, MAX_OBJECTS, Object, Scene, Shape, Size, WORLD_SIDE, random_size};
+use super::scene::{Color, Concept, MAX_OBJECTS, Object, Scene, Shape, Size, WORLD_SIDE, random_size};
 
 /// How many candidates an open answer is offered with.
 const OPEN_CANDIDATES: usize = 4;
@@ -47,16 +47,16 @@ impl Example {
 /// names a concept by a training word that nothing has introduced.
 pub fn make_example(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example {
     match kind {
-        QuestionKind::Colour | QuestionKind::Shape | QuestionKind::Size | QuestionKind::Describe => {
+        QuestionKind::Color | QuestionKind::Shape | QuestionKind::Size | QuestionKind::Describe => {
             about_single(kind, rank, random)
         }
-        QuestionKind::ColourOfShape | QuestionKind::ShapeOfColour => about_one_of_several(kind, rank, random),
-        QuestionKind::CountAll | QuestionKind::CountColour | QuestionKind::CountShape => {
+        QuestionKind::ColorOfShape | QuestionKind::ShapeOfColor => about_one_of_several(kind, rank, random),
+        QuestionKind::CountAll | QuestionKind::CountColor | QuestionKind::CountShape => {
             counting(kind, rank, random)
         }
         QuestionKind::RelatedObject | QuestionKind::RelationHolds => relation(kind, rank, random),
         QuestionKind::Change => change(rank, random),
-        QuestionKind::ColourInPicture | QuestionKind::ShapeInPicture => in_one_of_two(kind, rank, random),
+        QuestionKind::ColorInPicture | QuestionKind::ShapeInPicture => in_one_of_two(kind, rank, random),
         QuestionKind::MoreObjects => more_objects(rank, random),
         QuestionKind::BoundWord => {
             let words = MadeUpWord::list(false);
@@ -111,7 +111,7 @@ fn among(answer: &str, distractors: Vec<String>, random: &mut ChaCha8Rng) -> Vec
 fn about_single(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example {
     let (mut concept, mut size) = (Concept::random(random), random_size(random));
     match kind {
-        QuestionKind::Colour => concept.colour = Colour::ALL[rank % Colour::ALL.len()],
+        QuestionKind::Color => concept.color = Color::ALL[rank % Color::ALL.len()],
         QuestionKind::Shape => concept.shape = Shape::ALL[rank % Shape::ALL.len()],
         QuestionKind::Size => size = Size::ALL[rank % Size::ALL.len()],
         _ => {
@@ -121,15 +121,15 @@ fn about_single(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Exa
     }
     let object = Object::anywhere(concept, size, random);
     let (answer, candidates) = match kind {
-        QuestionKind::Colour => (object.colour.name().to_string(), owned(&COLOUR_NAMES)),
+        QuestionKind::Color => (object.color.name().to_string(), owned(&COLOR_NAMES)),
         QuestionKind::Shape => (object.shape.name().to_string(), owned(&SHAPE_NAMES)),
         QuestionKind::Size => (object.size.name().to_string(), owned(&SIZE_NAMES)),
         _ => {
-            let colour = other_of(&Colour::ALL, object.colour, random);
+            let color = other_of(&Color::ALL, object.color, random);
             let shape = other_of(&Shape::ALL, object.shape, random);
             let distractors = [
                 Object { size: size.other(), ..object },
-                Object { colour, ..object },
+                Object { color, ..object },
                 Object { shape, ..object },
             ];
             let distractors = distractors.iter().map(Object::phrase).collect();
@@ -147,10 +147,10 @@ fn other_of<T: Copy + PartialEq>(all: &[T], not: T, random: &mut ChaCha8Rng) -> 
 
 /// Two or three objects; the one asked for is the only one with the named attribute.
 fn about_one_of_several(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example {
-    let by_shape = kind == QuestionKind::ColourOfShape;
+    let by_shape = kind == QuestionKind::ColorOfShape;
     let mut asked = Concept::random(random);
     if by_shape {
-        asked.colour = Colour::ALL[rank % Colour::ALL.len()];
+        asked.color = Color::ALL[rank % Color::ALL.len()];
     } else {
         asked.shape = Shape::ALL[rank % Shape::ALL.len()];
     }
@@ -160,8 +160,8 @@ fn about_one_of_several(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng
         if by_shape && concept.shape == asked.shape {
             concept.shape = other_of(&Shape::ALL, asked.shape, random);
         }
-        if !by_shape && concept.colour == asked.colour {
-            concept.colour = other_of(&Colour::ALL, asked.colour, random);
+        if !by_shape && concept.color == asked.color {
+            concept.color = other_of(&Color::ALL, asked.color, random);
         }
         concepts.push(concept);
     }
@@ -169,9 +169,9 @@ fn about_one_of_several(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng
     let scene = Scene::in_cells(&concepts, random);
     if by_shape {
         let question = phrase(kind, &[("{shape}", asked.shape.name())], random);
-        example(kind, scene, question, asked.colour.name(), owned(&COLOUR_NAMES))
+        example(kind, scene, question, asked.color.name(), owned(&COLOR_NAMES))
     } else {
-        let question = phrase(kind, &[("{colour}", asked.colour.name())], random);
+        let question = phrase(kind, &[("{color}", asked.color.name())], random);
         example(kind, scene, question, asked.shape.name(), owned(&SHAPE_NAMES))
     }
 }
@@ -184,7 +184,7 @@ fn counting(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example
         .map(|_| {
             let mut concept = Concept::random(random);
             match kind {
-                QuestionKind::CountColour => concept.colour = asked.colour,
+                QuestionKind::CountColor => concept.color = asked.color,
                 QuestionKind::CountShape => concept.shape = asked.shape,
                 _ => {}
             }
@@ -195,8 +195,8 @@ fn counting(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example
         let total = random.random_range(count..=MAX_OBJECTS);
         concepts.resize_with(total, || {
             let mut concept = Concept::random(random);
-            if kind == QuestionKind::CountColour {
-                concept.colour = other_of(&Colour::ALL, asked.colour, random);
+            if kind == QuestionKind::CountColor {
+                concept.color = other_of(&Color::ALL, asked.color, random);
             } else {
                 concept.shape = other_of(&Shape::ALL, asked.shape, random);
             }
@@ -205,13 +205,13 @@ fn counting(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example
     }
     concepts.shuffle(random);
     let scene = Scene::in_cells(&concepts, random);
-    let blanks = [("{colour}", asked.colour.name()), ("{shapes}", asked.shape.plural())];
+    let blanks = [("{color}", asked.color.name()), ("{shapes}", asked.shape.plural())];
     example(kind, scene, phrase(kind, &blanks, random), NUMBER_NAMES[count - 1], owned(&NUMBER_NAMES))
 }
 
 /// The relations in which `one` stands to `other`, as numbers into [`RELATIONS`].
 fn relations_of(one: &Object, other: &Object) -> Vec<usize> {
-    // Centres in one column (or row) of the grid are closer than a quarter of the picture.
+    // Centers in one column (or row) of the grid are closer than a quarter of the picture.
     let apart = WORLD_SIDE / 4.0;
     let (x, y) = (one.x - other.x, one.y - other.y);
     let holds = [x < -apart, x > apart, y < -apart, y > apart];
@@ -222,7 +222,7 @@ fn relation(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example
     let asked = Concept::from_index(rank / if kind == QuestionKind::RelationHolds { 2 } else { 1 });
     let anchor = Concept::from_index(
         // Any concept but the asked one.
-        asked.colour as usize * Shape::ALL.len()
+        asked.color as usize * Shape::ALL.len()
             + asked.shape as usize
             + random.random_range(1..Concept::COUNT),
     );
@@ -242,9 +242,9 @@ fn relation(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example
         let blanks = [("{relation}", RELATIONS[number]), ("{object}", &*anchor.phrase())];
         let distractors = vec![
             anchor.phrase(),
-            Concept { colour: asked.colour, shape: anchor.shape }.phrase(),
-            Concept { colour: anchor.colour, shape: asked.shape }.phrase(),
-            Concept { colour: other_of(&Colour::ALL, asked.colour, random), ..asked }.phrase(),
+            Concept { color: asked.color, shape: anchor.shape }.phrase(),
+            Concept { color: anchor.color, shape: asked.shape }.phrase(),
+            Concept { color: other_of(&Color::ALL, asked.color, random), ..asked }.phrase(),
             Concept { shape: other_of(&Shape::ALL, asked.shape, random), ..asked }.phrase(),
         ];
         let candidates = among(&asked.phrase(), distractors, random);
@@ -275,16 +275,16 @@ fn comparison(
     made
 }
 
-/// The same object in the same place, with another colour, shape or size, or as it was.
+/// The same object in the same place, with another color, shape or size, or as it was.
 fn change(rank: usize, random: &mut ChaCha8Rng) -> Example {
     let (concept, size) = (Concept::random(random), random_size(random));
     let before = Object::anywhere_fitting(concept, size, Size::Large, random);
     let said = |attribute: usize, from: &str, to: &str| format!("{} from {from} to {to}", CHANGES[attribute]);
     // One way in which each attribute can change.
-    let colour = other_of(&Colour::ALL, before.colour, random);
+    let color = other_of(&Color::ALL, before.color, random);
     let shape = other_of(&Shape::ALL, before.shape, random);
     let changes = [
-        (Object { colour, ..before }, said(0, before.colour.name(), colour.name())),
+        (Object { color, ..before }, said(0, before.color.name(), color.name())),
         (Object { shape, ..before }, said(1, before.shape.name(), shape.name())),
         (Object { size: size.other(), ..before }, said(2, size.name(), size.other().name())),
         (before, NOTHING.to_string()),
@@ -299,9 +299,9 @@ fn change(rank: usize, random: &mut ChaCha8Rng) -> Example {
 /// Two pictures of one object each; the question is about one of them.
 fn in_one_of_two(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Example {
     let mut asked = Concept::random(random);
-    let by_colour = kind == QuestionKind::ColourInPicture;
-    if by_colour {
-        asked.colour = Colour::ALL[rank % Colour::ALL.len()];
+    let by_color = kind == QuestionKind::ColorInPicture;
+    if by_color {
+        asked.color = Color::ALL[rank % Color::ALL.len()];
     } else {
         asked.shape = Shape::ALL[rank % Shape::ALL.len()];
     }
@@ -313,8 +313,8 @@ fn in_one_of_two(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) -> Ex
         Scene::single(Object::anywhere(concept, size, random))
     });
     let question = phrase(kind, &[("{ordinal}", ORDINALS[place])], random);
-    if by_colour {
-        comparison(kind, scenes, question, asked.colour.name(), owned(&COLOUR_NAMES))
+    if by_color {
+        comparison(kind, scenes, question, asked.color.name(), owned(&COLOR_NAMES))
     } else {
         comparison(kind, scenes, question, asked.shape.name(), owned(&SHAPE_NAMES))
     }
@@ -361,16 +361,16 @@ mod tests {
     #[test]
     fn closed_answers_are_balanced() {
         for kind in [
-            QuestionKind::Colour,
+            QuestionKind::Color,
             QuestionKind::Shape,
             QuestionKind::Size,
-            QuestionKind::ColourOfShape,
-            QuestionKind::ShapeOfColour,
+            QuestionKind::ColorOfShape,
+            QuestionKind::ShapeOfColor,
             QuestionKind::CountAll,
-            QuestionKind::CountColour,
+            QuestionKind::CountColor,
             QuestionKind::CountShape,
             QuestionKind::RelationHolds,
-            QuestionKind::ColourInPicture,
+            QuestionKind::ColorInPicture,
             QuestionKind::ShapeInPicture,
             QuestionKind::MoreObjects,
         ] {
@@ -386,11 +386,11 @@ mod tests {
 
     #[test]
     fn answers_are_true_of_the_scene() {
-        for kind in [QuestionKind::ColourOfShape, QuestionKind::ShapeOfColour] {
+        for kind in [QuestionKind::ColorOfShape, QuestionKind::ShapeOfColor] {
             for made in some(kind, 100) {
                 let named = |o: &&Object| {
                     let attribute =
-                        if kind == QuestionKind::ColourOfShape { o.shape.name() } else { o.colour.name() };
+                        if kind == QuestionKind::ColorOfShape { o.shape.name() } else { o.color.name() };
                     made.question.split(' ').any(|word| word == attribute)
                 };
                 let asked: Vec<&Object> = made.scenes[0].objects.iter().filter(named).collect();
@@ -398,10 +398,10 @@ mod tests {
                 assert!(asked[0].phrase().contains(&made.answer));
             }
         }
-        for (kind, pick) in [(QuestionKind::CountColour, 0), (QuestionKind::CountShape, 1)] {
+        for (kind, pick) in [(QuestionKind::CountColor, 0), (QuestionKind::CountShape, 1)] {
             for made in some(kind, 100) {
                 let named = |o: &&Object| {
-                    let attribute = if pick == 0 { o.colour.name() } else { o.shape.plural() };
+                    let attribute = if pick == 0 { o.color.name() } else { o.shape.plural() };
                     made.question.split(' ').any(|word| word == attribute)
                 };
                 let count = made.scenes[0].objects.iter().filter(named).count();
@@ -428,7 +428,7 @@ mod tests {
             assert_eq!(made.answer == "the first", first_has_more);
             assert_ne!(made.scenes[0].objects.len(), made.scenes[1].objects.len());
         }
-        for kind in [QuestionKind::ColourInPicture, QuestionKind::ShapeInPicture] {
+        for kind in [QuestionKind::ColorInPicture, QuestionKind::ShapeInPicture] {
             for made in some(kind, 100) {
                 let place = usize::from(made.question.contains("second"));
                 assert!(made.scenes[place].objects[0].phrase().contains(&made.answer));

@@ -14,7 +14,7 @@ const SAMPLES: usize = 2;
 /// Standard deviation of the noise of a channel, of 255.
 const NOISE: f32 = 0.03 * 255.0;
 
-/// Draws a scene as `size`×`size` pixels. `seed` decides the background, the jitter of the colours
+/// Draws a scene as `size`×`size` pixels. `seed` decides the background, the jitter of the colors
 /// and the noise; memory grows with the square of `size` (the writer accepts 32 to 64).
 pub fn render(scene: &Scene, size: u32, seed: u64) -> RgbImage {
     let mut random = random_stream(seed, "pixels", 0);
@@ -25,8 +25,8 @@ pub fn render(scene: &Scene, size: u32, seed: u64) -> RgbImage {
     let mut pixels = vec![background; side * side];
     for object in &scene.objects {
         let gain = random.random_range(0.88..1.05_f32);
-        let colour = object.colour.rgb().map(|value| (f32::from(value) * gain).min(255.0));
-        draw(object, colour, side, &mut pixels);
+        let color = object.color.rgb().map(|value| (f32::from(value) * gain).min(255.0));
+        draw(object, color, side, &mut pixels);
     }
     let mut picture = RgbImage::new(size, size);
     for (target, pixel) in picture.pixels_mut().zip(&pixels) {
@@ -37,12 +37,12 @@ pub fn render(scene: &Scene, size: u32, seed: u64) -> RgbImage {
 }
 
 /// Blends one object over the pixels (side × side, row by row).
-fn draw(object: &Object, colour: [f32; 3], side: usize, pixels: &mut [[f32; 3]]) {
+fn draw(object: &Object, color: [f32; 3], side: usize, pixels: &mut [[f32; 3]]) {
     let samples_a_unit = (side * SAMPLES) as f32 / WORLD_SIDE;
     let reach = object.size.half_extent() + 1.0;
-    let range = |centre: f32| {
+    let range = |center: f32| {
         let to_pixel = |place: f32| (place * side as f32 / WORLD_SIDE).clamp(0.0, side as f32) as usize;
-        to_pixel(centre - reach)..(to_pixel(centre + reach) + 1).min(side)
+        to_pixel(center - reach)..(to_pixel(center + reach) + 1).min(side)
     };
     for row in range(object.y) {
         for column in range(object.x) {
@@ -55,14 +55,14 @@ fn draw(object: &Object, colour: [f32; 3], side: usize, pixels: &mut [[f32; 3]])
             }
             let coverage = coverage / (SAMPLES * SAMPLES) as f32;
             let pixel = &mut pixels[row * side + column];
-            for (value, target) in pixel.iter_mut().zip(colour) {
+            for (value, target) in pixel.iter_mut().zip(color) {
                 *value += (target - *value) * coverage;
             }
         }
     }
 }
 
-/// Nearly normal noise of unit variance: the sum of four random bytes, centred. A byte of 256
+/// Nearly normal noise of unit variance: the sum of four random bytes, centered. A byte of 256
 /// equally likely values has variance (256² − 1) / 12.
 fn noise(random: &mut ChaCha8Rng) -> f32 {
     let sum: i32 = random.next_u32().to_le_bytes().iter().map(|&byte| i32::from(byte)).sum();
@@ -72,34 +72,34 @@ fn noise(random: &mut ChaCha8Rng) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::world::scene::{Colour, Concept, Shape, Size};
+    use crate::world::scene::{Color, Concept, Shape, Size};
 
-    fn centred(colour: Colour, shape: Shape) -> Scene {
-        Scene::single(Object { colour, shape, size: Size::Large, x: 16.0, y: 16.0 })
+    fn centered(color: Color, shape: Shape) -> Scene {
+        Scene::single(Object { color, shape, size: Size::Large, x: 16.0, y: 16.0 })
     }
 
-    /// The colour of the palette nearest to a pixel.
-    fn nearest(pixel: Rgb<u8>) -> Colour {
-        let distance = |colour: &Colour| -> i32 {
-            colour.rgb().iter().zip(pixel.0).map(|(&a, b)| (i32::from(a) - i32::from(b)).pow(2)).sum()
+    /// The color of the palette nearest to a pixel.
+    fn nearest(pixel: Rgb<u8>) -> Color {
+        let distance = |color: &Color| -> i32 {
+            color.rgb().iter().zip(pixel.0).map(|(&a, b)| (i32::from(a) - i32::from(b)).pow(2)).sum()
         };
-        Colour::ALL.into_iter().min_by_key(distance).unwrap_or(Colour::Red)
+        Color::ALL.into_iter().min_by_key(distance).unwrap_or(Color::Red)
     }
 
     #[test]
     fn the_same_seed_gives_the_same_bytes() {
-        let scene = centred(Colour::Red, Shape::Ring);
+        let scene = centered(Color::Red, Shape::Ring);
         assert_eq!(render(&scene, 32, 7), render(&scene, 32, 7));
         assert_ne!(render(&scene, 32, 7), render(&scene, 32, 8));
     }
 
     #[test]
-    fn the_middle_of_an_object_has_its_colour() {
-        for colour in Colour::ALL {
+    fn the_middle_of_an_object_has_its_color() {
+        for color in Color::ALL {
             for seed in 0..40 {
                 for size in [32, 48, 64] {
-                    let picture = render(&centred(colour, Shape::Square), size, seed);
-                    assert_eq!(nearest(*picture.get_pixel(size / 2, size / 2)), colour, "{size} {seed}");
+                    let picture = render(&centered(color, Shape::Square), size, seed);
+                    assert_eq!(nearest(*picture.get_pixel(size / 2, size / 2)), color, "{size} {seed}");
                 }
             }
         }
@@ -109,7 +109,7 @@ mod tests {
     fn shapes_differ_in_many_pixels() {
         for first in 0..6 {
             for second in 0..first {
-                let picture = |index: usize| render(&centred(Colour::White, Shape::ALL[index]), 32, 1);
+                let picture = |index: usize| render(&centered(Color::White, Shape::ALL[index]), 32, 1);
                 let (a, b) = (picture(first), picture(second));
                 let far = |(a, b): &(&Rgb<u8>, &Rgb<u8>)| a.0[0].abs_diff(b.0[0]) > 60;
                 let differing = a.pixels().zip(b.pixels()).filter(far).count();
@@ -131,7 +131,7 @@ mod tests {
     fn an_object_outside_the_picture_is_harmless() {
         let concept = Concept::from_index(0);
         let object =
-            Object { colour: concept.colour, shape: concept.shape, size: Size::Large, x: -100.0, y: 500.0 };
+            Object { color: concept.color, shape: concept.shape, size: Size::Large, x: -100.0, y: 500.0 };
         assert_eq!(render(&Scene::single(object), 32, 1).dimensions(), (32, 32));
     }
 }

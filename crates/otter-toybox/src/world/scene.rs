@@ -1,11 +1,11 @@
-//! Scenes: coloured shapes at positions. Lengths are in world units; a picture is 32 units wide
+//! Scenes: colored shapes at positions. Lengths are in world units; a picture is 32 units wide
 //! whatever its number of pixels.
 
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-use super::language::{COLOUR_NAMES, SHAPE_NAMES, SHAPE_PLURALS, SIZE_NAMES};
+use super::language::{COLOR_NAMES, SHAPE_NAMES, SHAPE_PLURALS, SIZE_NAMES};
 
 /// Side length of a picture in world units.
 pub const WORLD_SIDE: f32 = 32.0;
@@ -13,10 +13,10 @@ pub const WORLD_SIDE: f32 = 32.0;
 /// Most objects in one scene: one per cell of a 2×2 grid.
 pub const MAX_OBJECTS: usize = 4;
 
-/// A colour.
+/// A color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names say it")]
-pub enum Colour {
+pub enum Color {
     Red,
     Green,
     Blue,
@@ -27,8 +27,8 @@ pub enum Colour {
     White,
 }
 
-impl Colour {
-    /// All colours.
+impl Color {
+    /// All colors.
     pub const ALL: [Self; 8] = [
         Self::Red,
         Self::Green,
@@ -42,7 +42,7 @@ impl Colour {
 
     /// Its word.
     pub fn name(self) -> &'static str {
-        COLOUR_NAMES[self as usize]
+        COLOR_NAMES[self as usize]
     }
 
     /// Red, green, blue before any jitter.
@@ -119,20 +119,20 @@ impl Size {
 /// A visual concept: what a made-up word can mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Concept {
-    /// Its colour.
-    pub colour: Colour,
+    /// Its color.
+    pub color: Color,
     /// Its shape.
     pub shape: Shape,
 }
 
 impl Concept {
     /// Number of concepts.
-    pub const COUNT: usize = Colour::ALL.len() * Shape::ALL.len();
+    pub const COUNT: usize = Color::ALL.len() * Shape::ALL.len();
 
     /// The concept with a number below [`Concept::COUNT`]; larger numbers wrap around.
     pub fn from_index(index: usize) -> Self {
         let index = index % Self::COUNT;
-        Self { colour: Colour::ALL[index / Shape::ALL.len()], shape: Shape::ALL[index % Shape::ALL.len()] }
+        Self { color: Color::ALL[index / Shape::ALL.len()], shape: Shape::ALL[index % Shape::ALL.len()] }
     }
 
     /// A concept drawn uniformly.
@@ -142,34 +142,34 @@ impl Concept {
 
     /// For example `red circle`.
     pub fn phrase(self) -> String {
-        format!("{} {}", self.colour.name(), self.shape.name())
+        format!("{} {}", self.color.name(), self.shape.name())
     }
 }
 
 /// One object.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Object {
-    /// Its colour.
-    pub colour: Colour,
+    /// Its color.
+    pub color: Color,
     /// Its shape.
     pub shape: Shape,
     /// Its size.
     pub size: Size,
-    /// Centre from the left edge, in world units (0 to 32).
+    /// Center from the left edge, in world units (0 to 32).
     pub x: f32,
-    /// Centre from the top edge, in world units (0 to 32).
+    /// Center from the top edge, in world units (0 to 32).
     pub y: f32,
 }
 
 impl Object {
-    /// Colour and shape.
+    /// Color and shape.
     pub fn concept(&self) -> Concept {
-        Concept { colour: self.colour, shape: self.shape }
+        Concept { color: self.color, shape: self.shape }
     }
 
     /// For example `small red circle`.
     pub fn phrase(&self) -> String {
-        format!("{} {} {}", self.size.name(), self.colour.name(), self.shape.name())
+        format!("{} {} {}", self.size.name(), self.color.name(), self.shape.name())
     }
 
     /// An object anywhere in the picture, fully visible.
@@ -181,7 +181,7 @@ impl Object {
     pub fn anywhere_fitting(concept: Concept, size: Size, room: Size, random: &mut ChaCha8Rng) -> Self {
         let (low, high) = (room.half_extent() + 0.5, WORLD_SIDE - 0.5 - room.half_extent());
         let (x, y) = (random.random_range(low..high), random.random_range(low..high));
-        Self { colour: concept.colour, shape: concept.shape, size, x, y }
+        Self { color: concept.color, shape: concept.shape, size, x, y }
     }
 
     /// An object near the middle of one of the four cells (row by row).
@@ -191,7 +191,7 @@ impl Object {
         let mut place =
             |number: usize| half_cell + 2.0 * half_cell * number as f32 + random.random_range(-slack..slack);
         let (x, y) = (place(cell % 2), place(cell / 2 % 2));
-        Self { colour: concept.colour, shape: concept.shape, size, x, y }
+        Self { color: concept.color, shape: concept.shape, size, x, y }
     }
 
     /// Signed distance of a point to the outline, negative inside, in world units. Exact for the
@@ -203,7 +203,7 @@ impl Object {
         match self.shape {
             Shape::Circle => (x * x + y * y).sqrt() - half,
             Shape::Square => width.max(height) - 0.88 * half,
-            // The apex points up; 0.447 normalises the slope of the two sides.
+            // The apex points up; 0.447 normalizes the slope of the two sides.
             Shape::Triangle => (y - 0.85 * half).max((2.0 * width - (y + half)) * 0.447),
             Shape::Cross => (width.min(height) - 0.3 * half).max(width.max(height) - half),
             Shape::Ring => ((x * x + y * y).sqrt() - 0.75 * half).abs() - 0.25 * half,

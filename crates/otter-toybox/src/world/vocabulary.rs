@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ToyboxError;
 use super::language::{
-    COLOUR_NAMES, FIRST_SYLLABLES, FUNCTION_WORDS, NUMBER_NAMES, PUNCTUATION, SECOND_SYLLABLES, SHAPE_NAMES,
+    COLOR_NAMES, FIRST_SYLLABLES, FUNCTION_WORDS, NUMBER_NAMES, PUNCTUATION, SECOND_SYLLABLES, SHAPE_NAMES,
     SHAPE_PLURALS, SIZE_NAMES, YES_NO,
 };
 
@@ -44,7 +44,7 @@ impl Vocabulary {
             .iter()
             .chain(PUNCTUATION)
             .chain(FUNCTION_WORDS)
-            .chain(&COLOUR_NAMES)
+            .chain(&COLOR_NAMES)
             .chain(&SHAPE_NAMES)
             .chain(&SHAPE_PLURALS)
             .chain(&SIZE_NAMES)
@@ -243,7 +243,7 @@ mod tests {
         let vocabulary = Vocabulary::new();
         for syllable in FIRST_SYLLABLES {
             assert_eq!(vocabulary.pieces().iter().filter(|piece| *piece == syllable).count(), 1);
-            assert!(!FUNCTION_WORDS.contains(&syllable) && !COLOUR_NAMES.contains(&syllable));
+            assert!(!FUNCTION_WORDS.contains(&syllable) && !COLOR_NAMES.contains(&syllable));
             assert!(!SHAPE_NAMES.contains(&syllable) && !SECOND_SYLLABLES.contains(&syllable));
         }
         for syllable in SECOND_SYLLABLES {

@@ -103,7 +103,7 @@ fn model_of(text: TextConfig, max_num_media: Option<usize>) -> (Otter, Parameter
         train_full_model: false,
     };
     let (otter, specs) = Otter::new(&config).unwrap();
-    let mut parameters = Parameters::initialise(&specs, 3, Device::Cpu);
+    let mut parameters = Parameters::initialize(&specs, 3, Device::Cpu);
     for parameter in parameters.iter_mut() {
         // Closed gates would hide the images, small weights the differences between candidates.
         let gate = parameter.name.contains("gate") && parameter.tensor.len() == 1;

@@ -218,19 +218,18 @@ fn in_context_examples_are_of_the_same_kind_of_question() {
     let truths = read(&folder.path().join("eval/TOYATTR_truth.json"));
     let records = read(&folder.path().join("eval/TOYATTR_instructions.json"));
     let contexts = read(&folder.path().join("eval/TOYATTR_4shot_train.json"));
-    let colours: Vec<String> = truths
+    let colors: Vec<String> = truths
         .as_object()
         .unwrap()
         .values()
-        .find(|truth| truth["kind"] == "colour")
+        .find(|truth| truth["kind"] == "color")
         .map(|truth| strings(&truth["candidates"]))
         .unwrap();
     for (query, context) in contexts.as_object().unwrap() {
         for id in strings(context) {
             let answer = records["data"][&id]["answer"].as_str().unwrap().to_string();
-            let about_colour =
-                ["colour", "colour_of_shape"].map(Value::from).contains(&truths[query]["kind"]);
-            assert_eq!(colours.contains(&answer), about_colour, "{query} {id}");
+            let about_color = ["color", "color_of_shape"].map(Value::from).contains(&truths[query]["kind"]);
+            assert_eq!(colors.contains(&answer), about_color, "{query} {id}");
             assert!(truths.get(&id).is_none(), "an example is never a query");
         }
     }

@@ -79,7 +79,7 @@ fn flatten(prefix: &str, value: &toml::Value, out: &mut BTreeMap<String, String>
                 flatten(&path, value, out);
             }
         }
-        // Which of several cards makes no difference.
+        // Which of several GPUs makes no difference.
         toml::Value::String(device) if prefix == "train.device" && device.starts_with("cuda:") => {
             out.insert(prefix.to_owned(), "\"cuda\"".to_owned());
         }

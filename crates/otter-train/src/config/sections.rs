@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use otter_data::{DataConfig, Packing};
-use otter_nn::{DType, QuantisedFormat};
+use otter_nn::{DType, QuantizedFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::optim::{AdamWOptions, DecayRule, MomentPrecision, ScheduleName};
@@ -45,15 +45,15 @@ pub struct ModelSection {
     /// Parts of parameter names, with `freeze = "patterns"`: trained is what contains one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trainable: Vec<String>,
-    /// Keep only the input of each decoder layer and run it again in the reverse pass: less memory, about a third
+    /// Keep only the input of each decoder layer and run it again in the backward pass: less memory, about a third
     /// more time. Default: false.
     #[serde(default)]
     pub recompute: bool,
-    /// Keep large frozen matrices in blocks of 8 bits (`q8_0`) or 4 (`q4_k`), quantised as they are read; what is trained stays
+    /// Keep large frozen matrices in blocks of 8 bits (`q8_0`) or 4 (`q4_k`), quantized as they are read; what is trained stays
     /// in 32 bits, and tables of tokens, vision tower and resampler have at least 8. Default: as the file has them, or what
     /// `train.memory` needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quantize: Option<QuantisedFormat>,
+    pub quantize: Option<QuantizedFormat>,
 }
 
 /// Which parameters are trained.
@@ -193,7 +193,7 @@ pub struct TrainSection {
     /// Size up to which that folder grows, for one tower. Default: 50.
     #[serde(default = "default_vision_cache_gib")]
     pub vision_cache_gib: f64,
-    /// Memory that the run may take, of the card where it computes on one, for example `"22GiB"`. What does not fit is made smaller, the cheapest change first:
+    /// Memory that the run may take, of the GPU where it computes on one, for example `"22GiB"`. What does not fit is made smaller, the cheapest change first:
     /// `model.recompute`, `train.moments`, and `model.quantize` as far as it is not given. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
@@ -222,17 +222,17 @@ pub struct TrainSection {
     /// How many of the newest checkpoints stay; 0: all. Default: 2.
     #[serde(default = "default_keep")]
     pub keep_checkpoints: usize,
-    /// What a checkpoint's model folder holds. Default: `full`; `trainable` when the frozen part is quantised or larger than
+    /// What a checkpoint's model folder holds. Default: `full`; `trainable` when the frozen part is quantized or larger than
     /// 4 GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub save: Option<SaveWeights>,
     /// Metrics every so many steps. Default: 1.
     #[serde(default = "one_step")]
     pub log_every: u64,
-    /// Where the run computes: `cpu`, `cuda`, or `cuda:N` of several cards. Default: `cpu`.
+    /// Where the run computes: `cpu`, `cuda`, or `cuda:N` of several GPUs. Default: `cpu`.
     #[serde(default = "cpu", skip_serializing_if = "is_cpu")]
     pub device: String,
-    /// `f32`, or on a card `bf16`: products of factors rounded to bfloat16, everything else in f32. Default: `f32`.
+    /// `f32`, or on a GPU `bf16`: products of factors rounded to bfloat16, everything else in f32. Default: `f32`.
     #[serde(default = "f32_products", deserialize_with = "products", skip_serializing_if = "is_f32")]
     pub dtype: DType,
     /// Computing threads; 0: one a core. Default: 0.

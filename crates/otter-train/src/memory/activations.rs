@@ -1,4 +1,4 @@
-//! How much memory one forward and reverse pass of an Otter needs beyond the weights, from sizes alone.
+//! How much memory one forward and backward pass of an Otter needs beyond the weights, from sizes alone.
 //!
 //! With rows = batch x length, D, I, K the widths of the language model, of its feed-forward and of its keys, and E the
 //! width of the heads of gated cross-attention, in elements of 4 bytes:
@@ -9,7 +9,7 @@
 //! recompute        rows D a layer, and the above for one layer at a time
 //! resampler layer  latents (2 V + 2 E + ff V) + 2 E (patches + latents)
 //! vision tower     frozen: one layer of eight images at a time; trained: rows (6 V + I) a layer
-//! working memory   the larger of the reverse pass of one layer and the frozen vision tower
+//! working memory   the larger of the backward pass of one layer and the frozen vision tower
 //! logits           one chunk of target rows x vocabulary
 //! ```
 
@@ -20,7 +20,7 @@ use crate::memory::{BatchShape, PlanItem};
 /// What of a model is trained, as far as it decides about activations.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainedParts {
-    /// First decoder layer that keeps something for the reverse pass.
+    /// First decoder layer that keeps something for the backward pass.
     pub first_layer: usize,
     /// Whether the vision tower is trained.
     pub vision: bool,
@@ -102,7 +102,7 @@ pub fn activation_plan(
         ),
         PlanItem::new("resampler activations", 4 * resampler, format!("{} layers", config.perceiver.depth)),
         PlanItem::new("logits", 4 * logits, format!("{chunk} target rows at a time")),
-        PlanItem::new("working memory", 4 * working, "reverse pass of one layer, or the vision tower"),
+        PlanItem::new("working memory", 4 * working, "backward pass of one layer, or the vision tower"),
     ]
 }
 

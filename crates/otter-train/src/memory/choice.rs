@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use otter_nn::QuantisedFormat;
+use otter_nn::QuantizedFormat;
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
@@ -16,12 +16,12 @@ use crate::optim::MomentPrecision;
 /// What can be made smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// Run decoder layers again in the reverse pass instead of keeping their activations.
+    /// Run decoder layers again in the backward pass instead of keeping their activations.
     pub recompute: bool,
     /// How AdamW keeps its moments.
     pub moments: MomentPrecision,
     /// Blocks that large frozen matrices are kept in.
-    pub quantize: Option<QuantisedFormat>,
+    pub quantize: Option<QuantizedFormat>,
 }
 
 impl Choice {
@@ -60,7 +60,7 @@ impl Choice {
         let recompute = if config.model.recompute { vec![true] } else { vec![false, true] };
         let quantize = match config.model.quantize {
             Some(given) => vec![Some(given)],
-            None => vec![None, Some(QuantisedFormat::Q8_0), Some(QuantisedFormat::Q4K)],
+            None => vec![None, Some(QuantizedFormat::Q8_0), Some(QuantizedFormat::Q4K)],
         };
         let mut all = Vec::new();
         for &quantize in &quantize {
@@ -82,8 +82,8 @@ impl Choice {
         }
         match self.quantize {
             _ if self.quantize == before.quantize => {}
-            Some(QuantisedFormat::Q8_0) => changes.push("model.quantize = \"q8_0\""),
-            Some(QuantisedFormat::Q4K) => changes.push("model.quantize = \"q4_k\""),
+            Some(QuantizedFormat::Q8_0) => changes.push("model.quantize = \"q8_0\""),
+            Some(QuantizedFormat::Q4K) => changes.push("model.quantize = \"q4_k\""),
             None => {}
         }
         changes
@@ -178,8 +178,8 @@ mod tests {
         let moments = if choice.moments == MomentPrecision::Full { 80 } else { 20 };
         let weights = match choice.quantize {
             None => 100,
-            Some(QuantisedFormat::Q8_0) => 60,
-            Some(QuantisedFormat::Q4K) => 30,
+            Some(QuantizedFormat::Q8_0) => 60,
+            Some(QuantizedFormat::Q4K) => 30,
         };
         let items = [
             ("weights", weights),
@@ -200,15 +200,15 @@ mod tests {
         assert_eq!(chosen(&[], 229), (true, Full, 190));
         assert_eq!(chosen(&[], 189), (false, EightBit, 170));
         assert_eq!(chosen(&[], 169), (true, EightBit, 130));
-        let quantised = |limit| fit(&config(&[]), limit, plan).unwrap().choice.quantize;
+        let quantized = |limit| fit(&config(&[]), limit, plan).unwrap().choice.quantize;
         assert_eq!(
-            [130, 129, 90, 89, 60].map(quantised),
+            [130, 129, 90, 89, 60].map(quantized),
             [
                 None,
-                Some(QuantisedFormat::Q8_0),
-                Some(QuantisedFormat::Q8_0),
-                Some(QuantisedFormat::Q4K),
-                Some(QuantisedFormat::Q4K)
+                Some(QuantizedFormat::Q8_0),
+                Some(QuantizedFormat::Q8_0),
+                Some(QuantizedFormat::Q4K),
+                Some(QuantizedFormat::Q4K)
             ]
         );
         // What is given stays.

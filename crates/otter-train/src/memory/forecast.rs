@@ -10,7 +10,7 @@ use otter_checkpoint::{
 };
 use otter_data::{Dataset, Loader, LoaderOptions, TextTokenizer};
 use otter_model::{FreezeRule, Otter};
-use otter_nn::{ParameterSpecs, QuantisedFormat};
+use otter_nn::{ParameterSpecs, QuantizedFormat};
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
@@ -32,7 +32,7 @@ pub(crate) struct Base {
     /// The tokenizer.
     pub tokenizer: Arc<TextTokenizer>,
     /// Blocks of the frozen matrices under a trained part.
-    pub quantised: Option<QuantisedFormat>,
+    pub quantized: Option<QuantizedFormat>,
     /// The trained parts over the model, the lowest first.
     parts: Vec<Weights>,
     directory: PathBuf,
@@ -51,7 +51,7 @@ impl Base {
     /// When a file is missing or damaged.
     pub(crate) fn open(directory: &Path) -> Result<Self> {
         let (whole, parts) = TrainedPart::chain(directory)?;
-        let quantised = TrainedPart::read(directory)?.map(|part| part.quantise()).transpose()?.flatten();
+        let quantized = TrainedPart::read(directory)?.map(|part| part.quantize()).transpose()?.flatten();
         let parts = parts.iter().map(|part| Weights::open_file(&part.join(TRAINED_FILE)));
         let checkpoint = Checkpoint::open(&whole)?;
         let (_, specs) = Otter::new(&checkpoint.config.model)
@@ -60,7 +60,7 @@ impl Base {
             tokenizer: Arc::new(load_tokenizer(directory)?),
             checkpoint,
             specs,
-            quantised,
+            quantized,
             parts: parts.collect::<Result<_, _>>()?,
             directory: whole,
         })
@@ -70,7 +70,7 @@ impl Base {
     fn weights(&self, rule: &FreezeRule, choice: Choice) -> Result<WeightPlan> {
         let config = &self.checkpoint.config.model;
         let is_trained = |name: &str| rule.is_trainable(config, name);
-        let options = LoadOptions { quantise: choice.quantize, keep: Some(&is_trained) };
+        let options = LoadOptions { quantize: choice.quantize, keep: Some(&is_trained) };
         let mut plan = WeightPlan::default();
         for spec in self.specs.iter() {
             let elements = spec.len() as u64;
@@ -80,9 +80,9 @@ impl Base {
                 _ if is_trained(&spec.name) => (Kept::Trained, 4 * elements),
                 PlannedWeight::Full => (Kept::Full, 4 * elements),
                 PlannedWeight::Half => (Kept::Half, 2 * elements),
-                PlannedWeight::Quantised(format) => {
+                PlannedWeight::Quantized(format) => {
                     let (rows, width) = (spec.shape[0], spec.shape[1]);
-                    (Kept::Quantised(format), (rows * format.row_bytes(width)) as u64)
+                    (Kept::Quantized(format), (rows * format.row_bytes(width)) as u64)
                 }
             };
             plan.add(kept, elements, bytes);

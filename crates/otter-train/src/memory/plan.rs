@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use otter_nn::{Parameters, QuantisedFormat, Weight};
+use otter_nn::{Parameters, QuantizedFormat, Weight};
 
 use crate::optim::MomentPrecision;
 
@@ -39,7 +39,7 @@ impl PlanItem {
     }
 }
 
-/// An itemised plan.
+/// An itemized plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// The lines.
@@ -56,7 +56,7 @@ pub enum Kept {
     /// Frozen, in 16 bits.
     Half,
     /// Frozen, in blocks.
-    Quantised(QuantisedFormat),
+    Quantized(QuantizedFormat),
 }
 
 /// Elements and bytes of parameters that are kept in the same way.
@@ -84,7 +84,7 @@ impl WeightPlan {
                 _ if parameter.trainable => Kept::Trained,
                 Weight::Full(_) => Kept::Full,
                 Weight::F16(_) | Weight::Bf16(_) => Kept::Half,
-                Weight::Quantised(matrix) => Kept::Quantised(matrix.format()),
+                Weight::Quantized(matrix) => Kept::Quantized(matrix.format()),
             };
             plan.add(kept, parameter.tensor.len() as u64, parameter.tensor.bytes());
         }
@@ -93,7 +93,7 @@ impl WeightPlan {
 
     /// Adds a parameter.
     pub fn add(&mut self, kept: Kept, elements: u64, bytes: u64) {
-        if let Kept::Quantised(_) = kept {
+        if let Kept::Quantized(_) = kept {
             self.largest_blocks = self.largest_blocks.max(elements);
         }
         match self.parts.iter_mut().find(|part| part.kept == kept) {
@@ -110,9 +110,9 @@ impl WeightPlan {
         self.parts.iter().filter(|part| part.kept == Kept::Trained).map(|part| part.elements).sum()
     }
 
-    /// What a card needs besides: see `otter_cuda`.
-    fn card_items(&self) -> Option<PlanItem> {
-        let bytes = otter_cuda::quantised::TILE_BYTES.min(4 * self.largest_blocks);
+    /// What a GPU needs besides: see `otter_cuda`.
+    fn gpu_items(&self) -> Option<PlanItem> {
+        let bytes = otter_cuda::quantized::TILE_BYTES.min(4 * self.largest_blocks);
         (bytes > 0).then(|| PlanItem::new("widened blocks", bytes, "a part of a frozen matrix at a time"))
     }
 
@@ -122,8 +122,8 @@ impl WeightPlan {
                 Kept::Trained => ("trained weights", "4 bytes"),
                 Kept::Full => ("frozen weights, 32 bits", "4 bytes"),
                 Kept::Half => ("frozen weights, 16 bits", "2 bytes"),
-                Kept::Quantised(QuantisedFormat::Q8_0) => ("frozen weights, q8_0", "8.5 bits"),
-                Kept::Quantised(QuantisedFormat::Q4K) => ("frozen weights, q4_k", "4.5 bits"),
+                Kept::Quantized(QuantizedFormat::Q8_0) => ("frozen weights, q8_0", "8.5 bits"),
+                Kept::Quantized(QuantizedFormat::Q4K) => ("frozen weights, q4_k", "4.5 bits"),
             };
             PlanItem::new(name, part.bytes, format!("{} parameters x {size}", part.elements))
         };
@@ -138,7 +138,7 @@ pub struct Holdings<'a> {
     pub weights: &'a WeightPlan,
     /// How AdamW keeps its moments.
     pub moments: MomentPrecision,
-    /// What the process holds besides, where it computes itself; a card has its own memory.
+    /// What the process holds besides, where it computes itself; a GPU has its own memory.
     pub host: Option<HostHoldings>,
 }
 
@@ -171,7 +171,7 @@ impl MemoryPlan {
         items.push(PlanItem::new("optimizer moments", moments.bytes(trained), how));
         items.extend(activations);
         let Some(HostHoldings { loader, pictures, process }) = host else {
-            items.extend(weights.card_items());
+            items.extend(weights.gpu_items());
             return Self { items };
         };
         items.push(PlanItem::new("samples ahead", loader, "pictures of samples that wait finished"));
@@ -239,8 +239,8 @@ mod tests {
         assert_eq!(plan.total(), 1200 + 400 + 1200 + 400 + 800 + (1 << 20) + 17);
         let eight = Holdings { moments: MomentPrecision::EightBit, ..holdings };
         assert_eq!(MemoryPlan::new(eight, activations()).total(), plan.total() - 600 + 8);
-        let card = MemoryPlan::new(Holdings { host: None, ..holdings }, activations());
-        assert_eq!(card.total(), plan.total() - 17);
+        let gpu = MemoryPlan::new(Holdings { host: None, ..holdings }, activations());
+        assert_eq!(gpu.total(), plan.total() - 17);
         let text = plan.to_string();
         for expected in [
             "trained weights",

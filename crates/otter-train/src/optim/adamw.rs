@@ -1,8 +1,8 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) over the trained parameters of a model. Moments
 //! are where the parameters are, in 32 bits or in 8.
 
+use otter_nn::backend::cpu::adamw_eight_bit;
 use otter_nn::backend::{AdamWStep, MomentKind, Moments};
-use otter_nn::kernels::adamw_eight_bit;
 use otter_nn::{Device, Gradients, Parameters, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +13,9 @@ use crate::run::tensors_file::{StateElements, StateElementsMut};
 #[serde(rename_all = "snake_case")]
 pub enum DecayRule {
     /// The original's: everything in a gated cross-attention block but its gates, biases and parameters named
-    /// "norm". The gain of the feed-forward's layer norm is decayed, because its name lacks that word.
+    /// "norm". The weight of the feed-forward's layer norm is decayed, because its name lacks that word.
     Reference,
-    /// The same without that gain: weight matrices only.
+    /// The same without that weight: weight matrices only.
     #[default]
     Matrices,
 }
@@ -252,7 +252,7 @@ mod tests {
         for (name, length) in names {
             specs.add(*name, &[*length], Init::Ones);
         }
-        let mut parameters = Parameters::initialise(&specs, 0, Device::Cpu);
+        let mut parameters = Parameters::initialize(&specs, 0, Device::Cpu);
         parameters.set_trainable(|name| !name.starts_with("frozen"));
         let gradients = Gradients::new(&parameters);
         (parameters, gradients)
@@ -406,7 +406,7 @@ mod tests {
         }
     }
 
-    /// Minimises sum of (x - target)² with curvatures of 1e-2 to 1e2 beside each other, gradients with noise; the mean distance over
+    /// Minimizes sum of (x - target)² with curvatures of 1e-2 to 1e2 beside each other, gradients with noise; the mean distance over
     /// the last steps, relative to the distance at the start.
     fn quadratic(moments: MomentPrecision, noise: f32) -> f64 {
         const LENGTH: usize = 1000;

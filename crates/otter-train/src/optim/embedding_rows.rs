@@ -47,7 +47,7 @@ mod tests {
         specs.add("other", &[3, 2], Init::Ones);
         specs.add("embed", &[3, 2], Init::Ones);
         specs.add("frozen_head", &[3, 2], Init::Ones);
-        let mut parameters = Parameters::initialise(&specs, 0, Device::Cpu);
+        let mut parameters = Parameters::initialize(&specs, 0, Device::Cpu);
         parameters.set_trainable(|name| name != "frozen_head");
         let mut gradients = Gradients::new(&parameters);
         gradients.iter_mut().for_each(|g| *g = 1.0);

@@ -19,24 +19,24 @@ pub(crate) fn products<'de, D: Deserializer<'de>>(deserializer: D) -> std::resul
     found.ok_or_else(|| D::Error::unknown_variant(&name, &["f32", "bf16"]))
 }
 
-/// Opens the device of a run. A card takes no more memory than `train.memory` says.
+/// Opens the device of a run. A GPU takes no more memory than `train.memory` says.
 ///
 /// # Errors
 /// When there is no such device.
 pub(crate) fn open(config: &TrainConfig) -> Result<Device> {
     let device = otter_cuda::device(&config.train.device, config.train.dtype.into())
         .map_err(|error| TrainError::config("train.device", error.to_string()))?;
-    if let Some(card) = device.card() {
-        card.limit(config.memory_limit()?.unwrap_or(u64::MAX));
+    if let Some(gpu) = device.gpu() {
+        gpu.limit(config.memory_limit()?.unwrap_or(u64::MAX));
     }
     Ok(device)
 }
 
-/// Memory in use at most since [`reset_peak`]: of the card, or of this process where it computes on the host.
+/// Memory in use at most since [`reset_peak`]: of the GPU, or of this process where it computes on the host.
 pub(crate) fn peak_bytes(device: Device) -> Option<u64> {
     match device {
         Device::Cpu => memory::peak_bytes(),
-        Device::Card(card) => Some(card.memory().peak),
+        Device::Gpu(gpu) => Some(gpu.memory().peak),
     }
 }
 
@@ -44,6 +44,6 @@ pub(crate) fn peak_bytes(device: Device) -> Option<u64> {
 pub(crate) fn reset_peak(device: Device) {
     match device {
         Device::Cpu => memory::reset_peak(),
-        Device::Card(card) => card.reset_peak(),
+        Device::Gpu(gpu) => gpu.reset_peak(),
     }
 }

@@ -199,7 +199,7 @@ impl RunDirectory {
             let text = serde_json::to_vec_pretty(state)
                 .map_err(|error| TrainError::checkpoint(&path, format!("cannot be written: {error}")))?;
             fs::write(&path, text).map_err(TrainError::io(&path, "write"))?;
-            // What was brought back from a card that failed is nothing to keep: the checkpoint before stays.
+            // What was brought back from a GPU that failed is nothing to keep: the checkpoint before stays.
             parameters.device().check()?;
             Ok(atomic::replace_dir(&temporary, &target)?)
         })();

@@ -155,7 +155,7 @@ mod tests {
         specs.add(format!("{LAYER}.attn.to_q.weight"), &[2], Init::Ones);
         specs.add(format!("{LAYER}.feed_forward.1.weight"), &[2], Init::Ones);
         specs.add("lang_encoder.lm_head.weight", &[2], Init::Ones);
-        let mut parameters = Parameters::initialise(&specs, 0, Device::Cpu);
+        let mut parameters = Parameters::initialize(&specs, 0, Device::Cpu);
         parameters.set_trainable(|_| true);
         let gradients = Gradients::new(&parameters);
         (parameters, gradients)

@@ -100,7 +100,7 @@ impl<'a> Opened<'a> {
         };
         let mut config = config.clone();
         // A trained part goes on as it was trained, unless the configuration says otherwise.
-        config.model.quantize = config.model.quantize.or(base.quantised);
+        config.model.quantize = config.model.quantize.or(base.quantized);
         Ok(Self { base, embedding_rows, dataset, held_out, options, config })
     }
 }
@@ -132,8 +132,8 @@ fn train_in(
     interrupt: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<TrainSummary> {
-    if let Some(card) = device.card() {
-        observer.message(&format!("device: {}", card.name()));
+    if let Some(gpu) = device.gpu() {
+        observer.message(&format!("device: {}", gpu.name()));
     }
     let interrupted = |observer: &mut dyn Observer| {
         interrupt.load(Ordering::Relaxed).then(|| {
@@ -175,14 +175,14 @@ fn train_in(
             fitted.choice.apply(&mut config);
         }
         (None, _) => {
-            if let Some(card) = device.card() {
+            if let Some(gpu) = device.gpu() {
                 let expected = Expected::of(&config, &dataset, &options)?;
                 let plan = base.fit(&config, u64::MAX, &expected)?.plan.total();
-                let room = card.memory().limit;
+                let room = gpu.memory().limit;
                 if plan > room {
                     let (plan, room) = (show_bytes(plan), show_bytes(room));
                     observer.message(&format!(
-                        "warning: the longest batches may need {plan}, and the card has {room}; with --memory {} the run \
+                        "warning: the longest batches may need {plan}, and the GPU has {room}; with --memory {} the run \
                          is made to fit",
                         room.replace(' ', "")
                     ));
@@ -201,8 +201,8 @@ fn train_in(
     let process_bytes = memory::resident_bytes().unwrap_or(0);
     let rule = freeze_rule(&config.model);
     let is_trained = |name: &str| rule.is_trainable(&sizes, name);
-    let quantise = config.model.quantize;
-    let options_to_load = LoadOptions { quantise, keep: Some(&is_trained) };
+    let quantize = config.model.quantize;
+    let options_to_load = LoadOptions { quantize, keep: Some(&is_trained) };
     let LoadedModel { otter, mut parameters, config: mut file, report, .. } =
         load_model_with(&config.model.init_from, Device::Cpu, options_to_load)?;
     for warning in &report.warnings {
@@ -217,10 +217,10 @@ fn train_in(
         observer.message(&format!("{widened} trained parameters are widened to 32 bits"));
     }
     let save = config.train.save.unwrap_or_else(|| default_save(&parameters));
-    if save == SaveWeights::Full && parameters.quantised_count() > 0 {
+    if save == SaveWeights::Full && parameters.quantized_count() > 0 {
         return Err(TrainError::config(
             "train.save",
-            "`full` would write the quantised frozen matrices instead of the base's own; use `trainable`, and \
+            "`full` would write the quantized frozen matrices instead of the base's own; use `trainable`, and \
              `otter convert BASE --overlay …/trained.safetensors` for a whole model",
         ));
     }
@@ -243,7 +243,7 @@ fn train_in(
         }
         file.input.images_of_record = Some(rule);
     }
-    let mut model = TrainableOtter::new(otter, file, &config.model.init_from)?.with_quantised_base(quantise);
+    let mut model = TrainableOtter::new(otter, file, &config.model.init_from)?.with_quantized_base(quantize);
     if let Some(cache) = cache {
         model = model.with_features(cache);
     }
@@ -339,7 +339,7 @@ const LARGE_BASE: u64 = 4 << 30;
 /// What a checkpoint holds when the configuration does not say it.
 fn default_save(parameters: &Parameters) -> SaveWeights {
     let frozen: u64 = parameters.iter().filter(|p| !p.trainable).map(|p| p.tensor.bytes()).sum();
-    if frozen > LARGE_BASE || parameters.quantised_count() > 0 {
+    if frozen > LARGE_BASE || parameters.quantized_count() > 0 {
         SaveWeights::Trainable
     } else {
         SaveWeights::Full

@@ -186,7 +186,7 @@ fn follows_the_original(case: &str) {
 }
 
 /// Moments of 8 bits follow the recorded losses nearly as closely; the bits of their rounding are the same in every run.
-/// The kernels of cards, run on the host: gradients, clipping and AdamW of the whole trajectory. A LLaMA with video and an
+/// The kernels of GPUs, run on the host: gradients, clipping and AdamW of the whole trajectory. A LLaMA with video and an
 /// MPT: all four cases take five minutes.
 #[cfg(feature = "emulate")]
 #[test]

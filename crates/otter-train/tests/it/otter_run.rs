@@ -350,10 +350,10 @@ fn a_memory_limit_is_kept_to() {
     assert!(saved.contains("moments = \"8bit\"") && saved.contains("recompute = true"), "{saved}");
 }
 
-/// A quantised frozen part: trained parameters stay in 32 bits, the trained part alone is saved, opens quantised as it was
+/// A quantized frozen part: trained parameters stay in 32 bits, the trained part alone is saved, opens quantized as it was
 /// trained, resumes bit for bit, and goes on in a run over it.
 #[test]
-fn a_quantised_base_is_trained() {
+fn a_quantized_base_is_trained() {
     let place = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &[&str], resume: bool| {
         let overrides = [&["model.quantize=q8_0", "train.steps=4"], more].concat();
@@ -369,7 +369,7 @@ fn a_quantised_base_is_trained() {
     let loaded = load_model(&part, Device::Cpu).unwrap();
     let rule = otter_model::FreezeRule::Head;
     let is_trained = |name: &str| rule.is_trainable(&loaded.config.model, name);
-    assert!(loaded.parameters.quantised_count() > 0);
+    assert!(loaded.parameters.quantized_count() > 0);
     assert!(loaded.parameters.iter().all(|p| !is_trained(&p.name) || p.tensor.is_full()));
 
     run("parts", &["train.stop_after=2"], false);
@@ -382,7 +382,7 @@ fn a_quantised_base_is_trained() {
     let (over, seen) = go(&over, false);
     assert!(seen.plan.contains("frozen weights, q8_0"), "{}", seen.plan);
     let over = load_model(&over.checkpoint.unwrap().join("model"), Device::Cpu).unwrap();
-    assert_eq!(over.parameters.quantised_count(), loaded.parameters.quantised_count());
+    assert_eq!(over.parameters.quantized_count(), loaded.parameters.quantized_count());
 
     let full = config(&place.path().join("full"), &["model.quantize=q8_0", "train.save=full"]);
     let error = train(&full, Resume::No, &AtomicBool::new(false), &mut ()).unwrap_err().to_string();

@@ -35,7 +35,7 @@ impl Bigram {
         let mut specs = ParameterSpecs::default();
         let embedding = Embedding::new(&mut specs, "embed", VOCABULARY, 6, Init::Normal(0.5));
         let head = specs.add("head.weight", &[VOCABULARY, 6], Init::Normal(0.5));
-        let mut parameters = Parameters::initialise(&specs, 3, Device::Cpu);
+        let mut parameters = Parameters::initialize(&specs, 3, Device::Cpu);
         parameters.set_trainable(|_| true);
         (
             Self { embedding, head: CrossEntropy::new(head), cut: false, infinite: false, poisoned: None },
@@ -124,7 +124,7 @@ struct Samples<'a> {
     batch: usize,
     report: DataReport,
     /// No sample has a target.
-    unlabelled: bool,
+    unlabeled: bool,
     /// Set after so many more batches.
     stop_after: Option<(u64, &'a AtomicBool)>,
 }
@@ -138,7 +138,7 @@ impl Samples<'_> {
             state: state.unwrap_or(start),
             batch,
             report: DataReport::default(),
-            unlabelled: false,
+            unlabeled: false,
             stop_after: None,
         }
     }
@@ -150,7 +150,7 @@ impl Samples<'_> {
             (0..length as u64).map(|t| ((id * 7 + t * t * 3) % VOCABULARY as u64) as u32).collect();
         let mut labels: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
         labels[..2].fill(IGNORE_INDEX);
-        if self.unlabelled || id == 4 {
+        if self.unlabeled || id == 4 {
             labels.fill(IGNORE_INDEX);
         }
         (format!("sample_{id}"), ids, labels)
@@ -267,7 +267,7 @@ struct Run<'a> {
     parameters: Parameters,
     watch: Watch<'a>,
     embedding_rows: Option<Vec<u32>>,
-    unlabelled: bool,
+    unlabeled: bool,
     /// Samples of every evaluation.
     evaluated: DataReport,
     /// Every evaluation ends the run.
@@ -284,7 +284,7 @@ impl<'a> Run<'a> {
             parameters,
             watch: Watch::new(),
             embedding_rows: None,
-            unlabelled: false,
+            unlabeled: false,
             evaluated: DataReport::default(),
             refuses_evaluation: false,
             stop_while_fetching: None,
@@ -301,7 +301,7 @@ impl<'a> Run<'a> {
         run.write_config(config)?;
         let mut source =
             Samples::new(config.train.batch_size, found.as_ref().map(|found| found.state.loader));
-        source.unlabelled = self.unlabelled;
+        source.unlabeled = self.unlabeled;
         let made = found.as_ref().map_or(0, |found| found.state.step);
         source.stop_after = self.stop_while_fetching.map(|(step, flag)| (10 * (step - made) + 8, flag));
         let (samples, refuses) = (self.evaluated.clone(), self.refuses_evaluation);
@@ -543,7 +543,7 @@ fn data_without_targets_ends_instead_of_looping() {
     let place = tempfile::tempdir().unwrap();
     let config = config(place.path(), &[]);
     let mut run = Run::new();
-    run.unlabelled = true;
+    run.unlabeled = true;
     let error = run.go(&config, false, &NEVER).unwrap_err().to_string();
     assert!(error.contains("no batch with a target") && error.contains("batch_without_targets"), "{error}");
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use otter_cli::arguments::{DeviceArguments, element_types};
-use otter_nn::QuantisedFormat;
+use otter_nn::QuantizedFormat;
 
 /// Sizes of a benchmark model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -34,7 +34,7 @@ pub enum BenchRow {
 /// What `bench` times beside a model.
 #[derive(Debug, Subcommand)]
 pub enum BenchWhat {
-    /// Time the data loader: encoded images to batches of normalised pixels, and each stage alone.
+    /// Time the data loader: encoded images to batches of normalized pixels, and each stage alone.
     #[command(after_help = "Examples:
   otter-dev bench loader
   otter-dev bench loader --images DIR --workers 4 --json")]
@@ -62,7 +62,7 @@ pub struct BenchLoader {
     /// Epochs that are timed after one warm-up.
     #[arg(long, default_value_t = 5)]
     pub repeats: usize,
-    /// Squash to a square as in training, or crop the centre as CLIP does.
+    /// Squash to a square as in training, or crop the center as CLIP does.
     #[arg(long, value_enum, default_value_t)]
     pub transform: BenchTransform,
     /// Print JSON.
@@ -76,7 +76,7 @@ pub enum BenchTransform {
     /// Squashed to a square.
     #[default]
     Train,
-    /// Short side to size, centre crop.
+    /// Short side to size, center crop.
     Clip,
 }
 
@@ -98,10 +98,10 @@ pub struct Bench {
     pub model: Option<PathBuf>,
     /// Keep the large matrices in blocks of 8 or 4 bits.
     #[arg(long = "quantize", alias = "quantise", value_name = "FORMAT", value_parser = element_types::blocks())]
-    pub quantise: Option<QuantisedFormat>,
+    pub quantize: Option<QuantizedFormat>,
     #[command(flatten)]
     pub device: DeviceArguments,
-    /// Most memory of the card, for example 24GiB: what does not fit is an error, as on a card of that size.
+    /// Most memory of the GPU, for example 24GiB: what does not fit is an error, as on a GPU of that size.
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// Keep AdamW's moments in 8 bits.
@@ -122,14 +122,14 @@ pub struct Bench {
     /// Tokens of a training sequence.
     #[arg(long, default_value_t = 128)]
     pub length: usize,
-    /// Tokens of each sequence of a training batch, instead of --batch and --length: times forward and reverse pass with
+    /// Tokens of each sequence of a training batch, instead of --batch and --length: times forward and backward pass with
     /// padded and with packed rows in turn.
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', conflicts_with_all = ["batch", "length", "only"])]
     pub lengths: Vec<usize>,
     /// New tokens of a decode.
     #[arg(long, default_value_t = 64)]
     pub new_tokens: usize,
-    /// Recompute decoder layers in the reverse pass.
+    /// Recompute decoder layers in the backward pass.
     #[arg(long)]
     pub recompute: bool,
     /// Print JSON.

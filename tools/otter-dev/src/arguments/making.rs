@@ -19,8 +19,8 @@ pub struct Synthesize {
     /// Number of images, shared by the records; 0 makes records without images (default: a tenth of the pairs).
     #[arg(long, value_name = "N")]
     pub images: Option<u64>,
-    /// Form to write: layout, json, parquet, folder or tar.
-    #[arg(long, value_name = "FORM", default_value = "layout", value_parser = parse_form)]
+    /// Form to write: otter-dataset, json, parquet, folder or tar.
+    #[arg(long, value_name = "FORM", default_value = "otter-dataset", value_parser = parse_form)]
     pub to: OutputForm,
     /// Name of the data set, and beginning of its ids.
     #[arg(long, default_value = "SYN")]

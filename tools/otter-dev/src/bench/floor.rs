@@ -57,7 +57,7 @@ impl Work {
     fn matrix(&mut self, weight: &Weight<f32>, rows: usize) {
         self.bytes += weight.bytes() as f64;
         let operations = 2.0 * weight.len() as f64 * rows as f64;
-        *(if weight.quantised().is_some() { &mut self.integer } else { &mut self.float }) += operations;
+        *(if weight.quantized().is_some() { &mut self.integer } else { &mut self.float }) += operations;
     }
 
     fn times(self, factor: f64) -> Self {

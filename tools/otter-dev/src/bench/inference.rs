@@ -69,8 +69,8 @@ pub(super) fn time_answer(model: &BenchModel, arguments: &Bench, peaks: Option<P
 
 /// Waits until a device has done what it was asked for.
 pub(super) fn wait(device: Device) {
-    if let Some(card) = device.card() {
-        card.synchronise();
+    if let Some(gpu) = device.gpu() {
+        gpu.synchronize();
     }
 }
 

@@ -1,4 +1,4 @@
-//! `otter-dev bench loader`: how many images a second become batches of normalised pixels, and what each stage costs alone.
+//! `otter-dev bench loader`: how many images a second become batches of normalized pixels, and what each stage costs alone.
 //!
 //! `bench/loader.py` times PyTorch's `DataLoader` on the same folder, in turn with this command.
 
@@ -249,7 +249,7 @@ fn photo(number: u32) -> Vec<u8> {
     for y in 0..HEIGHT {
         for x in 0..WIDTH {
             let (fx, fy) = (x as f32, y as f32);
-            let mut colour: [f32; 3] = std::array::from_fn(|channel| {
+            let mut color: [f32; 3] = std::array::from_fn(|channel| {
                 let [across, down, phase, light] = waves[channel];
                 let angle = fx / (60.0 + 60.0 * across) + fy / (60.0 + 60.0 * down) + phase * 6.0;
                 100.0 + 60.0 * light + 60.0 * angle.sin()
@@ -259,12 +259,12 @@ fn photo(number: u32) -> Vec<u8> {
                 let inside =
                     if kind % 2 == 0 { dx * dx + dy * dy < 1.0 } else { dx.abs() < 1.0 && dy.abs() < 1.0 };
                 if inside {
-                    colour = paint.map(|level| 40.0 + 180.0 * level + 20.0 * dx);
+                    color = paint.map(|level| 40.0 + 180.0 * level + 20.0 * dx);
                 }
             }
             // One noise for all channels, mostly light, as in a photograph.
             let noise = (random.next() + random.next() + random.next() - 1.5) * 14.0;
-            pixels.extend(colour.map(|level| (level + noise).clamp(0.0, 255.0) as u8));
+            pixels.extend(color.map(|level| (level + noise).clamp(0.0, 255.0) as u8));
         }
     }
     pixels

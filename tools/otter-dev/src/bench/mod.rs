@@ -50,8 +50,8 @@ fn facts(model: &BenchModel) -> Map<String, Value> {
     results.insert("parameters".into(), json!(model.parameters.total_count()));
     results.insert("trainable".into(), json!(trained.map(|p| p.tensor.len()).sum::<usize>()));
     results.insert("threads".into(), json!(rayon::current_num_threads()));
-    if let Some(card) = model.parameters.device().card() {
-        results.insert("device".into(), json!(card.name()));
+    if let Some(gpu) = model.parameters.device().gpu() {
+        results.insert("device".into(), json!(gpu.name()));
     }
     results
 }
@@ -112,10 +112,10 @@ fn table(model: &mut BenchModel, arguments: &Bench, peaks: Option<Peaks>) -> Res
     results.insert("rows".into(), rows.iter().map(Row::to_json).collect());
     let mut text = lines(&rows, peaks, rayon::current_num_threads());
     text.extend(notes);
-    if let Some(card) = model.parameters.device().card() {
-        let memory = card.memory();
+    if let Some(gpu) = model.parameters.device().gpu() {
+        let memory = gpu.memory();
         results.insert("card_peak_bytes".into(), json!(memory.peak));
-        text.push(format!("{}: peak {}", card.name(), output::bytes(memory.peak)));
+        text.push(format!("{}: peak {}", gpu.name(), output::bytes(memory.peak)));
     }
     print(results, arguments, &text)
 }
@@ -133,7 +133,7 @@ fn shortage(model: &BenchModel, arguments: &Bench) -> Option<String> {
     let kept = if arguments.recompute { 1 } else { text.num_hidden_layers() as u64 };
     let needed = needed + per_layer * kept;
     if arguments.device.device != "cpu" {
-        // The card says itself what does not fit.
+        // The GPU says itself what does not fit.
         return None;
     }
     let available = available_bytes().filter(|&available| available < needed)?;

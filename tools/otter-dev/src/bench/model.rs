@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use otter_checkpoint::{LoadOptions, NAMED_MODELS, NamedModel, quantised_format};
+use otter_checkpoint::{LoadOptions, NAMED_MODELS, NamedModel, quantized_format};
 use otter_cli::commands::generate::model::{device, load_with};
 use otter_cli::output;
 use otter_model::config::{CrossAttentionConfig, LlamaConfig, OtterConfig, PerceiverConfig, VisionConfig};
 use otter_model::{FreezeRule, Otter};
 use otter_nn::{
-    Device, ParameterSpec, ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, Tensor, Weight,
+    Device, ParameterSpec, ParameterSpecs, Parameters, QuantizedFormat, QuantizedMatrix, Tensor, Weight,
 };
 
 use otter_io::text::parse_bytes;
@@ -26,12 +26,12 @@ pub(super) struct BenchModel {
 pub(super) fn build(arguments: &Bench) -> Result<BenchModel> {
     let device = device(&arguments.device)?;
     if let Some(size) = &arguments.memory {
-        let card = device.card().context("--memory limits a card: it needs --device cuda")?;
-        card.limit(parse_bytes(size).map_err(|problem| anyhow!("--memory {size}: {problem}"))?);
+        let gpu = device.gpu().context("--memory limits a GPU: it needs --device cuda")?;
+        gpu.limit(parse_bytes(size).map_err(|problem| anyhow!("--memory {size}: {problem}"))?);
     }
     let mut model = build_here(arguments)?;
     if arguments.only == [BenchRow::Train] {
-        // Widened before it goes to a card.
+        // Widened before it goes to a GPU.
         let BenchModel { otter, parameters } = &mut model;
         parameters.set_trainable(|name| FreezeRule::Head.is_trainable(otter.config(), name));
     }
@@ -40,9 +40,9 @@ pub(super) fn build(arguments: &Bench) -> Result<BenchModel> {
 }
 
 fn build_here(arguments: &Bench) -> Result<BenchModel> {
-    let quantise = arguments.quantise;
+    let quantize = arguments.quantize;
     if let Some(path) = &arguments.model {
-        let model = load_with(path, Device::Cpu, LoadOptions { quantise, keep: None })?;
+        let model = load_with(path, Device::Cpu, LoadOptions { quantize, keep: None })?;
         return Ok(BenchModel { otter: model.otter, parameters: model.parameters });
     }
     let config = match &arguments.like {
@@ -53,13 +53,13 @@ fn build_here(arguments: &Bench) -> Result<BenchModel> {
         },
     };
     let (otter, specs) = Otter::new(&config)?;
-    check_memory(&specs, quantise)?;
-    let pool = quantise.map(|format| Ok::<_, anyhow::Error>((format, Pool::all()?))).transpose()?;
+    check_memory(&specs, quantize)?;
+    let pool = quantize.map(|format| Ok::<_, anyhow::Error>((format, Pool::all()?))).transpose()?;
     let parameters = Parameters::build(&specs, Device::Cpu, |spec| {
         let format =
-            pool.as_ref().and_then(|(wanted, pools)| Some((quantised_format(spec, *wanted)?, pools)));
+            pool.as_ref().and_then(|(wanted, pools)| Some((quantized_format(spec, *wanted)?, pools)));
         Ok::<_, anyhow::Error>(match format {
-            Some((format, pools)) => Weight::Quantised(pools.matrix(format, spec)),
+            Some((format, pools)) => Weight::Quantized(pools.matrix(format, spec)),
             None => Weight::Full(formula_value(spec)),
         })
     })?;
@@ -75,8 +75,8 @@ fn config_of(name: &str) -> Result<OtterConfig> {
 }
 
 /// A model that does not fit would bring the machine to its knees before it is made.
-fn check_memory(specs: &ParameterSpecs, quantise: Option<QuantisedFormat>) -> Result<()> {
-    let needed: u64 = specs.iter().map(|spec| bytes(spec, quantise)).sum();
+fn check_memory(specs: &ParameterSpecs, quantize: Option<QuantizedFormat>) -> Result<()> {
+    let needed: u64 = specs.iter().map(|spec| bytes(spec, quantize)).sum();
     if let Some(available) = available_bytes()
         && needed > available
     {
@@ -89,8 +89,8 @@ fn check_memory(specs: &ParameterSpecs, quantise: Option<QuantisedFormat>) -> Re
     Ok(())
 }
 
-fn bytes(spec: &ParameterSpec, quantise: Option<QuantisedFormat>) -> u64 {
-    match (quantise.and_then(|wanted| quantised_format(spec, wanted)), spec.shape.as_slice()) {
+fn bytes(spec: &ParameterSpec, quantize: Option<QuantizedFormat>) -> u64 {
+    match (quantize.and_then(|wanted| quantized_format(spec, wanted)), spec.shape.as_slice()) {
         (Some(format), [rows, width]) => (rows * format.row_bytes(*width)) as u64,
         _ => 4 * spec.len() as u64,
     }
@@ -137,7 +137,7 @@ fn mid_size() -> OtterConfig {
 /// Starting value of one parameter: gates half open, so that the cross-attention counts; gains around 1.
 pub(super) fn formula_value(spec: &ParameterSpec) -> Tensor {
     let (name, shape) = (spec.name.as_str(), spec.shape.as_slice());
-    let (centre, amplitude) = if name.ends_with("_gate") {
+    let (center, amplitude) = if name.ends_with("_gate") {
         (0.5, 0.0)
     } else if shape.len() == 1 && name.ends_with(".weight") {
         (1.0, 0.125)
@@ -148,15 +148,15 @@ pub(super) fn formula_value(spec: &ParameterSpec) -> Tensor {
     } else {
         (0.0, 0.015625)
     };
-    uniform(name, shape, centre, amplitude)
+    uniform(name, shape, center, amplitude)
 }
 
-/// `centre + amplitude * u` with u in [-1, 1) from a hash of the element's index and the name.
-pub(super) fn uniform(name: &str, shape: &[usize], centre: f32, amplitude: f32) -> Tensor {
+/// `center + amplitude * u` with u in [-1, 1) from a hash of the element's index and the name.
+pub(super) fn uniform(name: &str, shape: &[usize], center: f32, amplitude: f32) -> Tensor {
     let seed = seed(name);
     let value = |index: usize| {
         let x = hash((index as u32).wrapping_mul(0x9E37_79B1).wrapping_add(seed)) >> 8;
-        (x as f32 / 8_388_608.0 - 1.0) * amplitude + centre
+        (x as f32 / 8_388_608.0 - 1.0) * amplitude + center
     };
     let data = (0..shape.iter().product()).map(value).collect();
     Tensor::from_vec(data, shape, Device::Cpu)
@@ -175,7 +175,7 @@ fn hash(mut x: u32) -> u32 {
 /// Blocks of weights like [`formula_value`]'s. Matrices take their rows from random places of a pool: billions of weights
 /// in seconds, and what a product costs does not depend on their values.
 struct Pool {
-    formats: [(QuantisedFormat, Vec<u8>); 2],
+    formats: [(QuantizedFormat, Vec<u8>); 2],
 }
 
 /// Elements of a pool; rows are shorter.
@@ -184,18 +184,18 @@ const POOL: usize = 1 << 20;
 impl Pool {
     fn all() -> Result<Self> {
         let values = uniform("blocks", &[POOL], 0.0, 0.03125);
-        let pool = |format: QuantisedFormat| -> Result<_> {
+        let pool = |format: QuantizedFormat| -> Result<_> {
             let mut bytes = vec![0; format.row_bytes(POOL)];
             if let Err(value) = format.encode_parallel(values.data(), &mut bytes) {
-                bail!("{value:?} cannot be quantised");
+                bail!("{value:?} cannot be quantized");
             }
             Ok((format, bytes))
         };
-        let [a, b] = QuantisedFormat::ALL;
+        let [a, b] = QuantizedFormat::ALL;
         Ok(Self { formats: [pool(a)?, pool(b)?] })
     }
 
-    fn matrix(&self, format: QuantisedFormat, spec: &ParameterSpec) -> QuantisedMatrix {
+    fn matrix(&self, format: QuantizedFormat, spec: &ParameterSpec) -> QuantizedMatrix {
         let [(_, first), (other, second)] = &self.formats;
         let pool = if *other == format { second } else { first };
         let (rows, width) = (spec.shape[0], spec.shape[1]);
@@ -208,7 +208,7 @@ impl Pool {
             bytes.extend_from_slice(&pool[place * format.block_bytes()..][..row_bytes]);
         }
         let bytes = Tensor::from_vec(bytes, &[rows, row_bytes], Device::Cpu);
-        QuantisedMatrix::new(format, bytes, [rows, width])
+        QuantizedMatrix::new(format, bytes, [rows, width])
     }
 }
 
@@ -229,8 +229,8 @@ mod tests {
     fn random_blocks_are_ordinary_weights() -> Result<()> {
         let pool = Pool::all()?;
         let spec = ParameterSpec { name: "w".into(), shape: vec![16, 512], init: Init::Zeros, narrow: true };
-        for format in QuantisedFormat::ALL {
-            let weight: Weight<f32> = Weight::Quantised(pool.matrix(format, &spec));
+        for format in QuantizedFormat::ALL {
+            let weight: Weight<f32> = Weight::Quantized(pool.matrix(format, &spec));
             let values = weight.values();
             let deviation = (values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32).sqrt();
             assert!((0.017..0.019).contains(&deviation), "{deviation}");

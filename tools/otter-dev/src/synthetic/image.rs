@@ -20,12 +20,12 @@ pub(super) fn picture(seed: u64, number: u64) -> ImageResult<Vec<u8>> {
         pixels.extend(ground.map(|value| value.saturating_sub(shade)).repeat(width));
     }
     for _ in 0..random.random_range(1..=4) {
-        let colour: [u8; 3] = random.random();
+        let color: [u8; 3] = random.random();
         let (left, top) = (random.random_range(0..width - 8), random.random_range(0..height - 8));
         let (right, bottom) = (random.random_range(left + 4..width), random.random_range(top + 4..height));
         for row in top..bottom {
             pixels[(row * width + left) * 3..(row * width + right) * 3]
-                .copy_from_slice(&colour.repeat(right - left));
+                .copy_from_slice(&color.repeat(right - left));
         }
     }
     let mut encoded = Cursor::new(Vec::with_capacity(2048));

@@ -113,7 +113,7 @@ impl PairMaker {
         self.vocabulary.text(language, &topic, length, true, &mut own)
     }
 
-    /// Consecutive images, from a place that grows with the pair: all are used, neighbours share.
+    /// Consecutive images, from a place that grows with the pair: all are used, neighbors share.
     fn scene_images(&self, pair: u64, random: &mut ChaCha8Rng) -> Vec<String> {
         if self.images == 0 {
             return Vec::new();

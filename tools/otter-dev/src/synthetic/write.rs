@@ -96,7 +96,7 @@ mod tests {
 
     fn make(directory: &Path, seed: u64) -> WrittenSet {
         let options = SyntheticOptions { name: "SYN".into(), pairs: 20_000, images: 500, seed };
-        write_synthetic(directory, OutputForm::Layout, &options, &WriterOptions::default(), &mut |_| {})
+        write_synthetic(directory, OutputForm::OtterDataset, &options, &WriterOptions::default(), &mut |_| {})
             .unwrap()
     }
 

@@ -125,7 +125,7 @@ fn print(report: &ConvertReport) -> Result<()> {
             line("dropped", format!("… and {} more: {reason}", items.len() - LISTED))?;
         }
     }
-    for (dtype, errors) in errors_by_type(&report.quantised) {
+    for (dtype, errors) in errors_by_type(&report.quantized) {
         let mean = errors.iter().map(|(_, error)| error).sum::<f64>() / errors.len() as f64;
         let worst = errors.iter().max_by(|a, b| a.1.total_cmp(&b.1));
         let worst =

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::{
-    Checkpoint, CheckpointConfig, NAMED_MODELS, NamedModel, SaveOptions, initialise_checkpoint,
+    Checkpoint, CheckpointConfig, NAMED_MODELS, NamedModel, SaveOptions, initialize_checkpoint,
     load_tokenizer,
 };
 use serde_json::json;
@@ -38,7 +38,7 @@ pub fn run(arguments: &Init) -> Result<()> {
     let bar = progress::bar("{bytes}/{total_bytes} {bar:30} {bytes_per_sec} eta {eta}");
     bar.enable_steady_tick(Duration::from_millis(200));
     let started = Instant::now();
-    let made = initialise_checkpoint(out, &config, arguments.seed, &options, &mut |written, total| {
+    let made = initialize_checkpoint(out, &config, arguments.seed, &options, &mut |written, total| {
         bar.set_length(total);
         bar.set_position(written);
     });

@@ -24,7 +24,7 @@ pub fn run(arguments: &Parity) -> Result<ExitCode> {
     let rule = FreezeRule::parse(&arguments.trainable);
     let config = model.otter.config().clone();
     model.parameters.set_trainable(|name| rule.is_trainable(&config, name));
-    // What is trained was widened before: a card is not asked to do that.
+    // What is trained was widened before: a GPU is not asked to do that.
     model.parameters.move_to(device)?;
     let (golden, _) = read(&arguments.golden)?;
     let usual = match arguments.device.dtype {

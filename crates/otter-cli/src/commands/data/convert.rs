@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
-use otter_data::layout::{Manifest, layout_directory};
+use otter_data::otter_dataset::{Manifest, dataset_directory};
 use otter_data::{
     ConvertOptions, Converted, DataConfig, Group, OutputForm, Preset, SetConfig, WriterOptions, convert_set,
     output_paths,
@@ -135,7 +135,7 @@ fn read_source(arguments: &DataConvert) -> Result<Source> {
         languages: Vec::new(),
     };
     let mut has_groups = arguments.group.is_some();
-    if let Some(directory) = layout_directory(path) {
+    if let Some(directory) = dataset_directory(path) {
         let manifest = Manifest::read(&directory)?;
         let has = |count: u64| (count > 0).then(|| directory.clone());
         set.images = set.images.or(has(manifest.images));
@@ -169,14 +169,14 @@ fn destinations(arguments: &DataConvert, sets: &[SetConfig]) -> Result<Vec<Desti
         if destinations.iter().any(|other| other.name == name) {
             bail!("two sets would be called {name}; convert them one by one with --set and --name");
         }
-        let own_directory = arguments.to == OutputForm::Layout && sets.len() > 1;
+        let own_directory = arguments.to == OutputForm::OtterDataset && sets.len() > 1;
         let directory = if own_directory { arguments.out.join(&name) } else { arguments.out.clone() };
         destinations.push(Destination { directory, name });
     }
     Ok(destinations)
 }
 
-/// A layout would lose its files under the reader's hands.
+/// An otter-dataset would lose its files under the reader's hands.
 fn check_not_inside(arguments: &DataConvert, destination: &Destination) -> Result<()> {
     let same = |path: &Path| {
         let source = arguments.source.canonicalize().ok();
@@ -257,7 +257,7 @@ fn write_list(
         };
         let paths = output_paths(arguments.to, &destination.directory, &destination.name);
         let keys = ["mimicit_path", "images_path", "train_config_path"];
-        if arguments.to == OutputForm::Layout {
+        if arguments.to == OutputForm::OtterDataset {
             text.push_str(&format!("    mimicit_path: {}\n", quoted(&relative(&destination.directory))));
         } else {
             for (key, path) in keys.iter().zip(&paths).filter(|(_, path)| path.exists()) {

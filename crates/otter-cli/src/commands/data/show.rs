@@ -70,7 +70,7 @@ fn print(sample: &Sample, tokenizer: &TextTokenizer) -> Result<()> {
         line("begins", beginning(tokenizer))?;
     }
     let marked: Vec<String> = sample
-        .labelled_text(tokenizer)?
+        .labeled_text(tokenizer)?
         .into_iter()
         .map(|(trained, text)| if trained { format!("[[{text}]]") } else { text })
         .collect();
@@ -90,7 +90,7 @@ fn to_json(sample: &Sample, tokenizer: &TextTokenizer) -> Result<Value> {
         })
         .collect();
     let runs: Vec<Value> = sample
-        .labelled_text(tokenizer)?
+        .labeled_text(tokenizer)?
         .into_iter()
         .map(|(trained, text)| json!({"trained": trained, "text": text}))
         .collect();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use otter_data::layout::{Manifest, layout_directory};
+use otter_data::otter_dataset::{Manifest, dataset_directory};
 use otter_data::{DataConfig, Group, SetConfig};
 use otter_train::config::TrainConfig;
 
@@ -55,7 +55,7 @@ fn single_set(source: &DataSource) -> Result<SetConfig> {
         (true, false) => Group::ImageText,
         (true, true) => Group::ImageTextInContext,
     };
-    if let Some(directory) = layout_directory(&source.source) {
+    if let Some(directory) = dataset_directory(&source.source) {
         if source.images.is_some() || source.train.is_some() {
             bail!(
                 "{} is a whole data set; --images and --train belong to an instruction file",

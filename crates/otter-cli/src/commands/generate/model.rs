@@ -23,7 +23,7 @@ pub fn device(arguments: &DeviceArguments) -> Result<Device> {
 
 /// Loads a model, given as a directory or by its name on the hub, and prints its warnings.
 pub fn load(model: &ModelArguments) -> Result<LoadedModel> {
-    let options = LoadOptions { quantise: model.quantise, keep: None };
+    let options = LoadOptions { quantize: model.quantize, keep: None };
     load_with(&model.path, device(&model.device)?, options)
 }
 

@@ -3,11 +3,11 @@
 use otter_cuda::{Buffer, Gpu, Precision};
 use otter_nn::Device;
 
-/// The card whose number is in `OTTER_TEST_CARD`, else the host in its place.
+/// The GPU whose number is in `OTTER_TEST_GPU`, else the host in its place.
 pub fn gpu() -> Gpu {
-    match std::env::var("OTTER_TEST_CARD") {
+    match std::env::var("OTTER_TEST_GPU") {
         Ok(number) => {
-            Gpu::new(number.parse().expect("the number of a card")).expect("the card of OTTER_TEST_CARD")
+            Gpu::new(number.parse().expect("the number of a GPU")).expect("the GPU of OTTER_TEST_GPU")
         }
         Err(_) => emulated(),
     }
@@ -15,9 +15,9 @@ pub fn gpu() -> Gpu {
 
 /// The same as a device for layers.
 pub fn device(precision: Precision) -> Device {
-    match std::env::var("OTTER_TEST_CARD") {
-        Ok(number) => otter_cuda::open(number.parse().expect("the number of a card"), precision)
-            .expect("the card of OTTER_TEST_CARD"),
+    match std::env::var("OTTER_TEST_GPU") {
+        Ok(number) => otter_cuda::open(number.parse().expect("the number of a GPU"), precision)
+            .expect("the GPU of OTTER_TEST_GPU"),
         Err(_) => emulated_device(precision),
     }
 }
@@ -29,7 +29,7 @@ fn emulated_device(precision: Precision) -> Device {
 
 #[cfg(not(feature = "emulate"))]
 fn emulated_device(_: Precision) -> Device {
-    panic!("set OTTER_TEST_CARD to the number of a card, or build with the feature `emulate`")
+    panic!("set OTTER_TEST_GPU to the number of a GPU, or build with the feature `emulate`")
 }
 
 #[cfg(feature = "emulate")]
@@ -39,7 +39,7 @@ fn emulated() -> Gpu {
 
 #[cfg(not(feature = "emulate"))]
 fn emulated() -> Gpu {
-    panic!("set OTTER_TEST_CARD to the number of a card, or build with the feature `emulate`")
+    panic!("set OTTER_TEST_GPU to the number of a GPU, or build with the feature `emulate`")
 }
 
 /// Ordinary numbers between -2 and 2, the same for the same seed.
@@ -52,7 +52,7 @@ pub fn numbers(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| (0..4).map(|_| next()).sum::<f32>() - 2.0).collect()
 }
 
-/// On the card.
+/// On the GPU.
 pub fn on(gpu: &Gpu, elements: &[f32]) -> Buffer<f32> {
     gpu.upload(elements).expect("memory")
 }

@@ -3,7 +3,7 @@
 /// Most elementary steps that an assignment may need; a damaged or hostile matrix must not stop a run.
 const MAX_STEPS: usize = 1 << 29;
 
-/// Pairs (row, column), by row, of a one-to-one assignment that maximises the sum of `score`; the smaller side is assigned
+/// Pairs (row, column), by row, of a one-to-one assignment that maximizes the sum of `score`; the smaller side is assigned
 /// completely. `None` if a row has another length than the first, a value is not finite, or the matrix is so large that
 /// rows² × columns exceeds 2²⁹.
 pub fn best_assignment(score: &[Vec<f64>]) -> Option<Vec<(usize, usize)>> {

@@ -160,8 +160,8 @@ fn finish(mut pieces: Vec<Piece>) -> Vec<Piece> {
             if pieces[at] != Piece::Special(mark) {
                 continue;
             }
-            let neighbour = if before { at.checked_sub(1) } else { Some(at + 1) };
-            if let Some(Piece::Data(text)) = neighbour.and_then(|at| pieces.get_mut(at)) {
+            let neighbor = if before { at.checked_sub(1) } else { Some(at + 1) };
+            if let Some(Piece::Data(text)) = neighbor.and_then(|at| pieces.get_mut(at)) {
                 if before && text.ends_with(' ') {
                     text.pop();
                 } else if !before && text.starts_with(' ') {

@@ -25,7 +25,7 @@ pub struct Request {
 
 /// What the hub does wrong, and what it insists on.
 #[derive(Debug, Default)]
-pub struct Behaviour {
+pub struct Behavior {
     /// For a file: the next answers break off after so many bytes.
     pub break_after: HashMap<String, VecDeque<usize>>,
     /// Files in which one byte is changed.
@@ -56,7 +56,7 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 pub struct State {
     pub revisions: Mutex<HashMap<String, String>>,
     pub commits: Mutex<HashMap<String, Files>>,
-    pub behaviour: Mutex<Behaviour>,
+    pub behavior: Mutex<Behavior>,
     pub requests: Mutex<Vec<Request>>,
 }
 
@@ -126,7 +126,7 @@ impl Hub {
         let state = Arc::new(State {
             revisions: Mutex::new(HashMap::from([("main".to_string(), COMMIT.to_string())])),
             commits: Mutex::new(HashMap::from([(COMMIT.to_string(), files)])),
-            behaviour: Mutex::new(Behaviour::default()),
+            behavior: Mutex::new(Behavior::default()),
             requests: Mutex::new(Vec::new()),
         });
         let shared = Arc::clone(&state);
@@ -145,8 +145,8 @@ impl Hub {
         format!("{}://{host}:{}", self.scheme, self.address.port())
     }
 
-    pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
-        change(&mut self.state.behaviour.lock().unwrap());
+    pub fn behave(&self, change: impl FnOnce(&mut Behavior)) {
+        change(&mut self.state.behavior.lock().unwrap());
     }
 
     /// The requests so far whose path contains `part`.
@@ -211,15 +211,15 @@ fn read_request(stream: &mut impl BufRead) -> Option<Request> {
 fn answer(stream: &mut impl Write, request: &Request, state: &State) -> std::io::Result<()> {
     let mut refusal = None;
     {
-        let mut behaviour = state.behaviour.lock().unwrap();
-        if behaviour.unavailable > 0 {
-            behaviour.unavailable -= 1;
+        let mut behavior = state.behavior.lock().unwrap();
+        if behavior.unavailable > 0 {
+            behavior.unavailable -= 1;
             refusal = Some((503, ""));
-        } else if let Some(token) = &behaviour.needs_token
+        } else if let Some(token) = &behavior.needs_token
             && request.token.as_deref() != Some(&format!("Bearer {token}"))
         {
             refusal = Some((401, "RepoNotFound"));
-        } else if let Some((part, status, code)) = &behaviour.refuses
+        } else if let Some((part, status, code)) = &behavior.refuses
             && request.path.contains(part.as_str())
         {
             refusal = Some((*status, *code));
@@ -276,11 +276,11 @@ fn tree(stream: &mut impl Write, state: &State, commit: &str, query: &str) -> st
             "{{\"type\": \"file\", \"path\": \"{name}\", \"size\": {size}, \"oid\": \"{oid}\"{large}}}"
         ));
     }
-    let behaviour = state.behaviour.lock().unwrap();
-    entries.extend(behaviour.more_entries.clone());
+    let behavior = state.behavior.lock().unwrap();
+    entries.extend(behavior.more_entries.clone());
     let start: usize = query.split("cursor=").nth(1).map_or(0, |c| c.parse().unwrap());
-    let end = behaviour.page.as_ref().map_or(entries.len(), |(page, _)| (start + page).min(entries.len()));
-    let link = match &behaviour.page {
+    let end = behavior.page.as_ref().map_or(entries.len(), |(page, _)| (start + page).min(entries.len()));
+    let link = match &behavior.page {
         Some((_, host)) if end < entries.len() => {
             let next = format!("{host}/api/models/{ID}/tree/{commit}?recursive=true&cursor={end}");
             format!("Link: <{next}>; rel=\"next\"\r\n")
@@ -304,16 +304,16 @@ fn file(
     };
     let (mut break_after, pause, ignores_range, redirect, claimed);
     {
-        let mut behaviour = state.behaviour.lock().unwrap();
-        break_after = behaviour.break_after.get_mut(name).and_then(VecDeque::pop_front);
-        if behaviour.corrupt.contains(name) {
+        let mut behavior = state.behavior.lock().unwrap();
+        break_after = behavior.break_after.get_mut(name).and_then(VecDeque::pop_front);
+        if behavior.corrupt.contains(name) {
             let middle = content.len() / 2;
             content[middle] ^= 1;
         }
-        pause = behaviour.pause;
-        ignores_range = behaviour.ignores_range;
-        redirect = behaviour.redirect_large_files_to.clone().filter(|_| content.len() > LARGE);
-        claimed = behaviour.claims_commit.clone().unwrap_or_else(|| commit.to_string());
+        pause = behavior.pause;
+        ignores_range = behavior.ignores_range;
+        redirect = behavior.redirect_large_files_to.clone().filter(|_| content.len() > LARGE);
+        claimed = behavior.claims_commit.clone().unwrap_or_else(|| commit.to_string());
     }
     let tag = if content.len() > LARGE { sha256(&content) } else { git_sha1(&content) };
     let mut headers = format!("X-Repo-Commit: {claimed}\r\nETag: \"{tag}\"\r\n");

@@ -8,7 +8,7 @@ use otter_checkpoint::Weights;
 use otter_model::text::attention::{AttentionSpec, InputNames};
 use otter_model::text::block::{BlockParts, NormSpec, Residual, Rows, TransformerBlock};
 use otter_model::text::mlp::{MlpForm, MlpSpec};
-use otter_model::workspace::Scratch;
+use otter_model::workspace::Workspace;
 use otter_nn::{
     ActivationKind, AttentionMask, Device, Embedding, Init, LayerNorm, ParameterSpecs, Parameters,
     SelfAttentionCore, Tensor,
@@ -97,9 +97,9 @@ impl Bert {
         x.add_assign(&self.segments.forward(parameters, &vec![0; ids.len()]));
         let mut x = self.norm.forward(parameters, &x);
         let rows = Rows { batch: texts, positions: &[], mask: &AttentionMask::Full };
-        let mut scratch = Scratch::new(x.device());
+        let mut workspace = Workspace::new(x.device());
         for layer in &self.layers {
-            layer.forward(parameters, &mut x, &rows, None, &mut scratch);
+            layer.forward(parameters, &mut x, &rows, None, &mut workspace);
         }
         x
     }

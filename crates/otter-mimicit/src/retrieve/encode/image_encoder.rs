@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::retrieve::error::{Result, RetrieveError};
-use crate::retrieve::vectors::normalise_rows;
+use crate::retrieve::vectors::normalize_rows;
 
 /// Where the tower stands in the names of a checkpoint.
 const TOWER: &str = "vision_encoder.vision_model";
@@ -72,7 +72,7 @@ impl ImageEncoder {
         &self.fingerprint
     }
 
-    /// Unit vectors (pictures, width) of encoded pictures, seen as at inference (short side resized, centre cropped); zeros
+    /// Unit vectors (pictures, width) of encoded pictures, seen as at inference (short side resized, center cropped); zeros
     /// where there is none or it cannot be decoded.
     pub fn encode(&self, pictures: &[Option<Vec<u8>>]) -> Vec<f32> {
         let pixels: Vec<Option<Vec<f32>>> = pictures
@@ -96,7 +96,7 @@ impl ImageEncoder {
         for (&picture, features) in good.iter().zip(features.chunks_exact(self.width)) {
             rows[picture * self.width..][..self.width].copy_from_slice(features);
         }
-        normalise_rows(&mut rows, self.width);
+        normalize_rows(&mut rows, self.width);
         rows
     }
 

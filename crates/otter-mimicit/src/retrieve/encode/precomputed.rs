@@ -9,7 +9,7 @@ use otter_data::{parse_json, read_text_file};
 
 use crate::retrieve::error::{Result, RetrieveError};
 use crate::retrieve::hash;
-use crate::retrieve::vectors::normalise_rows;
+use crate::retrieve::vectors::normalize_rows;
 
 /// Longest header of a `.npy` file that is looked at.
 const LONGEST_HEADER: usize = 1 << 16;
@@ -64,7 +64,7 @@ impl Precomputed {
                 ));
             }
         }
-        normalise_rows(&mut rows, width);
+        normalize_rows(&mut rows, width);
         let bytes: Vec<u8> = rows.iter().flat_map(|value| value.to_le_bytes()).collect();
         let digest = hash::content(&bytes) ^ hash::content(list.join("\n").as_bytes());
         Ok(Self { width, rows, row_of, fingerprint: format!("precomputed-1 {width} {digest:032x}") })

@@ -15,7 +15,7 @@ use tokenizers::{Tokenizer, TruncationParams};
 use super::bert::Bert;
 use super::bert_config::{BertConfig, SentenceConfig, TextPooling, read_json};
 use crate::retrieve::error::{Result, RetrieveError};
-use crate::retrieve::vectors::normalise_rows;
+use crate::retrieve::vectors::normalize_rows;
 
 /// Tokens of a batch: bounds the activations.
 const BATCH_TOKENS: usize = 8192;
@@ -92,7 +92,7 @@ impl SentenceEncoder {
                 }
             }
         }
-        normalise_rows(&mut rows, width);
+        normalize_rows(&mut rows, width);
         Ok(rows)
     }
 

@@ -7,7 +7,7 @@ use otter_io::hash::{FNV_OFFSET, fnv1a, mix};
 use otter_io::text::hex;
 use sha2::{Digest, Sha256};
 
-use crate::retrieve::vectors::normalise_rows;
+use crate::retrieve::vectors::normalize_rows;
 
 /// Slots of the table of document frequencies; features that share a slot share a frequency.
 const SLOTS: usize = 1 << 18;
@@ -77,7 +77,7 @@ impl TfIdf {
                 row[place] += if bits & 1 == 0 { value } else { -value };
             }
         }
-        normalise_rows(&mut row, self.width);
+        normalize_rows(&mut row, self.width);
         row
     }
 }

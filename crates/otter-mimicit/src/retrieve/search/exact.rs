@@ -1,9 +1,9 @@
-//! The exact nearest neighbours: every query against every item, as matrix products of blocks.
+//! The exact nearest neighbors: every query against every item, as matrix products of blocks.
 
-use otter_nn::kernels::matmul;
+use otter_nn::backend::cpu::gemm;
 use rayon::prelude::*;
 
-use super::top_k::{Neighbour, TopK};
+use super::top_k::{Neighbor, TopK};
 use crate::retrieve::vectors::Vectors;
 
 /// Queries multiplied at once.
@@ -12,7 +12,7 @@ pub const QUERY_ROWS: usize = 1024;
 pub const ITEM_ROWS: usize = 4096;
 
 /// The `k` most similar items of each row of `queries` (rows, width).
-pub fn search(vectors: &Vectors, queries: &[f32], k: usize) -> Vec<Vec<Neighbour>> {
+pub fn search(vectors: &Vectors, queries: &[f32], k: usize) -> Vec<Vec<Neighbor>> {
     let width = vectors.width();
     let mut found = Vec::with_capacity(queries.len() / width.max(1));
     let mut items = Vec::new();
@@ -25,7 +25,7 @@ pub fn search(vectors: &Vectors, queries: &[f32], k: usize) -> Vec<Vec<Neighbour
             items.resize(count * width, 0.0);
             vectors.read(first, &mut items);
             products.resize(rows * count, 0.0);
-            matmul::times_transposed(&mut products, queries, &items[..], width, count, false);
+            gemm::matmul_nt(&mut products, queries, &items[..], width, count, false);
             best.par_iter_mut().zip(products.par_chunks(count)).for_each(|(best, row)| {
                 best.offer_row(row, |column| (first + column) as u32);
             });

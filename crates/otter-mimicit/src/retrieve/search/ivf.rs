@@ -1,20 +1,20 @@
 //! An approximate index: items in lists around centroids, a query compared with the members of the nearest lists only
-//! (the inverted file of Jégou et al., "Product quantization for nearest neighbor search", 2011, without the quantisation).
+//! (the inverted file of Jégou et al., "Product quantization for nearest neighbor search", 2011, without the quantization).
 //!
-//! Retrieval asks for the neighbours of all items at once, so the queries of a block that look into the same list are
+//! Retrieval asks for the neighbors of all items at once, so the queries of a block that look into the same list are
 //! multiplied with it as one matrix product. That is why this and no graph: a graph walks from vector to vector,
 //! and building one over two million items takes longer than the whole search here.
 
 use std::sync::Mutex;
 
-use gemm::Parallelism;
-use otter_nn::kernels::matmul::{self, Layout};
+use ::gemm::Parallelism;
+use otter_nn::backend::cpu::gemm::{self, Layout};
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use rayon::prelude::*;
 
-use super::top_k::{Neighbour, TopK};
-use crate::retrieve::vectors::{Vectors, normalise_rows};
+use super::top_k::{Neighbor, TopK};
+use crate::retrieve::vectors::{Vectors, normalize_rows};
 
 /// Rows assigned to centroids at once.
 const ASSIGN_ROWS: usize = 1024;
@@ -106,7 +106,7 @@ impl Ivf {
                     centroid.copy_from_slice(&row);
                 }
             }
-            normalise_rows(&mut centroids, width);
+            normalize_rows(&mut centroids, width);
         }
         let mut list_of = Vec::with_capacity(usable.len());
         for block in usable.chunks(ASSIGN_ROWS) {
@@ -151,16 +151,16 @@ impl Ivf {
         (whole && fits).then_some(Self { width, probes, centroids, starts, members })
     }
 
-    /// Items list by list: neighbours in this order look into the same lists.
+    /// Items list by list: neighbors in this order look into the same lists.
     pub fn order(&self) -> &[u32] {
         &self.members
     }
 
     /// The `k` most similar items of each row of `queries` (rows, width) among the members of its nearest lists.
-    pub fn search(&self, vectors: &Vectors, queries: &[f32], k: usize) -> Vec<Vec<Neighbour>> {
+    pub fn search(&self, vectors: &Vectors, queries: &[f32], k: usize) -> Vec<Vec<Neighbor>> {
         let (width, lists) = (self.width, self.starts.len() - 1);
         let rows = queries.len() / width;
-        let nearest: Vec<Vec<Neighbour>> = queries
+        let nearest: Vec<Vec<Neighbor>> = queries
             .par_chunks(TILE_ROWS * width)
             .flat_map_iter(|queries| {
                 let mut products = vec![0.0; queries.len() / width * lists];
@@ -238,7 +238,7 @@ fn largest(row: &[f32]) -> usize {
 /// `y = x w^T` on this thread; x (rows, width), w (columns, width).
 fn product(y: &mut [f32], x: &[f32], w: &[f32], width: usize) {
     let (rows, columns) = (x.len() / width, w.len() / width);
-    matmul::product(
+    gemm::product(
         y,
         Layout::rows(columns),
         x,

@@ -2,6 +2,6 @@
 
 pub(super) mod exact;
 pub(super) mod ivf;
-pub(super) mod neighbours;
+pub(super) mod neighbors;
 pub(super) mod plan;
 pub(super) mod top_k;

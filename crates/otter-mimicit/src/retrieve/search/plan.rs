@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Instant;
 
-use otter_nn::kernels::matmul;
+use otter_nn::backend::cpu::gemm;
 
 use super::exact::{ITEM_ROWS, QUERY_ROWS};
 use super::ivf::{DEFAULT_PROBES, IvfOptions};
-use super::top_k::Neighbour;
+use super::top_k::Neighbor;
 
 /// Multiplications up to which the exact search is taken: 200,000 items of width 384, minutes on two cores. A fixed
 /// number and no measured time, so that every machine takes the same index.
@@ -49,8 +49,8 @@ pub struct SearchPlan {
     pub queries: usize,
     /// Length of a vector.
     pub width: usize,
-    /// Neighbours of each item.
-    pub neighbours: usize,
+    /// Neighbors of each item.
+    pub neighbors: usize,
     /// Cost of the exact search.
     pub exact: Cost,
     /// Cost of the approximate search.
@@ -65,8 +65,8 @@ pub struct SearchPlan {
     pub asked_for: bool,
     /// Bytes of the embeddings, in a mapped file that the system may drop from memory.
     pub embedding_bytes: u64,
-    /// Bytes of the neighbours, in a file.
-    pub neighbour_bytes: u64,
+    /// Bytes of the neighbors, in a file.
+    pub neighbor_bytes: u64,
 }
 
 impl SearchPlan {
@@ -75,7 +75,7 @@ impl SearchPlan {
         items: usize,
         queries: usize,
         width: usize,
-        neighbours: usize,
+        neighbors: usize,
         asked_for: Option<IndexKind>,
         lists: Option<usize>,
         probes: Option<usize>,
@@ -88,7 +88,7 @@ impl SearchPlan {
         // Training, every item to its list, every query to its lists, and the members of those.
         let approximate = (TRAINING_ROWS_PER_LIST * l + n + q) * l * d + q * n * d * probes as f64 / l;
         let float = size_of::<f32>();
-        let heaps = |rows: usize| rows * neighbours * size_of::<Neighbour>();
+        let heaps = |rows: usize| rows * neighbors * size_of::<Neighbor>();
         let exact_bytes =
             float * (QUERY_ROWS * ITEM_ROWS + (QUERY_ROWS + ITEM_ROWS) * width) + heaps(QUERY_ROWS);
         let rows = APPROXIMATE_ROWS.min(items);
@@ -99,7 +99,7 @@ impl SearchPlan {
             items,
             queries,
             width,
-            neighbours,
+            neighbors,
             exact: Cost { seconds: exact / (rate * EXACT_RATE), bytes: exact_bytes as u64 },
             approximate: Cost {
                 seconds: approximate / (rate * GATHERED_RATE),
@@ -110,7 +110,7 @@ impl SearchPlan {
             index: asked_for.unwrap_or(chosen),
             asked_for: asked_for.is_some(),
             embedding_bytes: (items * width * crate::retrieve::vectors::ELEMENT) as u64,
-            neighbour_bytes: (queries * neighbours * size_of::<Neighbour>()) as u64,
+            neighbor_bytes: (queries * neighbors * size_of::<Neighbor>()) as u64,
         }
     }
 }
@@ -120,11 +120,11 @@ impl fmt::Display for SearchPlan {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         writeln!(
             f,
-            "{} items of width {}: {:.0} MiB of embeddings and {:.0} MiB of neighbours on disk",
+            "{} items of width {}: {:.0} MiB of embeddings and {:.0} MiB of neighbors on disk",
             self.items,
             self.width,
             mib(self.embedding_bytes),
-            mib(self.neighbour_bytes)
+            mib(self.neighbor_bytes)
         )?;
         for (kind, cost) in [(IndexKind::Exact, self.exact), (IndexKind::Approximate, self.approximate)] {
             let (mark, name) = match kind {
@@ -155,7 +155,7 @@ fn products_per_second() -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..4 {
         let started = Instant::now();
-        matmul::times_transposed(&mut y, &x, &w[..], WIDTH, 2 * ROWS, false);
+        gemm::matmul_nt(&mut y, &x, &w[..], WIDTH, 2 * ROWS, false);
         best = best.min(started.elapsed().as_secs_f64());
     }
     (ROWS * 2 * ROWS * WIDTH) as f64 / best.max(1e-9)

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 /// An item and its cosine similarity to the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Neighbour {
+pub struct Neighbor {
     /// Number of the item.
     pub item: u32,
     /// Cosine similarity.
@@ -15,7 +15,7 @@ pub struct Neighbour {
 /// Ordered so that the greatest is the worst: lower similarity, then the larger number. The order is total, so the best k
 /// do not depend on the order in which they were offered.
 #[derive(Clone, Copy, PartialEq)]
-struct Worst(Neighbour);
+struct Worst(Neighbor);
 
 impl Eq for Worst {}
 
@@ -34,7 +34,7 @@ impl Ord for Worst {
 /// Scores looked at together: most groups hold none that counts.
 const GROUP: usize = 16;
 
-/// A bounded heap of the best neighbours.
+/// A bounded heap of the best neighbors.
 pub struct TopK {
     k: usize,
     heap: BinaryHeap<Worst>,
@@ -54,14 +54,14 @@ impl TopK {
         self.heap.peek().map_or(f32::INFINITY, |worst| worst.0.similarity)
     }
 
-    /// Takes one neighbour if it is among the best.
-    pub fn offer(&mut self, neighbour: Neighbour) {
+    /// Takes one neighbor if it is among the best.
+    pub fn offer(&mut self, neighbor: Neighbor) {
         if self.heap.len() < self.k {
-            self.heap.push(Worst(neighbour));
+            self.heap.push(Worst(neighbor));
         } else if let Some(mut worst) = self.heap.peek_mut()
-            && Worst(neighbour) < *worst
+            && Worst(neighbor) < *worst
         {
-            *worst = Worst(neighbour);
+            *worst = Worst(neighbor);
         }
     }
 
@@ -69,21 +69,21 @@ impl TopK {
     pub fn offer_row(&mut self, similarities: &[f32], item_of: impl Fn(usize) -> u32) {
         let mut threshold = self.threshold();
         for (group, values) in similarities.chunks(GROUP).enumerate() {
-            // Branch-free, so that it vectorises.
+            // Branch-free, so that it vectorizes.
             if !values.iter().fold(false, |any, &value| any | (value >= threshold)) {
                 continue;
             }
             for (column, &similarity) in values.iter().enumerate() {
                 if similarity >= threshold {
-                    self.offer(Neighbour { item: item_of(group * GROUP + column), similarity });
+                    self.offer(Neighbor { item: item_of(group * GROUP + column), similarity });
                     threshold = self.threshold();
                 }
             }
         }
     }
 
-    /// The neighbours, the most similar first; equal ones by number.
-    pub fn into_sorted(self) -> Vec<Neighbour> {
+    /// The neighbors, the most similar first; equal ones by number.
+    pub fn into_sorted(self) -> Vec<Neighbor> {
         self.heap.into_sorted_vec().into_iter().map(|worst| worst.0).collect()
     }
 }
@@ -96,8 +96,8 @@ mod tests {
         #[test]
         fn equals_sorting(values in proptest::collection::vec(-3_i8..3, 0..90), k in 0_usize..20) {
             let row: Vec<f32> = values.iter().map(|&value| f32::from(value)).collect();
-            let mut all: Vec<Neighbour> =
-                row.iter().zip(0..).map(|(&similarity, item)| Neighbour { item, similarity }).collect();
+            let mut all: Vec<Neighbor> =
+                row.iter().zip(0..).map(|(&similarity, item)| Neighbor { item, similarity }).collect();
             all.sort_by(|a, b| b.similarity.total_cmp(&a.similarity).then(a.item.cmp(&b.item)));
             all.truncate(k);
             let mut forward = TopK::new(k);

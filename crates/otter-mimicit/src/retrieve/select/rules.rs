@@ -1,7 +1,7 @@
 //! Which records may be examples of a query, and the examples of one query.
 
 use super::records::{NO_ITEM, Records};
-use crate::retrieve::search::top_k::Neighbour;
+use crate::retrieve::search::top_k::Neighbor;
 use otter_io::hash::mix;
 
 /// Records of one item that are looked at for one query: thousands may share an instruction.
@@ -96,26 +96,26 @@ impl<'a> Picked<'a> {
         true
     }
 
-    /// Takes records of neighbouring items, nearest first. `skip_own` leaves out the query's own item. Records of an
+    /// Takes records of neighboring items, nearest first. `skip_own` leaves out the query's own item. Records of an
     /// item are looked at from a place that depends on seed and query, so that a common instruction does not always
     /// bring the same examples.
-    pub fn offer_items(&mut self, neighbours: &[Neighbour], skip_own: bool) {
+    pub fn offer_items(&mut self, neighbors: &[Neighbor], skip_own: bool) {
         let own = self.records.item[self.query];
-        for neighbour in neighbours {
+        for neighbor in neighbors {
             if self.is_full() {
                 return;
             }
-            if skip_own && neighbour.item == own {
+            if skip_own && neighbor.item == own {
                 continue;
             }
-            let members = self.records.members(neighbour.item as usize);
-            let start = mix(self.rules.seed ^ mix(self.query as u64 ^ (u64::from(neighbour.item) << 32)));
+            let members = self.records.members(neighbor.item as usize);
+            let start = mix(self.rules.seed ^ mix(self.query as u64 ^ (u64::from(neighbor.item) << 32)));
             let start = ((u128::from(start) * members.len() as u128) >> 64) as usize;
             let mut taken = 0;
             for &candidate in members[start..].iter().chain(&members[..start]).take(MOST_MEMBERS) {
                 if self.offer(candidate as usize) {
                     taken += 1;
-                    self.similarity += f64::from(neighbour.similarity);
+                    self.similarity += f64::from(neighbor.similarity);
                 }
                 if taken >= self.rules.per_item || self.is_full() {
                     break;

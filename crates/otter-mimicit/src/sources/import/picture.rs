@@ -136,15 +136,15 @@ fn resized(image: &RgbImage, options: &PictureOptions) -> Option<RgbImage> {
 fn encode(image: &RgbImage, format: FrameFormat) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let (width, height) = (image.width() as u32, image.height() as u32);
-    let colour = ExtendedColorType::Rgb8;
+    let color = ExtendedColorType::Rgb8;
     let written = match format {
         FrameFormat::Jpeg(quality) => JpegEncoder::new_with_quality(&mut bytes, quality).write_image(
             image.pixels(),
             width,
             height,
-            colour,
+            color,
         ),
-        FrameFormat::Png => PngEncoder::new(&mut bytes).write_image(image.pixels(), width, height, colour),
+        FrameFormat::Png => PngEncoder::new(&mut bytes).write_image(image.pixels(), width, height, color),
     };
     written.map(|()| bytes).map_err(|error| error.to_string())
 }

@@ -59,8 +59,8 @@ pub fn other_language_models() -> Vec<TextConfig> {
         ..MptConfig::mpt_7b()
     };
     let learned = MptConfig { alibi: false, logit_scale: Some(0.5), no_bias: false, ..mpt.clone() };
-    // The style of the 1B: normalised queries and keys.
-    let normalised = MptConfig { qk_ln: true, ..mpt.clone() };
+    // The style of the 1B: normalized queries and keys.
+    let normalized = MptConfig { qk_ln: true, ..mpt.clone() };
     let neox = GptNeoxConfig {
         hidden_size: 8,
         intermediate_size: 6,
@@ -100,7 +100,7 @@ pub fn other_language_models() -> Vec<TextConfig> {
     vec![
         mpt.into(),
         learned.into(),
-        normalised.into(),
+        normalized.into(),
         neox.into(),
         opt.into(),
         projected.into(),

@@ -19,7 +19,7 @@
 use rayon::prelude::*;
 
 use super::adamw::StepConstants;
-use crate::vectorised;
+use crate::vectorized;
 
 /// Elements that share a scale.
 pub const BLOCK: usize = 256;
@@ -89,7 +89,7 @@ pub(crate) fn update(
     );
 }
 
-vectorised! {
+vectorized! {
     /// Some whole blocks of one parameter, the last of which may be shorter. Elementwise but for the largest of a block.
     fn update_blocks<>(
         values: &mut [f32],

@@ -1,10 +1,10 @@
 //! Cross-entropy of rows of logits.
 
 use super::{for_row_blocks, max_of, sum_of};
-use crate::Real;
+use crate::Float;
 
 /// Loss of each row of logits with its target; with a `scale` the logits become the gradient of that times the sum.
-pub fn cross_entropy<T: Real>(
+pub fn cross_entropy<T: Float>(
     logits: &mut [T],
     targets: &[u32],
     vocabulary: usize,
@@ -34,7 +34,7 @@ pub fn cross_entropy<T: Real>(
 }
 
 /// Log of the sum of exponentials. It is NaN where a logit is not finite, negative infinity included: no model means that.
-pub fn log_sum_exp<T: Real>(logits: &[T]) -> T {
+pub fn log_sum_exp<T: Float>(logits: &[T]) -> T {
     super::simd(|| {
         let max = max_of(logits);
         // A product with zero is zero, or NaN.

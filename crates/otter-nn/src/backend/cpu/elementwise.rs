@@ -3,41 +3,41 @@
 use rayon::prelude::*;
 
 use super::{LANES, fold_lanes, for_row_blocks, zeros};
-use crate::{Real, vectorised};
+use crate::{Float, vectorized};
 
-vectorised! {
+vectorized! {
     /// `a += b` on one thread; b may be longer.
-    pub fn add_part<T: Real>(a: &mut [T], b: &[T]) {
+    pub fn add_part<T: Float>(a: &mut [T], b: &[T]) {
         for (x, &y) in a.iter_mut().zip(b) {
             *x += y;
         }
     }
 }
 
-vectorised! {
-    fn add_scaled_block<T: Real>(a: &mut [T], b: &[T], factor: T) {
+vectorized! {
+    fn add_scaled_block<T: Float>(a: &mut [T], b: &[T], factor: T) {
         for (x, &y) in a.iter_mut().zip(b) {
             *x += factor * y;
         }
     }
 }
 
-vectorised! {
-    fn scale_block<T: Real>(values: &mut [T], factor: T) {
+vectorized! {
+    fn scale_block<T: Float>(values: &mut [T], factor: T) {
         values.iter_mut().for_each(|v| *v *= factor);
     }
 }
 
-vectorised! {
-    fn clamp_block<T: Real>(values: &mut [T], limit: T) {
+vectorized! {
+    fn clamp_block<T: Float>(values: &mut [T], limit: T) {
         for v in values.iter_mut() {
             *v = if *v > limit { limit } else if *v < -limit { -limit } else { *v };
         }
     }
 }
 
-vectorised! {
-    fn clamp_backward_block<T: Real>(dy: &mut [T], clamped: &[T], limit: T) {
+vectorized! {
+    fn clamp_backward_block<T: Float>(dy: &mut [T], clamped: &[T], limit: T) {
         for (d, &v) in dy.iter_mut().zip(clamped) {
             if v >= limit || v <= -limit {
                 *d = T::ZERO;
@@ -46,57 +46,57 @@ vectorised! {
     }
 }
 
-vectorised! {
-    fn dot_block<T: Real>(a: &[T], b: &[T]) -> T {
+vectorized! {
+    fn dot_block<T: Float>(a: &[T], b: &[T]) -> T {
         super::sum_pairs(a, b, |p, q| p * q)
     }
 }
 
-vectorised! {
-    fn activate_block<A: Activation, T: Real>(out: &mut [T], x: &[T]) {
+vectorized! {
+    fn activate_block<A: Activation, T: Float>(out: &mut [T], x: &[T]) {
         for (y, &v) in out.iter_mut().zip(x) {
             *y = A::value(v);
         }
     }
 }
 
-vectorised! {
+vectorized! {
     /// `x = activation(x)` on one thread.
-    pub fn activate_part<A: Activation, T: Real>(x: &mut [T]) {
+    pub fn activate_part<A: Activation, T: Float>(x: &mut [T]) {
         for v in x.iter_mut() {
             *v = A::value(*v);
         }
     }
 }
 
-vectorised! {
-    fn activate_backward_block<A: Activation, T: Real>(dy: &mut [T], x: &[T]) {
+vectorized! {
+    fn activate_backward_block<A: Activation, T: Float>(dy: &mut [T], x: &[T]) {
         for (d, &v) in dy.iter_mut().zip(x) {
             *d *= A::slope(v);
         }
     }
 }
 
-vectorised! {
-    fn silu_product_block<T: Real>(out: &mut [T], gate: &[T], up: &[T]) {
+vectorized! {
+    fn silu_product_block<T: Float>(out: &mut [T], gate: &[T], up: &[T]) {
         for ((y, &g), &u) in out.iter_mut().zip(gate).zip(up) {
             *y = g * g.sigmoid() * u;
         }
     }
 }
 
-vectorised! {
+vectorized! {
     /// `gate = silu(gate) * up`.
-    fn silu_product_part<T: Real>(gate: &mut [T], up: &[T]) {
+    fn silu_product_part<T: Float>(gate: &mut [T], up: &[T]) {
         for (g, &u) in gate.iter_mut().zip(up) {
             *g = *g * g.sigmoid() * u;
         }
     }
 }
 
-vectorised! {
+vectorized! {
     /// `d_gate` holds the product's gradient on entry.
-    fn silu_gate_gradient<T: Real>(d_gate: &mut [T], gate: &[T], up: &[T]) {
+    fn silu_gate_gradient<T: Float>(d_gate: &mut [T], gate: &[T], up: &[T]) {
         for ((d, &g), &u) in d_gate.iter_mut().zip(gate).zip(up) {
             let s = g.sigmoid();
             *d = *d * u * s * (T::ONE + g * (T::ONE - s));
@@ -104,9 +104,9 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorized! {
     /// `d_up` holds the product's gradient on entry.
-    fn silu_up_gradient<T: Real>(d_up: &mut [T], gate: &[T]) {
+    fn silu_up_gradient<T: Float>(d_up: &mut [T], gate: &[T]) {
         for (d, &g) in d_up.iter_mut().zip(gate) {
             *d *= g * g.sigmoid();
         }
@@ -114,7 +114,7 @@ vectorised! {
 }
 
 /// `a += b`.
-pub fn add_assign<T: Real>(a: &mut [T], b: &[T]) {
+pub fn add_assign<T: Float>(a: &mut [T], b: &[T]) {
     assert_eq!(a.len(), b.len(), "lengths differ");
     for_row_blocks(a, 1, 1, |start, block| {
         add_part(block, &b[start..]);
@@ -122,7 +122,7 @@ pub fn add_assign<T: Real>(a: &mut [T], b: &[T]) {
 }
 
 /// `a += factor * b`.
-pub fn add_scaled<T: Real>(a: &mut [T], b: &[T], factor: T) {
+pub fn add_scaled<T: Float>(a: &mut [T], b: &[T], factor: T) {
     assert_eq!(a.len(), b.len(), "lengths differ");
     for_row_blocks(a, 1, 1, |start, block| {
         add_scaled_block(block, &b[start..], factor);
@@ -130,7 +130,7 @@ pub fn add_scaled<T: Real>(a: &mut [T], b: &[T], factor: T) {
 }
 
 /// `out = a + factor * b`.
-pub fn sum_scaled<T: Real>(a: &[T], b: &[T], factor: T) -> Vec<T> {
+pub fn sum_scaled<T: Float>(a: &[T], b: &[T], factor: T) -> Vec<T> {
     assert_eq!(a.len(), b.len(), "lengths differ");
     let mut out = a.to_vec();
     add_scaled(&mut out, b, factor);
@@ -138,30 +138,30 @@ pub fn sum_scaled<T: Real>(a: &[T], b: &[T], factor: T) -> Vec<T> {
 }
 
 /// Sum of products, in blocks of fixed size so that the result does not depend on the number of threads.
-pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+pub fn dot<T: Float>(a: &[T], b: &[T]) -> T {
     assert_eq!(a.len(), b.len(), "lengths differ");
     a.chunks(1 << 14).zip(b.chunks(1 << 14)).map(|(x, y)| dot_block(x, y)).sum()
 }
 
 /// `values *= factor`.
-pub fn scale<T: Real>(values: &mut [T], factor: T) {
+pub fn scale<T: Float>(values: &mut [T], factor: T) {
     for_row_blocks(values, 1, 1, |_, block| scale_block(block, factor));
 }
 
 /// Limits all values to plus or minus `limit`; NaN stays.
-pub fn clamp<T: Real>(values: &mut [T], limit: T) {
+pub fn clamp<T: Float>(values: &mut [T], limit: T) {
     for_row_blocks(values, 1, 1, |_, block| clamp_block(block, limit));
 }
 
 /// Turns the gradient of [`clamp`]'s output `clamped` into that of its input, in place: nothing passes at a limit.
-pub fn clamp_backward<T: Real>(dy: &mut [T], clamped: &[T], limit: T) {
+pub fn clamp_backward<T: Float>(dy: &mut [T], clamped: &[T], limit: T) {
     assert_eq!(dy.len(), clamped.len(), "lengths differ");
     for_row_blocks(dy, 1, 1, |start, block| clamp_backward_block(block, &clamped[start..], limit));
 }
 
-vectorised! {
+vectorized! {
     /// Sum of the squares in f64, in a fixed order that depends on the length only.
-    pub fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
+    pub fn sum_of_squares<T: Float>(values: &[T]) -> f64 {
         let mut lanes = [0f64; LANES];
         let (whole, rest) = values.as_chunks::<LANES>();
         for chunk in whole {
@@ -181,7 +181,7 @@ vectorised! {
 const SQUARES: usize = 1 << 16;
 
 /// Sum of the squares of all elements of some slices, in f64 and a fixed order.
-pub fn sum_of_all_squares<'a, T: Real>(slices: impl IntoIterator<Item = &'a [T]>) -> f64 {
+pub fn sum_of_all_squares<'a, T: Float>(slices: impl IntoIterator<Item = &'a [T]>) -> f64 {
     let blocks: Vec<&[T]> = slices.into_iter().flat_map(|slice| slice.chunks(SQUARES)).collect();
     let sums: Vec<f64> = blocks.into_par_iter().map(sum_of_squares).collect();
     sums.iter().sum()
@@ -193,9 +193,9 @@ const ACTIVATION_WORK: usize = 8;
 /// A pointwise activation with its derivative.
 pub trait Activation: Sync {
     /// Value at `x`.
-    fn value<T: Real>(x: T) -> T;
+    fn value<T: Float>(x: T) -> T;
     /// Derivative at `x`.
-    fn slope<T: Real>(x: T) -> T;
+    fn slope<T: Float>(x: T) -> T;
 }
 
 /// Exact GELU: x times the standard normal distribution function.
@@ -203,12 +203,12 @@ pub struct Gelu;
 
 impl Activation for Gelu {
     #[inline(always)]
-    fn value<T: Real>(x: T) -> T {
+    fn value<T: Float>(x: T) -> T {
         let half = T::from_f64(0.5);
         half * x * (T::ONE + (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf())
     }
     #[inline(always)]
-    fn slope<T: Real>(x: T) -> T {
+    fn slope<T: Float>(x: T) -> T {
         let half = T::from_f64(0.5);
         let distribution = half * (T::ONE + (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf());
         let density = (-half * x * x).exp() * T::from_f64(0.398_942_280_401_432_7);
@@ -221,7 +221,7 @@ pub struct GeluTanh;
 
 /// The argument of the approximation's tanh, and its derivative.
 #[inline(always)]
-fn tanh_argument<T: Real>(x: T) -> (T, T) {
+fn tanh_argument<T: Float>(x: T) -> (T, T) {
     let factor = T::from_f64((2.0 / std::f64::consts::PI).sqrt());
     let cubic = T::from_f64(0.044_715);
     let square = x * x;
@@ -230,11 +230,11 @@ fn tanh_argument<T: Real>(x: T) -> (T, T) {
 
 impl Activation for GeluTanh {
     #[inline(always)]
-    fn value<T: Real>(x: T) -> T {
+    fn value<T: Float>(x: T) -> T {
         T::from_f64(0.5) * x * (T::ONE + tanh_argument(x).0.tanh())
     }
     #[inline(always)]
-    fn slope<T: Real>(x: T) -> T {
+    fn slope<T: Float>(x: T) -> T {
         let (argument, slope) = tanh_argument(x);
         let tanh = argument.tanh();
         let half = T::from_f64(0.5);
@@ -247,12 +247,12 @@ pub struct Relu;
 
 impl Activation for Relu {
     #[inline(always)]
-    fn value<T: Real>(x: T) -> T {
+    fn value<T: Float>(x: T) -> T {
         // NaN stays NaN.
         if x < T::ZERO { T::ZERO } else { x }
     }
     #[inline(always)]
-    fn slope<T: Real>(x: T) -> T {
+    fn slope<T: Float>(x: T) -> T {
         if x > T::ZERO { T::ONE } else { T::ZERO }
     }
 }
@@ -262,11 +262,11 @@ pub struct QuickGelu;
 
 impl Activation for QuickGelu {
     #[inline(always)]
-    fn value<T: Real>(x: T) -> T {
+    fn value<T: Float>(x: T) -> T {
         x * (x * T::from_f64(1.702)).sigmoid()
     }
     #[inline(always)]
-    fn slope<T: Real>(x: T) -> T {
+    fn slope<T: Float>(x: T) -> T {
         let factor = T::from_f64(1.702);
         let s = (x * factor).sigmoid();
         s + x * factor * s * (T::ONE - s)
@@ -274,7 +274,7 @@ impl Activation for QuickGelu {
 }
 
 /// `out = activation(x)`.
-pub fn activate<A: Activation, T: Real>(x: &[T]) -> Vec<T> {
+pub fn activate<A: Activation, T: Float>(x: &[T]) -> Vec<T> {
     let mut out = zeros(x.len());
     for_row_blocks(&mut out, 1, ACTIVATION_WORK, |start, block| {
         activate_block::<A, T>(block, &x[start..]);
@@ -283,12 +283,12 @@ pub fn activate<A: Activation, T: Real>(x: &[T]) -> Vec<T> {
 }
 
 /// `x = activation(x)`.
-pub fn activate_in_place<A: Activation, T: Real>(x: &mut [T]) {
+pub fn activate_in_place<A: Activation, T: Float>(x: &mut [T]) {
     for_row_blocks(x, 1, ACTIVATION_WORK, |_, block| activate_part::<A, T>(block));
 }
 
 /// Turns the gradient `dy` of `activation(x)` into the gradient of `x`, in place.
-pub fn activate_backward<A: Activation, T: Real>(dy: &mut [T], x: &[T]) {
+pub fn activate_backward<A: Activation, T: Float>(dy: &mut [T], x: &[T]) {
     assert_eq!(dy.len(), x.len(), "lengths differ");
     for_row_blocks(dy, 1, ACTIVATION_WORK, |start, block| {
         activate_backward_block::<A, T>(block, &x[start..]);
@@ -296,7 +296,7 @@ pub fn activate_backward<A: Activation, T: Real>(dy: &mut [T], x: &[T]) {
 }
 
 /// `out = silu(gate) * up`, the product inside LLaMA's feed-forward.
-pub fn silu_product<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
+pub fn silu_product<T: Float>(gate: &[T], up: &[T]) -> Vec<T> {
     assert_eq!(gate.len(), up.len(), "lengths differ");
     let mut out = zeros(gate.len());
     for_row_blocks(&mut out, 1, ACTIVATION_WORK, |start, block| {
@@ -306,14 +306,14 @@ pub fn silu_product<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
 }
 
 /// [`silu_product`] in the place of `gate`.
-pub fn silu_product_in_place<T: Real>(gate: &mut [T], up: &[T]) {
+pub fn silu_product_in_place<T: Float>(gate: &mut [T], up: &[T]) {
     assert_eq!(gate.len(), up.len(), "lengths differ");
     for_row_blocks(gate, 1, ACTIVATION_WORK, |start, block| silu_product_part(block, &up[start..]));
 }
 
 /// Gradients of [`silu_product`]: `d_up` holds the product's gradient on entry and that of `up` on return; returned
 /// is the gradient of `gate`.
-pub fn silu_product_backward<T: Real>(gate: &[T], up: &[T], d_up: &mut [T]) -> Vec<T> {
+pub fn silu_product_backward<T: Float>(gate: &[T], up: &[T], d_up: &mut [T]) -> Vec<T> {
     assert_eq!(gate.len(), d_up.len(), "lengths differ");
     let mut d_gate = d_up.to_vec();
     for_row_blocks(&mut d_gate, 1, ACTIVATION_WORK, |start, block| {

@@ -4,8 +4,8 @@
 use half::{bf16, f16};
 
 use super::for_row_blocks;
-use super::gemm::{self as matmul, Layout, SOME_ROWS};
-use crate::{Real, vectorised};
+use super::gemm::{self, Layout, SOME_ROWS};
+use crate::{Float, vectorized};
 
 /// Elements of a widened tile: 4 MiB of f32, which stay in the cache until the product has read them.
 const TILE: usize = 1 << 20;
@@ -20,28 +20,28 @@ pub trait Stored<T>: Copy + Send + Sync {
     fn widen(self) -> T;
 }
 
-impl<T: Real> Stored<T> for T {
+impl<T: Float> Stored<T> for T {
     #[inline(always)]
     fn widen(self) -> T {
         self
     }
 }
 
-impl<T: Real> Stored<T> for f16 {
+impl<T: Float> Stored<T> for f16 {
     #[inline(always)]
     fn widen(self) -> T {
         T::from_f32(f16_to_f32(self.to_bits()))
     }
 }
 
-impl<T: Real> Stored<T> for bf16 {
+impl<T: Float> Stored<T> for bf16 {
     #[inline(always)]
     fn widen(self) -> T {
         T::from_f32(f32::from_bits(u32::from(self.to_bits()) << 16))
     }
 }
 
-/// Branch-free, so that loops vectorise (`half`'s own conversion asks the processor for each element).
+/// Branch-free, so that loops vectorize (`half`'s own conversion asks the processor for each element).
 #[inline(always)]
 pub fn f16_to_f32(bits: u16) -> f32 {
     /// Exponents count from 15 in f16, from 127 in f32. Multiplying corrects subnormals too.
@@ -54,8 +54,8 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(value | sign)
 }
 
-vectorised! {
-    fn widen_block<T: Real, W: Stored<T>>(out: &mut [T], stored: &[W]) {
+vectorized! {
+    fn widen_block<T: Float, W: Stored<T>>(out: &mut [T], stored: &[W]) {
         for (out, &stored) in out.iter_mut().zip(stored) {
             *out = stored.widen();
         }
@@ -63,7 +63,7 @@ vectorised! {
 }
 
 /// Writes the widened elements of `stored` to `out`, of the same length, on all threads.
-pub fn widened<T: Real, W: Stored<T>>(out: &mut [T], stored: &[W]) {
+pub fn widened<T: Float, W: Stored<T>>(out: &mut [T], stored: &[W]) {
     debug_assert_eq!(out.len(), stored.len());
     for_row_blocks(out, 1, 1, |first, block| {
         let stored = &stored[first..first + block.len()];
@@ -78,7 +78,7 @@ fn tile_rows(inner: usize, outer: usize) -> usize {
 }
 
 /// Calls `body(first row, rows, their widened elements)` on consecutive tiles of w (outer, inner).
-fn for_tiles<T: Real, W: Stored<T>>(
+fn for_tiles<T: Float, W: Stored<T>>(
     w: &[W],
     inner: usize,
     outer: usize,
@@ -94,9 +94,9 @@ fn for_tiles<T: Real, W: Stored<T>>(
     }
 }
 
-/// `y (+)= x w^T` for more than a few rows; see [`matmul::times_transposed`]. Some rows are dot products with groups of
+/// `y (+)= x w^T` for more than a few rows; see [`gemm::matmul_nt`]. Some rows are dot products with groups of
 /// widened weight rows, many a product with one widened tile after the other.
-pub(super) fn times_transposed<T: Real, W: Stored<T>>(
+pub(super) fn matmul_nt<T: Float, W: Stored<T>>(
     y: &mut [T],
     x: &[T],
     w: &[W],
@@ -113,12 +113,12 @@ pub(super) fn times_transposed<T: Real, W: Stored<T>>(
         return for_tiles(w, inner, outer, |first, count, tile| {
             let (to, from) = (Layout::rows(outer).at(first), Layout::rows(inner));
             let sizes = (rows, inner, count);
-            let threads = matmul::parallelism(rows * inner * count);
+            let threads = gemm::parallelism(rows * inner * count);
             let columns = Layout::columns(inner);
-            matmul::product(y, to, x, from, tile, columns, sizes, T::ONE, accumulate, threads);
+            gemm::product(y, to, x, from, tile, columns, sizes, T::ONE, accumulate, threads);
         });
     }
-    matmul::dot_products(y, inner, outer, accumulate, |block, first| {
+    gemm::dot_products(y, inner, outer, accumulate, |block, first| {
         let mut group = vec![T::ZERO; GROUP * inner];
         let w = &w[first * inner..];
         for (out, w) in block.chunks_mut(GROUP * rows).zip(w.chunks(GROUP * inner)) {
@@ -129,8 +129,8 @@ pub(super) fn times_transposed<T: Real, W: Stored<T>>(
     });
 }
 
-/// `dx (+)= dy w`; see [`matmul::times`].
-pub(super) fn times<T: Real, W: Stored<T>>(
+/// `dx (+)= dy w`; see [`gemm::matmul_nn`].
+pub(super) fn matmul_nn<T: Float, W: Stored<T>>(
     dx: &mut [T],
     dy: &[T],
     w: &[W],
@@ -142,9 +142,9 @@ pub(super) fn times<T: Real, W: Stored<T>>(
     for_tiles(w, inner, outer, |first, count, tile| {
         let (to, from) = (Layout::rows(inner), Layout::rows(outer).at(first));
         let sizes = (rows, count, inner);
-        let threads = matmul::parallelism(rows * inner * count);
+        let threads = gemm::parallelism(rows * inner * count);
         let add = accumulate || first > 0;
-        matmul::product(dx, to, dy, from, tile, Layout::rows(inner), sizes, T::ONE, add, threads);
+        gemm::product(dx, to, dy, from, tile, Layout::rows(inner), sizes, T::ONE, add, threads);
     });
 }
 
@@ -176,7 +176,7 @@ mod tests {
         (0..count).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0).collect()
     }
 
-    fn product_of<'a, T: Real>(
+    fn product_of<'a, T: Float>(
         transposed: bool,
         x: &[f32],
         w: impl Into<WeightView<'a, T>>,
@@ -187,15 +187,15 @@ mod tests {
         let width = if transposed { outer } else { inner };
         let mut y: Vec<T> = numbers(rows * width, 5).into_iter().map(T::from_f32).collect();
         if transposed {
-            matmul::times_transposed(&mut y, &x, w, inner, outer, accumulate);
+            gemm::matmul_nt(&mut y, &x, w, inner, outer, accumulate);
         } else {
-            matmul::times(&mut y, &x, w, outer, inner, accumulate);
+            gemm::matmul_nn(&mut y, &x, w, outer, inner, accumulate);
         }
         y
     }
 
     /// Both products with both types against the same product of the widened matrix.
-    fn compare<T: Real>(sizes: (usize, usize, usize), tolerance: f64) {
+    fn compare<T: Float>(sizes: (usize, usize, usize), tolerance: f64) {
         let (rows, inner, outer) = sizes;
         let w = numbers(outer * inner, 1);
         let f16s: Vec<f16> = w.iter().map(|&v| f16::from_f32(v)).collect();

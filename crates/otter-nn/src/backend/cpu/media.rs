@@ -1,10 +1,10 @@
 //! Means over all latents of some media items, forward and backward.
 
-use crate::Real;
+use crate::Float;
 use crate::backend::MeanRows;
 
 /// Rows of `out`, of `width`, become the mean over all latents of their items in v; an item has `len` elements there.
-pub fn mean_latents<T: Real>(out: &mut [T], v: &[T], rows: &mut MeanRows<'_>, len: usize, width: usize) {
+pub fn mean_latents<T: Float>(out: &mut [T], v: &[T], rows: &mut MeanRows<'_>, len: usize, width: usize) {
     for (row, items) in rows {
         let mean = &mut out[row * width..][..width];
         mean.fill(T::ZERO);
@@ -25,7 +25,7 @@ pub fn mean_latents<T: Real>(out: &mut [T], v: &[T], rows: &mut MeanRows<'_>, le
 }
 
 /// Adds to the gradient of v through [`mean_latents`].
-pub fn mean_latents_backward<T: Real>(
+pub fn mean_latents_backward<T: Float>(
     dv: &mut [T],
     d_out: &[T],
     rows: &mut MeanRows<'_>,

@@ -1,5 +1,5 @@
-//! The host: [`Cpu`] is a [`Backend`](crate::backend::Backend) by kernels on plain slices. Each is written once for every [`crate::Real`] and compiled for several instruction
-//! sets by [`vectorised!`](crate::vectorised); the widest one the processor has is chosen at run time.
+//! The host: [`Cpu`] is a [`Backend`](crate::backend::Backend) by kernels on plain slices. Each is written once for every [`crate::Float`] and compiled for several instruction
+//! sets by [`vectorized!`](crate::vectorized); the widest one the processor has is chosen at run time.
 
 mod adamw;
 pub mod adamw_eight_bit;
@@ -16,11 +16,9 @@ mod operations;
 pub mod quantized;
 pub mod rotary;
 pub mod rows;
-pub mod vectorised;
+pub mod vectorized;
 
-pub use gemm as matmul;
 pub use operations::Cpu;
-pub use quantized as quantised;
 use rayon::prelude::*;
 
 /// Runs `body` compiled for the widest vector instructions of this processor. Everything `body` calls must be
@@ -47,7 +45,7 @@ pub fn for_row_blocks<T: Send>(
     if data.is_empty() {
         return;
     }
-    // One call site, so that `body` is inlined into the vectorised frame.
+    // One call site, so that `body` is inlined into the vectorized frame.
     let run = |first: usize, rows: &mut [T]| simd(|| body(first, rows));
     let rows = data.len() / width;
     let threads = rayon::current_num_threads();
@@ -67,7 +65,7 @@ const PARALLEL_ZEROS: usize = 1 << 18;
 
 /// A buffer of zeros, its memory made now on all threads. Where fresh pages are first read and then written, as in adding to
 /// them, the system makes each twice and stops every core for it.
-pub fn zeros<T: crate::Real>(len: usize) -> Vec<T> {
+pub fn zeros<T: crate::Float>(len: usize) -> Vec<T> {
     if len < PARALLEL_ZEROS || rayon::current_num_threads() == 1 {
         return vec![T::ZERO; len];
     }
@@ -81,12 +79,12 @@ pub fn zeros<T: crate::Real>(len: usize) -> Vec<T> {
     zeros
 }
 
-/// Number of lanes partial sums are kept in, so that sums vectorise and do not depend on the instruction set.
+/// Number of lanes partial sums are kept in, so that sums vectorize and do not depend on the instruction set.
 const LANES: usize = 16;
 
 /// Sum of `f` over paired elements, in a fixed order of `LANES` partial sums.
 #[inline(always)]
-pub fn sum_pairs<T: crate::Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
+pub fn sum_pairs<T: crate::Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut lanes = [T::ZERO; LANES];
     let whole = a.len() / LANES * LANES;
     let (a_head, a_tail) = a.split_at(whole);
@@ -104,7 +102,7 @@ pub fn sum_pairs<T: crate::Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> T {
 
 /// Sum of the partial sums, halving them.
 #[inline(always)]
-fn fold_lanes<T: crate::Real>(mut lanes: [T; LANES]) -> T {
+fn fold_lanes<T: crate::Float>(mut lanes: [T; LANES]) -> T {
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {
@@ -118,13 +116,13 @@ fn fold_lanes<T: crate::Real>(mut lanes: [T; LANES]) -> T {
 
 /// Sum of `f` over elements; see [`sum_pairs`].
 #[inline(always)]
-pub fn sum_of<T: crate::Real>(a: &[T], f: impl Fn(T) -> T) -> T {
+pub fn sum_of<T: crate::Float>(a: &[T], f: impl Fn(T) -> T) -> T {
     sum_pairs(a, a, |x, _| f(x))
 }
 
 /// Largest element that is a number (negative infinity where there is none).
 #[inline(always)]
-pub fn max_of<T: crate::Real>(a: &[T]) -> T {
+pub fn max_of<T: crate::Float>(a: &[T]) -> T {
     let mut lanes = [T::NEG_INFINITY; LANES];
     let whole = a.len() / LANES * LANES;
     for x in a[..whole].chunks_exact(LANES) {

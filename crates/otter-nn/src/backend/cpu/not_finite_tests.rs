@@ -3,13 +3,13 @@
 
 use half::{bf16, f16};
 
-use super::{elementwise, gemm as matmul, norm};
+use super::{elementwise, gemm, norm};
 use crate::layers::attention::KeysValues;
 use crate::layers::cross_entropy::log_sum_exp;
 use crate::testing::gradient_check::random_tensor;
 use crate::{
-    AttentionMask, CrossEntropy, Device, Gradients, Init, MediaAttention, MediaRows, MediaTarget,
-    ParameterSpecs, Parameters, QuantisedFormat, QuantisedMatrix, Real, SelfAttentionCore, TanhGate, Tensor,
+    AttentionMask, CrossEntropy, Device, Float, Gradients, Init, MediaAttention, MediaRows, MediaTarget,
+    ParameterSpecs, Parameters, QuantizedFormat, QuantizedMatrix, SelfAttentionCore, TanhGate, Tensor,
     WeightView,
 };
 
@@ -154,7 +154,7 @@ fn losses() {
     }
     let mut specs = ParameterSpecs::default();
     let head = CrossEntropy::new(specs.add_matrix("head", [20, 5], Init::Normal(1.0)));
-    let parameters = Parameters::<f32>::initialise(&specs, 0, Device::Cpu);
+    let parameters = Parameters::<f32>::initialize(&specs, 0, Device::Cpu);
     let (hidden, targets) = (numbers("h", &[3, 5]), [2, crate::IGNORE_INDEX, 7]);
     let finite = |parameters: &Parameters, hidden: &Tensor| {
         let mut trained = parameters.clone();
@@ -181,24 +181,24 @@ fn losses() {
 #[test]
 fn norms() {
     let (rows, width) = (3, 37);
-    let (x, gain, bias) =
-        (numbers("x", &[rows, width]), numbers("gain", &[width]), numbers("bias", &[width]));
+    let (x, weight, bias) =
+        (numbers("x", &[rows, width]), numbers("weight", &[width]), numbers("bias", &[width]));
     let count = |y: &[f32]| y.chunks(width).map(|y| y.iter().filter(|y| !y.is_finite()).count()).collect();
     for bad in BAD {
         for at in [0, 20, 36] {
-            let layer = |x: &Tensor, gain: &Tensor, bias: &Tensor| -> Vec<usize> {
-                count(&norm::layer_norm(x.data(), gain.data(), Some(bias.data()), 1e-5).0)
+            let layer = |x: &Tensor, weight: &Tensor, bias: &Tensor| -> Vec<usize> {
+                count(&norm::layer_norm(x.data(), weight.data(), Some(bias.data()), 1e-5).0)
             };
-            assert_eq!(layer(&with(&x, width + at, bad), &gain, &bias), [0, width, 0]);
-            assert_eq!(layer(&x, &with(&gain, at, bad), &bias), [1; 3]);
-            assert_eq!(layer(&x, &gain, &with(&bias, at, bad)), [1; 3]);
-            let rms = |x: &Tensor, gain: &Tensor| -> Vec<usize> {
-                count(&norm::rms_norm(x.data(), gain.data(), 1e-5).0)
+            assert_eq!(layer(&with(&x, width + at, bad), &weight, &bias), [0, width, 0]);
+            assert_eq!(layer(&x, &with(&weight, at, bad), &bias), [1; 3]);
+            assert_eq!(layer(&x, &weight, &with(&bias, at, bad)), [1; 3]);
+            let rms = |x: &Tensor, weight: &Tensor| -> Vec<usize> {
+                count(&norm::rms_norm(x.data(), weight.data(), 1e-5).0)
             };
             // An infinite number makes the others zero, and is itself no number.
             let expected = if bad.is_nan() { width } else { 1 };
-            assert_eq!(rms(&with(&x, width + at, bad), &gain), [0, expected, 0]);
-            assert_eq!(rms(&x, &with(&gain, at, bad)), [1; 3]);
+            assert_eq!(rms(&with(&x, width + at, bad), &weight), [0, expected, 0]);
+            assert_eq!(rms(&x, &with(&weight, at, bad)), [1; 3]);
         }
     }
 }
@@ -228,14 +228,14 @@ fn activations_and_sums() {
             assert_eq!(nan, [at]);
         }
     }
-    assert!(f32::NAN.exp().is_nan() && Real::exp(f32::NAN).is_nan() && Real::sigmoid(f32::NAN).is_nan());
+    assert!(f32::NAN.exp().is_nan() && Float::exp(f32::NAN).is_nan() && Float::sigmoid(f32::NAN).is_nan());
 }
 
 #[test]
 fn gates() {
     let mut specs = ParameterSpecs::default();
     let gate = TanhGate::new(&mut specs, "gate");
-    let mut parameters = Parameters::<f32>::initialise(&specs, 0, Device::Cpu);
+    let mut parameters = Parameters::<f32>::initialize(&specs, 0, Device::Cpu);
     let (x, branch) = (numbers("x", &[2, 5]), numbers("branch", &[2, 5]));
     assert_eq!(gate.forward(&parameters, &x, &branch).data(), x.data());
     // Also behind a closed gate.
@@ -262,7 +262,7 @@ fn products() {
                 let what = format!("{what}, {rows} rows, {bad}");
                 let product = |x: &Tensor, w: WeightView<'_, f32>| {
                     let mut y = vec![0.0f32; rows * outer];
-                    matmul::times_transposed(&mut y, x.data(), w, inner, outer, false);
+                    gemm::matmul_nt(&mut y, x.data(), w, inner, outer, false);
                     y
                 };
                 let y = product(&with(&x, (rows - 1) * inner + 200, bad), good);
@@ -275,22 +275,22 @@ fn products() {
                 // The input gradient: sums over all weight rows.
                 let mut dx = vec![0.0f32; rows * inner];
                 let dy = with(&numbers("dy", &[rows, outer]), 5, bad);
-                matmul::times(&mut dx, dy.data(), good, outer, inner, false);
+                gemm::matmul_nn(&mut dx, dy.data(), good, outer, inner, false);
                 assert!(dx[..inner].iter().all(|dx| !dx.is_finite()), "{what}: gradient");
                 assert!(crate::all_finite(&dx[inner..]), "{what}: gradients of other rows");
             };
             check(WeightView::Full(w.data()), WeightView::Full(bad_w.data()), "f32");
             check(WeightView::F16(&halves(&w)), WeightView::F16(&halves(&bad_w)), "f16");
             check(WeightView::Bf16(&brains(&w)), WeightView::Bf16(&brains(&bad_w)), "bf16");
-            for format in QuantisedFormat::ALL {
-                let good = QuantisedMatrix::from_values(format, w.data(), [outer, inner], Device::Cpu);
+            for format in QuantizedFormat::ALL {
+                let good = QuantizedMatrix::from_values(format, w.data(), [outer, inner], Device::Cpu);
                 let good = good.unwrap_or_else(|_| unreachable!("numbers below 1 fit"));
                 // The scale of the first block of the row.
                 let mut bytes = good.bytes().to_vec();
                 let at = 33 * format.row_bytes(inner);
                 bytes[at..at + 2].copy_from_slice(&f16::from_f32(bad).to_le_bytes());
                 let bytes = Tensor::from_vec(bytes, &[outer, format.row_bytes(inner)], Device::Cpu);
-                let bad_w = QuantisedMatrix::new(format, bytes, [outer, inner]);
+                let bad_w = QuantizedMatrix::new(format, bytes, [outer, inner]);
                 check(good.view().into(), bad_w.view().into(), format.name());
             }
         }

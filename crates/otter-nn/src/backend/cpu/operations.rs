@@ -6,9 +6,9 @@ use super::attention::{self, ForwardResult, InputGradients, Inputs, row::forward
 use super::{cross_entropy, elementwise, for_row_blocks, gemm, media, norm, rotary, rows};
 use crate::backend::{
     ActivationKind, AdamWStep, Attended, AttentionInputGradients, AttentionInputs, Backend, Epilogue, Heads,
-    MeanRows, Moments, NormRule, Optimizer, Projection, RowLayout, Span, WeightShape,
+    MeanRows, Moments, NormRule, Optimizer, Projection, RowStrides, Span, WeightShape,
 };
-use crate::{Device, Matrix, Real, Rotary, Tensor, WeightView};
+use crate::{Device, Float, Matrix, Rotary, Tensor, WeightView};
 
 /// The host: its threads, its memory, for f32 and f64.
 pub struct Cpu;
@@ -38,12 +38,12 @@ macro_rules! with_kind {
 }
 
 /// The halves of a weight's rows.
-fn halves<'a, T: Real>(weight: Matrix<'a, T>, shape: WeightShape) -> [WeightView<'a, T>; 2] {
+fn halves<'a, T: Float>(weight: Matrix<'a, T>, shape: WeightShape) -> [WeightView<'a, T>; 2] {
     let (head, tail) = weight.view().split_at(shape.outer / 2 * shape.inner);
     [head, tail]
 }
 
-fn inputs<'a, T: Real>(inputs: &AttentionInputs<'a, T>) -> Inputs<'a, T> {
+fn inputs<'a, T: Float>(inputs: &AttentionInputs<'a, T>) -> Inputs<'a, T> {
     Inputs {
         q: inputs.q.data(),
         q_layout: inputs.q_layout,
@@ -56,15 +56,15 @@ fn inputs<'a, T: Real>(inputs: &AttentionInputs<'a, T>) -> Inputs<'a, T> {
 }
 
 /// Statistics of rows, (rows, 2), as kernels take them.
-fn pairs<T: Real>(statistics: &Tensor<T>) -> &[[T; 2]] {
+fn pairs<T: Float>(statistics: &Tensor<T>) -> &[[T; 2]] {
     statistics.data().as_chunks().0
 }
 
-fn made<T: Real>(elements: Vec<T>, like: &Tensor<T>) -> Tensor<T> {
+fn made<T: Float>(elements: Vec<T>, like: &Tensor<T>) -> Tensor<T> {
     Tensor::from_vec(elements, like.shape(), Device::Cpu)
 }
 
-impl<T: Real> Backend<T> for Cpu {
+impl<T: Float> Backend<T> for Cpu {
     fn clear(&self, x: &mut Tensor<T>) {
         for_row_blocks(x.data_mut(), 1, 1, |_, block| block.fill(T::ZERO));
     }
@@ -86,7 +86,7 @@ impl<T: Real> Backend<T> for Cpu {
         };
         if let Epilogue::Activate(kind) = epilogue {
             return with_kind!(kind, A => {
-                gemm::times_transposed_then(y, x, weight, inner, outer, false, &|_, first, part| {
+                gemm::matmul_nt_then(y, x, weight, inner, outer, false, &|_, first, part| {
                     add_bias(first, part);
                     elementwise::activate_part::<A, T>(part);
                 })
@@ -94,16 +94,16 @@ impl<T: Real> Backend<T> for Cpu {
         }
         let accumulate = epilogue == Epilogue::Add;
         if bias.is_none() {
-            return gemm::times_transposed(y, x, weight, inner, outer, accumulate);
+            return gemm::matmul_nt(y, x, weight, inner, outer, accumulate);
         }
-        gemm::times_transposed_then(y, x, weight, inner, outer, accumulate, &|_, first, part| {
+        gemm::matmul_nt_then(y, x, weight, inner, outer, accumulate, &|_, first, part| {
             add_bias(first, part);
         });
     }
 
     /// Where all weights are in blocks of one format, x is rounded once, and the products share one pass over the threads.
     fn linear_each(&self, x: &Tensor<T>, projections: &mut [Projection<'_, T>]) {
-        if T::times_quantised_each(x.data(), projections) {
+        if T::matmul_nn_quantized_each(x.data(), projections) {
             for Projection { y, bias, .. } in projections {
                 if let Some(bias) = bias {
                     self.add_to_rows(y, bias);
@@ -120,7 +120,7 @@ impl<T: Real> Backend<T> for Cpu {
         let half = shape.outer / 2;
         halves(weight, shape).map(|weight| {
             let mut y = Tensor::zeros(&[x.rows(), half], Device::Cpu);
-            gemm::times_transposed(y.data_mut(), x.data(), weight, shape.inner, half, false);
+            gemm::matmul_nt(y.data_mut(), x.data(), weight, shape.inner, half, false);
             y
         })
     }
@@ -132,17 +132,17 @@ impl<T: Real> Backend<T> for Cpu {
         weight: Matrix<'_, T>,
         d_weight: Option<&mut Tensor<T>>,
         shape: WeightShape,
-        wants_input: bool,
+        requires_grad_input: bool,
     ) -> Option<Tensor<T>> {
         let (half, inner) = (shape.outer / 2, shape.inner);
         if let Some(d_weight) = d_weight {
             let parts = d_weight.data_mut().chunks_exact_mut(half * inner);
-            parts.zip(dy).for_each(|(d, dy)| gemm::add_transposed_times(d, dy.data(), x.data(), half, inner));
+            parts.zip(dy).for_each(|(d, dy)| gemm::matmul_tn_add(d, dy.data(), x.data(), half, inner));
         }
-        wants_input.then(|| {
+        requires_grad_input.then(|| {
             let mut dx = x.zeros_like();
             for (at, (dy, weight)) in dy.into_iter().zip(halves(weight, shape)).enumerate() {
-                gemm::times(dx.data_mut(), dy.data(), weight, half, inner, at > 0);
+                gemm::matmul_nn(dx.data_mut(), dy.data(), weight, half, inner, at > 0);
             }
             dx
         })
@@ -156,11 +156,11 @@ impl<T: Real> Backend<T> for Cpu {
         shape: WeightShape,
         accumulate: bool,
     ) {
-        gemm::times(dx.data_mut(), dy.data(), weight.view(), shape.outer, shape.inner, accumulate);
+        gemm::matmul_nn(dx.data_mut(), dy.data(), weight.view(), shape.outer, shape.inner, accumulate);
     }
 
     fn matmul_tn_add(&self, dw: &mut Tensor<T>, dy: &Tensor<T>, x: &Tensor<T>, shape: WeightShape) {
-        gemm::add_transposed_times(dw.data_mut(), dy.data(), x.data(), shape.outer, shape.inner);
+        gemm::matmul_tn_add(dw.data_mut(), dy.data(), x.data(), shape.outer, shape.inner);
     }
 
     fn norm(
@@ -187,7 +187,7 @@ impl<T: Real> Backend<T> for Cpu {
         bias: Option<&Tensor<T>>,
         NormRule { eps, centered }: NormRule,
     ) {
-        norm::normalise_into(y.data_mut(), x.data(), weight.data(), bias.map(Tensor::data), eps, centered);
+        norm::normalize_into(y.data_mut(), x.data(), weight.data(), bias.map(Tensor::data), eps, centered);
     }
 
     fn norm_backward(
@@ -209,7 +209,7 @@ impl<T: Real> Backend<T> for Cpu {
         x: &Tensor<T>,
         statistics: &Tensor<T>,
     ) {
-        norm::norm_backward_gain(d_weight.data_mut(), dy.data(), x.data(), pairs(statistics));
+        norm::norm_backward_weight(d_weight.data_mut(), dy.data(), x.data(), pairs(statistics));
     }
 
     fn add_column_sums(&self, sums: &mut Tensor<T>, x: &Tensor<T>) {
@@ -290,8 +290,8 @@ impl<T: Real> Backend<T> for Cpu {
 
     fn copy_rows(
         &self,
-        (to, to_layout): (&mut Tensor<T>, RowLayout),
-        (from, from_layout): (&Tensor<T>, RowLayout),
+        (to, to_layout): (&mut Tensor<T>, RowStrides),
+        (from, from_layout): (&Tensor<T>, RowStrides),
         sizes: [usize; 3],
         len: usize,
         accumulate: bool,
@@ -352,10 +352,10 @@ impl<T: Real> Backend<T> for Cpu {
         heads: Heads<'_>,
         from: AttentionInputs<'_, T>,
         spans: &[Span],
-        log_sums: Option<(&mut Tensor<T>, usize)>,
+        log_sum_exp: Option<(&mut Tensor<T>, usize)>,
     ) {
-        let log_sums = log_sums.map(|(sums, rows)| (sums.data_mut(), rows));
-        attention::forward(heads, inputs(&from), spans, out.data_mut(), from.q_layout, log_sums);
+        let log_sum_exp = log_sum_exp.map(|(sums, rows)| (sums.data_mut(), rows));
+        attention::forward(heads, inputs(&from), spans, out.data_mut(), from.q_layout, log_sum_exp);
     }
 
     /// Allocates nothing.
@@ -384,7 +384,7 @@ impl<T: Real> Backend<T> for Cpu {
             out: attended.out.data(),
             d_out: attended.d_out.data(),
             layout: from.q_layout,
-            log_sums: attended.log_sums.data(),
+            log_sum_exp: attended.log_sum_exp.data(),
             rows_per_batch: attended.rows_per_batch,
         };
         let layout = gradients.kv_layout;
@@ -462,7 +462,7 @@ impl Optimizer for Cpu {
 }
 
 /// tanh of the gate; not a number where that is infinite: no training ends there, and a product with 1 would hide it.
-fn gate_factor<T: Real>(gate: &Tensor<T>) -> T {
+fn gate_factor<T: Float>(gate: &Tensor<T>) -> T {
     let gate = gate.data()[0];
     gate.tanh() + gate * T::ZERO
 }

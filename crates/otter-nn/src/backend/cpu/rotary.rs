@@ -1,13 +1,13 @@
 //! Rotation of the heads of rows by their positions.
 
 use super::for_row_blocks;
-use crate::{Real, Rotary};
+use crate::{Float, Rotary};
 
 /// Pairs whose angles are computed together for a single row.
 const PAIRS: usize = 64;
 
 /// Turns the heads of rows, one position each, by their angles times `direction`: 1, or -1 for gradients.
-pub fn rotate<T: Real>(rotary: &Rotary, rows: &mut [T], positions: &[u32], direction: T) {
+pub fn rotate<T: Float>(rotary: &Rotary, rows: &mut [T], positions: &[u32], direction: T) {
     if positions.is_empty() {
         return;
     }
@@ -38,7 +38,7 @@ pub fn rotate<T: Real>(rotary: &Rotary, rows: &mut [T], positions: &[u32], direc
 }
 
 /// One row: angles of some pairs at a time, for all heads, without a table.
-fn rotate_row<T: Real>(rotary: &Rotary, row: &mut [T], position: u32, frequencies: &[f64], direction: T) {
+fn rotate_row<T: Float>(rotary: &Rotary, row: &mut [T], position: u32, frequencies: &[f64], direction: T) {
     let half = frequencies.len();
     for (part, frequencies) in frequencies.chunks(PAIRS).enumerate() {
         let mut angles = [(T::ZERO, T::ZERO); PAIRS];

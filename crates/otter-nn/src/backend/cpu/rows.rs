@@ -2,21 +2,21 @@
 
 use std::collections::HashSet;
 
-use crate::Real;
-use crate::backend::RowLayout;
+use crate::Float;
+use crate::backend::RowStrides;
 
 /// Copies, or adds, `sizes` rows of `len` elements between places of two slices.
 ///
 /// # Panics
 /// When a row leaves its slice.
-pub fn copy<T: Real>(
-    (to, to_layout): (&mut [T], RowLayout),
-    (from, from_layout): (&[T], RowLayout),
+pub fn copy<T: Float>(
+    (to, to_layout): (&mut [T], RowStrides),
+    (from, from_layout): (&[T], RowStrides),
     sizes: [usize; 3],
     len: usize,
     accumulate: bool,
 ) {
-    let at = |layout: RowLayout, [i, j, k]: [usize; 3]| {
+    let at = |layout: RowStrides, [i, j, k]: [usize; 3]| {
         layout.offset + i * layout.strides[0] + j * layout.strides[1] + k * layout.strides[2]
     };
     for i in 0..sizes[0] {
@@ -35,7 +35,7 @@ pub fn copy<T: Real>(
 }
 
 /// Zeroes all rows of `width` elements but those with these numbers.
-pub fn keep<T: Real>(x: &mut [T], numbers: &[u32], width: usize) {
+pub fn keep<T: Float>(x: &mut [T], numbers: &[u32], width: usize) {
     let kept: HashSet<usize> = numbers.iter().map(|&row| row as usize).collect();
     for (row, values) in x.chunks_exact_mut(width.max(1)).enumerate() {
         if !kept.contains(&row) {

@@ -8,12 +8,12 @@ pub mod q8_0;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::CardBuffer;
-use crate::{Device, Tensor, vectorised};
+use crate::backend::GpuBuffer;
+use crate::{Device, Tensor, vectorized};
 
 /// How the rows of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum QuantisedFormat {
+pub enum QuantizedFormat {
     /// 8 bits an element and an f16 scale for each 32: 8.5 bits.
     #[serde(rename = "q8_0")]
     Q8_0,
@@ -26,7 +26,7 @@ pub enum QuantisedFormat {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OutOfRange(pub f32);
 
-impl QuantisedFormat {
+impl QuantizedFormat {
     /// Both, the more exact one first.
     pub const ALL: [Self; 2] = [Self::Q8_0, Self::Q4K];
 
@@ -81,13 +81,13 @@ impl QuantisedFormat {
         encode_blocks(self, values, bytes)
     }
 
-    /// [`QuantisedFormat::encode`] on all threads.
+    /// [`QuantizedFormat::encode`] on all threads.
     ///
     /// # Errors
-    /// As [`QuantisedFormat::encode`].
+    /// As [`QuantizedFormat::encode`].
     ///
     /// # Panics
-    /// As [`QuantisedFormat::encode`].
+    /// As [`QuantizedFormat::encode`].
     pub fn encode_parallel(self, values: &[f32], bytes: &mut [u8]) -> Result<(), OutOfRange> {
         assert_eq!(bytes.len(), self.row_bytes(values.len()), "blocks of {} elements", values.len());
         let blocks = PART / self.block_len();
@@ -107,11 +107,11 @@ impl QuantisedFormat {
     }
 }
 
-/// Elements that a thread quantises at a time.
+/// Elements that a thread quantizes at a time.
 const PART: usize = 1 << 14;
 
-vectorised! {
-    fn encode_blocks<>(format: QuantisedFormat, values: &[f32], bytes: &mut [u8]) -> Result<(), OutOfRange> {
+vectorized! {
+    fn encode_blocks<>(format: QuantizedFormat, values: &[f32], bytes: &mut [u8]) -> Result<(), OutOfRange> {
         // One pass that the processor does many at a time; the culprit is looked for only when there is one.
         let finite = values.iter().fold(true, |all, value| all & (value.to_bits() & 0x7f80_0000 != 0x7f80_0000));
         if !finite {
@@ -120,8 +120,8 @@ vectorised! {
         let blocks = values.chunks_exact(format.block_len()).zip(bytes.chunks_exact_mut(format.block_bytes()));
         for (values, block) in blocks {
             match format {
-                QuantisedFormat::Q8_0 => q8_0::encode(values, block)?,
-                QuantisedFormat::Q4K => q4_k::encode(values, block)?,
+                QuantizedFormat::Q8_0 => q8_0::encode(values, block)?,
+                QuantizedFormat::Q4K => q4_k::encode(values, block)?,
             }
         }
         Ok(())
@@ -150,20 +150,20 @@ fn inverse(scale: f32) -> f32 {
 
 /// A matrix in blocks, its bytes owned or borrowed from a mapped file.
 #[derive(Clone)]
-pub struct QuantisedMatrix {
-    format: QuantisedFormat,
+pub struct QuantizedMatrix {
+    format: QuantizedFormat,
     /// (rows, bytes of a row)
     bytes: Tensor<u8>,
     /// (rows, elements of a row)
     shape: [usize; 2],
 }
 
-impl QuantisedMatrix {
+impl QuantizedMatrix {
     /// Takes `bytes`, (rows, bytes of a row), as a matrix of `shape` (rows, elements of a row).
     ///
     /// # Panics
     /// When rows are not whole blocks, or `bytes` is not as long as they are; readers of files check this before.
-    pub fn new(format: QuantisedFormat, bytes: Tensor<u8>, shape: [usize; 2]) -> Self {
+    pub fn new(format: QuantizedFormat, bytes: Tensor<u8>, shape: [usize; 2]) -> Self {
         assert!(
             format.fits(shape[1]),
             "rows of {} elements are no whole blocks of {}",
@@ -178,7 +178,7 @@ impl QuantisedMatrix {
         Self { format, bytes, shape }
     }
 
-    /// Quantises rows on all threads.
+    /// Quantizes rows on all threads.
     ///
     /// # Errors
     /// A value that the format cannot hold.
@@ -186,7 +186,7 @@ impl QuantisedMatrix {
     /// # Panics
     /// When `values` does not fill `shape`, or rows are no whole blocks.
     pub fn from_values(
-        format: QuantisedFormat,
+        format: QuantizedFormat,
         values: &[f32],
         shape: [usize; 2],
         device: Device,
@@ -199,7 +199,7 @@ impl QuantisedMatrix {
     }
 
     /// The format.
-    pub fn format(&self) -> QuantisedFormat {
+    pub fn format(&self) -> QuantizedFormat {
         self.format
     }
 
@@ -233,23 +233,21 @@ impl QuantisedMatrix {
         self.bytes.len()
     }
 
-    /// The blocks on a card.
-    pub fn on_card(&self) -> &CardBuffer {
-        self.bytes.on_card()
+    /// The blocks on a GPU.
+    pub fn on_gpu(&self) -> &GpuBuffer {
+        self.bytes.on_gpu()
     }
 
     /// The same blocks on another device.
     pub fn to_device(&self, device: Device) -> Self {
         let shape = self.bytes.shape();
         let bytes = match (device, self.device()) {
-            (Device::Cpu, Device::Card(card)) => {
+            (Device::Cpu, Device::Gpu(gpu)) => {
                 let mut bytes = vec![0; self.byte_len()];
-                card.download_blocks(self.on_card(), &mut bytes);
+                gpu.download_blocks(self.on_gpu(), &mut bytes);
                 Tensor::from_vec(bytes, shape, device)
             }
-            (Device::Card(card), Device::Cpu) => {
-                Tensor::from_card(card.upload_blocks(self.view()), shape, card)
-            }
+            (Device::Gpu(gpu), Device::Cpu) => Tensor::from_gpu(gpu.upload_blocks(self.view()), shape, gpu),
             _ => self.bytes.clone(),
         };
         Self { bytes, ..*self }
@@ -271,22 +269,22 @@ impl QuantisedMatrix {
     }
 
     /// The matrix for a kernel.
-    pub fn view(&self) -> QuantisedView<'_> {
-        QuantisedView { format: self.format, bytes: self.bytes.data(), width: self.shape[1] }
+    pub fn view(&self) -> QuantizedView<'_> {
+        QuantizedView { format: self.format, bytes: self.bytes.data(), width: self.shape[1] }
     }
 }
 
-/// Consecutive whole rows of a [`QuantisedMatrix`].
+/// Consecutive whole rows of a [`QuantizedMatrix`].
 #[derive(Clone, Copy, Debug)]
-pub struct QuantisedView<'a> {
-    format: QuantisedFormat,
+pub struct QuantizedView<'a> {
+    format: QuantizedFormat,
     bytes: &'a [u8],
     width: usize,
 }
 
-impl<'a> QuantisedView<'a> {
+impl<'a> QuantizedView<'a> {
     /// The format.
-    pub fn format(self) -> QuantisedFormat {
+    pub fn format(self) -> QuantizedFormat {
         self.format
     }
 

@@ -342,13 +342,13 @@ impl Default for Curriculum {
     }
 }
 
-/// An episode whose concepts share neither colour nor shape, where that is easy to draw.
+/// An episode whose concepts share neither color nor shape, where that is easy to draw.
 fn distinct_episode(concepts: usize, random: &mut ChaCha8Rng) -> BindingEpisode {
     for _ in 0..1000 {
         let episode = BindingEpisode::training(concepts, random);
         let list = &episode.concepts;
         let clash = (0..list.len()).any(|i| {
-            list[..i].iter().any(|other| other.colour == list[i].colour || other.shape == list[i].shape)
+            list[..i].iter().any(|other| other.color == list[i].color || other.shape == list[i].shape)
         });
         if !clash {
             return episode;
@@ -384,17 +384,17 @@ fn words_support(rung: u32, random: &mut ChaCha8Rng) -> f32 {
 /// A kind of question other than binding; only single objects on the first rungs.
 fn other_kind(rungs: Rungs, random: &mut ChaCha8Rng) -> QuestionKind {
     use QuestionKind as K;
-    let single = [(K::Colour, 6), (K::Shape, 6), (K::Size, 4), (K::Describe, 4)];
+    let single = [(K::Color, 6), (K::Shape, 6), (K::Size, 4), (K::Describe, 4)];
     let several = [
-        (K::ColourOfShape, 7),
-        (K::ShapeOfColour, 7),
+        (K::ColorOfShape, 7),
+        (K::ShapeOfColor, 7),
         (K::CountAll, 4),
-        (K::CountColour, 1),
+        (K::CountColor, 1),
         (K::CountShape, 1),
         (K::RelatedObject, 6),
         (K::RelationHolds, 3),
         (K::Change, 4),
-        (K::ColourInPicture, 2),
+        (K::ColorInPicture, 2),
         (K::ShapeInPicture, 2),
         (K::MoreObjects, 2),
     ];
@@ -407,7 +407,7 @@ fn other_kind(rungs: Rungs, random: &mut ChaCha8Rng) -> QuestionKind {
         }
         left -= weight;
     }
-    K::Colour
+    K::Color
 }
 
 #[cfg(test)]

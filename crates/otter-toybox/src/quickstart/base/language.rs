@@ -17,7 +17,7 @@ use super::curriculum::{Curriculum, LAST_SOFT_RUNG, LAST_WORDS_RUNG, Part, Rungs
 /// Length and rates of the pre-training.
 #[derive(Clone, Debug)]
 pub struct LanguageRecipe {
-    /// Optimiser steps.
+    /// Optimizer steps.
     pub steps: u64,
     /// Sequences a step.
     pub batch: usize,
@@ -175,7 +175,7 @@ fn fresh(config: &OtterConfig, seed: u64) -> Result<(Otter, Parameters<f32>), Mo
     let mut config = config.clone();
     config.cross_attention.every_n_layers = config.text.num_hidden_layers() + 1;
     let (otter, specs) = Otter::new(&config)?;
-    let mut parameters = Parameters::<f32>::initialise(&specs, seed, Device::Cpu);
+    let mut parameters = Parameters::<f32>::initialize(&specs, seed, Device::Cpu);
     parameters.set_trainable(|name| name.starts_with("lang_encoder."));
     let depth = (2.0 * config.text.num_hidden_layers() as f64).sqrt();
     for parameter in parameters.iter_mut().filter(|p| p.trainable) {

@@ -99,7 +99,7 @@ pub fn pretrain(
     );
     let (layers, language) = language?;
     let binding = language::evaluate_binding(&layers, &language, 400, 9);
-    let mut parameters = Parameters::<f32>::initialise(&specs, recipe.seed, Device::Cpu);
+    let mut parameters = Parameters::<f32>::initialize(&specs, recipe.seed, Device::Cpu);
     take(&mut parameters, &tower, vision::TOWER);
     take(&mut parameters, &language, "lang_encoder.");
     let options =

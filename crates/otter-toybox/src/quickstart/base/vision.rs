@@ -1,5 +1,5 @@
-//! Pre-training of the base vision tower: every patch names the colour, shape, size and rough place of the object that
-//! covers it, read off the un-normalised last hidden state through a norm and one linear layer per attribute.
+//! Pre-training of the base vision tower: every patch names the color, shape, size and rough place of the object that
+//! covers it, read off the un-normalized last hidden state through a norm and one linear layer per attribute.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ pub const TOWER: &str = "vision_encoder.vision_model";
 /// Length and rates of the pre-training.
 #[derive(Clone, Debug)]
 pub struct VisionRecipe {
-    /// Optimiser steps.
+    /// Optimizer steps.
     pub steps: u64,
     /// Pictures a step.
     pub batch: usize,
@@ -50,7 +50,7 @@ pub struct VisionProgress {
     pub steps: u64,
     /// Loss of the step.
     pub loss: f64,
-    /// Share of object patches with the right colour, shape, size on fresh pictures.
+    /// Share of object patches with the right color, shape, size on fresh pictures.
     pub accuracy: [f64; 3],
     /// Seconds since the start.
     pub seconds: f64,
@@ -86,7 +86,7 @@ pub fn pretrain(
         })
         .collect();
     let heads = Heads { norm, tables: weights.iter().map(|&id| CrossEntropy::new(id)).collect(), weights };
-    let mut parameters = Parameters::<f32>::initialise(&specs, recipe.seed, Device::Cpu);
+    let mut parameters = Parameters::<f32>::initialize(&specs, recipe.seed, Device::Cpu);
     parameters.set_trainable(|name| !name.contains("post_layernorm"));
     let mut gradients = Gradients::new(&parameters);
     let mut optimizer = AdamW::new(AdamWOptions::default(), &parameters, &gradients);
@@ -155,12 +155,12 @@ fn patch_classes(scene: &Scene, config: &VisionConfig) -> Vec<[i64; 5]> {
         .into_iter()
         .map(|label| match label {
             PatchLabel::Background => background,
-            PatchLabel::Object { colour, shape, size } => {
+            PatchLabel::Object { color, shape, size } => {
                 let object =
-                    scene.objects.iter().rfind(|o| (o.colour, o.shape, o.size) == (colour, shape, size));
+                    scene.objects.iter().rfind(|o| (o.color, o.shape, o.size) == (color, shape, size));
                 let place = object.map_or((0.0, 0.0), |o| (o.x, o.y));
                 let quarter = |v: f32| ((v / 8.0) as i64).clamp(0, 3);
-                [colour as i64, shape as i64, size as i64, quarter(place.0), quarter(place.1)]
+                [color as i64, shape as i64, size as i64, quarter(place.0), quarter(place.1)]
             }
         })
         .collect()
@@ -201,7 +201,7 @@ fn forward_backward(
     total
 }
 
-/// Share of object patches with the right colour, shape and size on fresh pictures.
+/// Share of object patches with the right color, shape and size on fresh pictures.
 fn measure(
     tower: &ClipVision,
     heads: &Heads,

@@ -42,7 +42,7 @@ struct Step {
     data_seconds: f64,
 }
 
-/// What forward and reverse passes of a step gave.
+/// What forward and backward passes of a step gave.
 struct StepLoss {
     /// The loss that is reported.
     loss: f64,
@@ -235,7 +235,7 @@ impl<'a, M: TrainableModel> Trainer<'a, M> {
         let plans: Vec<(u64, MemoryPlan)> = step.batches.iter().map(plan_of).collect();
         // Kept through the forward pass, gradients make the peak higher by the activations at most.
         let activations = plans.iter().map(|(activations, _)| *activations).max().unwrap_or(0);
-        // A card's allocator keeps what is freed.
+        // A GPU's allocator keeps what is freed.
         let keep = setup.device == Device::Cpu;
         self.gradients.keep(keep && KEPT_GRADIENTS * activations <= 4 * self.gradients.len() as u64);
         let largest = plans.into_iter().map(|(_, plan)| plan).max_by_key(MemoryPlan::total);

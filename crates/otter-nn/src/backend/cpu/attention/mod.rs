@@ -1,7 +1,7 @@
 //! Tiled softmax attention on strided heads, forward and backward.
 //!
 //! A tile is [`QUERY_TILE`] query rows of one head against the keys that they may see; the scores of a whole sequence
-//! are never stored. The reverse pass recomputes a tile's probabilities from the row's log-sum-exp.
+//! are never stored. The backward pass recomputes a tile's probabilities from the row's log-sum-exp.
 
 pub mod row;
 
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::gemm::{Layout, product};
 use super::{max_of, sum_pairs};
-use crate::{Real, vectorised};
+use crate::{Float, vectorized};
 
 /// Scores below which the heads are computed on one thread. A single query against a hundred keys is worth sharing: its
 /// keys and values come from memory.
@@ -22,7 +22,7 @@ pub const QUERY_TILE: usize = 64;
 /// Heads inside a slice: element (batch b, row r, head h, feature d) is at
 /// `offset + b * batch_stride + r * row_stride + h * head_stride + d`.
 #[derive(Clone, Copy, Debug)]
-pub struct HeadLayout {
+pub struct HeadStrides {
     /// Offset of the first element.
     pub offset: usize,
     /// Distance between batch entries.
@@ -35,7 +35,7 @@ pub struct HeadLayout {
     pub head_size: usize,
 }
 
-impl HeadLayout {
+impl HeadStrides {
     /// Heads side by side in rows of `width` features, `rows` rows a batch entry.
     pub fn new(rows: usize, width: usize, head_size: usize) -> Self {
         Self { offset: 0, batch_stride: rows * width, row_stride: width, head_stride: head_size, head_size }
@@ -113,15 +113,15 @@ pub struct Inputs<'a, T> {
     /// Query elements.
     pub q: &'a [T],
     /// Where the query heads are.
-    pub q_layout: HeadLayout,
+    pub q_layout: HeadStrides,
     /// Key elements.
     pub k: &'a [T],
     /// Where the key heads are.
-    pub k_layout: HeadLayout,
+    pub k_layout: HeadStrides,
     /// Value elements.
     pub v: &'a [T],
     /// Where the value heads are.
-    pub v_layout: HeadLayout,
+    pub v_layout: HeadStrides,
     /// Per key row of each batch entry, whether it may be seen: `visible[batch * keys + key]`.
     pub visible: Option<(&'a [bool], usize)>,
 }
@@ -157,7 +157,7 @@ pub(super) fn visible_keys(span: &Span, last_row: usize) -> usize {
 /// Turns the scores of one row into probabilities in place; returns the log of the sum of exponentials (0 with all
 /// probabilities 0 when no key is visible). All are NaN where a score of a visible key is.
 #[inline(always)]
-fn softmax_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[bool]>) -> T {
+fn softmax_row<T: Float>(scores: &mut [T], seen: usize, visible: Option<&[bool]>) -> T {
     let (seen_scores, hidden) = scores.split_at_mut(seen);
     hidden.fill(T::ZERO);
     if let Some(visible) = visible {
@@ -195,7 +195,7 @@ fn softmax_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[bool]>)
 
 /// Turns scores into probabilities with a known log-sum-exp.
 #[inline(always)]
-fn probabilities_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[bool]>, log_sum: T) {
+fn probabilities_row<T: Float>(scores: &mut [T], seen: usize, visible: Option<&[bool]>, log_sum: T) {
     let (seen_scores, hidden) = scores.split_at_mut(seen);
     hidden.fill(T::ZERO);
     for s in seen_scores.iter_mut() {
@@ -210,46 +210,46 @@ fn probabilities_row<T: Real>(scores: &mut [T], seen: usize, visible: Option<&[b
     }
 }
 
-vectorised! {
+vectorized! {
     /// [`softmax_row`] of the rows of a tile that starts at query row `row`.
-    fn softmax_tile<T: Real>(
+    fn softmax_tile<T: Float>(
         scores: &mut [T],
         keys: usize,
         span: &Span,
         row: usize,
         visible: Option<&[bool]>,
-        log_sums: Option<&mut [T]>,
+        log_sum_exp: Option<&mut [T]>,
     ) {
-        let mut log_sums = log_sums;
+        let mut log_sum_exp = log_sum_exp;
         for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
             let log_sum = softmax_row(scores, visible_keys(span, row + i), visible);
-            if let Some(sums) = &mut log_sums {
+            if let Some(sums) = &mut log_sum_exp {
                 sums[i] = log_sum;
             }
         }
     }
 }
 
-vectorised! {
+vectorized! {
     /// [`probabilities_row`] of the rows of a tile that starts at query row `row`.
-    fn probabilities_tile<T: Real>(
+    fn probabilities_tile<T: Float>(
         scores: &mut [T],
         keys: usize,
         span: &Span,
         row: usize,
         visible: Option<&[bool]>,
-        log_sums: &[T],
+        log_sum_exp: &[T],
     ) {
         for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-            probabilities_row(scores, visible_keys(span, row + i), visible, log_sums[i]);
+            probabilities_row(scores, visible_keys(span, row + i), visible, log_sum_exp[i]);
         }
     }
 }
 
-vectorised! {
+vectorized! {
     /// Turns the gradients of a tile's probabilities `p` into those of its scores: p * (ds - rowsum(d_out * out)).
     /// `first` is where the tile's first row lies in `d_out` and `out`.
-    fn score_gradients<T: Real>(
+    fn score_gradients<T: Float>(
         ds: &mut [T],
         p: &[T],
         keys: usize,
@@ -267,10 +267,10 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorized! {
     /// Adds the ALiBi bias to the scores of a tile whose first row stands at the span's key `position`. Relative to each
     /// row's own position, which the softmax cannot tell from any other origin, the numbers stay small.
-    fn add_slope<T: Real>(scores: &mut [T], keys: usize, slope: T, position: usize) {
+    fn add_slope<T: Float>(scores: &mut [T], keys: usize, slope: T, position: usize) {
         for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
             let own = T::from_f64((position + i) as f64);
             for (key, score) in scores.iter_mut().enumerate() {
@@ -280,18 +280,18 @@ vectorised! {
     }
 }
 
-vectorised! {
+vectorized! {
     /// Scaled products of one query with keys that lie `stride` apart.
-    fn query_scores<T: Real>(scores: &mut [T], q: &[T], k: &[T], stride: usize, scale: T) {
+    fn query_scores<T: Float>(scores: &mut [T], q: &[T], k: &[T], stride: usize, scale: T) {
         for (key, score) in scores.iter_mut().enumerate() {
             *score = sum_pairs(q, &k[key * stride..][..q.len()], |a, b| a * b) * scale;
         }
     }
 }
 
-vectorised! {
+vectorized! {
     /// Sum of values that lie `stride` apart, weighted by `p`.
-    fn weighted_values<T: Real>(out: &mut [T], p: &[T], v: &[T], stride: usize) {
+    fn weighted_values<T: Float>(out: &mut [T], p: &[T], v: &[T], stride: usize) {
         out.fill(T::ZERO);
         for (key, &p) in p.iter().enumerate() {
             for (o, &v) in out.iter_mut().zip(&v[key * stride..]) {
@@ -301,25 +301,25 @@ vectorised! {
     }
 }
 
-/// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sums`, if
+/// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sum_exp`, if
 /// given, receives one value per (batch, head, row) with `rows_per_batch` rows, for [`backward`].
-pub fn forward<T: Real>(
+pub fn forward<T: Float>(
     heads: Heads<'_>,
     inputs: Inputs<'_, T>,
     spans: &[Span],
     out: &mut [T],
-    out_layout: HeadLayout,
-    log_sums: Option<(&mut [T], usize)>,
+    out_layout: HeadStrides,
+    log_sum_exp: Option<(&mut [T], usize)>,
 ) {
     check(&heads, &inputs, spans);
     let batches = spans.iter().map(|s| s.batch + 1).max().unwrap_or(0);
     let last = spans.iter().map(|s| s.row + s.rows).max().unwrap_or(0);
     assert!(out_layout.end(batches, last, heads.heads) <= out.len(), "output is too short");
-    let rows_per_batch = log_sums.as_ref().map_or(0, |(_, rows)| *rows);
-    if let Some((sums, rows)) = &log_sums {
+    let rows_per_batch = log_sum_exp.as_ref().map_or(0, |(_, rows)| *rows);
+    if let Some((sums, rows)) = &log_sum_exp {
         assert!(*rows >= last && sums.len() >= batches * heads.heads * rows, "log sums are too short");
     }
-    let log_sums = log_sums.map(|(sums, _)| Disjoint::new(sums));
+    let log_sum_exp = log_sum_exp.map(|(sums, _)| Disjoint::new(sums));
     let out = Disjoint::new(out);
     let tasks: Vec<(usize, usize, usize)> = spans
         .iter()
@@ -337,10 +337,10 @@ pub fn forward<T: Real>(
         // SAFETY: each (batch, head, row) belongs to exactly one task: spans of a call do not overlap.
         let out = unsafe { out.slice() };
         // SAFETY: as above.
-        let log_sums = log_sums.as_ref().map(|sums| unsafe { sums.slice() });
-        let log_sums =
-            log_sums.map(|s| &mut s[(span.batch * heads.heads + head) * rows_per_batch + row..][..rows]);
-        forward_tile(&heads, &inputs, span, (row, rows, head), out, out_layout, log_sums);
+        let log_sum_exp = log_sum_exp.as_ref().map(|sums| unsafe { sums.slice() });
+        let log_sum_exp =
+            log_sum_exp.map(|s| &mut s[(span.batch * heads.heads + head) * rows_per_batch + row..][..rows]);
+        forward_tile(&heads, &inputs, span, (row, rows, head), out, out_layout, log_sum_exp);
     };
     if tasks.len() == 1 || rayon::current_num_threads() == 1 || work(spans, heads.heads) < PARALLEL_SCORES {
         tasks.iter().for_each(run);
@@ -367,25 +367,25 @@ pub(super) fn check<T>(heads: &Heads<'_>, inputs: &Inputs<'_, T>, spans: &[Span]
     }
 }
 
-fn forward_tile<T: Real>(
+fn forward_tile<T: Float>(
     heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,
     (row, rows, head): (usize, usize, usize),
     out: &mut [T],
-    out_layout: HeadLayout,
-    log_sums: Option<&mut [T]>,
+    out_layout: HeadStrides,
+    log_sum_exp: Option<&mut [T]>,
 ) {
     let size = inputs.q_layout.head_size;
     let keys = visible_keys(span, row + rows - 1);
     let mut scores = vec![T::ZERO; rows * keys];
     let key_head = head * heads.key_heads / heads.heads;
     if rows == 1 {
-        one_query(heads, inputs, span, (row, head, key_head), &mut scores, out, out_layout, log_sums);
+        one_query(heads, inputs, span, (row, head, key_head), &mut scores, out, out_layout, log_sum_exp);
         return;
     }
     tile_scores(heads, inputs, span, (row, rows, keys, head, key_head), &mut scores);
-    softmax_tile(&mut scores, keys, span, row, visible_row(inputs, span), log_sums);
+    softmax_tile(&mut scores, keys, span, row, visible_row(inputs, span), log_sum_exp);
     let v = inputs.v_layout.head(span.key_batch, span.key_row, key_head);
     let o = out_layout.head(span.batch, row, head);
     let sizes = (rows, keys, size);
@@ -394,15 +394,15 @@ fn forward_tile<T: Real>(
 
 /// A single query row, as in decoding: two passes over keys and values without packing.
 #[expect(clippy::too_many_arguments, reason = "the tile's coordinates and its outputs")]
-pub(super) fn one_query<T: Real>(
+pub(super) fn one_query<T: Float>(
     heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,
     (row, head, key_head): (usize, usize, usize),
     scores: &mut [T],
     out: &mut [T],
-    out_layout: HeadLayout,
-    log_sums: Option<&mut [T]>,
+    out_layout: HeadStrides,
+    log_sum_exp: Option<&mut [T]>,
 ) {
     let size = inputs.q_layout.head_size;
     let q = &inputs.q[inputs.q_layout.head(span.batch, row, head).offset..][..size];
@@ -414,7 +414,7 @@ pub(super) fn one_query<T: Real>(
     query_scores(scores, q, &inputs.k[k.offset..], k.row_stride, T::from_f64(heads.scale));
     let keys = scores.len();
     add_bias(heads, span, row, head, keys, scores);
-    softmax_tile(scores, keys, span, row, visible_row(inputs, span), log_sums);
+    softmax_tile(scores, keys, span, row, visible_row(inputs, span), log_sum_exp);
     weighted_values(out, scores, &inputs.v[v.offset..], v.row_stride);
 }
 
@@ -422,7 +422,7 @@ fn visible_row<'a, T>(inputs: &Inputs<'a, T>, span: &Span) -> Option<&'a [bool]>
     inputs.visible.map(|(visible, keys)| &visible[span.key_batch * keys + span.key_row..][..span.keys])
 }
 
-fn tile_scores<T: Real>(
+fn tile_scores<T: Float>(
     heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,
@@ -438,14 +438,21 @@ fn tile_scores<T: Real>(
 }
 
 /// The position bias of a tile that starts at query row `row`, if the attention has one.
-fn add_bias<T: Real>(heads: &Heads<'_>, span: &Span, row: usize, head: usize, keys: usize, scores: &mut [T]) {
+fn add_bias<T: Float>(
+    heads: &Heads<'_>,
+    span: &Span,
+    row: usize,
+    head: usize,
+    keys: usize,
+    scores: &mut [T],
+) {
     if let Some(slopes) = heads.slopes {
         let position = row + span.causal_offset.unwrap_or(0) - span.key_row;
         add_slope(scores, keys, T::from_f64(slopes[head]), position);
     }
 }
 
-/// What the forward pass left for the reverse pass.
+/// What the forward pass left for the backward pass.
 #[derive(Clone, Copy)]
 pub struct ForwardResult<'a, T> {
     /// Output of [`forward`].
@@ -453,10 +460,10 @@ pub struct ForwardResult<'a, T> {
     /// Gradient of the output, same layout.
     pub d_out: &'a [T],
     /// Layout of both.
-    pub layout: HeadLayout,
+    pub layout: HeadStrides,
     /// Log-sum-exp per (batch, head, row).
-    pub log_sums: &'a [T],
-    /// Rows per batch entry in `log_sums`.
+    pub log_sum_exp: &'a [T],
+    /// Rows per batch entry in `log_sum_exp`.
     pub rows_per_batch: usize,
 }
 
@@ -467,18 +474,18 @@ pub struct InputGradients<'a, T> {
     /// Gradient of the keys.
     pub dk: &'a mut [T],
     /// Layout of `dk`.
-    pub dk_layout: HeadLayout,
+    pub dk_layout: HeadStrides,
     /// Gradient of the values.
     pub dv: &'a mut [T],
     /// Layout of `dv`.
-    pub dv_layout: HeadLayout,
+    pub dv_layout: HeadStrides,
 }
 
-/// Reverse pass of [`forward`]: adds to the gradients of queries, keys and values.
+/// Backward pass of [`forward`]: adds to the gradients of queries, keys and values.
 ///
 /// Tasks are (key head, block of keys) pairs, so that several spans may share keys. Blocks of one `key_batch` that begin
 /// at different rows must not overlap.
-pub fn backward<T: Real>(
+pub fn backward<T: Float>(
     heads: Heads<'_>,
     inputs: Inputs<'_, T>,
     spans: &[Span],
@@ -536,7 +543,7 @@ fn blocks_of_keys(spans: &[Span]) -> Vec<Vec<Span>> {
     blocks
 }
 
-fn backward_tile<T: Real>(
+fn backward_tile<T: Float>(
     heads: &Heads<'_>,
     inputs: &Inputs<'_, T>,
     span: &Span,
@@ -550,10 +557,10 @@ fn backward_tile<T: Real>(
     let single = Parallelism::None;
     let mut p = vec![T::ZERO; rows * keys];
     tile_scores(heads, inputs, span, (row, rows, keys, head, key_head), &mut p);
-    let log_sums =
-        &result.log_sums[(span.batch * heads.heads + head) * result.rows_per_batch + row..][..rows];
+    let log_sum_exp =
+        &result.log_sum_exp[(span.batch * heads.heads + head) * result.rows_per_batch + row..][..rows];
     let visible = visible_row(inputs, span);
-    probabilities_tile(&mut p, keys, span, row, visible, log_sums);
+    probabilities_tile(&mut p, keys, span, row, visible, log_sum_exp);
     let d_out = result.layout.head(span.batch, row, head);
     let tile_transposed = Layout::columns(keys);
     let dv = gradients.dv_layout.head(span.key_batch, span.key_row, key_head);

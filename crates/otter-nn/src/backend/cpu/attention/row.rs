@@ -3,22 +3,22 @@
 
 use rayon::prelude::*;
 
-use super::{Disjoint, HeadLayout, Heads, Inputs, PARALLEL_SCORES, Span, check, one_query, visible_keys};
-use crate::Real;
+use super::{Disjoint, HeadStrides, Heads, Inputs, PARALLEL_SCORES, Span, check, one_query, visible_keys};
+use crate::Float;
 
 /// Attention of the first query row of `batches` batch entries. `span` gives the keys of an entry, of which it must be the
 /// only row; where it gives none, the output is zero. `scores` is room for (batches, heads, most keys of a span).
 ///
 /// # Panics
 /// When a slice is shorter than the spans say.
-pub fn forward_rows<T: Real>(
+pub fn forward_rows<T: Float>(
     heads: Heads<'_>,
     inputs: Inputs<'_, T>,
     batches: usize,
     span: impl Fn(usize) -> Option<Span> + Sync,
     scores: &mut [T],
     out: &mut [T],
-    out_layout: HeadLayout,
+    out_layout: HeadStrides,
 ) {
     assert!(out_layout.end(batches, 1, heads.heads) <= out.len(), "output is too short");
     let room = scores.len() / (batches * heads.heads).max(1);

@@ -9,9 +9,9 @@ mod packed_tile;
 pub(crate) mod tile;
 
 use super::half::{self, Stored};
-use super::quantized as quantised;
+use super::quantized;
 use super::{LANES, fold_lanes, for_row_blocks};
-use crate::{Real, WeightView, vectorised};
+use crate::{Float, WeightView, vectorized};
 
 /// Rows up to which the product is a set of dot products bound by reading the weight once.
 const FEW_ROWS: usize = 3;
@@ -31,9 +31,9 @@ pub(super) fn parallelism(products: usize) -> Parallelism {
 /// Weight rows multiplied at once: independent sums hide the latency of additions, separate streams that of memory.
 const WEIGHT_ROWS: usize = 4;
 
-vectorised! {
+vectorized! {
     /// Dot products of the rows of `x` with consecutive rows of `w`: out (rows of w, rows of x), written or added to.
-    fn dot_rows<T: Real, W: Stored<T>>(out: &mut [T], x: &[T], w: &[W], inner: usize, accumulate: bool) {
+    fn dot_rows<T: Float, W: Stored<T>>(out: &mut [T], x: &[T], w: &[W], inner: usize, accumulate: bool) {
         let rows = x.len() / inner;
         let put = |out: &mut T, value: T| *out = if accumulate { *out + value } else { value };
         let whole = out.len() / (WEIGHT_ROWS * rows) * WEIGHT_ROWS;
@@ -57,7 +57,7 @@ vectorised! {
 
 /// Dot product of `x` with a row of `w`, in a fixed order of `LANES` partial sums.
 #[inline(always)]
-pub(super) fn dot_one<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> T {
+pub(super) fn dot_one<T: Float, W: Stored<T>>(x: &[T], w: &[W]) -> T {
     let mut lanes = [T::ZERO; LANES];
     let (x, x_tail) = x.as_chunks::<LANES>();
     let (w, w_tail) = w.as_chunks::<LANES>();
@@ -74,7 +74,7 @@ pub(super) fn dot_one<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> T {
 
 /// Dot products of `x` with four rows of `w`, each in the order of [`dot_one`].
 #[inline(always)]
-pub(super) fn dot_four<T: Real, W: Stored<T>>(x: &[T], w: &[W]) -> [T; WEIGHT_ROWS] {
+pub(super) fn dot_four<T: Float, W: Stored<T>>(x: &[T], w: &[W]) -> [T; WEIGHT_ROWS] {
     let inner = x.len();
     let (w0, w) = w.split_at(inner);
     let (w1, w) = w.split_at(inner);
@@ -148,7 +148,7 @@ impl Layout {
 pub type Finish<'a, T> = Option<&'a (dyn Fn(usize, usize, &mut [T]) + Sync)>;
 
 /// `c = beta * c + alpha * a b` with a (m, k), b (k, n), c (m, n) in any strided layout; `beta` is 0 or 1.
-pub fn product<T: Real>(
+pub fn product<T: Float>(
     c: &mut [T],
     c_layout: Layout,
     a: &[T],
@@ -179,7 +179,7 @@ pub fn product<T: Real>(
         return;
     }
     // SAFETY: the layouts were checked against the slices above, `c` is borrowed mutably so it overlaps neither input,
-    // and every element type that implements `Real` is one gemm supports (f32, f64).
+    // and every element type that implements `Float` is one gemm supports (f32, f64).
     unsafe {
         gemm::gemm(
             m,
@@ -205,8 +205,8 @@ pub fn product<T: Real>(
     }
 }
 
-/// [`Real::own_product`] with the `gemm` crate's way of asking for threads.
-fn own_product<T: Real>(
+/// [`Float::own_product`] with the `gemm` crate's way of asking for threads.
+fn own_product<T: Float>(
     c: (&mut [T], Layout),
     a: (&[T], Layout),
     b: (&[T], Layout),
@@ -219,9 +219,9 @@ fn own_product<T: Real>(
     T::own_product(c, a, b, sizes, alpha, accumulate, !matches!(threads, Parallelism::None), finish)
 }
 
-/// As [`times_transposed`], and then `finish` on every piece of a row of y: for what follows a linear layer element by
+/// As [`matmul_nt`], and then `finish` on every piece of a row of y: for what follows a linear layer element by
 /// element.
-pub fn times_transposed_then<'a, T: Real>(
+pub fn matmul_nt_then<'a, T: Float>(
     y: &mut [T],
     x: &[T],
     w: impl Into<WeightView<'a, T>>,
@@ -247,7 +247,7 @@ pub fn times_transposed_then<'a, T: Real>(
     {
         return;
     }
-    times_transposed(y, x, w, inner, outer, accumulate);
+    matmul_nt(y, x, w, inner, outer, accumulate);
     for_row_blocks(y, outer.max(1), 2, |first, block| {
         for (i, row) in block.chunks_exact_mut(outer).enumerate() {
             finish(first + i, 0, row);
@@ -256,7 +256,7 @@ pub fn times_transposed_then<'a, T: Real>(
 }
 
 /// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer): a linear layer's forward.
-pub fn times_transposed<'a, T: Real>(
+pub fn matmul_nt<'a, T: Float>(
     y: &mut [T],
     x: &[T],
     w: impl Into<WeightView<'a, T>>,
@@ -267,16 +267,16 @@ pub fn times_transposed<'a, T: Real>(
     let rows = y.len() / outer.max(1);
     debug_assert_eq!(x.len(), rows * inner);
     let w = w.into();
-    if let WeightView::Quantised(w) = w {
+    if let WeightView::Quantized(w) = w {
         debug_assert_eq!((w.rows(), w.width()), (outer, inner));
-        return T::times_quantised(y, x, w, accumulate);
+        return T::matmul_nn_quantized(y, x, w, accumulate);
     }
     if rows <= FEW_ROWS && inner > 0 {
         return match w {
-            WeightView::Full(w) => few_rows(y, x, w, inner, outer, accumulate),
-            WeightView::F16(w) => few_rows(y, x, w, inner, outer, accumulate),
-            WeightView::Bf16(w) => few_rows(y, x, w, inner, outer, accumulate),
-            WeightView::Quantised(_) => unreachable!("done above"),
+            WeightView::Full(w) => skinny_gemm(y, x, w, inner, outer, accumulate),
+            WeightView::F16(w) => skinny_gemm(y, x, w, inner, outer, accumulate),
+            WeightView::Bf16(w) => skinny_gemm(y, x, w, inner, outer, accumulate),
+            WeightView::Quantized(_) => unreachable!("done above"),
         };
     }
     let w = match w {
@@ -287,9 +287,9 @@ pub fn times_transposed<'a, T: Real>(
             });
         }
         WeightView::Full(w) => w,
-        WeightView::F16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
-        WeightView::Bf16(w) => return half::times_transposed(y, x, w, inner, outer, accumulate),
-        WeightView::Quantised(_) => unreachable!("done above"),
+        WeightView::F16(w) => return half::matmul_nt(y, x, w, inner, outer, accumulate),
+        WeightView::Bf16(w) => return half::matmul_nt(y, x, w, inner, outer, accumulate),
+        WeightView::Quantized(_) => unreachable!("done above"),
     };
     let sizes = (rows, inner, outer);
     let threads = parallelism(rows * inner * outer);
@@ -297,8 +297,8 @@ pub fn times_transposed<'a, T: Real>(
     product(y, rows_y, x, rows_x, w, columns_w, sizes, T::ONE, accumulate, threads);
 }
 
-/// [`times_transposed`] as dot products. The weight is read from memory once, whatever the number of rows.
-fn few_rows<T: Real, W: Stored<T>>(
+/// [`matmul_nt`] as dot products. The weight is read from memory once, whatever the number of rows.
+fn skinny_gemm<T: Float, W: Stored<T>>(
     y: &mut [T],
     x: &[T],
     w: &[W],
@@ -321,7 +321,7 @@ fn few_rows<T: Real, W: Stored<T>>(
 
 /// Writes or adds products to y (rows, outer): `compute(block, first)` gives those with the weight rows from `first` on,
 /// (weight rows, rows), on all threads.
-pub(super) fn dot_products<T: Real>(
+pub(super) fn dot_products<T: Float>(
     y: &mut [T],
     inner: usize,
     outer: usize,
@@ -342,7 +342,7 @@ pub(super) fn dot_products<T: Real>(
 }
 
 /// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner): a linear layer's input gradient.
-pub fn times<'a, T: Real>(
+pub fn matmul_nn<'a, T: Float>(
     dx: &mut [T],
     dy: &[T],
     w: impl Into<WeightView<'a, T>>,
@@ -352,11 +352,11 @@ pub fn times<'a, T: Real>(
 ) {
     let w = match w.into() {
         WeightView::Full(w) => w,
-        WeightView::F16(w) => return half::times(dx, dy, w, outer, inner, accumulate),
-        WeightView::Bf16(w) => return half::times(dx, dy, w, outer, inner, accumulate),
-        WeightView::Quantised(w) => {
+        WeightView::F16(w) => return half::matmul_nn(dx, dy, w, outer, inner, accumulate),
+        WeightView::Bf16(w) => return half::matmul_nn(dx, dy, w, outer, inner, accumulate),
+        WeightView::Quantized(w) => {
             debug_assert_eq!((w.rows(), w.width()), (outer, inner));
-            return quantised::times(dx, dy, w, accumulate);
+            return quantized::matmul_nn(dx, dy, w, accumulate);
         }
     };
     let rows = dx.len() / inner.max(1);
@@ -367,7 +367,7 @@ pub fn times<'a, T: Real>(
 }
 
 /// `dw += dy^T x` with dy (rows, outer), x (rows, inner), dw (outer, inner): a linear layer's weight gradient.
-pub fn add_transposed_times<T: Real>(dw: &mut [T], dy: &[T], x: &[T], outer: usize, inner: usize) {
+pub fn matmul_tn_add<T: Float>(dw: &mut [T], dy: &[T], x: &[T], outer: usize, inner: usize) {
     let rows = x.len() / inner.max(1);
     let sizes = (outer, rows, inner);
     let threads = parallelism(rows * inner * outer);
@@ -381,13 +381,13 @@ mod tests {
 
     /// One row, with and without whole groups of weight rows and lanes, against the definition.
     #[test]
-    fn few_rows_are_dot_products() {
+    fn skinny_gemm_are_dot_products() {
         for (inner, outer) in [(1, 1), (15, 3), (16, 4), (37, 9), (64, 10)] {
             let x: Vec<f32> = (0..2 * inner).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
             let w: Vec<f32> = (0..inner * outer).map(|i| (i * 5 % 13) as f32 - 6.0).collect();
             for accumulate in [false, true] {
                 let mut y: Vec<f32> = (0..2 * outer).map(|i| i as f32).collect();
-                times_transposed(&mut y, &x, &w[..], inner, outer, accumulate);
+                matmul_nt(&mut y, &x, &w[..], inner, outer, accumulate);
                 for (i, &found) in y.iter().enumerate() {
                     let (x, w) = (&x[i / outer * inner..][..inner], &w[i % outer * inner..][..inner]);
                     let products: f32 = x.iter().zip(w).map(|(a, b)| a * b).sum();

@@ -48,7 +48,7 @@ fn with_buffer<R>(
     if lines.len() < count {
         lines.resize(count, Line([0.0; 16]));
     }
-    // SAFETY: a line is sixteen f32 and nothing else, so the vector's elements are `16 * lines.len()` initialised f32.
+    // SAFETY: a line is sixteen f32 and nothing else, so the vector's elements are `16 * lines.len()` initialized f32.
     let elements =
         unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<f32>(), 16 * lines.len()) };
     let result = body(&mut elements[..len]);

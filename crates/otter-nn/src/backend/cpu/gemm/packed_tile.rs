@@ -27,7 +27,7 @@ pub(super) struct Source<'a> {
 pub(super) fn tile() -> Option<Tile> {
     #[cfg(target_arch = "x86_64")]
     {
-        use crate::backend::cpu::vectorised::{InstructionSet, instruction_set};
+        use crate::backend::cpu::vectorized::{InstructionSet, instruction_set};
         match instruction_set() {
             InstructionSet::Avx512 => return Some(x86::tile_avx512),
             InstructionSet::Avx2 => return Some(x86::tile_avx2),
@@ -56,7 +56,7 @@ pub(super) fn pack<const WIDTH: usize>(out: &mut [f32], source: &Source<'_>, dep
         }
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::backend::cpu::vectorised::{InstructionSet, instruction_set};
+            use crate::backend::cpu::vectorized::{InstructionSet, instruction_set};
             if instruction_set() != InstructionSet::Baseline {
                 // SAFETY: the processor was just asked for these instructions.
                 unsafe { x86::transpose::<WIDTH>(out, &part) };
@@ -323,7 +323,7 @@ mod x86 {
 #[cfg(target_arch = "x86_64")]
 mod tests {
     use super::*;
-    use crate::backend::cpu::vectorised::{InstructionSet, instruction_set};
+    use crate::backend::cpu::vectorized::{InstructionSet, instruction_set};
 
     /// Both versions that this processor may have, on whole tiles and borders, bit by bit.
     #[test]

@@ -2,16 +2,16 @@
 //!
 //! Both operands are read along their rows, so nothing is packed: for few rows that is faster than a general matrix
 //! product. Every result has the bits of one dot product after the other (`dot_one`), whatever the instruction set. The
-//! tiles are written with intrinsics because the compiler vectorises such a loop nest across the wrong dimension.
+//! tiles are written with intrinsics because the compiler vectorizes such a loop nest across the wrong dimension.
 
 use super::{dot_four, dot_one};
-use crate::{Real, vectorised};
+use crate::{Float, vectorized};
 
 /// Dot products of the rows of `x` with the rows of `w`, all of `inner` elements: out (rows of w, rows of x).
 pub(crate) fn dot_products_f32(out: &mut [f32], x: &[f32], w: &[f32], inner: usize) {
     #[cfg(target_arch = "x86_64")]
     {
-        use crate::backend::cpu::vectorised::{InstructionSet, instruction_set};
+        use crate::backend::cpu::vectorized::{InstructionSet, instruction_set};
         match instruction_set() {
             // SAFETY: the processor was just asked for these instructions.
             InstructionSet::Avx512 => return unsafe { x86::avx512(out, x, w, inner) },
@@ -23,9 +23,9 @@ pub(crate) fn dot_products_f32(out: &mut [f32], x: &[f32], w: &[f32], inner: usi
     dot_products(out, x, w, inner);
 }
 
-vectorised! {
+vectorized! {
     /// The same for every element type, one row of `x` after the other.
-    pub(crate) fn dot_products<T: Real>(out: &mut [T], x: &[T], w: &[T], inner: usize) {
+    pub(crate) fn dot_products<T: Float>(out: &mut [T], x: &[T], w: &[T], inner: usize) {
         let rows = x.len() / inner;
         let groups = out.chunks_mut(4 * rows).zip(w.chunks(4 * inner));
         for (out, w) in groups {
@@ -174,7 +174,7 @@ mod tests {
             vec![("chosen", dot_products_f32), ("plain", dot_products::<f32>)];
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::backend::cpu::vectorised::{InstructionSet, instruction_set};
+            use crate::backend::cpu::vectorized::{InstructionSet, instruction_set};
             if instruction_set() != InstructionSet::Baseline {
                 // SAFETY: the processor was just asked for these instructions.
                 kernels.push(("avx2", |out, x, w, inner| unsafe { x86::avx2(out, x, w, inner) }));

@@ -4,8 +4,8 @@
 use rayon::prelude::*;
 
 use super::prefetch::prefetch;
-use crate::tensor::quantized::{QuantisedFormat, q4_k, q8_0};
-use crate::vectorised;
+use crate::tensor::quantized::{QuantizedFormat, q4_k, q8_0};
+use crate::vectorized;
 
 /// Elements that share a sum.
 pub(super) const GROUP: usize = 32;
@@ -18,7 +18,7 @@ const ROWS_AHEAD: usize = 2;
 /// Work (elements) below which one thread is faster.
 const PARALLEL: usize = 1 << 15;
 
-/// Quantised rows of activations.
+/// Quantized rows of activations.
 #[derive(Debug, Default)]
 pub(crate) struct Activations {
     /// (cells of a row, rows, `CELL`)
@@ -40,10 +40,10 @@ pub(super) struct Cells<'a> {
     pub(super) sums: &'a [i16],
 }
 
-vectorised! {
-    /// Quantises columns `start` to `start + CELL`, or to the end, of all rows of `x`. A block with a number that is not
+vectorized! {
+    /// Quantizes columns `start` to `start + CELL`, or to the end, of all rows of `x`. A block with a number that is not
     /// finite gets a scale that is NaN.
-    fn quantise<>(
+    fn quantize<>(
         x: &[f32], width: usize, start: usize, quants: &mut [i8], scales: &mut [f32], sums: &mut [i16], block: usize
     ) {
         /// 1.5 * 2^23: adding it rounds to an integer held in the low bits of the mantissa.
@@ -84,11 +84,11 @@ vectorised! {
 }
 
 impl Activations {
-    /// Quantises rows of `width` elements for products with a matrix of this format. Memory of earlier rows is reused.
+    /// Quantizes rows of `width` elements for products with a matrix of this format. Memory of earlier rows is reused.
     ///
     /// # Panics
     /// When `x` is not whole rows, or rows are not whole blocks.
-    pub(super) fn set(&mut self, x: &[f32], width: usize, format: QuantisedFormat) {
+    pub(super) fn set(&mut self, x: &[f32], width: usize, format: QuantizedFormat) {
         assert!(
             format.fits(width) && x.len().is_multiple_of(width),
             "{} elements in rows of {width}",
@@ -110,7 +110,7 @@ impl Activations {
         let smallest = if x.len() < PARALLEL { usize::MAX } else { 1 };
         let cells = work.into_par_iter().enumerate().with_min_len(smallest);
         cells.for_each(|(at, (quants, scales, sums))| {
-            quantise(x, width, at * CELL, quants, scales, sums, *block);
+            quantize(x, width, at * CELL, quants, scales, sums, *block);
         });
     }
 

@@ -1,5 +1,5 @@
 //! Integer products 512 bits wide: `vpdpbusd` multiplies unsigned bytes (weights) with signed ones (activations) and adds
-//! four neighbours to 32 bits. A panel lies as [group of 32 elements][four elements][16 weight rows][4], so that each
+//! four neighbors to 32 bits. A panel lies as [group of 32 elements][four elements][16 weight rows][4], so that each
 //! lane sums for a weight row of its own, and four activations are one broadcast.
 
 use std::arch::x86_64::*;
@@ -8,7 +8,7 @@ use super::FEW_ROWS;
 use super::activations::{Activations, CELL, Cells, SUMS};
 use super::panel::{Ahead, GROUPS, PANEL, PanelKernel};
 use super::prefetch::prefetch_after;
-use crate::tensor::quantized::{QuantisedFormat, QuantisedView, q4_k, q8_0};
+use crate::tensor::quantized::{QuantizedFormat, QuantizedView, q4_k, q8_0};
 
 /// Weight rows of a vector.
 const LANES: usize = 16;
@@ -23,21 +23,21 @@ const GROUP_BYTES: usize = 32 * LANES;
 /// The processor must have the instructions named here.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn dot(
-    format: QuantisedFormat,
+    format: QuantizedFormat,
     row: &[u8],
     x: &Activations,
     first: usize,
     count: usize,
 ) -> [f32; FEW_ROWS] {
     match (format, count) {
-        (QuantisedFormat::Q4K, 1) => dot_q4_k::<1>(row, x, first),
-        (QuantisedFormat::Q4K, 2) => dot_q4_k::<2>(row, x, first),
-        (QuantisedFormat::Q4K, 3) => dot_q4_k::<3>(row, x, first),
-        (QuantisedFormat::Q4K, _) => dot_q4_k::<4>(row, x, first),
-        (QuantisedFormat::Q8_0, 1) => dot_q8_0::<1>(row, x, first),
-        (QuantisedFormat::Q8_0, 2) => dot_q8_0::<2>(row, x, first),
-        (QuantisedFormat::Q8_0, 3) => dot_q8_0::<3>(row, x, first),
-        (QuantisedFormat::Q8_0, _) => dot_q8_0::<4>(row, x, first),
+        (QuantizedFormat::Q4K, 1) => dot_q4_k::<1>(row, x, first),
+        (QuantizedFormat::Q4K, 2) => dot_q4_k::<2>(row, x, first),
+        (QuantizedFormat::Q4K, 3) => dot_q4_k::<3>(row, x, first),
+        (QuantizedFormat::Q4K, _) => dot_q4_k::<4>(row, x, first),
+        (QuantizedFormat::Q8_0, 1) => dot_q8_0::<1>(row, x, first),
+        (QuantizedFormat::Q8_0, 2) => dot_q8_0::<2>(row, x, first),
+        (QuantizedFormat::Q8_0, 3) => dot_q8_0::<3>(row, x, first),
+        (QuantizedFormat::Q8_0, _) => dot_q8_0::<4>(row, x, first),
     }
 }
 
@@ -210,17 +210,17 @@ impl PanelKernel for Avx512 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn lay_out(tile: &mut Tile, w: QuantisedView<'_>, at: usize, count: usize) {
+    unsafe fn lay_out(tile: &mut Tile, w: QuantizedView<'_>, at: usize, count: usize) {
         match w.format() {
-            QuantisedFormat::Q4K => lay_out_q4_k(tile, w, at),
-            QuantisedFormat::Q8_0 => lay_out_q8_0(tile, w, at * GROUPS, count),
+            QuantizedFormat::Q4K => lay_out_q4_k(tile, w, at),
+            QuantizedFormat::Q8_0 => lay_out_q8_0(tile, w, at * GROUPS, count),
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
     unsafe fn add(
         tile: &Tile,
-        format: QuantisedFormat,
+        format: QuantizedFormat,
         columns: usize,
         cells: Cells<'_>,
         sums: &mut [f32],
@@ -229,8 +229,8 @@ impl PanelKernel for Avx512 {
         macro_rules! with {
             ($($n:literal),*) => {
                 match (format, columns) {
-                    $((QuantisedFormat::Q4K, $n) => add_q4_k::<$n>(tile, cells, sums, ahead),
-                      (QuantisedFormat::Q8_0, $n) => add_q8_0::<$n>(tile, cells, sums, ahead),)*
+                    $((QuantizedFormat::Q4K, $n) => add_q4_k::<$n>(tile, cells, sums, ahead),
+                      (QuantizedFormat::Q8_0, $n) => add_q8_0::<$n>(tile, cells, sums, ahead),)*
                     _ => unreachable!("at most {COLUMNS} columns"),
                 }
             };
@@ -380,13 +380,13 @@ fn add_q8_0<const C: usize>(tile: &Tile, cells: Cells<'_>, sums: &mut [f32], ahe
 
 /// Bytes of weight row `row`, or of the last one where the panel has fewer.
 #[inline]
-fn row_of(w: QuantisedView<'_>, row: usize) -> &[u8] {
+fn row_of(w: QuantizedView<'_>, row: usize) -> &[u8] {
     &w.bytes()[row.min(w.rows() - 1) * w.row_bytes()..][..w.row_bytes()]
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn lay_out_q4_k(tile: &mut Tile, w: QuantisedView<'_>, block: usize) {
+fn lay_out_q4_k(tile: &mut Tile, w: QuantizedView<'_>, block: usize) {
     let nibble = _mm512_set1_epi8(15);
     for half in 0..2 {
         let mut blocks: [&[u8]; LANES] = [&[]; LANES];
@@ -458,7 +458,7 @@ fn lay_out_q4_k(tile: &mut Tile, w: QuantisedView<'_>, block: usize) {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn lay_out_q8_0(tile: &mut Tile, w: QuantisedView<'_>, first: usize, count: usize) {
+fn lay_out_q8_0(tile: &mut Tile, w: QuantizedView<'_>, first: usize, count: usize) {
     let offset = _mm512_set1_epi8(-128);
     // groups that are not there meet zeros, and must not be infinite
     tile.scales[count..].fill([0.0; PANEL]);

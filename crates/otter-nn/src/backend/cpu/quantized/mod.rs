@@ -19,10 +19,10 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::for_row_blocks;
-use super::gemm::{self as matmul, Layout};
+use super::gemm::{self, Layout};
 use crate::backend::Projection;
-use crate::tensor::quantized::{QuantisedFormat, QuantisedView};
-use crate::{Real, WeightView, vectorised};
+use crate::tensor::quantized::{QuantizedFormat, QuantizedView};
+use crate::{Float, WeightView, vectorized};
 
 use activations::Activations;
 use panel::PANEL;
@@ -82,7 +82,7 @@ thread_local! {
 }
 
 /// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer).
-pub fn times_transposed(y: &mut [f32], x: &[f32], w: QuantisedView<'_>, accumulate: bool) {
+pub fn matmul_nt(y: &mut [f32], x: &[f32], w: QuantizedView<'_>, accumulate: bool) {
     // Taken, not borrowed: while it waits for others, this thread may begin another product.
     let mut activations = SCRATCH.take();
     activations.set(x, w.width(), w.format());
@@ -92,9 +92,9 @@ pub fn times_transposed(y: &mut [f32], x: &[f32], w: QuantisedView<'_>, accumula
 
 /// `y = x w^T` for several matrices over the same `x`. Where all are of one format, the bytes of `x` are made once and no
 /// thread waits at the end of one product for the next.
-pub fn times_transposed_each(x: &[f32], projections: &mut [Projection<'_, f32>]) -> bool {
+pub fn matmul_nt_each(x: &[f32], projections: &mut [Projection<'_, f32>]) -> bool {
     let Some(first) = projections.first().and_then(blocks) else { return false };
-    let kind = |w: QuantisedView<'_>| (w.width(), w.format());
+    let kind = |w: QuantizedView<'_>| (w.width(), w.format());
     if !projections.iter().all(|each| blocks(each).is_some_and(|w| kind(w) == kind(first))) {
         return false;
     }
@@ -106,9 +106,9 @@ pub fn times_transposed_each(x: &[f32], projections: &mut [Projection<'_, f32>])
 }
 
 /// The blocks of a weight.
-fn blocks<'a>(projection: &Projection<'a, f32>) -> Option<QuantisedView<'a>> {
+fn blocks<'a>(projection: &Projection<'a, f32>) -> Option<QuantizedView<'a>> {
     match projection.weight.view() {
-        WeightView::Quantised(blocks) => Some(blocks),
+        WeightView::Quantized(blocks) => Some(blocks),
         _ => None,
     }
 }
@@ -145,21 +145,21 @@ impl Results {
     }
 }
 
-fn product(y: &mut [f32], x: &Activations, w: QuantisedView<'_>, accumulate: bool, with: Instructions) {
+fn product(y: &mut [f32], x: &Activations, w: QuantizedView<'_>, accumulate: bool, with: Instructions) {
     let (rows, outer) = (x.rows(), w.rows());
     assert_eq!(y.len(), rows * outer, "results of {rows} rows and {outer} weight rows");
     if rows == 0 || outer == 0 {
         return;
     }
     if rows <= FEW_ROWS || with == Instructions::Plain {
-        few_rows(y, x, w, accumulate, with);
+        skinny_gemm(y, x, w, accumulate, with);
     } else {
         panels(y, x, w, accumulate, with);
     }
 }
 
 /// Calls `body` with consecutive ranges of weight rows, multiples of `step` long but for the last, on all threads.
-fn for_weight_rows(w: QuantisedView<'_>, step: usize, body: impl Fn(std::ops::Range<usize>) + Sync + Send) {
+fn for_weight_rows(w: QuantizedView<'_>, step: usize, body: impl Fn(std::ops::Range<usize>) + Sync + Send) {
     let outer = w.rows();
     let threads = rayon::current_num_threads();
     if threads == 1 || w.bytes().len() < PARALLEL_BYTES {
@@ -175,7 +175,7 @@ fn for_weight_rows(w: QuantisedView<'_>, step: usize, body: impl Fn(std::ops::Ra
 }
 
 /// Each weight row is read once and multiplied with all rows of activations.
-fn few_rows(y: &mut [f32], x: &Activations, w: QuantisedView<'_>, accumulate: bool, with: Instructions) {
+fn skinny_gemm(y: &mut [f32], x: &Activations, w: QuantizedView<'_>, accumulate: bool, with: Instructions) {
     let (rows, outer) = (x.rows(), w.rows());
     let results = Results(y.as_mut_ptr());
     for_weight_rows(w, 16, |range| {
@@ -197,7 +197,7 @@ fn few_rows(y: &mut [f32], x: &Activations, w: QuantisedView<'_>, accumulate: bo
 /// Products of one weight row with `count` rows of activations from `first` on; the rest are zero.
 #[inline]
 fn dot(
-    format: QuantisedFormat,
+    format: QuantizedFormat,
     row: &[u8],
     x: &Activations,
     first: usize,
@@ -216,7 +216,7 @@ fn dot(
 }
 
 /// Panels of weight rows, laid out anew for the integer products, times all rows of activations.
-fn panels(y: &mut [f32], x: &Activations, w: QuantisedView<'_>, accumulate: bool, with: Instructions) {
+fn panels(y: &mut [f32], x: &Activations, w: QuantizedView<'_>, accumulate: bool, with: Instructions) {
     let (rows, outer) = (x.rows(), w.rows());
     let results = Results(y.as_mut_ptr());
     for_weight_rows(w, PANEL, |range| {
@@ -239,7 +239,7 @@ fn panels(y: &mut [f32], x: &Activations, w: QuantisedView<'_>, accumulate: bool
                     Instructions::Avx2 => unsafe {
                         panel::multiply::<avx2::Avx2>(w, x, columns.clone(), sums)
                     },
-                    Instructions::Plain => unreachable!("few_rows does it"),
+                    Instructions::Plain => unreachable!("skinny_gemm does it"),
                 }
                 for (row, sums) in columns.clone().zip(sums.chunks_exact(PANEL)) {
                     if row + ROWS_AHEAD < columns.end {
@@ -257,8 +257,8 @@ fn panels(y: &mut [f32], x: &Activations, w: QuantisedView<'_>, accumulate: bool
     });
 }
 
-vectorised! {
-    fn widen_part<T: Real>(format: QuantisedFormat, bytes: &[u8], start: usize, out: &mut [T]) {
+vectorized! {
+    fn widen_part<T: Float>(format: QuantizedFormat, bytes: &[u8], start: usize, out: &mut [T]) {
         let length = format.block_len();
         let mut block_values = [0.0f32; 256];
         let (mut at, mut out) = (start, out);
@@ -278,7 +278,7 @@ vectorised! {
 }
 
 /// Writes the widened elements from `start` on to `out`, on all threads.
-pub fn widen<T: Real>(format: QuantisedFormat, bytes: &[u8], start: usize, out: &mut [T]) {
+pub fn widen<T: Float>(format: QuantizedFormat, bytes: &[u8], start: usize, out: &mut [T]) {
     let length = format.block_len();
     if start.is_multiple_of(length) && out.len().is_multiple_of(length) {
         for_row_blocks(out, length, 4, |first, out| widen_part(format, bytes, start + first * length, out));
@@ -288,7 +288,7 @@ pub fn widen<T: Real>(format: QuantisedFormat, bytes: &[u8], start: usize, out: 
 }
 
 /// `dx (+)= dy w`, a tile of widened weight rows at a time.
-pub fn times<T: Real>(dx: &mut [T], dy: &[T], w: QuantisedView<'_>, accumulate: bool) {
+pub fn matmul_nn<T: Float>(dx: &mut [T], dy: &[T], w: QuantizedView<'_>, accumulate: bool) {
     let (inner, outer) = (w.width(), w.rows());
     let rows = dx.len() / inner.max(1);
     if outer == 0 {
@@ -297,27 +297,27 @@ pub fn times<T: Real>(dx: &mut [T], dy: &[T], w: QuantisedView<'_>, accumulate: 
     }
     for_tiles(w, |first, count, tile| {
         let (to, from) = (Layout::rows(inner), Layout::rows(outer).at(first));
-        let threads = matmul::parallelism(rows * inner * count);
+        let threads = gemm::parallelism(rows * inner * count);
         let add = accumulate || first > 0;
         let sizes = (rows, count, inner);
-        matmul::product(dx, to, dy, from, tile, Layout::rows(inner), sizes, T::ONE, add, threads);
+        gemm::product(dx, to, dy, from, tile, Layout::rows(inner), sizes, T::ONE, add, threads);
     });
 }
 
 /// `y (+)= x w^T` in the type of the arithmetic, exactly the product with the widened matrix.
-pub fn times_transposed_widened<T: Real>(y: &mut [T], x: &[T], w: QuantisedView<'_>, accumulate: bool) {
+pub fn matmul_nt_widened<T: Float>(y: &mut [T], x: &[T], w: QuantizedView<'_>, accumulate: bool) {
     let (inner, outer) = (w.width(), w.rows());
     let rows = y.len() / outer.max(1);
     for_tiles(w, |first, count, tile| {
         let to = Layout::rows(outer).at(first);
-        let threads = matmul::parallelism(rows * inner * count);
+        let threads = gemm::parallelism(rows * inner * count);
         let (from, tile_columns, sizes) = (Layout::rows(inner), Layout::columns(inner), (rows, inner, count));
-        matmul::product(y, to, x, from, tile, tile_columns, sizes, T::ONE, accumulate, threads);
+        gemm::product(y, to, x, from, tile, tile_columns, sizes, T::ONE, accumulate, threads);
     });
 }
 
 /// Calls `body(first row, rows, their widened elements)` on consecutive tiles.
-fn for_tiles<T: Real>(w: QuantisedView<'_>, mut body: impl FnMut(usize, usize, &[T])) {
+fn for_tiles<T: Float>(w: QuantizedView<'_>, mut body: impl FnMut(usize, usize, &[T])) {
     let (inner, outer) = (w.width(), w.rows());
     let most = (TILE / inner / PANEL * PANEL).clamp(PANEL, outer.max(PANEL));
     let mut tile = vec![T::ZERO; most.min(outer) * inner];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::activations::{Activations, CELL, Cells};
 use super::prefetch::prefetch;
-use crate::tensor::quantized::{QuantisedFormat, QuantisedView};
+use crate::tensor::quantized::{QuantizedFormat, QuantizedView};
 
 /// Weight rows of a panel.
 pub(super) const PANEL: usize = 32;
@@ -24,7 +24,7 @@ pub(super) trait PanelKernel {
     ///
     /// # Safety
     /// The processor must have the instructions.
-    unsafe fn lay_out(tile: &mut Self::Tile, w: QuantisedView<'_>, at: usize, count: usize);
+    unsafe fn lay_out(tile: &mut Self::Tile, w: QuantizedView<'_>, at: usize, count: usize);
 
     /// Adds the products of a tile with cells, `columns` at once, to `sums` (cells, `PANEL`).
     ///
@@ -32,7 +32,7 @@ pub(super) trait PanelKernel {
     /// The processor must have the instructions.
     unsafe fn add(
         tile: &Self::Tile,
-        format: QuantisedFormat,
+        format: QuantizedFormat,
         columns: usize,
         cells: Cells<'_>,
         sums: &mut [f32],
@@ -43,7 +43,7 @@ pub(super) trait PanelKernel {
 /// Asks for the weights of the next tile while this one is multiplied: its rows lie far apart, and a processor does not
 /// guess them.
 pub(super) struct Ahead<'a> {
-    w: QuantisedView<'a>,
+    w: QuantizedView<'a>,
     offset: usize,
     bytes: usize,
     row: usize,
@@ -52,7 +52,7 @@ pub(super) struct Ahead<'a> {
 
 impl<'a> Ahead<'a> {
     /// For cell `at` of the weight rows, in `parts` parts.
-    fn new(w: QuantisedView<'a>, at: usize, parts: usize) -> Self {
+    fn new(w: QuantizedView<'a>, at: usize, parts: usize) -> Self {
         let bytes = GROUPS * 32 / w.format().block_len() * w.format().block_bytes();
         let offset = at * bytes;
         Self {
@@ -83,7 +83,7 @@ impl<'a> Ahead<'a> {
 /// # Safety
 /// The processor must have the instructions of `K`.
 pub(super) unsafe fn multiply<K: PanelKernel>(
-    w: QuantisedView<'_>,
+    w: QuantizedView<'_>,
     x: &Activations,
     columns: Range<usize>,
     sums: &mut [f32],

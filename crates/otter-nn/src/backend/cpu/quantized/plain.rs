@@ -2,11 +2,11 @@
 
 use super::FEW_ROWS;
 use super::activations::{Activations, Cells};
-use crate::tensor::quantized::{QuantisedFormat, q4_k, q8_0, scale};
+use crate::tensor::quantized::{QuantizedFormat, q4_k, q8_0, scale};
 
 /// Products of one weight row with `count` rows of activations from `first` on; the rest are zero.
 pub(super) fn dot(
-    format: QuantisedFormat,
+    format: QuantizedFormat,
     row: &[u8],
     x: &Activations,
     first: usize,
@@ -18,13 +18,13 @@ pub(super) fn dot(
         for (product, row) in products.iter_mut().zip(first..first + count) {
             let Cells { quants, scales, sums } = x.cells_of(at, row..row + 1);
             *product += match format {
-                QuantisedFormat::Q8_0 => {
+                QuantizedFormat::Q8_0 => {
                     let blocks = cell.chunks_exact(q8_0::BYTES).zip(quants.chunks_exact(q8_0::ELEMENTS));
                     let of_block =
                         |((block, quants), of_x)| scale(block, 0) * of_x * of_q8_0(block, quants) as f32;
                     blocks.zip(scales).map(of_block).sum::<f32>()
                 }
-                QuantisedFormat::Q4K => {
+                QuantizedFormat::Q4K => {
                     let Some(block) = cell.first_chunk() else { continue };
                     let (dot, minima) = of_q4_k(block, quants, sums);
                     scales[0] * (scale(block, 0) * dot as f32 - scale(block, 2) * minima as f32)

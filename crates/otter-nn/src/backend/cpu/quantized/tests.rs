@@ -1,7 +1,7 @@
 use super::*;
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, WeightShape};
-use crate::tensor::quantized::QuantisedMatrix;
+use crate::tensor::quantized::QuantizedMatrix;
 use crate::{Device, Matrix, Tensor};
 
 /// The instruction sets that this processor has.
@@ -35,13 +35,13 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| (0..4).map(|_| next()).sum::<f32>() - 2.0).collect()
 }
 
-fn matrix(format: QuantisedFormat, outer: usize, inner: usize, seed: u64) -> QuantisedMatrix {
+fn matrix(format: QuantizedFormat, outer: usize, inner: usize, seed: u64) -> QuantizedMatrix {
     let values: Vec<f32> = numbers(outer * inner, seed).iter().map(|v| v * 0.05 + 0.01).collect();
-    QuantisedMatrix::from_values(format, &values, [outer, inner], Device::Cpu).expect("ordinary numbers")
+    QuantizedMatrix::from_values(format, &values, [outer, inner], Device::Cpu).expect("ordinary numbers")
 }
 
 /// Any bytes are a matrix; half-precision units are kept ordinary.
-fn hostile(format: QuantisedFormat, outer: usize, inner: usize) -> QuantisedMatrix {
+fn hostile(format: QuantizedFormat, outer: usize, inner: usize) -> QuantizedMatrix {
     let mut state = 7u64;
     let mut bytes: Vec<u8> = (0..outer * format.row_bytes(inner))
         .map(|_| {
@@ -51,15 +51,15 @@ fn hostile(format: QuantisedFormat, outer: usize, inner: usize) -> QuantisedMatr
         .collect();
     for block in bytes.chunks_exact_mut(format.block_bytes()) {
         block[1] = 0x1c | block[1] & 0x83;
-        if format == QuantisedFormat::Q4K {
+        if format == QuantizedFormat::Q4K {
             block[3] = 0x1c | block[3] & 0x83;
         }
     }
     let shape = [outer, format.row_bytes(inner)];
-    QuantisedMatrix::new(format, Tensor::from_vec(bytes, &shape, Device::Cpu), [outer, inner])
+    QuantizedMatrix::new(format, Tensor::from_vec(bytes, &shape, Device::Cpu), [outer, inner])
 }
 
-fn product_with(w: &QuantisedMatrix, x: &[f32], accumulate: bool, with: Instructions) -> Vec<f32> {
+fn product_with(w: &QuantizedMatrix, x: &[f32], accumulate: bool, with: Instructions) -> Vec<f32> {
     let mut activations = Activations::default();
     activations.set(x, w.width(), w.format());
     let mut y = numbers(activations.rows() * w.shape()[0], 9);
@@ -80,7 +80,7 @@ fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
 #[test]
 fn every_instruction_set_gives_the_plain_numbers() {
     let available = available();
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         let unit = format.block_len();
         for (outer, blocks) in [(1, 1), (3, 3), (32, 1), (37, 2), (70, 9), (257, 3)] {
             let inner = blocks * unit;
@@ -105,18 +105,18 @@ fn every_instruction_set_gives_the_plain_numbers() {
 #[test]
 fn no_sum_overflows() {
     let available = available();
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         let (outer, inner) = (33, 512);
         let mut bytes = vec![0xffu8; outer * format.row_bytes(inner)];
         for block in bytes.chunks_exact_mut(format.block_bytes()) {
             block[..2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
             match format {
-                QuantisedFormat::Q4K => block[2..4].copy_from_slice(&half::f16::from_f32(0.25).to_le_bytes()),
-                QuantisedFormat::Q8_0 => block[2..].fill(0x80),
+                QuantizedFormat::Q4K => block[2..4].copy_from_slice(&half::f16::from_f32(0.25).to_le_bytes()),
+                QuantizedFormat::Q8_0 => block[2..].fill(0x80),
             }
         }
         let bytes = Tensor::from_vec(bytes, &[outer, format.row_bytes(inner)], Device::Cpu);
-        let w = QuantisedMatrix::new(format, bytes, [outer, inner]);
+        let w = QuantizedMatrix::new(format, bytes, [outer, inner]);
         let mut widened = vec![0.0f32; inner];
         w.view().read(0, &mut widened);
         for sign in [1.0f32, -1.0] {
@@ -140,7 +140,7 @@ fn no_sum_overflows() {
 /// Against the product of the widened matrix: what rounding activations to bytes costs.
 #[test]
 fn products_are_near_those_of_the_widened_matrix() {
-    for (format, tolerance) in [(QuantisedFormat::Q8_0, 0.006), (QuantisedFormat::Q4K, 0.008)] {
+    for (format, tolerance) in [(QuantizedFormat::Q8_0, 0.006), (QuantizedFormat::Q4K, 0.008)] {
         let (outer, inner) = (96, 1024);
         let w = matrix(format, outer, inner, 3);
         let mut widened = vec![0.0f32; outer * inner];
@@ -148,9 +148,9 @@ fn products_are_near_those_of_the_widened_matrix() {
         for rows in [1, 4, 40] {
             let x = numbers(rows * inner, 5);
             let mut exact = vec![0.0f32; rows * outer];
-            matmul::times_transposed(&mut exact, &x, &widened[..], inner, outer, false);
+            gemm::matmul_nt(&mut exact, &x, &widened[..], inner, outer, false);
             let mut found = vec![0.0f32; rows * outer];
-            times_transposed(&mut found, &x, w.view(), false);
+            matmul_nt(&mut found, &x, w.view(), false);
             let error: f64 = exact.iter().zip(&found).map(|(a, b)| f64::from(a - b).powi(2)).sum();
             let size: f64 = exact.iter().map(|a| f64::from(*a).powi(2)).sum();
             let relative = (error / size).sqrt();
@@ -162,7 +162,7 @@ fn products_are_near_those_of_the_widened_matrix() {
 
 #[test]
 fn reading_any_part_gives_the_same_numbers() {
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         let w = hostile(format, 3, 512);
         let mut whole = vec![0.0f32; 3 * 512];
         w.view().read(0, &mut whole);
@@ -179,7 +179,7 @@ fn reading_any_part_gives_the_same_numbers() {
 
 #[test]
 fn the_input_gradient_is_that_of_the_widened_matrix() {
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         // more than one tile of weight rows
         for (rows, outer, inner) in [(1, 40, 256), (5, 1100, 1024)] {
             let w = matrix(format, outer, inner, 1);
@@ -189,8 +189,8 @@ fn the_input_gradient_is_that_of_the_widened_matrix() {
             for accumulate in [false, true] {
                 let mut expected = numbers(rows * inner, 3);
                 let mut found = expected.clone();
-                matmul::times(&mut expected, &dy, &widened[..], outer, inner, accumulate);
-                matmul::times(&mut found, &dy, w.view(), outer, inner, accumulate);
+                gemm::matmul_nn(&mut expected, &dy, &widened[..], outer, inner, accumulate);
+                gemm::matmul_nn(&mut found, &dy, w.view(), outer, inner, accumulate);
                 assert_close(&found, &expected, 1e-6, format.name());
             }
         }
@@ -200,7 +200,7 @@ fn the_input_gradient_is_that_of_the_widened_matrix() {
 #[test]
 fn numbers_that_are_not_finite_stay_visible() {
     let available = available();
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         let w = matrix(format, 40, 512, 1);
         for rows in [1, 9] {
             for value in [f32::NAN, f32::INFINITY] {
@@ -224,16 +224,16 @@ fn numbers_that_are_not_finite_stay_visible() {
 
 #[test]
 fn scales_that_are_not_finite_stay_visible() {
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         let w = matrix(format, 40, 512, 1);
-        let units = if format == QuantisedFormat::Q4K { 2 } else { 1 };
+        let units = if format == QuantizedFormat::Q4K { 2 } else { 1 };
         for unit in 0..units {
             for value in [half::f16::NAN, half::f16::INFINITY] {
                 let mut bytes = w.bytes().to_vec();
                 let at = 17 * format.row_bytes(512) + 2 * unit;
                 bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
                 let bytes = Tensor::from_vec(bytes, &[40, format.row_bytes(512)], Device::Cpu);
-                let bad = QuantisedMatrix::new(format, bytes, [40, 512]);
+                let bad = QuantizedMatrix::new(format, bytes, [40, 512]);
                 for rows in [1, 2, 3, 4, 9] {
                     let x = numbers(rows * 512, 2);
                     for with in available() {
@@ -254,7 +254,7 @@ fn scales_that_are_not_finite_stay_visible() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         let w = matrix(format, 700, 512, 1);
         for rows in [1, 3, 9] {
             let x = numbers(rows * 512, 2);
@@ -262,7 +262,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
                 pool.install(|| {
                     let mut y = vec![0.0f32; rows * 700];
-                    times_transposed(&mut y, &x, w.view(), false);
+                    matmul_nt(&mut y, &x, w.view(), false);
                     y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 })
             };
@@ -275,8 +275,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn products_of_several_matrices_are_those_of_each() {
-    let (a, b) = (matrix(QuantisedFormat::Q4K, 40, 512, 1), matrix(QuantisedFormat::Q4K, 7, 512, 2));
-    let c = matrix(QuantisedFormat::Q8_0, 9, 512, 3);
+    let (a, b) = (matrix(QuantizedFormat::Q4K, 40, 512, 1), matrix(QuantizedFormat::Q4K, 7, 512, 2));
+    let c = matrix(QuantizedFormat::Q8_0, 9, 512, 3);
     for (rows, last) in [(1, &a), (6, &a), (1, &c), (6, &c)] {
         let x = numbers(rows * 512, 4);
         let matrices = [&a, &b, last];
@@ -287,14 +287,14 @@ fn products_of_several_matrices_are_those_of_each() {
         });
         let mut at = 0;
         let mut projections = outs.each_mut().map(|y| {
-            let (weight, outer) = (Matrix::Quantised(matrices[at]), matrices[at].view().rows());
+            let (weight, outer) = (Matrix::Quantized(matrices[at]), matrices[at].view().rows());
             at += 1;
             Projection { y, weight, bias: None, shape: WeightShape { outer, inner: 512 } }
         });
         Cpu.linear_each(&x, &mut projections);
         for (found, matrix) in outs.iter().zip(matrices) {
             let mut alone = vec![0.0f32; found.len()];
-            times_transposed(&mut alone, x.data(), matrix.view(), false);
+            matmul_nt(&mut alone, x.data(), matrix.view(), false);
             assert_eq!(found.data(), alone);
         }
     }

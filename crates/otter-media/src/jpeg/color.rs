@@ -102,7 +102,7 @@ fn upsample_row<'a>(
         return output;
     }
     let upper_half = y.is_multiple_of(2);
-    // The neighbour of the outermost rows is the row itself.
+    // The neighbor of the outermost rows is the row itself.
     let far =
         || row(if upper_half { near_at.saturating_sub(1) } else { (near_at + 1).min(chroma.height - 1) });
     match (chroma.half_width, chroma.half_height) {
@@ -141,10 +141,10 @@ fn widen<const BITS: u32>(sums: &[u16], rounding: [u16; 2], output: &mut [u8]) {
             ((near + window[2] + rounding[1]) >> BITS) as u8,
         ];
     }
-    // The outermost samples have no neighbour on one side.
-    for (end, neighbour, side) in [(0, 1, 1), (last, last - 1, 0)] {
+    // The outermost samples have no neighbor on one side.
+    for (end, neighbor, side) in [(0, 1, 1), (last, last - 1, 0)] {
         let near = sums[end];
-        pairs[end][side] = ((near * 3 + sums[neighbour] + rounding[side]) >> BITS) as u8;
+        pairs[end][side] = ((near * 3 + sums[neighbor] + rounding[side]) >> BITS) as u8;
         pairs[end][1 - side] = ((near * 4 + rounding[1 - side]) >> BITS) as u8;
     }
 }
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn every_colour_converts_alike() {
+    fn every_color_converts_alike() {
         let (_, convert) = best();
         let levels: Vec<u8> = (0..=255).collect();
         for cb in 0..=255 {

@@ -1,4 +1,4 @@
-//! The tables of a layout directory.
+//! The tables of an otter-dataset directory.
 
 use std::path::{Path, PathBuf};
 
@@ -62,23 +62,23 @@ fn check_count(directory: &Path, table: &str, found: usize, expected: u64) -> Re
     ))
 }
 
-/// One table of a layout directory, whose rows are entries in file order; `C` says where its columns stand.
-pub struct LayoutTable<C> {
+/// One table of an otter-dataset directory, whose rows are entries in file order; `C` says where its columns stand.
+pub struct OtterDatasetTable<C> {
     directory: PathBuf,
     table: ParquetTable,
     columns: C,
 }
 
-/// Instruction records of a layout directory.
-pub type LayoutInstructions = LayoutTable<InstructionColumns>;
+/// Instruction records of an otter-dataset directory.
+pub type OtterDatasetInstructions = OtterDatasetTable<InstructionColumns>;
 
-/// Contexts of a layout directory.
-pub type LayoutContexts = LayoutTable<ContextColumn>;
+/// Contexts of an otter-dataset directory.
+pub type OtterDatasetContexts = OtterDatasetTable<ContextColumn>;
 
-/// Encoded images of a layout directory.
-pub type LayoutImages = LayoutTable<ImageColumn>;
+/// Encoded images of an otter-dataset directory.
+pub type OtterDatasetImages = OtterDatasetTable<ImageColumn>;
 
-impl<C> LayoutTable<C> {
+impl<C> OtterDatasetTable<C> {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.directory
@@ -142,7 +142,7 @@ enum Languages {
     Column(Vec<u32>),
 }
 
-impl LayoutInstructions {
+impl OtterDatasetInstructions {
     /// Opens the records of a directory.
     pub fn open(directory: &Path) -> Result<Self> {
         let manifest = Manifest::read(directory)?;
@@ -192,7 +192,7 @@ impl LayoutInstructions {
 /// Where the lists of contexts stand in each file.
 pub struct ContextColumn(Vec<u32>);
 
-impl LayoutContexts {
+impl OtterDatasetContexts {
     /// Opens the contexts of a directory, which must have them.
     pub fn open(directory: &Path) -> Result<Self> {
         let manifest = Manifest::read(directory)?;
@@ -214,7 +214,7 @@ impl LayoutContexts {
 /// Where the encoded images stand in each file.
 pub struct ImageColumn(Vec<u32>);
 
-impl LayoutImages {
+impl OtterDatasetImages {
     /// Opens the images of a directory, which must have them.
     pub fn open(directory: &Path, cache_bytes: usize) -> Result<Self> {
         let manifest = Manifest::read(directory)?;

@@ -1,4 +1,4 @@
-//! Tables and columns of the layout.
+//! Tables and columns of the format.
 
 use std::sync::Arc;
 

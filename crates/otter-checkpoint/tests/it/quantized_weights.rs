@@ -1,4 +1,4 @@
-//! Weights in blocks of 8 or 4 bits: quantised while loading or mapped from a GGUF file, the model gives the same numbers,
+//! Weights in blocks of 8 or 4 bits: quantized while loading or mapped from a GGUF file, the model gives the same numbers,
 //! near those of full precision; what is kept out stays exact.
 
 use std::path::Path;
@@ -9,7 +9,7 @@ use otter_checkpoint::{
     load_model_with, save_gguf, save_model,
 };
 use otter_model::{LossScale, Otter, TextInput, VisionInput};
-use otter_nn::{Device, Gradients, Parameters, QuantisedFormat, Tensor, Weight};
+use otter_nn::{Device, Gradients, Parameters, QuantizedFormat, Tensor, Weight};
 use serde_json::json;
 
 /// A checkpoint whose language model has rows of whole blocks of 256, and whose gates are open.
@@ -24,7 +24,7 @@ fn checkpoint(directory: &Path) {
     std::fs::write(&file, config.to_string()).unwrap();
     let config = CheckpointConfig::read(&file).unwrap();
     let (_, specs) = Otter::new(&config.model).unwrap();
-    let mut parameters = Parameters::<f32>::initialise(&specs, 5, Device::Cpu);
+    let mut parameters = Parameters::<f32>::initialize(&specs, 5, Device::Cpu);
     for parameter in parameters.iter_mut().filter(|p| p.name.contains("gate") && p.tensor.len() == 1) {
         parameter.tensor.make_full().data_mut().fill(0.5);
     }
@@ -32,8 +32,8 @@ fn checkpoint(directory: &Path) {
     save_model(directory, &config, &parameters, &options).unwrap();
 }
 
-fn quantised(directory: &Path, format: QuantisedFormat) -> LoadedModel {
-    load_model_with(directory, Device::Cpu, LoadOptions { quantise: Some(format), keep: None }).unwrap()
+fn quantized(directory: &Path, format: QuantizedFormat) -> LoadedModel {
+    load_model_with(directory, Device::Cpu, LoadOptions { quantize: Some(format), keep: None }).unwrap()
 }
 
 fn vision(model: &LoadedModel) -> VisionInput<f32> {
@@ -76,28 +76,28 @@ fn relative(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 #[test]
-fn quantised_while_loading_is_what_a_gguf_file_holds() {
+fn quantized_while_loading_is_what_a_gguf_file_holds() {
     let place = tempfile::tempdir().unwrap();
     let directory = place.path().join("model");
     checkpoint(&directory);
     let full = load_model(&directory, Device::Cpu).unwrap();
     for (format, quantization, tolerance) in
-        [(QuantisedFormat::Q8_0, DType::Q8_0, 0.03), (QuantisedFormat::Q4K, DType::Q4K, 0.25)]
+        [(QuantizedFormat::Q8_0, DType::Q8_0, 0.03), (QuantizedFormat::Q4K, DType::Q4K, 0.25)]
     {
         let file = place.path().join(format!("{}.gguf", format.name()));
         let options = GgufOptions { quantization, ..GgufOptions::default() };
         let stored = save_gguf(&file, &Checkpoint::open(&directory).unwrap(), &options).unwrap();
-        let (loaded, mapped) = (quantised(&directory, format), load_model(&file, Device::Cpu).unwrap());
+        let (loaded, mapped) = (quantized(&directory, format), load_model(&file, Device::Cpu).unwrap());
         let mut blocks = [0; 2];
         for ((loaded, mapped), full) in
             loaded.parameters.iter().zip(mapped.parameters.iter()).zip(full.parameters.iter())
         {
             match (&loaded.tensor, &mapped.tensor) {
-                (Weight::Quantised(own), Weight::Quantised(other)) => {
+                (Weight::Quantized(own), Weight::Quantized(other)) => {
                     assert!(!own.is_shared() && other.is_shared(), "{}", loaded.name);
                     assert_eq!(own.format(), other.format(), "{}", loaded.name);
                     assert_eq!(own.bytes(), other.bytes(), "{}", loaded.name);
-                    blocks[usize::from(own.format() == QuantisedFormat::Q4K)] += 1;
+                    blocks[usize::from(own.format() == QuantizedFormat::Q4K)] += 1;
                     let error = relative(&loaded.tensor.values(), &full.tensor.values());
                     let said = stored.iter().find(|stored| stored.name == loaded.name).unwrap();
                     assert!((said.relative_error.unwrap() - error).abs() < 1e-6, "{said:?} {error}");
@@ -110,11 +110,11 @@ fn quantised_while_loading_is_what_a_gguf_file_holds() {
             }
         }
         match format {
-            QuantisedFormat::Q8_0 => assert!(blocks[0] > 30 && blocks[1] == 0, "{blocks:?}"),
-            QuantisedFormat::Q4K => assert!(blocks[0] > 10 && blocks[1] > 20, "{blocks:?}"),
+            QuantizedFormat::Q8_0 => assert!(blocks[0] > 30 && blocks[1] == 0, "{blocks:?}"),
+            QuantizedFormat::Q4K => assert!(blocks[0] > 10 && blocks[1] > 20, "{blocks:?}"),
         }
         let memory = mapped.parameters.memory();
-        assert!(memory.quantised > memory.total / 2 && memory.mapped < 2 * memory.total, "{memory}");
+        assert!(memory.quantized > memory.total / 2 && memory.mapped < 2 * memory.total, "{memory}");
         // One row, few and many: dot products and panels.
         for length in [1, 3, 40] {
             let found = logits(&loaded, length);
@@ -130,11 +130,11 @@ fn the_vision_tower_in_eight_bits_sees_the_same() {
     let place = tempfile::tempdir().unwrap();
     checkpoint(&place.path().join("model"));
     let full = load_model(&place.path().join("model"), Device::Cpu).unwrap();
-    for format in QuantisedFormat::ALL {
-        let model = quantised(&place.path().join("model"), format);
+    for format in QuantizedFormat::ALL {
+        let model = quantized(&place.path().join("model"), format);
         let tower = model.parameters.iter().filter(|p| p.name.starts_with("vision_encoder."));
-        let formats: Vec<_> = tower.filter_map(|p| p.tensor.quantised()).map(|m| m.format()).collect();
-        assert!(formats.len() > 6 && formats.iter().all(|f| *f == QuantisedFormat::Q8_0));
+        let formats: Vec<_> = tower.filter_map(|p| p.tensor.quantized()).map(|m| m.format()).collect();
+        assert!(formats.len() > 6 && formats.iter().all(|f| *f == QuantizedFormat::Q8_0));
         let encode = |model: &LoadedModel| {
             let pixels = vision(model).pixels;
             model.otter.vision_features(&model.parameters, &pixels).into_vec()
@@ -159,16 +159,16 @@ fn what_is_trained_stays_exact_and_gets_its_gradient() {
     checkpoint(&directory);
     let full = load_model(&directory, Device::Cpu).unwrap();
     let trained = |name: &str| name.contains("gated_cross_attn") || name.starts_with("perceiver.");
-    for (format, tolerance) in [(QuantisedFormat::Q8_0, 0.03), (QuantisedFormat::Q4K, 0.06)] {
-        let options = LoadOptions { quantise: Some(format), keep: Some(&trained) };
+    for (format, tolerance) in [(QuantizedFormat::Q8_0, 0.03), (QuantizedFormat::Q4K, 0.06)] {
+        let options = LoadOptions { quantize: Some(format), keep: Some(&trained) };
         let mut model = load_model_with(&directory, Device::Cpu, options).unwrap();
-        assert_eq!(model.parameters.set_trainable(trained), 0, "nothing that is trained was quantised");
+        assert_eq!(model.parameters.set_trainable(trained), 0, "nothing that is trained was quantized");
         for (own, full) in
             model.parameters.iter().zip(full.parameters.iter()).filter(|(own, _)| own.trainable)
         {
             assert_eq!(own.tensor.values(), full.tensor.values(), "{}", own.name);
         }
-        assert!(model.parameters.quantised_count() > model.parameters.total_count() / 3);
+        assert!(model.parameters.quantized_count() > model.parameters.total_count() / 3);
         let mut widened = model.parameters.clone();
         widened.iter_mut().for_each(|parameter| {
             parameter.tensor.make_full();
@@ -205,8 +205,8 @@ fn a_value_that_no_block_holds_is_named() {
     let source = golden("llama/checkpoint");
     let options = SaveOptions { tokenizer_from: Some(&source), ..SaveOptions::default() };
     save_model(&broken, &model.config, &model.parameters, &options).unwrap();
-    for format in QuantisedFormat::ALL {
-        let options = LoadOptions { quantise: Some(format), keep: None };
+    for format in QuantizedFormat::ALL {
+        let options = LoadOptions { quantize: Some(format), keep: None };
         let error = load_model_with(&broken, Device::Cpu, options).map(drop).unwrap_err().to_string();
         assert!(
             error.contains("up_proj") && error.contains("row 2") && error.contains(format.name()),

@@ -1,4 +1,4 @@
-//! Our own layout of a data set: sharded parquet with small pages, an index of ids, and a manifest with checksums.
+//! The format `otter-dataset`: sharded parquet with small pages, an index of ids, and a manifest with checksums.
 //!
 //! ```text
 //! DIR/manifest.json                          version, name, group, counts; rows, bytes and SHA-256 of every other file
@@ -20,9 +20,9 @@ mod schema;
 mod shards;
 mod writer;
 
-pub use manifest::{FILE_NAME as MANIFEST_NAME, Manifest, ManifestFile, layout_directory};
+pub use manifest::{FILE_NAME as MANIFEST_NAME, Manifest, ManifestFile, dataset_directory};
 pub use reader::{
-    ContextColumn, ImageColumn, InstructionColumns, LayoutContexts, LayoutImages, LayoutInstructions,
-    LayoutTable,
+    ContextColumn, ImageColumn, InstructionColumns, OtterDatasetContexts, OtterDatasetImages,
+    OtterDatasetInstructions, OtterDatasetTable,
 };
-pub(crate) use writer::LayoutWriter;
+pub(crate) use writer::OtterDatasetWriter;

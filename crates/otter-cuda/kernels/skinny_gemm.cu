@@ -1,4 +1,4 @@
-// Products of a few rows with a matrix in f32, f16 or bf16, as in decoding: what quantised.cu does for blocks.
+// Products of a few rows with a matrix in f32, f16 or bf16, as in decoding: what quantized.cu does for blocks.
 #include "stored.cuh"
 
 namespace {
@@ -9,7 +9,7 @@ const u32 STEP = 4 * WARP;
 // y (+)= x w^T for up to ROWS rows of x. A warp takes WEIGHTS rows of w, each element once. Each thread adds its columns in
 // order, then the warp adds its threads: a row's results do not depend on the number of rows, nor on how elements are loaded.
 template <class Stored, bool FOURS, u32 ROWS, u32 WEIGHTS>
-__device__ inline void few_rows(float* y, const float* x, const typename Stored::Element* w, u32 rows, u32 inner, u32 outer,
+__device__ inline void skinny_gemm(float* y, const float* x, const typename Stored::Element* w, u32 rows, u32 inner, u32 outer,
                                 u32 accumulate) {
     // Steps whose weights are asked for before the first of them is used: 64 bytes a thread are under way. One by one elements
     // are rare, and not worth the registers.
@@ -63,21 +63,21 @@ __device__ inline void few_rows(float* y, const float* x, const typename Stored:
     extern "C" __global__ void __launch_bounds__(128)                                                           \
         name(float* y, const float* x, const Stored::Element* w, u32 rows, u32 inner, u32 outer, u32 accumulate) { \
         if (inner % 4 == 0)                                                                                     \
-            few_rows<Stored, true, ROWS, WEIGHTS>(y, x, w, rows, inner, outer, accumulate);                     \
+            skinny_gemm<Stored, true, ROWS, WEIGHTS>(y, x, w, rows, inner, outer, accumulate);                     \
         else                                                                                                    \
-            few_rows<Stored, false, ROWS, WEIGHTS>(y, x, w, rows, inner, outer, accumulate);                    \
+            skinny_gemm<Stored, false, ROWS, WEIGHTS>(y, x, w, rows, inner, outer, accumulate);                    \
     }                                                                                                           \
     EXPORT(name)
 
-FEW_ROWS(few_rows_f32_1, StoredF32, 1, 1)
-FEW_ROWS(few_rows_f32_2, StoredF32, 2, 2)
-FEW_ROWS(few_rows_f32_4, StoredF32, 4, 2)
-FEW_ROWS(few_rows_f32_8, StoredF32, 8, 4)
-FEW_ROWS(few_rows_f16_1, StoredF16, 1, 1)
-FEW_ROWS(few_rows_f16_2, StoredF16, 2, 2)
-FEW_ROWS(few_rows_f16_4, StoredF16, 4, 2)
-FEW_ROWS(few_rows_f16_8, StoredF16, 8, 4)
-FEW_ROWS(few_rows_bf16_1, StoredBf16, 1, 1)
-FEW_ROWS(few_rows_bf16_2, StoredBf16, 2, 2)
-FEW_ROWS(few_rows_bf16_4, StoredBf16, 4, 2)
-FEW_ROWS(few_rows_bf16_8, StoredBf16, 8, 4)
+FEW_ROWS(skinny_gemm_f32_1, StoredF32, 1, 1)
+FEW_ROWS(skinny_gemm_f32_2, StoredF32, 2, 2)
+FEW_ROWS(skinny_gemm_f32_4, StoredF32, 4, 2)
+FEW_ROWS(skinny_gemm_f32_8, StoredF32, 8, 4)
+FEW_ROWS(skinny_gemm_f16_1, StoredF16, 1, 1)
+FEW_ROWS(skinny_gemm_f16_2, StoredF16, 2, 2)
+FEW_ROWS(skinny_gemm_f16_4, StoredF16, 4, 2)
+FEW_ROWS(skinny_gemm_f16_8, StoredF16, 8, 4)
+FEW_ROWS(skinny_gemm_bf16_1, StoredBf16, 1, 1)
+FEW_ROWS(skinny_gemm_bf16_2, StoredBf16, 2, 2)
+FEW_ROWS(skinny_gemm_bf16_4, StoredBf16, 4, 2)
+FEW_ROWS(skinny_gemm_bf16_8, StoredBf16, 8, 4)

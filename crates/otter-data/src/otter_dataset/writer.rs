@@ -1,4 +1,4 @@
-//! Writes a layout directory.
+//! Writes an otter-dataset directory.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::sample::record::Record;
 use crate::write::{DatasetWriter, UniqueIds, WriterOptions, WrittenSet};
 
 /// Writes the three tables side by side. Held in memory: a row group of each, and up to 40 bytes an id.
-pub(crate) struct LayoutWriter {
+pub(crate) struct OtterDatasetWriter {
     staging: Staging,
     manifest: Manifest,
     instructions: ShardSeries,
@@ -20,7 +20,7 @@ pub(crate) struct LayoutWriter {
     ids: UniqueIds,
 }
 
-impl LayoutWriter {
+impl OtterDatasetWriter {
     pub(crate) fn create(directory: &Path, name: &str, options: &WriterOptions) -> Result<Self> {
         let manifest = Manifest {
             group: options.group,
@@ -29,7 +29,7 @@ impl LayoutWriter {
             frames_per_second: options.frames_per_second,
             ..Manifest::new(name)
         };
-        let series = |table| ShardSeries::new(table, options.layout_shard_bytes());
+        let series = |table| ShardSeries::new(table, options.otter_dataset_shard_bytes());
         Ok(Self {
             staging: Staging::create(directory)?,
             manifest,
@@ -41,7 +41,7 @@ impl LayoutWriter {
     }
 }
 
-impl DatasetWriter for LayoutWriter {
+impl DatasetWriter for OtterDatasetWriter {
     fn image(&mut self, id: &str, encoded: &[u8]) -> Result<()> {
         self.ids.image(id)?;
         self.images.push(&self.staging, id, &[Cell::Value(encoded)])

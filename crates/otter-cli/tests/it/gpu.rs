@@ -1,4 +1,4 @@
-//! The real binary with the host in place of a card (device `emulated`): parity with the original, tuning, answers.
+//! The real binary with the host in place of a GPU (device `emulated`): parity with the original, tuning, answers.
 
 use std::path::{Path, PathBuf};
 
@@ -92,11 +92,11 @@ impl Place {
 fn a_run_on_a_card_is_one_on_the_host() {
     let place = Place::new();
     place.train("host", &[]);
-    let whole = place.train("card", &["--device", "emulated"]);
-    let (host, card) = (place.losses("host"), place.losses("card"));
-    assert_eq!(card.len(), 3);
-    for (card, host) in card.iter().zip(&host) {
-        assert!((card - host).abs() < 1e-4 * host, "{card} {host}");
+    let whole = place.train("gpu", &["--device", "emulated"]);
+    let (host, gpu) = (place.losses("host"), place.losses("gpu"));
+    assert_eq!(gpu.len(), 3);
+    for (gpu, host) in gpu.iter().zip(&host) {
+        assert!((gpu - host).abs() < 1e-4 * host, "{gpu} {host}");
     }
     let (planned, peak) = (whole["planned_bytes"].as_f64().unwrap(), whole["peak_bytes"].as_f64().unwrap());
     assert!((0.6 * planned..=planned).contains(&peak), "planned {planned}, peak {peak}");
@@ -105,7 +105,7 @@ fn a_run_on_a_card_is_one_on_the_host() {
     let resumed = place.train("parts", &["--device", "emulated", "--resume"]);
     assert_eq!(resumed["step"], 3);
     let model = "model/model.safetensors";
-    assert!(place.files("parts", model) == place.files("card", model), "weights or moments differ");
+    assert!(place.files("parts", model) == place.files("gpu", model), "weights or moments differ");
 
     // Rounded products and another device are other runs.
     let refused = otter(&place.arguments("parts", &["--device", "emulated", "--dtype", "bf16", "--resume"]));
@@ -126,11 +126,11 @@ fn small_runs_on_a_card_resume_too() {
         "train.save=trainable",
     ];
     let with = |more: &[&'static str]| [&small[..], more].concat();
-    place.train("card", &small);
+    place.train("gpu", &small);
     place.train("parts", &with(&["train.stop_after=1"]));
     place.train("parts", &with(&["--resume"]));
     let trained = "model/trained.safetensors";
-    assert!(place.files("parts", trained) == place.files("card", trained), "weights or moments differ");
+    assert!(place.files("parts", trained) == place.files("gpu", trained), "weights or moments differ");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_limit_of_memory_holds() {
     assert!(refused.code == Some(1) && refused.stderr.contains("train.memory"), "{refused:#?}");
 }
 
-/// A card that only counts has the peak of one that computes; so plans are checked at sizes that would take too long.
+/// A GPU that only counts has the peak of one that computes; so plans are checked at sizes that would take too long.
 #[test]
 fn plans_hold_at_every_size() {
     let place = Place::new();

@@ -1,7 +1,7 @@
 //! Compiling a loop for several instruction sets and choosing one at run time.
 //!
 //! A closure handed to a function with wider instructions is not enough: the compiler may build the closure on its own,
-//! for the oldest processor. [`vectorised!`](crate::vectorised) therefore makes functions whose body is always inlined.
+//! for the oldest processor. [`vectorized!`](crate::vectorized) therefore makes functions whose body is always inlined.
 
 /// Instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +34,11 @@ pub fn instruction_set() -> InstructionSet {
     InstructionSet::Baseline
 }
 
-/// Defines a function compiled for every [`InstructionSet`](crate::backend::cpu::vectorised::InstructionSet); a call runs
+/// Defines a function compiled for every [`InstructionSet`](crate::backend::cpu::vectorized::InstructionSet); a call runs
 /// the widest one that the processor has. Functions called by the body must be `#[inline(always)]` to profit. Products
 /// and sums are never fused, so every version gives the same bits.
 #[macro_export]
-macro_rules! vectorised {
+macro_rules! vectorized {
     (
         $(#[$meta:meta])*
         $visibility:vis fn $name:ident<$($generic:ident: $bound:path),*>(
@@ -60,7 +60,7 @@ macro_rules! vectorised {
                 fn avx2<$($generic: $bound),*>($($argument: $type),*) $(-> $output)? {
                     body::<$($generic),*>($($argument),*)
                 }
-                use $crate::backend::cpu::vectorised::{InstructionSet, instruction_set};
+                use $crate::backend::cpu::vectorized::{InstructionSet, instruction_set};
                 match instruction_set() {
                     // SAFETY: the processor was just asked for these instructions.
                     InstructionSet::Avx512 => return unsafe { avx512::<$($generic),*>($($argument),*) },
@@ -76,10 +76,10 @@ macro_rules! vectorised {
 
 #[cfg(test)]
 mod tests {
-    use crate::Real;
+    use crate::Float;
 
-    vectorised! {
-        fn sum_of_products<T: Real>(a: &[T], b: &[T]) -> T {
+    vectorized! {
+        fn sum_of_products<T: Float>(a: &[T], b: &[T]) -> T {
             crate::backend::cpu::sum_pairs(a, b, |x, y| x * y)
         }
     }

@@ -1,10 +1,10 @@
 //! Products of a few rows, and rows of tables, of elements of 32 and 16 bits.
 
 use crate::common::{assert_close, gpu, numbers, on};
-use otter_cuda::quantised::QuantisedBuffer;
-use otter_cuda::{Buffer, Gpu, Matrix, embedding, few_rows};
-use otter_nn::kernels::half::f16_to_f32;
-use otter_nn::{Device, QuantisedFormat, QuantisedMatrix};
+use otter_cuda::quantized::QuantizedBuffer;
+use otter_cuda::{Buffer, Gpu, Matrix, embedding, skinny_gemm};
+use otter_nn::backend::cpu::half::f16_to_f32;
+use otter_nn::{Device, QuantizedFormat, QuantizedMatrix};
 
 /// How a matrix is stored.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +16,7 @@ enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::F32, Kind::F16, Kind::Bf16];
 
-/// A matrix of a card, and its elements as f32.
+/// A matrix of a GPU, and its elements as f32.
 struct Stored {
     kind: Kind,
     full: Buffer<f32>,
@@ -67,7 +67,7 @@ fn assert_same(found: &[f32], expected: &[f32], what: &str) {
 
 fn product(gpu: &Gpu, x: &[f32], w: &Stored, (inner, outer): (usize, usize)) -> Vec<f32> {
     let mut y = gpu.allocate(x.len() / inner * outer).expect("memory");
-    few_rows::times_transposed(&mut y, &on(gpu, x), w.matrix(), (inner, outer), false).expect("a launch");
+    skinny_gemm::matmul_nt(&mut y, &on(gpu, x), w.matrix(), (inner, outer), false).expect("a launch");
     y.download().expect("a download")
 }
 
@@ -79,7 +79,7 @@ fn products_are_those_of_the_widened_matrix() {
             [(1, 1), (3, 37), (128, 4), (130, 5), (512, 16), (777, 3), (1300, 17), (4096, 2)]
         {
             let w = Stored::new(&gpu, kind, outer * inner, 3);
-            for rows in 1..=few_rows::MOST {
+            for rows in 1..=skinny_gemm::MOST {
                 let (x, before) = (numbers(rows * inner, 5), numbers(rows * outer, 9));
                 for accumulate in [false, true] {
                     let mut expected = Vec::new();
@@ -90,7 +90,7 @@ fn products_are_those_of_the_widened_matrix() {
                         }
                     }
                     let mut y = on(&gpu, &before);
-                    few_rows::times_transposed(&mut y, &on(&gpu, &x), w.matrix(), (inner, outer), accumulate)
+                    skinny_gemm::matmul_nt(&mut y, &on(&gpu, &x), w.matrix(), (inner, outer), accumulate)
                         .expect("a launch");
                     let what = format!("{kind:?} {rows} x {inner} x {outer}, {accumulate}");
                     assert_close(&y, &expected, 2e-6, &what);
@@ -178,12 +178,12 @@ fn rows_of_tables_are_exact() {
 fn every_number_of_sixteen_bits_widens_exactly() {
     let gpu = gpu();
     let bits: Vec<u16> = (0..=u16::MAX).collect();
-    let on_card = gpu.upload(&bits).expect("memory");
+    let on_gpu = gpu.upload(&bits).expect("memory");
     let f16: Vec<f32> = bits.iter().map(|&bits| f16_to_f32(bits)).collect();
     let bf16: Vec<f32> = bits.iter().map(|&bits| f32::from_bits(u32::from(bits) << 16)).collect();
     for (width, rows) in [(4096, 16), (13, 65536 / 13)] {
         let ids: Vec<u32> = (0..rows).collect();
-        for (matrix, expected) in [(Matrix::F16(&on_card), &f16), (Matrix::Bf16(&on_card), &bf16)] {
+        for (matrix, expected) in [(Matrix::F16(&on_gpu), &f16), (Matrix::Bf16(&on_gpu), &bf16)] {
             let found = embedding::rows_of(matrix, &ids, width).expect("a launch");
             let expected = &expected[..width * rows as usize];
             assert_same(&found.download().expect("a download"), expected, "all bits");
@@ -198,24 +198,24 @@ fn ids_outside_the_table_are_refused() {
     let _ = embedding::rows_of(Stored::new(&gpu, Kind::F16, 12, 1).matrix(), &[0, 3], 4);
 }
 
-fn blocks(format: QuantisedFormat, rows: usize, width: usize) -> QuantisedMatrix {
+fn blocks(format: QuantizedFormat, rows: usize, width: usize) -> QuantizedMatrix {
     let values: Vec<f32> = numbers(rows * width, 1).iter().map(|v| v * 0.05 + 0.01).collect();
-    QuantisedMatrix::from_values(format, &values, [rows, width], Device::Cpu).expect("ordinary numbers")
+    QuantizedMatrix::from_values(format, &values, [rows, width], Device::Cpu).expect("ordinary numbers")
 }
 
 #[test]
 fn rows_of_blocks_are_exactly_the_hosts() {
     let gpu = gpu();
-    for format in QuantisedFormat::ALL {
+    for format in QuantizedFormat::ALL {
         for width in [32, 96, 256, 2816].into_iter().filter(|&width| format.fits(width)) {
             let table = blocks(format, 9, width);
-            let on_card = QuantisedBuffer::of(&gpu, &table).expect("memory");
+            let on_gpu = QuantizedBuffer::of(&gpu, &table).expect("memory");
             for ids in [&[8, 0, 3, 8, 1][..], &[5], &[]] {
                 let mut expected = vec![0.0; ids.len() * width];
                 for (row, &id) in expected.chunks_mut(width).zip(ids) {
                     table.view().read(id as usize * width, row);
                 }
-                let found = embedding::rows_of_blocks(&on_card, ids).expect("a launch");
+                let found = embedding::rows_of_blocks(&on_gpu, ids).expect("a launch");
                 let what = format!("{}, rows of {width}", format.name());
                 assert_same(&found.download().expect("a download"), &expected, &what);
             }
@@ -227,6 +227,6 @@ fn rows_of_blocks_are_exactly_the_hosts() {
 #[should_panic(expected = "an id is outside a table of 9 rows")]
 fn ids_outside_blocks_are_refused() {
     let gpu = gpu();
-    let table = QuantisedBuffer::of(&gpu, &blocks(QuantisedFormat::Q8_0, 9, 32)).expect("memory");
+    let table = QuantizedBuffer::of(&gpu, &blocks(QuantizedFormat::Q8_0, 9, 32)).expect("memory");
     let _ = embedding::rows_of_blocks(&table, &[9]);
 }

@@ -1,4 +1,4 @@
-// Frozen matrices in blocks of 8 or 4 bits: the twin of otter-nn's quantised/{q8_0,q4_k}.rs, byte for byte as in GGUF.
+// Frozen matrices in blocks of 8 or 4 bits: the twin of otter-nn's quantized/{q8_0,q4_k}.rs, byte for byte as in GGUF.
 #include "stored.cuh"
 
 namespace {
@@ -7,7 +7,7 @@ struct __align__(16) Words {
     u32 x, y, z, w;
 };
 
-// The float of an integer below 2^23, without a conversion, of which cards do few at a time.
+// The float of an integer below 2^23, without a conversion, of which GPUs do few at a time.
 __device__ inline float small_float(u32 integer) { return __uint_as_float(0x4b000000u | integer) - 8388608.0f; }
 
 // A format says what one thread of a warp takes of the STEP columns that the warp takes at once: QUADS times four columns.
@@ -154,7 +154,7 @@ WIDEN(widen_q4_k, Q4_K, float)
 WIDEN(widen_q8_0_rounded, Q8_0, u16)
 WIDEN(widen_q4_k_rounded, Q4_K, u16)
 
-// src/quantised.rs knows how many rows of w a warp takes.
+// src/quantized.rs knows how many rows of w a warp takes.
 #define PRODUCT(name, Format, ROWS, WEIGHTS)                                                             \
     extern "C" __global__ void __launch_bounds__(128)                                                    \
         name(float* y, const float* x, const u8* w, u32 rows, u32 inner, u32 outer, u32 accumulate) {    \

@@ -1,4 +1,4 @@
-//! `manifest.json` of a layout directory.
+//! `manifest.json` of an otter-dataset directory.
 
 use std::fs::File;
 use std::io::Read;
@@ -24,12 +24,12 @@ const VERSION: u32 = 1;
 /// Largest manifest that is read: about 300 000 files.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// What a layout directory holds.
+/// What an otter-dataset directory holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Always `otter-dataset`.
     pub format: String,
-    /// Version of the layout.
+    /// Version of the format.
     pub version: u32,
     /// Name of the data set.
     pub name: String,
@@ -78,8 +78,8 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// The layout directory that a path means: the directory itself or its manifest. `None` if it is neither.
-pub fn layout_directory(path: &Path) -> Option<PathBuf> {
+/// The otter-dataset directory that a path means: the directory itself or its manifest. `None` if it is neither.
+pub fn dataset_directory(path: &Path) -> Option<PathBuf> {
     #[derive(Deserialize)]
     struct Head {
         format: String,
@@ -126,7 +126,7 @@ impl Manifest {
         }
     }
 
-    /// Reads the manifest of a layout directory.
+    /// Reads the manifest of an otter-dataset directory.
     pub fn read(directory: &Path) -> Result<Self> {
         let path = directory.join(FILE_NAME);
         let manifest: Self = parse_object(read_text(&path)?.as_bytes()).map_err(|fault| {
@@ -142,7 +142,7 @@ impl Manifest {
             return Err(DataError::format(
                 &path,
                 format!(
-                    "layout version {} is unknown, {VERSION} is expected; use a newer program",
+                    "otter-dataset version {} is unknown, {VERSION} is expected; use a newer program",
                     manifest.version
                 ),
             ));

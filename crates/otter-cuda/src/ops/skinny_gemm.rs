@@ -18,7 +18,7 @@ const THREADS: u32 = 128;
 ///
 /// # Panics
 /// When lengths differ, or there are more rows.
-pub fn times_transposed(
+pub fn matmul_nt(
     y: &mut Buffer<f32>,
     x: &Buffer<f32>,
     w: Matrix<'_>,
@@ -43,14 +43,15 @@ pub fn times_transposed(
     };
     let (kernels, w): (_, Argument) = match w {
         Matrix::F32(w) => {
-            (["few_rows_f32_1", "few_rows_f32_2", "few_rows_f32_4", "few_rows_f32_8"], w.into())
+            (["skinny_gemm_f32_1", "skinny_gemm_f32_2", "skinny_gemm_f32_4", "skinny_gemm_f32_8"], w.into())
         }
         Matrix::F16(w) => {
-            (["few_rows_f16_1", "few_rows_f16_2", "few_rows_f16_4", "few_rows_f16_8"], w.into())
+            (["skinny_gemm_f16_1", "skinny_gemm_f16_2", "skinny_gemm_f16_4", "skinny_gemm_f16_8"], w.into())
         }
-        Matrix::Bf16(w) => {
-            (["few_rows_bf16_1", "few_rows_bf16_2", "few_rows_bf16_4", "few_rows_bf16_8"], w.into())
-        }
+        Matrix::Bf16(w) => (
+            ["skinny_gemm_bf16_1", "skinny_gemm_bf16_2", "skinny_gemm_bf16_4", "skinny_gemm_bf16_8"],
+            w.into(),
+        ),
     };
     let arguments = vec![
         (&*y).into(),

@@ -1,13 +1,13 @@
-//! Frozen matrices in blocks of 8 or 4 bits, twins of [`otter_nn::quantised`]: the same bytes as in a GGUF file.
+//! Frozen matrices in blocks of 8 or 4 bits, twins of [`otter_nn::tensor::quantized`]: the same bytes as in a GGUF file.
 //!
-//! Unlike the host's product ([`otter_nn::kernels::quantised`]) these never round activations to bytes: weights become
-//! f32 in registers, and sums are f32. For up to [`FEW_ROWS`] rows [`times_transposed`] reads the blocks themselves;
+//! Unlike the host's product ([`otter_nn::backend::cpu::quantized`]) these never round activations to bytes: weights become
+//! f32 in registers, and sums are f32. For up to [`FEW_ROWS`] rows [`matmul_nt`] reads the blocks themselves;
 //! for more, and for the gradient of the input, a tile of weight rows at a time is widened for the products of
 //! [`crate::matmul`], in the precision that is asked for. A matrix is never widened as a whole.
 
 use std::sync::Arc;
 
-use otter_nn::{QuantisedFormat, QuantisedMatrix, QuantisedView};
+use otter_nn::{QuantizedFormat, QuantizedMatrix, QuantizedView};
 
 use crate::matmul::{Columns, Product, product};
 use crate::{Buffer, Element, Gpu, Launch, Matrix, Precision, Result};
@@ -24,22 +24,22 @@ pub const TILE_BYTES: u64 = 4 * TILE as u64;
 /// Threads of a block of the product.
 const THREADS: u32 = 128;
 
-/// A matrix in blocks on a card, which nobody writes. Copies share the blocks.
+/// A matrix in blocks on a GPU, which nobody writes. Copies share the blocks.
 #[derive(Clone)]
-pub struct QuantisedBuffer {
+pub struct QuantizedBuffer {
     bytes: Arc<Buffer<u8>>,
-    format: QuantisedFormat,
+    format: QuantizedFormat,
     /// (rows, elements of a row)
     shape: [usize; 2],
     tile: usize,
 }
 
-impl QuantisedBuffer {
+impl QuantizedBuffer {
     /// A copy of rows of the host.
     ///
     /// # Errors
     /// As [`Gpu::allocate`].
-    pub fn upload(gpu: &Gpu, view: QuantisedView<'_>) -> Result<Self> {
+    pub fn upload(gpu: &Gpu, view: QuantizedView<'_>) -> Result<Self> {
         let bytes = Arc::new(gpu.upload(view.bytes())?);
         Ok(Self { bytes, format: view.format(), shape: [view.rows(), view.width()], tile: TILE })
     }
@@ -48,7 +48,7 @@ impl QuantisedBuffer {
     ///
     /// # Errors
     /// As [`Gpu::allocate`].
-    pub fn of(gpu: &Gpu, matrix: &QuantisedMatrix) -> Result<Self> {
+    pub fn of(gpu: &Gpu, matrix: &QuantizedMatrix) -> Result<Self> {
         Self::upload(gpu, matrix.view())
     }
 
@@ -63,7 +63,7 @@ impl QuantisedBuffer {
     }
 
     /// The format.
-    pub fn format(&self) -> QuantisedFormat {
+    pub fn format(&self) -> QuantizedFormat {
         self.format
     }
 
@@ -80,27 +80,27 @@ impl QuantisedBuffer {
 ///
 /// # Panics
 /// When there are not as many rows; lengths that do not fit make all functions here panic.
-pub fn widen(w: &QuantisedBuffer, first_row: usize, rows: usize) -> Result<Buffer<f32>> {
+pub fn widen(w: &QuantizedBuffer, first_row: usize, rows: usize) -> Result<Buffer<f32>> {
     let mut out = w.bytes.gpu().allocate(rows * w.shape[1])?;
     widen_into(&mut out, w, first_row, rows)?;
     Ok(out)
 }
 
 /// [`widen`] into memory that is there, of `rows` rows or more.
-pub fn widen_into(out: &mut Buffer<f32>, w: &QuantisedBuffer, first_row: usize, rows: usize) -> Result<()> {
+pub fn widen_into(out: &mut Buffer<f32>, w: &QuantizedBuffer, first_row: usize, rows: usize) -> Result<()> {
     let kernel = match w.format {
-        QuantisedFormat::Q8_0 => "widen_q8_0",
-        QuantisedFormat::Q4K => "widen_q4_k",
+        QuantizedFormat::Q8_0 => "widen_q8_0",
+        QuantizedFormat::Q4K => "widen_q4_k",
     };
     // SAFETY: the kernels write f32.
     unsafe { widen_by(kernel, out, w, first_row, rows) }
 }
 
 /// [`widen_into`], rounded to bfloat16.
-fn widen_rounded(out: &mut Buffer<u16>, w: &QuantisedBuffer, first_row: usize, rows: usize) -> Result<()> {
+fn widen_rounded(out: &mut Buffer<u16>, w: &QuantizedBuffer, first_row: usize, rows: usize) -> Result<()> {
     let kernel = match w.format {
-        QuantisedFormat::Q8_0 => "widen_q8_0_rounded",
-        QuantisedFormat::Q4K => "widen_q4_k_rounded",
+        QuantizedFormat::Q8_0 => "widen_q8_0_rounded",
+        QuantizedFormat::Q4K => "widen_q4_k_rounded",
     };
     // SAFETY: the kernels write 16 bits an element.
     unsafe { widen_by(kernel, out, w, first_row, rows) }
@@ -113,7 +113,7 @@ fn widen_rounded(out: &mut Buffer<u16>, w: &QuantisedBuffer, first_row: usize, r
 unsafe fn widen_by<T: Element>(
     kernel: &str,
     out: &mut Buffer<T>,
-    w: &QuantisedBuffer,
+    w: &QuantizedBuffer,
     first_row: usize,
     rows: usize,
 ) -> Result<()> {
@@ -129,8 +129,8 @@ unsafe fn widen_by<T: Element>(
     }
     // Elements of a thread.
     let part = match w.format {
-        QuantisedFormat::Q8_0 => 4,
-        QuantisedFormat::Q4K => 8,
+        QuantizedFormat::Q8_0 => 4,
+        QuantizedFormat::Q4K => 8,
     };
     let first_byte = (first_row * w.format.row_bytes(inner)) as u64;
     let arguments = vec![(&*out).into(), (&*w.bytes).into(), first_byte.into(), (count as u64).into()];
@@ -142,30 +142,30 @@ unsafe fn widen_by<T: Element>(
 /// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer). Sums are f32 in a fixed order. Of up to
 /// [`FEW_ROWS`] rows every byte of w is read once, activations are not rounded in either precision, and a row's results do not
 /// depend on how many there are.
-pub fn times_transposed(
+pub fn matmul_nt(
     y: &mut Buffer<f32>,
     x: &Buffer<f32>,
-    w: &QuantisedBuffer,
+    w: &QuantizedBuffer,
     accumulate: bool,
     precision: Precision,
 ) -> Result<()> {
     let [outer, inner] = w.shape;
     let rows = x.len() / inner;
     if rows <= FEW_ROWS {
-        return few_rows(y, x, w, accumulate);
+        return skinny_gemm(y, x, w, accumulate);
     }
     for_tiles(w, precision, |first, count, tile| {
         let (to, from) = (Columns { matrix: &*y, width: outer, first }, Columns::all(x, inner));
         let (to, tile) = ((to, rows, count), (tile, inner));
-        product(Product::TimesTransposed, to, from, tile, accumulate, precision)
+        product(Product::MatmulNt, to, from, tile, accumulate, precision)
     })
 }
 
 /// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner).
-pub fn times(
+pub fn matmul_nn(
     dx: &mut Buffer<f32>,
     dy: &Buffer<f32>,
-    w: &QuantisedBuffer,
+    w: &QuantizedBuffer,
     accumulate: bool,
     precision: Precision,
 ) -> Result<()> {
@@ -181,7 +181,7 @@ pub fn times(
 /// Calls `body(first row, rows, their elements)` on consecutive tiles of rows, widened, or already rounded where the product
 /// would round them: half the bytes, the same numbers.
 fn for_tiles(
-    w: &QuantisedBuffer,
+    w: &QuantizedBuffer,
     precision: Precision,
     mut body: impl FnMut(usize, usize, Matrix<'_>) -> Result<()>,
 ) -> Result<()> {
@@ -208,7 +208,7 @@ fn for_tiles(
     Ok(())
 }
 
-fn few_rows(y: &mut Buffer<f32>, x: &Buffer<f32>, w: &QuantisedBuffer, accumulate: bool) -> Result<()> {
+fn skinny_gemm(y: &mut Buffer<f32>, x: &Buffer<f32>, w: &QuantizedBuffer, accumulate: bool) -> Result<()> {
     let [outer, inner] = w.shape;
     let rows = x.len() / inner;
     assert_eq!([x.len(), y.len()], [rows * inner, rows * outer], "lengths of x and y");
@@ -226,8 +226,8 @@ fn few_rows(y: &mut Buffer<f32>, x: &Buffer<f32>, w: &QuantisedBuffer, accumulat
         _ => (3, 4),
     };
     let kernel = match w.format {
-        QuantisedFormat::Q8_0 => ["product_q8_0_1", "product_q8_0_2", "product_q8_0_4", "product_q8_0_8"][at],
-        QuantisedFormat::Q4K => ["product_q4_k_1", "product_q4_k_2", "product_q4_k_4", "product_q4_k_8"][at],
+        QuantizedFormat::Q8_0 => ["product_q8_0_1", "product_q8_0_2", "product_q8_0_4", "product_q8_0_8"][at],
+        QuantizedFormat::Q4K => ["product_q4_k_1", "product_q4_k_2", "product_q4_k_4", "product_q4_k_8"][at],
     };
     let arguments = vec![
         (&*y).into(),

@@ -1,4 +1,4 @@
-//! Writes one table of the layout as a series of parquet files.
+//! Writes one table of the format as a series of parquet files.
 
 use std::sync::Arc;
 

@@ -7,14 +7,14 @@ use memmap2::Mmap;
 use super::exact;
 use super::ivf::{Ivf, IvfOptions};
 use super::plan::{APPROXIMATE_ROWS, IndexKind, SearchPlan};
-use super::top_k::Neighbour;
+use super::top_k::Neighbor;
 use crate::retrieve::error::Result;
 use crate::retrieve::row_file::{RowFile, map_rows};
 use crate::retrieve::select::records::NO_ITEM;
 use crate::retrieve::vectors::Vectors;
 use crate::retrieve::work::write_file;
 
-/// Bytes of a neighbour in the file.
+/// Bytes of a neighbor in the file.
 const NEIGHBOUR: usize = 8;
 
 /// Finds the nearest items of vectors.
@@ -51,7 +51,7 @@ impl Index {
     }
 
     /// The `k` nearest items of each row of `queries` (rows, width), nearest first.
-    pub fn search(&self, vectors: &Vectors, queries: &[f32], k: usize) -> Vec<Vec<Neighbour>> {
+    pub fn search(&self, vectors: &Vectors, queries: &[f32], k: usize) -> Vec<Vec<Neighbor>> {
         match self {
             Self::Exact => exact::search(vectors, queries, k),
             Self::Approximate(ivf) => ivf.search(vectors, queries, k),
@@ -86,8 +86,8 @@ impl Index {
     }
 }
 
-/// The neighbours of every item that is asked for, itself among them.
-pub struct Neighbours {
+/// The neighbors of every item that is asked for, itself among them.
+pub struct Neighbors {
     map: Option<Mmap>,
     per_item: usize,
     /// Row of each item, or [`NO_ITEM`].
@@ -95,7 +95,7 @@ pub struct Neighbours {
     usable: usize,
 }
 
-impl Neighbours {
+impl Neighbors {
     /// Searches what is not yet in the file: all items, or those of `wanted` (one flag an item). `None` when `progress`
     /// stopped it.
     ///
@@ -121,11 +121,11 @@ impl Neighbours {
             vectors.gather(items, &mut queries);
             let mut bytes = Vec::with_capacity(items.len() * per_item * NEIGHBOUR);
             for found in index.search(vectors, &queries, per_item) {
-                let found = found.into_iter().filter(|neighbour| vectors.is_usable(neighbour.item as usize));
-                let none = Neighbour { item: NO_ITEM, similarity: 0.0 };
-                for neighbour in found.chain(std::iter::repeat(none)).take(per_item) {
-                    bytes.extend(neighbour.item.to_le_bytes());
-                    bytes.extend(neighbour.similarity.to_le_bytes());
+                let found = found.into_iter().filter(|neighbor| vectors.is_usable(neighbor.item as usize));
+                let none = Neighbor { item: NO_ITEM, similarity: 0.0 };
+                for neighbor in found.chain(std::iter::repeat(none)).take(per_item) {
+                    bytes.extend(neighbor.item.to_le_bytes());
+                    bytes.extend(neighbor.similarity.to_le_bytes());
                 }
             }
             file.append(&bytes)?;
@@ -140,13 +140,13 @@ impl Neighbours {
         Ok(Some(Self { map, per_item, row_of, usable }))
     }
 
-    /// Items that can be neighbours.
+    /// Items that can be neighbors.
     pub fn usable(&self) -> usize {
         self.usable
     }
 
-    /// Neighbours of an item, nearest first; none where it has no vector.
-    pub fn of(&self, item: usize) -> Vec<Neighbour> {
+    /// Neighbors of an item, nearest first; none where it has no vector.
+    pub fn of(&self, item: usize) -> Vec<Neighbor> {
         let (row, Some(map)) = (self.row_of[item], &self.map) else { return Vec::new() };
         if row == NO_ITEM {
             return Vec::new();
@@ -154,11 +154,11 @@ impl Neighbours {
         let bytes = &map[row as usize * self.per_item * NEIGHBOUR..][..self.per_item * NEIGHBOUR];
         let pairs = bytes.as_chunks::<NEIGHBOUR>().0.iter();
         pairs
-            .map(|&[a, b, c, d, e, f, g, h]| Neighbour {
+            .map(|&[a, b, c, d, e, f, g, h]| Neighbor {
                 item: u32::from_le_bytes([a, b, c, d]),
                 similarity: f32::from_le_bytes([e, f, g, h]),
             })
-            .take_while(|neighbour| neighbour.item != NO_ITEM)
+            .take_while(|neighbor| neighbor.item != NO_ITEM)
             .collect()
     }
 }
