@@ -34,7 +34,7 @@ pub use layers::embedding::Embedding;
 pub use layers::gate::TanhGate;
 pub use layers::linear::Linear;
 pub use layers::media_attention::{MediaAttention, MediaRows, MediaTarget};
-pub use layers::norm::{LayerNorm, Norm, NormStatistics, RmsNorm};
+pub use layers::norm::{Norm, NormStatistics};
 pub use layers::rotary::{Rotary, rotary_frequencies};
 pub use otter_input::{IGNORE_INDEX, Segment, SegmentError, SegmentProblem, Segments};
 pub use tensor::{

@@ -3,8 +3,7 @@
 
 use otter_nn::layers::elementwise::{activate, activate_backward, activated};
 use otter_nn::{
-    ActivationKind, Float, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterSpecs, Parameters,
-    Tensor,
+    ActivationKind, Float, Gradients, Init, Linear, Norm, NormStatistics, ParameterSpecs, Parameters, Tensor,
 };
 
 use crate::workspace::Workspace;
@@ -14,7 +13,7 @@ const GELU: ActivationKind = ActivationKind::Gelu;
 /// Norm, widening, GELU, narrowing.
 #[derive(Clone, Debug)]
 pub struct FeedForward {
-    norm: LayerNorm,
+    norm: Norm,
     up_proj: Linear,
     down_proj: Linear,
 }
@@ -29,7 +28,7 @@ impl FeedForward {
     /// Registers `<name>.0`, `<name>.1`, `<name>.3` for inputs of `width` and an inner width of `mult * width`.
     pub fn new(specs: &mut ParameterSpecs, name: &str, width: usize, mult: usize) -> Self {
         Self {
-            norm: LayerNorm::new(specs, &format!("{name}.0"), width, true, 1e-5),
+            norm: Norm::layer(specs, &format!("{name}.0"), width, true, 1e-5),
             up_proj: Linear::new(specs, &format!("{name}.1"), width, mult * width, false, Init::FanInUniform),
             down_proj: Linear::new(
                 specs,

@@ -3,7 +3,7 @@
 
 use otter_nn::layers::media_attention::MediaAttentionOutput;
 use otter_nn::{
-    Float, Gradients, Init, LayerNorm, Linear, MediaAttention, MediaRows, MediaTarget, NormStatistics,
+    Float, Gradients, Init, Linear, MediaAttention, MediaRows, MediaTarget, Norm, NormStatistics,
     ParameterSpecs, Parameters, TanhGate, Tensor,
 };
 
@@ -18,7 +18,7 @@ use crate::workspace::Workspace;
 pub struct GatedCrossAttention {
     attn_gate: TanhGate,
     ff_gate: TanhGate,
-    norm: LayerNorm,
+    norm: Norm,
     to_q: Linear,
     to_kv: KeyValueProjection,
     to_out: Linear,
@@ -57,7 +57,7 @@ impl GatedCrossAttention {
         Self {
             attn_gate: TanhGate::new(specs, &format!("{name}.attn_gate")),
             ff_gate: TanhGate::new(specs, &format!("{name}.ff_gate")),
-            norm: LayerNorm::new(specs, &format!("{name}.attn.norm"), text, true, 1e-5),
+            norm: Norm::layer(specs, &format!("{name}.attn.norm"), text, true, 1e-5),
             to_q: Linear::new(specs, &format!("{name}.attn.to_q"), text, inner, false, init),
             to_kv: KeyValueProjection::new(specs, &format!("{name}.attn.to_kv"), media, inner),
             to_out: Linear::new(specs, &format!("{name}.attn.to_out"), inner, text, false, init),

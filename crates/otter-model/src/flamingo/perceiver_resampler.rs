@@ -6,7 +6,7 @@
 use otter_nn::layers::attention::{AttentionOutput, KeysValues};
 use otter_nn::layers::rows::{self, RowStrides};
 use otter_nn::{
-    AttentionMask, Float, Gradients, Init, LayerNorm, Linear, NormStatistics, ParameterId, ParameterSpecs,
+    AttentionMask, Float, Gradients, Init, Linear, Norm, NormStatistics, ParameterId, ParameterSpecs,
     Parameters, SelfAttentionCore, Tensor,
 };
 
@@ -23,13 +23,13 @@ pub struct PerceiverResampler {
     frame_embs: Option<ParameterId>,
     media_time_embs: Option<ParameterId>,
     layers: Vec<PerceiverLayer>,
-    norm: LayerNorm,
+    norm: Norm,
 }
 
 #[derive(Clone, Debug)]
 struct PerceiverLayer {
-    norm_media: LayerNorm,
-    norm_latents: LayerNorm,
+    norm_media: Norm,
+    norm_latents: Norm,
     to_q: Linear,
     to_kv: KeyValueProjection,
     to_out: Linear,
@@ -72,7 +72,7 @@ impl PerceiverResampler {
         let layers = (0..config.depth)
             .map(|i| PerceiverLayer::new(specs, &format!("{name}.layers.{i}"), width, config))
             .collect();
-        let norm = LayerNorm::new(specs, &format!("{name}.norm"), width, true, 1e-5);
+        let norm = Norm::layer(specs, &format!("{name}.norm"), width, true, 1e-5);
         Self { config: config.clone(), width, latents, frame_embs, media_time_embs, layers, norm }
     }
 
@@ -208,8 +208,8 @@ impl PerceiverLayer {
         let inner = config.inner_dim();
         let init = Init::FanInUniform;
         Self {
-            norm_media: LayerNorm::new(specs, &format!("{name}.norm_media"), width, true, 1e-5),
-            norm_latents: LayerNorm::new(specs, &format!("{name}.norm_latents"), width, true, 1e-5),
+            norm_media: Norm::layer(specs, &format!("{name}.norm_media"), width, true, 1e-5),
+            norm_latents: Norm::layer(specs, &format!("{name}.norm_latents"), width, true, 1e-5),
             to_q: Linear::new(specs, &format!("{name}.to_q"), width, inner, false, init),
             to_kv: KeyValueProjection::new(specs, &format!("{name}.to_kv"), width, inner),
             to_out: Linear::new(specs, &format!("{name}.to_out"), inner, width, false, init),

@@ -2,8 +2,8 @@
 //! tower and the sentence encoder are made of it; what they choose is in [`BlockParts`] and [`Residual`].
 
 use otter_nn::{
-    AttentionMask, Device, Float, Gradients, Init, LayerNorm, Linear, Norm, NormStatistics, ParameterSpecs,
-    Parameters, RmsNorm, Tensor,
+    AttentionMask, Device, Float, Gradients, Init, Linear, Norm, NormStatistics, ParameterSpecs, Parameters,
+    Tensor,
 };
 
 use super::attention::{AttentionSpec, SelfAttention, SelfAttentionSaved};
@@ -94,8 +94,8 @@ impl NormSpec {
     /// Registers a norm of rows of `width` under `name`.
     pub fn build(self, specs: &mut ParameterSpecs, name: &str, width: usize) -> Norm {
         match self {
-            Self::Layer { eps, bias } => Norm::Layer(LayerNorm::new(specs, name, width, bias, eps)),
-            Self::Rms { eps } => Norm::Rms(RmsNorm::new(specs, name, width, eps)),
+            Self::Layer { eps, bias } => Norm::layer(specs, name, width, bias, eps),
+            Self::Rms { eps } => Norm::rms(specs, name, width, eps),
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use otter_nn::layers::rows::{self, RowStrides};
 use otter_nn::{
-    ActivationKind, AttentionMask, Device, Float, Gradients, Init, LayerNorm, Linear, NormStatistics,
-    ParameterId, ParameterSpecs, Parameters, SelfAttentionCore, Tensor,
+    ActivationKind, AttentionMask, Device, Float, Gradients, Init, Linear, Norm, NormStatistics, ParameterId,
+    ParameterSpecs, Parameters, SelfAttentionCore, Tensor,
 };
 
 use crate::config::VisionConfig;
@@ -25,9 +25,9 @@ pub struct ClipVision {
     class_embedding: ParameterId,
     patch_embedding: ParameterId,
     position_embedding: ParameterId,
-    pre_norm: LayerNorm,
+    pre_norm: Norm,
     layers: Vec<TransformerBlock>,
-    post_norm: LayerNorm,
+    post_norm: Norm,
 }
 
 /// Kept for the backward pass of a trained tower.
@@ -52,11 +52,11 @@ impl ClipVision {
         let positions = [config.num_positions(), width];
         let position_embedding =
             specs.add(format!("{embeddings}.position_embedding.weight"), &positions, std);
-        let pre_norm = LayerNorm::new(specs, &format!("{name}.pre_layrnorm"), width, true, eps);
+        let pre_norm = Norm::layer(specs, &format!("{name}.pre_layrnorm"), width, true, eps);
         let layers = (0..config.num_hidden_layers)
             .map(|i| block(specs, &format!("{name}.encoder.layers.{i}"), config))
             .collect();
-        let post_norm = LayerNorm::new(specs, &format!("{name}.post_layernorm"), width, true, eps);
+        let post_norm = Norm::layer(specs, &format!("{name}.post_layernorm"), width, true, eps);
         Self {
             config: config.clone(),
             class_embedding,

@@ -131,7 +131,7 @@ fn print(report: &ConvertReport) -> Result<()> {
         let worst =
             worst.map_or(String::new(), |(name, error)| format!(", at most {:.2} % ({name})", 100.0 * error));
         line(
-            "quantised",
+            "quantized",
             format!("{} {dtype}, error {:.2} % of a matrix{worst}", errors.len(), 100.0 * mean),
         )?;
     }

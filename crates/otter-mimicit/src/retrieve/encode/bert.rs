@@ -10,7 +10,7 @@ use otter_model::text::block::{BlockParts, NormSpec, Residual, Rows, Transformer
 use otter_model::text::mlp::{MlpForm, MlpSpec};
 use otter_model::workspace::Workspace;
 use otter_nn::{
-    ActivationKind, AttentionMask, Device, Embedding, Init, LayerNorm, ParameterSpecs, Parameters,
+    ActivationKind, AttentionMask, Device, Embedding, Init, Norm, ParameterSpecs, Parameters,
     SelfAttentionCore, Tensor,
 };
 
@@ -24,7 +24,7 @@ pub struct Bert {
     tokens: Embedding,
     positions: Embedding,
     segments: Embedding,
-    norm: LayerNorm,
+    norm: Norm,
     layers: Vec<TransformerBlock>,
 }
 
@@ -53,7 +53,7 @@ impl Bert {
         let tokens = table(&mut specs, "word", config.vocab_size);
         let positions = table(&mut specs, "position", config.max_position_embeddings);
         let segments = table(&mut specs, "token_type", config.type_vocab_size);
-        let norm = LayerNorm::new(&mut specs, "embeddings.LayerNorm", width, true, eps);
+        let norm = Norm::layer(&mut specs, "embeddings.LayerNorm", width, true, eps);
         let layers = (0..config.num_hidden_layers).map(|i| block(&mut specs, i, &config)).collect();
         check_names(&weights, prefix, &specs)?;
         let parameters = Parameters::build(&specs, Device::Cpu, |spec| {

@@ -8,7 +8,7 @@ use otter_data::{ImageTransform, RgbImage, preprocess};
 use otter_model::config::VisionConfig;
 use otter_model::vision::ClipVision;
 use otter_nn::{
-    CrossEntropy, Device, Gradients, IGNORE_INDEX, Init, LayerNorm, ParameterSpecs, Parameters, Tensor,
+    CrossEntropy, Device, Gradients, IGNORE_INDEX, Init, Norm, ParameterSpecs, Parameters, Tensor,
 };
 use otter_train::optim::{AdamW, AdamWOptions, clip_factor, gradient_norm};
 use rayon::prelude::*;
@@ -57,7 +57,7 @@ pub struct VisionProgress {
 }
 
 struct Heads {
-    norm: LayerNorm,
+    norm: Norm,
     tables: Vec<CrossEntropy>,
     weights: Vec<otter_nn::ParameterId>,
 }
@@ -77,7 +77,7 @@ pub fn pretrain(
 ) -> Parameters<f32> {
     let mut specs = ParameterSpecs::default();
     let tower = ClipVision::new(&mut specs, TOWER, config);
-    let norm = LayerNorm::new(&mut specs, "heads.norm", config.hidden_size, true, 1e-5);
+    let norm = Norm::layer(&mut specs, "heads.norm", config.hidden_size, true, 1e-5);
     let std = 1.0 / (config.hidden_size as f64).sqrt();
     let weights: Vec<_> = ATTRIBUTES
         .iter()
