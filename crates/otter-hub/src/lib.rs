@@ -18,36 +18,23 @@
 //! The endpoints spoken are `/api/models/{id}/revision/{revision}`, `/api/models/{id}/tree/{commit}` and
 //! `/{id}/resolve/{commit}/{file}`.
 
-mod cache;
-mod checksum;
-mod download;
 mod error;
-mod free_space;
-mod glob;
-mod http;
-mod hub_api;
-mod local_source;
+mod local;
+mod names;
 mod pull;
-mod record;
-mod remote_path;
-mod repository;
 mod resolve;
-mod selection;
 mod settings;
-mod source;
-mod target;
-#[cfg(feature = "tls")]
-mod tls;
+mod transport;
 
-pub use cache::Cache;
-pub use checksum::{Checksum, Hasher};
 pub use error::{HubError, Result};
-pub use glob::Glob;
+pub use local::cache::Cache;
+pub use local::checksum::{Checksum, Hasher};
+pub use local::record::{RECORD_FILE, Record, RecordedFile};
+pub use names::glob::Glob;
+pub use names::remote_path::RemotePath;
+pub use names::repository::{Commit, ModelReference, RepositoryId, Revision};
+pub use names::selection::{Division, Selection, Skipped};
 pub use pull::{Observer, Plan, PlannedFile, PullOptions, Pulled, Silent, plan, pull};
-pub use record::{RECORD_FILE, Record, RecordedFile};
-pub use remote_path::RemotePath;
-pub use repository::{Commit, ModelReference, RepositoryId, Revision};
 pub use resolve::resolve_model;
-pub use selection::{Division, Selection, Skipped};
 pub use settings::{Retry, Settings, Token};
-pub use source::RemoteFile;
+pub use transport::source::RemoteFile;

@@ -6,19 +6,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::cache::pull_command;
-use crate::download::Downloads;
 use crate::error::{HubError, Result};
-use crate::free_space::free_bytes;
-use crate::hub_api::HubRepository;
-use crate::local_source::{BlobSource, LocalSource, commit_of_content};
-use crate::record::Record;
-use crate::repository::{Commit, ModelReference, RepositoryId, Revision};
+use crate::local::cache::pull_command;
+use crate::local::download::Downloads;
+use crate::local::free_space::free_bytes;
+use crate::local::record::Record;
+use crate::local::target::Target;
+use crate::names::repository::{Commit, ModelReference, RepositoryId, Revision};
+use crate::names::selection::{Selection, Skipped};
 use crate::resolve::{check_revision, mirror_folder};
-use crate::selection::{Selection, Skipped};
 use crate::settings::Settings;
-use crate::source::{RemoteFile, Source};
-use crate::target::Target;
+use crate::transport::hub_api::HubRepository;
+use crate::transport::local_source::{BlobSource, LocalSource, commit_of_content};
+use crate::transport::source::{RemoteFile, Source};
 
 /// Most files at a time: more would gain nothing and burden the hub.
 pub const MOST_JOBS: usize = 4;

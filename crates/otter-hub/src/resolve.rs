@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cache::pull_command;
 use crate::error::{HubError, Result};
-use crate::record::Record;
-use crate::repository::ModelReference;
+use crate::local::cache::pull_command;
+use crate::local::record::Record;
+use crate::names::repository::ModelReference;
 use crate::settings::Settings;
 
 /// The folder of a model given as a path, or as `org/name` or `org/name@revision`.

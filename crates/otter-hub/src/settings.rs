@@ -14,8 +14,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cache::Cache;
 use crate::error::{HubError, Result};
+use crate::local::cache::Cache;
 
 /// The hub where nothing else is said.
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use otter_io::atomic_file::{temporary_sibling, write_whole};
 
-use crate::cache::{Cache, CachedRepository};
-use crate::checksum::sha1_digits;
 use crate::error::{HubError, Result};
-use crate::record::Record;
-use crate::repository::{Commit, RepositoryId, Revision};
-use crate::source::RemoteFile;
+use crate::local::cache::{Cache, CachedRepository};
+use crate::local::checksum::sha1_digits;
+use crate::local::record::Record;
+use crate::names::repository::{Commit, RepositoryId, Revision};
+use crate::transport::source::RemoteFile;
 
 /// The folder for unfinished files beside those of `--out`.
 const WORK_FOLDER: &str = ".otter-pull";

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::checksum::Checksum;
 use crate::error::{HubError, Result};
-use crate::http::RetryPolicy;
+use crate::local::checksum::Checksum;
+use crate::local::target::{Target, create_parent};
 use crate::pull::Observer;
 use crate::settings::Retry;
-use crate::source::{RemoteFile, Source, TransportError};
-use crate::target::{Target, create_parent};
+use crate::transport::http::RetryPolicy;
+use crate::transport::source::{RemoteFile, Source, TransportError};
 
 /// Bytes read at a time.
 const BUFFER: usize = 1 << 17;

@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::time::Duration;
 
-use crate::checksum::Checksum;
 use crate::error::HubError;
-use crate::remote_path::RemotePath;
+use crate::local::checksum::Checksum;
+use crate::names::remote_path::RemotePath;
 
 /// A file of a repository at one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]

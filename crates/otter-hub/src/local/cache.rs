@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{HubError, Result};
-use crate::record::{Record, without_byte_order_mark};
-use crate::repository::{Commit, ModelReference, RepositoryId, Revision};
-use crate::target::write_atomically;
+use crate::local::record::{Record, without_byte_order_mark};
+use crate::local::target::write_atomically;
+use crate::names::repository::{Commit, ModelReference, RepositoryId, Revision};
 
 /// Largest index of shards that is read.
 const MOST_INDEX_BYTES: u64 = 64 << 20;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::repository::percent_encoded;
+use crate::names::repository::percent_encoded;
 
 /// Longest name of a file with its folders.
 const MOST_BYTES: usize = 1024;

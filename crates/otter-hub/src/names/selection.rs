@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::{HubError, Result};
-use crate::glob::Glob;
-use crate::remote_path::RemotePath;
-use crate::repository::RepositoryId;
-use crate::source::RemoteFile;
+use crate::names::glob::Glob;
+use crate::names::remote_path::RemotePath;
+use crate::names::repository::RepositoryId;
+use crate::transport::source::RemoteFile;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Default)]
@@ -241,7 +241,7 @@ fn one_quantized_form(id: &RepositoryId, kept: &[RemoteFile]) -> Result<()> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::checksum::Checksum;
+    use crate::local::checksum::Checksum;
 
     fn files(names: &[&str]) -> Vec<RemoteFile> {
         let file = |name: &&str| RemoteFile {

@@ -5,13 +5,13 @@ use std::sync::atomic::AtomicBool;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::checksum::Checksum;
 use crate::error::{HubError, Result};
-use crate::http::{Answer, Client};
-use crate::remote_path::RemotePath;
-use crate::repository::{Commit, RepositoryId, Revision};
+use crate::local::checksum::Checksum;
+use crate::names::remote_path::RemotePath;
+use crate::names::repository::{Commit, RepositoryId, Revision};
 use crate::settings::Settings;
-use crate::source::{Opened, RemoteFile, Source, TransportError};
+use crate::transport::http::{Answer, Client};
+use crate::transport::source::{Opened, RemoteFile, Source, TransportError};
 
 /// Largest JSON document that is read.
 const MOST_JSON_BYTES: u64 = 64 << 20;

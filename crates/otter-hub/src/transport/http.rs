@@ -11,7 +11,7 @@ use ureq::{Agent, Body};
 
 use crate::error::{HubError, Result};
 use crate::settings::{Retry, Settings, Token};
-use crate::source::TransportError;
+use crate::transport::source::TransportError;
 
 /// Redirects followed for one request.
 const MOST_REDIRECTS: usize = 8;
@@ -107,7 +107,7 @@ impl Client {
         // A hub on this machine is never behind the proxy that the environment names.
         let config = if origin.is_this_machine() { config.proxy(None) } else { config };
         #[cfg(feature = "tls")]
-        let config = match crate::tls::configuration(settings.certificates.as_deref())? {
+        let config = match crate::transport::tls::configuration(settings.certificates.as_deref())? {
             Ok(tls) => config.tls_config(tls),
             Err(problem) if origin.is_encrypted() => return Err(refuse(problem)),
             Err(_) => config,

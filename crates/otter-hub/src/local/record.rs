@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::checksum::Checksum;
 use crate::error::{HubError, Result};
-use crate::remote_path::RemotePath;
-use crate::repository::{Commit, RepositoryId, Revision};
-use crate::source::RemoteFile;
-use crate::target::write_atomically;
+use crate::local::checksum::Checksum;
+use crate::local::target::write_atomically;
+use crate::names::remote_path::RemotePath;
+use crate::names::repository::{Commit, RepositoryId, Revision};
+use crate::transport::source::RemoteFile;
 
 /// The name of the record.
 pub const RECORD_FILE: &str = "otter-pull.json";

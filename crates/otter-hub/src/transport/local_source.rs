@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::checksum::{Checksum, sha1_digits};
 use crate::error::{HubError, Result};
-use crate::record::{RECORD_FILE, Record};
-use crate::remote_path::RemotePath;
-use crate::repository::{Commit, RepositoryId};
-use crate::source::{Opened, RemoteFile, Source, TransportError};
+use crate::local::checksum::{Checksum, sha1_digits};
+use crate::local::record::{RECORD_FILE, Record};
+use crate::names::remote_path::RemotePath;
+use crate::names::repository::{Commit, RepositoryId};
+use crate::transport::source::{Opened, RemoteFile, Source, TransportError};
 
 /// Deepest folder that is looked into.
 const MOST_LEVELS: usize = 16;
