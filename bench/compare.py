@@ -11,7 +11,7 @@ must agree, otherwise the comparison is refused.
     bench/setup.sh
     bench/.venv/bin/python bench/compare.py --rounds 5 --json bench/results.json
 
-Work: a training step; a greedy decode; with `--lengths`, a forward and reverse pass of sequences of those lengths, packed
+Work: a training step; a greedy decode; with `--lengths`, a forward and backward pass of sequences of those lengths, packed
 here and padded there; CLIP ViT-L/14 on one image.
 """
 

@@ -20,7 +20,7 @@ BLOCK, GROUP = 256, 32
 FOUR, SIX = gguf.GGMLQuantizationType.Q4_K, gguf.GGMLQuantizationType.Q6_K
 
 
-def quantise(values):
+def quantize(values):
     """Q4_K blocks (blocks, 144) of values (blocks, 256)."""
     groups = values.reshape(-1, BLOCK // GROUP, GROUP)
     minimum = numpy.maximum(-groups.min(axis=2), 0)
@@ -47,7 +47,7 @@ def quantise(values):
     return numpy.concatenate(blocks, axis=1)
 
 
-def quantise_six(values):
+def quantize_six(values):
     """Q6_K blocks (blocks, 210) of values (blocks, 256): a signed scale for 16, codes of six bits."""
     groups = values.reshape(-1, 16, 16)
     step = numpy.abs(groups).max(axis=2) / 31
@@ -69,7 +69,7 @@ class Random:
     def __init__(self, seed):
         self.generator = numpy.random.default_rng(seed)
         values = self.generator.normal(0, 0.02, (1 << 14, BLOCK)).astype(numpy.float32)
-        self.pools = {FOUR: quantise(values), SIX: quantise_six(values)}
+        self.pools = {FOUR: quantize(values), SIX: quantize_six(values)}
 
     def matrix(self, kind, rows, width):
         of_row, pool = width // BLOCK, self.pools[kind]

@@ -1,7 +1,7 @@
 """`otter-dev bench loader` against the ways of the original, whole processes in turn: A B C A B C …
 
 JPEG files of 640 x 480 (made here with Pillow, the same every time, unless `--images` names a folder) become batches of
-normalised 224 x 224 pixels with the same number of workers:
+normalized 224 x 224 pixels with the same number of workers:
 
     torchvision   Pillow, Resize (bicubic, square), ToTensor, Normalize: what the original trains with
     clip          Pillow, CLIPImageProcessor on Pillow's resize: what it used at inference
@@ -47,8 +47,8 @@ def make_photos(folder, count):
         draw = ImageDraw.Draw(image)
         for shape in range(40):
             left, top, wide, high = random.integers((0, 0, 10, 10), (600, 440, 150, 150)).tolist()
-            colour = tuple(random.integers(0, 255, 3).tolist())
-            (draw.ellipse if shape % 2 else draw.rectangle)((left, top, left + wide, top + high), fill=colour)
+            color = tuple(random.integers(0, 255, 3).tolist())
+            (draw.ellipse if shape % 2 else draw.rectangle)((left, top, left + wide, top + high), fill=color)
         grain = random.normal(128, 40, (480, 640)).clip(0, 255).astype(np.uint8)
         grain = np.asarray(Image.fromarray(grain).filter(ImageFilter.GaussianBlur(1)), dtype=float) - 128
         noise = 0.7 * grain + random.normal(0, 2, (480, 640))

@@ -9,7 +9,7 @@ key-value cache, and media projected once a prompt in the decode.
 Weights, pixels and tokens come from the same formula as in `otter-dev bench`, so that loss, gradient norm and generated
 tokens can be compared.
 
-With `--device cuda` all of it is on a card, and times are taken when the card has done its work. With `--dtype bf16`
+With `--device cuda` all of it is on a GPU, and times are taken when the GPU has done its work. With `--dtype bf16`
 the training step has its forward pass under autocast, frozen parts in bf16 and trained parameters in f32; the decode
 has the whole model in bf16. In f32 no product is rounded to TF32.
 
@@ -168,7 +168,7 @@ class Otter(nn.Module):
         self.text_config = text
 
     def encode_media(self, pixels):
-        # The tower is frozen and narrow already where autocast is on: it needs none of its casts.
+        # The tower is frozen and in bf16 already where autocast is on: it needs none of its casts.
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
             features = self.vision_encoder(pixel_values=pixels).last_hidden_state[:, 1:]
         return self.perceiver(features)
@@ -211,8 +211,8 @@ def is_decayed(name):
     return "gated_cross_attn_layer" in name and not any(p in name for p in spared)
 
 
-def fill_uniform(out, name, centre, amplitude):
-    """centre + amplitude * u with u in [-1, 1) from a hash of the element's index and the name."""
+def fill_uniform(out, name, center, amplitude):
+    """center + amplitude * u with u in [-1, 1) from a hash of the element's index and the name."""
     seed = 0x811C9DC5
     for byte in name.encode():
         seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
@@ -223,7 +223,7 @@ def fill_uniform(out, name, centre, amplitude):
         for shift, factor in ((15, 0x85EBCA77), (13, 0xC2B2AE3D)):
             x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
         x = (x ^ (x >> 16)) >> 8
-        part.copy_((x.to(torch.float32) / 8388608.0 - 1.0) * amplitude + centre)
+        part.copy_((x.to(torch.float32) / 8388608.0 - 1.0) * amplitude + center)
 
 
 def fill_parameter(parameter, name):
@@ -246,13 +246,13 @@ def pixels(images, tower):
 
 
 def clock(device):
-    """Seconds, after a card has done all it was asked for."""
+    """Seconds, after a GPU has done all it was asked for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def narrow(model, everything):
+def to_bf16(model, everything):
     """Moves the frozen parameters to bf16, or everything."""
     for parameter in model.parameters():
         if everything or not parameter.requires_grad:
@@ -289,7 +289,7 @@ def forward_pass(arguments):
 
 
 def time_lengths(model, arguments, results):
-    """Forward and reverse pass of padded sequences. Under the causal mask no token sees the padding after it, so nothing
+    """Forward and backward pass of padded sequences. Under the causal mask no token sees the padding after it, so nothing
     else needs a mask."""
     device = torch.device(arguments.device)
     ids, labels = (part.to(device) for part in padded(arguments.lengths))
@@ -430,7 +430,7 @@ def time_big_decode(model, arguments, results):
 
 def mid_size(arguments):
     """The model of the other works, filled by the formula."""
-    # Random initialisation of the classes would be thrown away: build them empty, then fill.
+    # Random initialization of the classes would be thrown away: build them empty, then fill.
     with torch.device("meta"):
         model = Otter()
     device = torch.device(arguments.device)
@@ -450,7 +450,7 @@ def mid_size(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=["train", "decode", "big-decode"])
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:N of several cards")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:N of several GPUs")
     parser.add_argument("--dtype", choices=list(DTYPES), default="f32")
     parser.add_argument("--big-sizes", type=json.loads, default={}, metavar="JSON",
                         help="fields of LlamaConfig that make the model of big-decode smaller, for a try")
@@ -461,7 +461,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--full-logits", action="store_true", help="logits of every row, as the original computes")
     parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")],
-                        help="time a forward and reverse pass of sequences of these lengths instead")
+                        help="time a forward and backward pass of sequences of these lengths instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
@@ -487,7 +487,7 @@ def main():
     if big:
         time_big_decode(model, arguments, results)
     elif arguments.dtype == "bf16":
-        narrow(model, everything=False)
+        to_bf16(model, everything=False)
     if arguments.lengths:
         time_lengths(model, arguments, results)
     elif arguments.only in (None, "train"):
@@ -497,11 +497,11 @@ def main():
     if arguments.only in (None, "decode") and not arguments.lengths:
         model.eval()
         if arguments.dtype == "bf16":
-            narrow(model, everything=True)
+            to_bf16(model, everything=True)
         time_decoding(model, arguments, results)
     results["peak_resident_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
-        results["card_peak_bytes"] = torch.cuda.max_memory_allocated(device)
+        results["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(device)
     print(json.dumps(results))
 
 

@@ -3,7 +3,7 @@
 # them. Here it needs what `cargo build -p otter-cuda --features cuda` needs (cuda/toolkit.sh); there it needs the driver alone.
 #
 #   cuda/pack_tests.sh            writes target/otter-cuda-tests.tar.gz
-#   tar xzf otter-cuda-tests.tar.gz && otter-cuda-tests/run.sh [NUMBER OF THE CARD]
+#   tar xzf otter-cuda-tests.tar.gz && otter-cuda-tests/run.sh [NUMBER OF THE GPU]
 set -eu
 cd "$(dirname "$0")/.."
 pack=target/otter-cuda-tests

@@ -31,7 +31,7 @@ QUICK_GOLDEN = "mpt1b-style"
 # Held-out words and concepts, bound in context.
 QUICKSTART_SHOTS, QUICKSTART_ACCURACY = (1, 2, 4), 0.9
 GIB = 2**30
-CARD_BYTES, HOST_BYTES = 24 * GIB, 14 * GIB
+GPU_BYTES, HOST_BYTES = 24 * GIB, 14 * GIB
 STEP_TARGET, DECODE_TARGET = 1.2, 1.5
 LEAST_ROUNDS, MOST_ROUNDS = 2, 3
 # Both sides round to bf16, at different places.
@@ -151,14 +151,14 @@ class Check:
     def __init__(self, arguments):
         self.arguments = arguments
         self.otter = Path(arguments.otter)
-        self.on_card = arguments.device.split(":")[0] == "cuda"
+        self.on_gpu = arguments.device.split(":")[0] == "cuda"
         self.python_side = None
 
     def is_done(self, name):
         """Whether a part takes any of the time."""
         if name in ("environment", "parity", "quickstart"):
             return True
-        return self.on_card and (name == "kernels" or not self.arguments.quick)
+        return self.on_gpu and (name == "kernels" or not self.arguments.quick)
 
     def dtypes(self):
         return ["f32"] if self.arguments.device == "cpu" else ["f32", "bf16"]
@@ -191,11 +191,11 @@ class Check:
                 code, out, err = run(query, min(20, end - time.monotonic()))
                 found["gpus"] = [line.strip() for line in out.splitlines() if line.strip()] if code == 0 else []
                 if code != 0:
-                    found["cards_problem"] = last_lines(err or out)
+                    found["gpus_problem"] = last_lines(err or out)
             except (Skip, Failure) as problem:
-                found["cards_problem"] = str(problem)
+                found["gpus_problem"] = str(problem)
         else:
-            found["cards_problem"] = "no nvidia-smi"
+            found["gpus_problem"] = "no nvidia-smi"
         # Before PyTorch, which may take long: this one decides.
         code, out, err = run([self.otter, "--version"], min(20, end - time.monotonic()))
         if code != 0:
@@ -299,14 +299,14 @@ class Check:
             raise Failure(f"{words}; {100 * QUICKSTART_ACCURACY:.0f} % each is the target")
         return words
 
-    def need_card(self):
-        if not self.on_card:
+    def need_gpu(self):
+        if not self.on_gpu:
             raise Skip(f"'{self.arguments.device}' is no GPU")
         if self.arguments.quick:
             raise Skip("left out by --quick")
 
     def memory(self, found, end):
-        self.need_card()
+        self.need_gpu()
         available = memory_available()
         found["host_available_bytes"] = available
         if available is None or available < HOST_BYTES:
@@ -317,18 +317,18 @@ class Check:
         command += ["--device", self.arguments.device, "--dtype", "bf16", "--json"]
         result = run_json(command, end - time.monotonic())
         found["otter"] = result
-        peak, losses = result.get("card_peak_bytes"), result.get("losses") or []
+        peak, losses = result.get("gpu_peak_bytes"), result.get("losses") or []
         if not finite(peak):
             raise Failure("no peak of the GPU's memory was reported")
         step = median(result.get("train_step_seconds"))
         shown = ", ".join(f"{loss:.3f}" if finite(loss) else "not finite" for loss in losses)
         words = f"peak {peak / GIB:.2f} of 24 GiB, {step:.2f} s a step, losses {shown}"
-        if peak > CARD_BYTES or not losses or not all(map(finite, losses)):
+        if peak > GPU_BYTES or not losses or not all(map(finite, losses)):
             raise Failure(words)
         return words
 
     def need_torch(self, end):
-        self.need_card()
+        self.need_gpu()
         there = self.torch(end)
         for name in ("torch", "transformers"):
             if not there.get(name):
@@ -435,7 +435,7 @@ class Check:
         tests = HERE / "tests" / "run.sh"
         if not tests.exists():
             raise Skip("packed without the tests of the kernels")
-        if not self.on_card:
+        if not self.on_gpu:
             raise Skip(f"'{self.arguments.device}' is no GPU")
         number = self.arguments.device.partition(":")[2] or "0"
         code, out, err = run([tests, number], end - time.monotonic())

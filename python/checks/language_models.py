@@ -81,11 +81,11 @@ def own_decoders(vocabulary):
     }
 
 
-def randomise(module, seed):
+def randomize(module, seed):
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
-        centre, spread = (1.0, 0.2) if parameter.ndim == 1 else (0.0, 0.3)
-        parameter.data = centre + spread * torch.randn(parameter.shape, generator=generator)
+        center, spread = (1.0, 0.2) if parameter.ndim == 1 else (0.0, 0.3)
+        parameter.data = center + spread * torch.randn(parameter.shape, generator=generator)
 
 
 def set_gates(model, value):
@@ -194,14 +194,14 @@ def main():
             **special,
         )
         model = modeling.OtterForConditionalGeneration(config).eval()
-        randomise(model, seed)
+        randomize(model, seed)
         return model
 
     count = 0
     with torch.no_grad():
         for seed, (name, text) in enumerate(known_to_transformers(vocabulary).items()):
             language_model = AutoModelForCausalLM.from_config(text).eval()
-            randomise(language_model, 100 + seed)
+            randomize(language_model, 100 + seed)
             class_name = type(language_model).__name__
             model = otter({**text.to_dict(), "architectures": [class_name]}, text.tie_word_embeddings, seed)
             copy_weights(language_model, model, text, name)

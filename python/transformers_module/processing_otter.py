@@ -18,7 +18,7 @@ class OtterProcessor(ProcessorMixin):
     """Tokenizer and picture preprocessing of an Otter.
 
     `prompt_prefix` are the ids in front of every prompt, as the checkpoint was tuned with; None leaves them to the
-    tokenizer. `alpha` says what is shown where a picture is transparent: "drop" the colours hidden there, or "white" or
+    tokenizer. `alpha` says what is shown where a picture is transparent: "drop" the colors hidden there, or "white" or
     "black". `gray16` says what becomes of gray of 16 bits: "clip" makes values above 255 white, "scale" keeps the tones.
     """
 
@@ -53,7 +53,7 @@ class OtterProcessor(ProcessorMixin):
         return picture.convert("RGB")
 
     def pixels(self, picture):
-        """One picture (path, PIL image or uint8 array) as (3, S, S): short side to S, centre crop, CLIP's scale."""
+        """One picture (path, PIL image or uint8 array) as (3, S, S): short side to S, center crop, CLIP's scale."""
         if isinstance(picture, np.ndarray):
             picture = Image.fromarray(picture)
         elif not isinstance(picture, Image.Image):

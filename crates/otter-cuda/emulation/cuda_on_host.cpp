@@ -141,7 +141,7 @@ using namespace emulation;
 // Whether there is such a kernel.
 extern "C" int otter_emulation_has(const char* name) { return kernels().count(name) != 0; }
 
-// Runs a kernel to its end. 0, or 1 when there is no such kernel, 2 for a block that no card would take.
+// Runs a kernel to its end. 0, or 1 when there is no such kernel, 2 for a block that no GPU would take.
 extern "C" int otter_emulation_launch(const char* name, const unsigned* grid, const unsigned* block, std::size_t shared,
                                       void** arguments) {
     static std::mutex one_at_a_time;

@@ -1,4 +1,4 @@
-// Softmax attention on strided heads, forward and backward: the twin of otter-nn's kernels/attention.rs.
+// Softmax attention on strided heads, forward and backward: the twin of otter-nn's backend/cpu/attention/.
 //
 // Blocks of threads take tiles of TILE query rows and TILE keys; the scores of a whole sequence are never stored. A
 // tile's products are made from pieces of CHUNK columns in shared memory, 4 x 4 of them by every thread: thread (down,
@@ -17,7 +17,7 @@
 #define KEEP_LOOP _Pragma("unroll 1")
 #endif
 
-// src/attention.rs knows the same number.
+// src/ops/attention.rs knows the same number.
 #define TILE 64u
 #define CHUNK 32u
 #define SIDE 16u
@@ -45,7 +45,7 @@ struct alignas(16) Four {
 
 // Element (batch, row, head, feature) is at offset + batch * batch_stride + row * row_stride + head * head_stride +
 // feature.
-struct Layout {
+struct HeadStrides {
     u64 offset, batch_stride, row_stride, head_stride;
 };
 
@@ -61,8 +61,8 @@ struct KeyTile {
 };
 
 // What a plan begins with.
-struct Layouts {
-    Layout q, k, v, out, dk, dv;
+struct AllStrides {
+    HeadStrides q, k, v, out, dk, dv;
 };
 
 struct Inputs {
@@ -71,10 +71,10 @@ struct Inputs {
     const u8* visible;
     // Of every query head, or null.
     const float* slopes;
-    // Layouts, then records of spans and tiles.
+    // AllStrides, then records of spans and tiles.
     const u64* plan;
     u64 records, visible_keys;
-    // `group` query heads use one key head; `vector` says that all layouts keep quads together.
+    // `group` query heads use one key head; `vector` says that all strides keep quads together.
     u32 heads, group, size, vector;
     float scale;
 };
@@ -85,14 +85,14 @@ struct Inputs {
 #define INPUTS \
     Inputs { q, k, v, visible, slopes, plan, records, visible_keys, heads, group, size, vector, scale }
 
-__device__ inline const Layouts& layouts_of(const Inputs& in) { return *reinterpret_cast<const Layouts*>(in.plan); }
+__device__ inline const AllStrides& strides_of(const Inputs& in) { return *reinterpret_cast<const AllStrides*>(in.plan); }
 
 __device__ inline const Span* spans_at(const Inputs& in, u64 place) {
     return reinterpret_cast<const Span*>(in.plan + place);
 }
 
-__device__ inline u64 place_of(const Layout& layout, u64 batch, u64 row, u64 head) {
-    return layout.offset + batch * layout.batch_stride + row * layout.row_stride + head * layout.head_stride;
+__device__ inline u64 place_of(const HeadStrides& strides, u64 batch, u64 row, u64 head) {
+    return strides.offset + batch * strides.batch_stride + row * strides.row_stride + head * strides.head_stride;
 }
 
 // Rows of one head in memory.
@@ -102,8 +102,8 @@ struct Rows {
     u32 count;
 };
 
-__device__ inline Rows rows_of(const float* data, const Layout& layout, u64 batch, u64 row, u32 head, u32 count) {
-    return Rows{data + place_of(layout, batch, row, head), layout.row_stride, count};
+__device__ inline Rows rows_of(const float* data, const HeadStrides& strides, u64 batch, u64 row, u32 head, u32 count) {
+    return Rows{data + place_of(strides, batch, row, head), strides.row_stride, count};
 }
 
 __device__ inline Four& four(float* at) { return *reinterpret_cast<Four*>(at); }
@@ -273,12 +273,12 @@ template <u32 GROUPS>
 __device__ inline void forward_tile(const Inputs& in, float* out, float* log_sum_exp, u64 log_rows) {
     __shared__ Four room_quads[ROOM_QUADS], weight_quads[WEIGHT_QUADS];
     float *room = &room_quads[0].x, *weights = &weight_quads[0].x;
-    const Layouts& layouts = layouts_of(in);
+    const AllStrides& strides = strides_of(in);
     const Span span = spans_at(in, in.records)[blockIdx.x];
     const u32 head = blockIdx.y, key_head = head / in.group, count = (u32)span.rows;
     const u32 across = threadIdx.x % SIDE, down = threadIdx.x / SIDE;
     const float slope = slope_of(in, head);
-    const Rows q = rows_of(in.q, layouts.q, span.batch, span.row, head, count);
+    const Rows q = rows_of(in.q, strides.q, span.batch, span.row, head, count);
     u32 seen[4];
     // Sums are those of this thread's columns until the end.
     float position[4], largest[4], sum[4];
@@ -295,7 +295,7 @@ __device__ inline void forward_tile(const Inputs& in, float* out, float* log_sum
     for (u32 first = 0; first < keys; first += TILE) {
         const u32 tile = min(TILE, keys - first);
         float s[4][4];
-        const Rows k = rows_of(in.k, layouts.k, span.key_batch, span.key_row + first, key_head, tile);
+        const Rows k = rows_of(in.k, strides.k, span.key_batch, span.key_row + first, key_head, tile);
         products(s, room, q, k, in.size, in.vector);
         bool visible[4];
         for (u32 j = 0; j < 4; j++) {
@@ -325,7 +325,7 @@ __device__ inline void forward_tile(const Inputs& in, float* out, float* log_sum
                 weights[(down * 4 + i) * WEIGHT_STRIDE + across + SIDE * j] = p;
             }
         }
-        const Rows v = rows_of(in.v, layouts.v, span.key_batch, span.key_row + first, key_head, tile);
+        const Rows v = rows_of(in.v, strides.v, span.key_batch, span.key_row + first, key_head, tile);
         add_weighted<GROUPS>(sums, weights, room, v, in.size, in.vector);
     }
     float factors[4];
@@ -338,8 +338,8 @@ __device__ inline void forward_tile(const Inputs& in, float* out, float* log_sum
             log_sum_exp[(span.batch * in.heads + head) * log_rows + span.row + row] =
                 sum[i] == 0.0f ? 0.0f : largest[i] + logf(sum[i]);
     }
-    float* to = out + place_of(layouts.out, span.batch, span.row, head);
-    store<GROUPS, false>(sums, factors, to, layouts.out.row_stride, count, in.size, in.vector);
+    float* to = out + place_of(strides.out, span.batch, span.row, head);
+    store<GROUPS, false>(sums, factors, to, strides.out.row_stride, count, in.size, in.vector);
 }
 
 }  // namespace
@@ -364,12 +364,12 @@ extern "C" __global__ void BOUNDS(2) attention_forward_row(
     __shared__ Four room[ROW_KEYS * 4 * ROW_LANES];
     __shared__ float room_largest[ROW_KEYS], room_sum[ROW_KEYS];
     const Inputs in = INPUTS;
-    const Layouts& layouts = layouts_of(in);
+    const AllStrides& strides = strides_of(in);
     const Span span = spans_at(in, records)[blockIdx.x];
     const u32 head = blockIdx.y, key_head = head / group;
     const u32 lane = threadIdx.x % ROW_LANES, mine = threadIdx.x / ROW_LANES;
     const float slope = slope_of(in, head), position = position_of(span, span.row);
-    const float* query = q + place_of(layouts.q, span.batch, span.row, head);
+    const float* query = q + place_of(strides.q, span.batch, span.row, head);
     Four x[4], sums[4];
     for (u32 i = 0; i < 4; i++) {
         x[i] = quad_of(query, (lane + ROW_LANES * i) * 4, size, vector);
@@ -383,8 +383,8 @@ extern "C" __global__ void BOUNDS(2) attention_forward_row(
         Four value[4];
         float product = 0.0f;
         if (there) {
-            const float* k_row = k + place_of(layouts.k, span.key_batch, span.key_row + key, key_head);
-            const float* v_row = v + place_of(layouts.v, span.key_batch, span.key_row + key, key_head);
+            const float* k_row = k + place_of(strides.k, span.key_batch, span.key_row + key, key_head);
+            const float* v_row = v + place_of(strides.v, span.key_batch, span.key_row + key, key_head);
             UNROLL for (u32 i = 0; i < 4; i++) {
                 const u32 column = (lane + ROW_LANES * i) * 4;
                 Four y = quad_of(k_row, column, size, vector);
@@ -425,22 +425,22 @@ extern "C" __global__ void BOUNDS(2) attention_forward_row(
         element += elements[i * 16 * ROW_LANES] * factor;
     }
     if (threadIdx.x < size)
-        out[place_of(layouts.out, span.batch, span.row, head) + threadIdx.x] = sum == 0.0f ? 0.0f : element / sum;
+        out[place_of(strides.out, span.batch, span.row, head) + threadIdx.x] = sum == 0.0f ? 0.0f : element / sum;
     if (log_sum_exp && threadIdx.x == 0)
         log_sum_exp[(span.batch * heads + head) * log_rows + span.row] = sum == 0.0f ? 0.0f : largest + logf(sum);
 }
 EXPORT(attention_forward_row)
 
-// Sums of the products of an output's rows and their gradients, where the log-sums of the rows are too: a warp for
+// Sums of the products of an output's rows and their gradients, where the log-sum-exps of the rows are too: a warp for
 // each row.
 extern "C" __global__ void BOUNDS(2) attention_dots(
     float* dots, const float* out, const float* d_out, u64 log_rows, const u64* plan, u64 records, u32 heads,
     u32 size) {
-    const Layout& layout = reinterpret_cast<const Layouts*>(plan)->out;
+    const HeadStrides& strides = reinterpret_cast<const AllStrides*>(plan)->out;
     const Span span = reinterpret_cast<const Span*>(plan + records)[blockIdx.x];
     const u32 head = blockIdx.y, lane = threadIdx.x % WARP;
     for (u32 row = threadIdx.x / WARP; row < span.rows; row += THREADS / WARP) {
-        u64 place = place_of(layout, span.batch, span.row + row, head);
+        u64 place = place_of(strides, span.batch, span.row + row, head);
         float sum = 0.0f;
         for (u32 i = lane; i < size; i += WARP) sum += out[place + i] * d_out[place + i];
         sum = warp_sum(sum);
@@ -457,13 +457,13 @@ __device__ inline void queries_tile(const Inputs& in, float* dq, const float* d_
                                     const float* dots, u64 log_rows) {
     __shared__ Four room_quads[ROOM_QUADS], weight_quads[WEIGHT_QUADS];
     float *room = &room_quads[0].x, *weights = &weight_quads[0].x;
-    const Layouts& layouts = layouts_of(in);
+    const AllStrides& strides = strides_of(in);
     const Span span = spans_at(in, in.records)[blockIdx.x];
     const u32 head = blockIdx.y, key_head = head / in.group, count = (u32)span.rows;
     const u32 across = threadIdx.x % SIDE, down = threadIdx.x / SIDE;
     const float slope = slope_of(in, head);
-    const Rows q = rows_of(in.q, layouts.q, span.batch, span.row, head, count);
-    const Rows dy = rows_of(d_out, layouts.out, span.batch, span.row, head, count);
+    const Rows q = rows_of(in.q, strides.q, span.batch, span.row, head, count);
+    const Rows dy = rows_of(d_out, strides.out, span.batch, span.row, head, count);
     u32 seen[4];
     float position[4], log_sum[4], dot[4], factors[4];
     Four sums[4][GROUPS];
@@ -480,8 +480,8 @@ __device__ inline void queries_tile(const Inputs& in, float* dq, const float* d_
     const u32 keys = seen_keys(span, span.row + count - 1);
     for (u32 first = 0; first < keys; first += TILE) {
         const u32 tile = min(TILE, keys - first);
-        const Rows k = rows_of(in.k, layouts.k, span.key_batch, span.key_row + first, key_head, tile);
-        const Rows v = rows_of(in.v, layouts.v, span.key_batch, span.key_row + first, key_head, tile);
+        const Rows k = rows_of(in.k, strides.k, span.key_batch, span.key_row + first, key_head, tile);
+        const Rows v = rows_of(in.v, strides.v, span.key_batch, span.key_row + first, key_head, tile);
         float p[4][4], d[4][4];
         products(p, room, q, k, in.size, in.vector);
         products(d, room, dy, v, in.size, in.vector);
@@ -497,8 +497,8 @@ __device__ inline void queries_tile(const Inputs& in, float* dq, const float* d_
         }
         add_weighted<GROUPS>(sums, weights, room, k, in.size, in.vector);
     }
-    float* to = dq + place_of(layouts.q, span.batch, span.row, head);
-    store<GROUPS, true>(sums, factors, to, layouts.q.row_stride, count, in.size, in.vector);
+    float* to = dq + place_of(strides.q, span.batch, span.row, head);
+    store<GROUPS, true>(sums, factors, to, strides.q.row_stride, count, in.size, in.vector);
 }
 
 }  // namespace
@@ -524,12 +524,12 @@ __device__ inline void keys_tile(const Inputs& in, float* dk, float* dv, const f
                                  const float* dots, u64 log_rows, u64 spans) {
     __shared__ Four room_quads[ROOM_QUADS], weight_quads[WEIGHT_QUADS];
     float *room = &room_quads[0].x, *weights = &weight_quads[0].x;
-    const Layouts& layouts = layouts_of(in);
+    const AllStrides& strides = strides_of(in);
     const KeyTile tile = reinterpret_cast<const KeyTile*>(in.plan + in.records)[blockIdx.x];
     const u32 key_head = blockIdx.y, first_key = (u32)tile.first, count = (u32)tile.keys;
     const u32 across = threadIdx.x % SIDE, down = threadIdx.x / SIDE;
-    const Rows k = rows_of(in.k, layouts.k, tile.key_batch, tile.key_row + first_key, key_head, count);
-    const Rows v = rows_of(in.v, layouts.v, tile.key_batch, tile.key_row + first_key, key_head, count);
+    const Rows k = rows_of(in.k, strides.k, tile.key_batch, tile.key_row + first_key, key_head, count);
+    const Rows v = rows_of(in.v, strides.v, tile.key_batch, tile.key_row + first_key, key_head, count);
     Four k_sums[4][GROUPS], v_sums[4][GROUPS];
     clear(k_sums);
     clear(v_sums);
@@ -550,8 +550,8 @@ __device__ inline void keys_tile(const Inputs& in, float* dk, float* dv, const f
             const float slope = slope_of(in, head);
             for (u64 first = start; first < end; first += TILE) {
                 const u32 rows = (u32)(end - first < TILE ? end - first : TILE);
-                const Rows q = rows_of(in.q, layouts.q, span.batch, first, head, rows);
-                const Rows dy = rows_of(d_out, layouts.out, span.batch, first, head, rows);
+                const Rows q = rows_of(in.q, strides.q, span.batch, first, head, rows);
+                const Rows dy = rows_of(d_out, strides.out, span.batch, first, head, rows);
                 float p[4][4], d[4][4];
                 products(p, room, k, q, in.size, in.vector);
                 UNROLL for (u32 j = 0; j < 4; j++) {
@@ -582,10 +582,10 @@ __device__ inline void keys_tile(const Inputs& in, float* dk, float* dv, const f
     }
     const float one[4] = {1.0f, 1.0f, 1.0f, 1.0f}, scale[4] = {in.scale, in.scale, in.scale, in.scale};
     const u64 row = tile.key_row + first_key;
-    float* to = dk + place_of(layouts.dk, tile.key_batch, row, key_head);
-    store<GROUPS, true>(k_sums, scale, to, layouts.dk.row_stride, count, in.size, in.vector);
-    to = dv + place_of(layouts.dv, tile.key_batch, row, key_head);
-    store<GROUPS, true>(v_sums, one, to, layouts.dv.row_stride, count, in.size, in.vector);
+    float* to = dk + place_of(strides.dk, tile.key_batch, row, key_head);
+    store<GROUPS, true>(k_sums, scale, to, strides.dk.row_stride, count, in.size, in.vector);
+    to = dv + place_of(strides.dv, tile.key_batch, row, key_head);
+    store<GROUPS, true>(v_sums, one, to, strides.dv.row_stride, count, in.size, in.vector);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ typedef unsigned long long u64;
 typedef unsigned char u8;
 typedef unsigned short u16;
 
-// Threads of a block where nothing else is said. src/launch.rs knows the same number.
+// Threads of a block where nothing else is said. src/driver/gpu.rs knows the same number.
 #define THREADS 256
 #define WARP 32
 

@@ -1,7 +1,7 @@
-// Activations, sums and gates, element by element: the twin of otter-nn's kernels/elementwise.rs.
+// Activations, sums and gates, element by element: the twin of otter-nn's backend/cpu/elementwise.rs.
 #include "common.cuh"
 
-// The kinds of src/elementwise.rs.
+// The kinds of src/ops/elementwise.rs.
 enum Activation { GELU = 0, GELU_TANH = 1, QUICK_GELU = 2, RELU = 3 };
 
 __device__ static inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }

@@ -225,7 +225,7 @@ __device__ inline void multiply(float* c, const float* a, const typename Stored:
 // begins at its first element, and its rows are as long as they are apart.
 
 // y (rows, outer) = x (rows, inner) w^T with w (outer, inner)
-#define TIMES_TRANSPOSED(name, Stored)                                                                                 \
+#define MATMUL_NT(name, Stored)                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                           \
         name(float* y, const float* x, const Stored::Element* w, u32 rows, u32 outer, u32 inner, u64 y_first,             \
              u64 y_stride, u64 x_first, u64 x_stride, u32 accumulate) {                                                \
@@ -235,7 +235,7 @@ __device__ inline void multiply(float* c, const float* a, const typename Stored:
     EXPORT(name)
 
 // dx (rows, inner) = dy (rows, outer) w
-#define TIMES(name, Stored)                                                                                            \
+#define MATMUL_NN(name, Stored)                                                                                            \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                           \
         name(float* dx, const float* dy, const Stored::Element* w, u32 rows, u32 inner, u32 outer, u64 dx_first,          \
              u64 dx_stride, u64 dy_first, u64 dy_stride, u32 accumulate) {                                             \
@@ -245,7 +245,7 @@ __device__ inline void multiply(float* c, const float* a, const typename Stored:
     EXPORT(name)
 
 // dw (outer, inner) (+)= dy^T x
-#define TRANSPOSED_TIMES(name, Stored)                                                                                 \
+#define MATMUL_TN(name, Stored)                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                           \
         name(float* dw, const float* dy, const Stored::Element* x, u32 outer, u32 inner, u32 rows, u64 dw_first,          \
              u64 dw_stride, u64 dy_first, u64 dy_stride, u32 accumulate) {                                             \
@@ -254,12 +254,12 @@ __device__ inline void multiply(float* c, const float* a, const typename Stored:
     }                                                                                                                  \
     EXPORT(name)
 
-TIMES_TRANSPOSED(matmul_nt_rounded, StoredF32)
-TIMES_TRANSPOSED(matmul_nt_rounded_f16, StoredF16)
-TIMES_TRANSPOSED(matmul_nt_rounded_bf16, StoredBf16)
-TIMES(matmul_nn_rounded, StoredF32)
-TIMES(matmul_nn_rounded_f16, StoredF16)
-TIMES(matmul_nn_rounded_bf16, StoredBf16)
-TRANSPOSED_TIMES(matmul_tn_rounded, StoredF32)
-TRANSPOSED_TIMES(matmul_tn_rounded_f16, StoredF16)
-TRANSPOSED_TIMES(matmul_tn_rounded_bf16, StoredBf16)
+MATMUL_NT(matmul_nt_rounded, StoredF32)
+MATMUL_NT(matmul_nt_rounded_f16, StoredF16)
+MATMUL_NT(matmul_nt_rounded_bf16, StoredBf16)
+MATMUL_NN(matmul_nn_rounded, StoredF32)
+MATMUL_NN(matmul_nn_rounded_f16, StoredF16)
+MATMUL_NN(matmul_nn_rounded_bf16, StoredBf16)
+MATMUL_TN(matmul_tn_rounded, StoredF32)
+MATMUL_TN(matmul_tn_rounded_f16, StoredF16)
+MATMUL_TN(matmul_tn_rounded_bf16, StoredBf16)

@@ -1,4 +1,4 @@
-// Layer and root-mean-square normalization of rows, forward and backward: the twin of otter-nn's kernels/norm.rs.
+// Layer and root-mean-square normalization of rows, forward and backward: the twin of otter-nn's backend/cpu/norm.rs.
 #include "common.cuh"
 
 // A block a row. Statistics are the mean (0 where not centered) and the reciprocal deviation of every row.
@@ -61,23 +61,23 @@ extern "C" __global__ void norm_backward_weight(float* d_weight, float* d_bias, 
     __shared__ float weights[LANES][COLUMNS];
     __shared__ float biases[LANES][COLUMNS];
     u32 column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS, lane = threadIdx.x / COLUMNS;
-    float of_gain = 0.0f, of_bias = 0.0f;
+    float of_weight = 0.0f, of_bias = 0.0f;
     if (column < width) {
         for (u32 row = lane; row < rows; row += LANES) {
             float d = dy[(u64)row * width + column];
             of_bias += d;
-            if (d_weight) of_gain += d * (x[(u64)row * width + column] - statistics[2 * (u64)row]) * statistics[2 * (u64)row + 1];
+            if (d_weight) of_weight += d * (x[(u64)row * width + column] - statistics[2 * (u64)row]) * statistics[2 * (u64)row + 1];
         }
     }
-    weights[lane][threadIdx.x % COLUMNS] = of_gain;
+    weights[lane][threadIdx.x % COLUMNS] = of_weight;
     biases[lane][threadIdx.x % COLUMNS] = of_bias;
     __syncthreads();
     if (lane != 0 || column >= width) return;
     for (u32 other = 1; other < LANES; other++) {
-        of_gain += weights[other][threadIdx.x];
+        of_weight += weights[other][threadIdx.x];
         of_bias += biases[other][threadIdx.x];
     }
-    if (d_weight) d_weight[column] += of_gain;
+    if (d_weight) d_weight[column] += of_weight;
     if (d_bias) d_bias[column] += of_bias;
 }
 EXPORT(norm_backward_weight)

@@ -1,4 +1,4 @@
-// Frozen matrices in blocks of 8 or 4 bits: the twin of otter-nn's quantized/{q8_0,q4_k}.rs, byte for byte as in GGUF.
+// Frozen matrices in blocks of 8 or 4 bits: the twin of otter-nn's tensor/quantized/{q8_0,q4_k}.rs, byte for byte as in GGUF.
 #include "stored.cuh"
 
 namespace {
@@ -75,7 +75,7 @@ __device__ inline void put_four(u16* to, FourFloats four) {
 
 // `count` elements, whole blocks. What a thread of a warp takes of a step is taken by one thread of the grid.
 template <class Format, class Element>
-__device__ inline void widen(Element* out, const u8* blocks, u64 count) {
+__device__ inline void dequantize(Element* out, const u8* blocks, u64 count) {
     u64 parts = count / (4 * Format::QUADS);
     for (u64 i = thread_index(); i < parts; i += thread_count()) {
         u64 step = i / WARP;
@@ -143,18 +143,18 @@ __device__ inline void product(float* y, const float* x, const u8* w, u32 rows, 
 
 }  // namespace
 
-#define WIDEN(name, Format, Element)                                                               \
+#define DEQUANTIZE(name, Format, Element)                                                               \
     extern "C" __global__ void name(Element* out, const u8* blocks, u64 first_byte, u64 count) {   \
-        widen<Format>(out, blocks + first_byte, count);                                            \
+        dequantize<Format>(out, blocks + first_byte, count);                                            \
     }                                                                                              \
     EXPORT(name)
 
-WIDEN(widen_q8_0, Q8_0, float)
-WIDEN(widen_q4_k, Q4_K, float)
-WIDEN(widen_q8_0_rounded, Q8_0, u16)
-WIDEN(widen_q4_k_rounded, Q4_K, u16)
+DEQUANTIZE(dequantize_q8_0, Q8_0, float)
+DEQUANTIZE(dequantize_q4_k, Q4_K, float)
+DEQUANTIZE(dequantize_q8_0_rounded, Q8_0, u16)
+DEQUANTIZE(dequantize_q4_k_rounded, Q4_K, u16)
 
-// src/quantized.rs knows how many rows of w a warp takes.
+// src/ops/quantized.rs knows how many rows of w a warp takes.
 #define PRODUCT(name, Format, ROWS, WEIGHTS)                                                             \
     extern "C" __global__ void __launch_bounds__(128)                                                    \
         name(float* y, const float* x, const u8* w, u32 rows, u32 inner, u32 outer, u32 accumulate) {    \
@@ -175,7 +175,7 @@ namespace {
 
 // A block for each of `ids`: that row of the matrix, of `width` elements, as f32.
 template <class Format>
-__device__ inline void widen_row(float* out, const u8* blocks, const u32* ids, u32 width) {
+__device__ inline void dequantize_row(float* out, const u8* blocks, const u32* ids, u32 width) {
     const u8* row = blocks + (u64)ids[blockIdx.x] * (width / Format::ELEMENTS) * Format::BYTES;
     out += (u64)blockIdx.x * width;
     for (u32 i = threadIdx.x; i < width / (4 * Format::QUADS); i += blockDim.x) {
@@ -188,11 +188,11 @@ __device__ inline void widen_row(float* out, const u8* blocks, const u32* ids, u
 
 }  // namespace
 
-#define WIDEN_ROWS(name, Format)                                                                     \
+#define DEQUANTIZE_ROWS(name, Format)                                                                     \
     extern "C" __global__ void name(float* out, const u8* blocks, const u32* ids, u32 width) {       \
-        widen_row<Format>(out, blocks, ids, width);                                                  \
+        dequantize_row<Format>(out, blocks, ids, width);                                                  \
     }                                                                                                \
     EXPORT(name)
 
-WIDEN_ROWS(widen_rows_q8_0, Q8_0)
-WIDEN_ROWS(widen_rows_q4_k, Q4_K)
+DEQUANTIZE_ROWS(dequantize_rows_q8_0, Q8_0)
+DEQUANTIZE_ROWS(dequantize_rows_q4_k, Q4_K)

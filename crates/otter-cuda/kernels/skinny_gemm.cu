@@ -59,7 +59,7 @@ __device__ inline void skinny_gemm(float* y, const float* x, const typename Stor
 }  // namespace
 
 // Whether rows are whole fours is the same for all threads.
-#define FEW_ROWS(name, Stored, ROWS, WEIGHTS)                                                                   \
+#define SKINNY_GEMM(name, Stored, ROWS, WEIGHTS)                                                                   \
     extern "C" __global__ void __launch_bounds__(128)                                                           \
         name(float* y, const float* x, const Stored::Element* w, u32 rows, u32 inner, u32 outer, u32 accumulate) { \
         if (inner % 4 == 0)                                                                                     \
@@ -69,15 +69,15 @@ __device__ inline void skinny_gemm(float* y, const float* x, const typename Stor
     }                                                                                                           \
     EXPORT(name)
 
-FEW_ROWS(skinny_gemm_f32_1, StoredF32, 1, 1)
-FEW_ROWS(skinny_gemm_f32_2, StoredF32, 2, 2)
-FEW_ROWS(skinny_gemm_f32_4, StoredF32, 4, 2)
-FEW_ROWS(skinny_gemm_f32_8, StoredF32, 8, 4)
-FEW_ROWS(skinny_gemm_f16_1, StoredF16, 1, 1)
-FEW_ROWS(skinny_gemm_f16_2, StoredF16, 2, 2)
-FEW_ROWS(skinny_gemm_f16_4, StoredF16, 4, 2)
-FEW_ROWS(skinny_gemm_f16_8, StoredF16, 8, 4)
-FEW_ROWS(skinny_gemm_bf16_1, StoredBf16, 1, 1)
-FEW_ROWS(skinny_gemm_bf16_2, StoredBf16, 2, 2)
-FEW_ROWS(skinny_gemm_bf16_4, StoredBf16, 4, 2)
-FEW_ROWS(skinny_gemm_bf16_8, StoredBf16, 8, 4)
+SKINNY_GEMM(skinny_gemm_f32_1, StoredF32, 1, 1)
+SKINNY_GEMM(skinny_gemm_f32_2, StoredF32, 2, 2)
+SKINNY_GEMM(skinny_gemm_f32_4, StoredF32, 4, 2)
+SKINNY_GEMM(skinny_gemm_f32_8, StoredF32, 8, 4)
+SKINNY_GEMM(skinny_gemm_f16_1, StoredF16, 1, 1)
+SKINNY_GEMM(skinny_gemm_f16_2, StoredF16, 2, 2)
+SKINNY_GEMM(skinny_gemm_f16_4, StoredF16, 4, 2)
+SKINNY_GEMM(skinny_gemm_f16_8, StoredF16, 8, 4)
+SKINNY_GEMM(skinny_gemm_bf16_1, StoredBf16, 1, 1)
+SKINNY_GEMM(skinny_gemm_bf16_2, StoredBf16, 2, 2)
+SKINNY_GEMM(skinny_gemm_bf16_4, StoredBf16, 4, 2)
+SKINNY_GEMM(skinny_gemm_bf16_8, StoredBf16, 8, 4)

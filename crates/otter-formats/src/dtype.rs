@@ -107,7 +107,7 @@ impl StoredDType {
         matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::Bf16) || self.is_block()
     }
 
-    /// Bytes of one element. Those of a block have none; 4 is what one takes after widening. See
+    /// Bytes of one element. Those of a block have none; 4 is what one takes once dequantized. See
     /// [`StoredDType::bytes_of`].
     pub fn size(self) -> usize {
         if self.is_block() { size_of::<f32>() } else { self.block().1 }

@@ -11,19 +11,19 @@
 //! Writers put their bytes into a file that the caller opened and replaces whole.
 
 mod dtype;
+mod encode;
 mod error;
 pub mod gguf;
 mod mapped;
-mod narrow;
 pub mod safetensors;
 mod stored_tensor;
 pub mod tokenizer;
 pub mod torch;
 
 pub use dtype::StoredDType;
+pub use encode::{EncodeError, check_finite, encode};
 pub use error::{FormatError, Result};
 pub use mapped::{Location, give_back, map_file};
-pub use narrow::{NarrowError, check_finite, narrow};
 pub use stored_tensor::{NewTensor, RowOrder, TensorEntry, checked_elements, row_major_strides};
 
 /// Tensors under their names, in the order of the file, and sentences about what else was found.

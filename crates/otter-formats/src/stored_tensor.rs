@@ -1,10 +1,10 @@
 //! Where a stored tensor lies and how its elements become 32-bit floats.
 
 use crate::dtype::{LARGEST_BLOCK, StoredDType};
+use crate::encode::{EncodeError, check_finite};
 use crate::error::{FormatError, Result};
-use crate::gguf::widen_blocks;
+use crate::gguf::dequantize_blocks;
 use crate::mapped::{Location, give_back};
-use crate::narrow::{NarrowError, check_finite};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use otter_nn::QuantizedFormat;
@@ -190,7 +190,7 @@ impl TensorEntry {
         bits
     }
 
-    /// All elements in row-major order as 32-bit floats; 64-bit floats are rounded, 16-bit ones and blocks widened.
+    /// All elements in row-major order as 32-bit floats; 64-bit floats are rounded, 16-bit ones widened, blocks dequantized.
     ///
     /// # Errors
     /// When the elements are not floats.
@@ -246,7 +246,7 @@ impl TensorEntry {
         each: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         self.for_each_f32::<FormatError>(name, &mut |values| {
-            check_finite(values).map_err(|value| self.refusal(name, NarrowError::NotFinite(value).problem()))
+            check_finite(values).map_err(|value| self.refusal(name, EncodeError::NotFinite(value).problem()))
         })?;
         let bytes = &self.location.map[self.location.bytes.clone()];
         let rows = self.shape.first().copied().unwrap_or(0);
@@ -335,7 +335,7 @@ impl TensorEntry {
             dtype if dtype.is_block() => {
                 let (length, size) = dtype.block();
                 let first = start / length * size;
-                widen_blocks(dtype, &bytes[first..first + out.len() / length * size], out);
+                dequantize_blocks(dtype, &bytes[first..first + out.len() / length * size], out);
             }
             // `check_float` let nothing else through.
             _ => convert(bytes, start, out, f32::from_le_bytes),

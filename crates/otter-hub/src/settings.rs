@@ -89,7 +89,7 @@ pub struct Settings {
     pub offline: bool,
     /// PEM file with the root certificates to trust.
     pub certificates: Option<PathBuf>,
-    /// RetryPolicy with bad connections.
+    /// How bad connections are retried.
     pub retry: Retry,
 }
 

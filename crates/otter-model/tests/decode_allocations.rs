@@ -100,7 +100,7 @@ fn quantized_matrices_need_no_memory_either() {
         let parameters = Parameters::build(&specs, Device::Cpu, |spec| {
             let weight = plain.by_name(&spec.name).expect("same names").tensor.clone();
             let &[rows, width] = spec.shape.as_slice() else { return Ok(weight) };
-            if !spec.narrow || !format.fits(width) {
+            if !spec.low_precision || !format.fits(width) {
                 return Ok(weight);
             }
             let matrix = QuantizedMatrix::from_values(format, &weight.values(), [rows, width], Device::Cpu)?;

@@ -23,7 +23,7 @@ const FETCHES: usize = 20_000;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
     let (Some(directory), Some(tokenizer)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: measure_dataset LAYOUT_DIR TOKENIZER_DIR [SAMPLES]".into());
+        return Err("usage: measure_dataset DATASET_DIR TOKENIZER_DIR [SAMPLES]".into());
     };
     let limit: Option<usize> = arguments.next().and_then(|text| text.to_str()?.parse().ok());
     let tokenizer = Arc::new(load_tokenizer(&tokenizer)?);

@@ -11,7 +11,7 @@
 use std::time::Instant;
 
 use otter_mimicit::retrieve::{
-    Ivf, IvfOptions, SearchPlan, TFIDF_WIDTH, TfIdf, Vectors, narrowed, normalize_rows, search_exactly,
+    Ivf, IvfOptions, SearchPlan, TFIDF_WIDTH, TfIdf, Vectors, normalize_rows, search_exactly, to_f16_bytes,
 };
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
@@ -100,7 +100,7 @@ fn clustered(items: usize) -> Vectors {
                 row.iter_mut().zip(direction).for_each(|(value, &d)| *value += place * d);
             }
             normalize_rows(&mut row, WIDTH);
-            narrowed(&row)
+            to_f16_bytes(&row)
         })
         .collect();
     Vectors::from_bytes(blocks, WIDTH)
@@ -148,7 +148,7 @@ fn texts(items: usize) -> Vectors {
         .collect();
     let mut encoder = TfIdf::new(TFIDF_WIDTH);
     instructions.iter().for_each(|text| encoder.count(text));
-    let bytes = instructions.par_iter().flat_map_iter(|text| narrowed(&encoder.encode(text))).collect();
+    let bytes = instructions.par_iter().flat_map_iter(|text| to_f16_bytes(&encoder.encode(text))).collect();
     Vectors::from_bytes(bytes, TFIDF_WIDTH)
 }
 

@@ -22,7 +22,7 @@ pub fn run(arguments: &PretrainBase) -> Result<()> {
             let [color, shape, size] = p.accuracy.map(|a| 100.0 * a);
             let left = p.seconds / p.step as f64 * (p.steps - p.step) as f64;
             eprintln!(
-                "vision {:>5}/{} loss {:.3}  colour {color:.1} %  shape {shape:.1} %  size {size:.1} %  {:.0} s, {left:.0} s left",
+                "vision {:>5}/{} loss {:.3}  color {color:.1} %  shape {shape:.1} %  size {size:.1} %  {:.0} s, {left:.0} s left",
                 p.step, p.steps, p.loss, p.seconds
             );
         }

@@ -1,7 +1,7 @@
 //! The keys that writers of `config.json` are known to produce, and the nearest one to a misspelling.
 //!
 //! Keys that change numbers here are read where the model is; those that change them in other models are in
-//! `config_foreign.rs`. The next release of a writer may add others, which are warned of.
+//! `otter_model::text::config_json::foreign`. The next release of a writer may add others, which are warned of.
 
 use strsim::levenshtein;
 

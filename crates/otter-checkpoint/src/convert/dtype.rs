@@ -5,10 +5,10 @@ use crate::directory::save;
 use otter_formats::StoredDType;
 use otter_nn::DType;
 
-/// Kinds of tensors that may stay 32-bit floats when everything else is narrowed.
+/// Kinds of tensors that may stay 32-bit floats when everything else goes to low precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepF32 {
-    /// Gains and biases of every layer norm and RMS norm.
+    /// Weights and biases of every layer norm and RMS norm.
     Norms,
     /// `attn_gate` and `ff_gate`.
     Gates,

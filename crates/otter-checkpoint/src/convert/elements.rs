@@ -316,7 +316,7 @@ pub(super) mod tests {
             })
             .unwrap();
         let mut values = vec![0.0; rows * width];
-        otter_formats::gguf::widen_blocks(StoredDType::Q8_0, &copied, &mut values);
+        otter_formats::gguf::dequantize_blocks(StoredDType::Q8_0, &copied, &mut values);
         let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&values), bits(&moved.read_f32("x").unwrap()));
     }

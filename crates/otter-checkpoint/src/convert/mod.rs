@@ -268,7 +268,7 @@ fn small_files(temporary: &Path, target: &Path, plan: &mut Plan) -> Result<Vec<S
     for directory in &plan.carry_from {
         names.extend(carry(CARRIED, directory, temporary, target)?);
     }
-    if let Some(directory) = &plan.gpu_from {
+    if let Some(directory) = &plan.model_card_from {
         names.extend(carry(&["README.md"], directory, temporary, target)?);
     }
     let Some(config) = plan.config.clone().filter(|_| plan.verify) else { return Ok(names) };

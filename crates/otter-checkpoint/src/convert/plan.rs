@@ -4,7 +4,7 @@
 use crate::convert::elements::{self, PIECE};
 use crate::error::{CheckpointError, Result};
 use crate::gguf::kept_blocks;
-use otter_formats::{NarrowError, narrow};
+use otter_formats::{EncodeError, encode};
 use otter_formats::{StoredDType, TensorEntry};
 use otter_nn::{DType, Init, ParameterSpec};
 use std::io::Write;
@@ -73,7 +73,12 @@ impl Part {
     /// `count` rows of `width` drawn from `init`, in the stream of `name`.
     pub(super) fn drawn_rows(name: &str, count: usize, width: usize, init: Init, seed: u64) -> Self {
         Self::Drawn {
-            spec: ParameterSpec { name: name.to_owned(), shape: vec![count, width], init, narrow: true },
+            spec: ParameterSpec {
+                name: name.to_owned(),
+                shape: vec![count, width],
+                init,
+                low_precision: true,
+            },
             seed,
         }
     }
@@ -142,7 +147,7 @@ impl PlannedTensor {
                 Part::Stored { entry, .. } if entry.dtype == self.dtype => {
                     elements::for_each_piece(entry, &mut |bytes| {
                         let bad = elements::not_finite(entry.dtype, bytes);
-                        bad.map_or(Ok(()), |value| sink.refuse(NarrowError::NotFinite(value)))?;
+                        bad.map_or(Ok(()), |value| sink.refuse(EncodeError::NotFinite(value)))?;
                         sink.bytes(bytes)
                     })?;
                 }
@@ -212,13 +217,13 @@ impl Sink<'_> {
         self.out.write_all(bytes).map_err(CheckpointError::write(self.path, self.target))
     }
 
-    fn refuse(&self, error: NarrowError) -> Result<()> {
+    fn refuse(&self, error: EncodeError) -> Result<()> {
         Err(self.tensor.error(self.target, error.problem()))
     }
 
     fn floats(&mut self, values: &[f32]) -> Result<()> {
         self.buffer.clear();
-        narrow(values, self.tensor.dtype, &mut self.buffer).or_else(|error| self.refuse(error))?;
+        encode(values, self.tensor.dtype, &mut self.buffer).or_else(|error| self.refuse(error))?;
         self.out.write_all(&self.buffer).map_err(CheckpointError::write(self.path, self.target))
     }
 }
@@ -249,8 +254,12 @@ fn mean_rows(entry: &TensorEntry, name: &str, count: usize, stream: &str, seed: 
         return Ok(Vec::new());
     }
     let shape = vec![count, height];
-    let noise =
-        ParameterSpec { name: format!("{stream}.noise"), shape, init: Init::Normal(1.0), narrow: false };
+    let noise = ParameterSpec {
+        name: format!("{stream}.noise"),
+        shape,
+        init: Init::Normal(1.0),
+        low_precision: false,
+    };
     let mut mean = vec![0f64; width];
     let mut mixed = vec![0f64; count * width];
     let mut weights = vec![0f64; count];
@@ -347,7 +356,7 @@ fn collect(entry: &TensorEntry, name: &str) -> Result<Vec<f32>> {
     Ok(values)
 }
 
-/// The narrowest type that holds the values of all of `types` exactly; elements of blocks are widened.
+/// The narrowest type that holds the values of all of `types` exactly; blocks are dequantized.
 pub(super) fn widest(types: impl IntoIterator<Item = StoredDType>) -> StoredDType {
     let plain = |dtype: StoredDType| if dtype.is_block() { StoredDType::F32 } else { dtype };
     let join = |left: StoredDType, right: StoredDType| match (left, right) {

@@ -42,7 +42,7 @@ pub(super) struct Plan {
     /// Directories whose small files are carried along, the first that has one wins.
     pub carry_from: Vec<PathBuf>,
     /// Directory whose model card still describes the result.
-    pub gpu_from: Option<PathBuf>,
+    pub model_card_from: Option<PathBuf>,
     /// What a new card says the model was made from.
     pub base_name: String,
     /// Whether the result must load as an Otter.
@@ -70,7 +70,7 @@ impl Plan {
             config,
             tokenizer: Tokenizer::From(source.path.clone()),
             carry_from: vec![source.path.clone()],
-            gpu_from: None,
+            model_card_from: None,
             base_name: folder_name(&source.path),
             verify: false,
             plain_language_model: matches!(source.kind, SourceKind::LanguageModel(_)),
@@ -227,7 +227,7 @@ fn re_encode(source: &Source, directory: Option<&Path>) -> Result<Plan> {
     }
     let mut plan = Plan::of(source, "the same tensors, written anew", copies(source), source.config.clone());
     plan.verify = source.kind == SourceKind::Otter;
-    plan.gpu_from = Some(source.path.clone());
+    plan.model_card_from = Some(source.path.clone());
     if let (Some(file), Some(directory)) = (&source.gguf, directory)
         && gguf_tokenizer::unpack(file, &source.path, directory)?
     {

@@ -11,7 +11,7 @@ use crate::config::checkpoint_config::CheckpointConfig;
 use crate::convert::verify_directory;
 use crate::directory::save::{SaveOptions, TRAINING, write_checkpoint};
 use crate::error::{CheckpointError, Result};
-use otter_formats::narrow;
+use otter_formats::encode;
 use otter_formats::{NewTensor, StoredDType};
 
 /// Elements made before they are written.
@@ -59,7 +59,7 @@ pub fn initialize_checkpoint(
             let values = &mut values[..CHUNK.min(spec.len() - start)];
             spec.initial_values(seed, start, values);
             bytes.clear();
-            narrow(values, dtype, &mut bytes)
+            encode(values, dtype, &mut bytes)
                 .map_err(|error| CheckpointError::tensor(directory, &spec.name, error.problem()))?;
             out.write_all(&bytes).map_err(CheckpointError::write(directory, directory))?;
             written += bytes.len() as u64;

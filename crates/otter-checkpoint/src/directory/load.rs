@@ -132,7 +132,7 @@ fn format_of(spec: &ParameterSpec, options: LoadOptions<'_>) -> Option<Quantized
 
 /// The format of a parameter where large matrices are to be kept in `wanted`; `None` for what is not quantized.
 pub fn quantized_format(spec: &ParameterSpec, wanted: QuantizedFormat) -> Option<QuantizedFormat> {
-    if !spec.narrow {
+    if !spec.low_precision {
         return None;
     }
     stored_type(&spec.name, &spec.shape, wanted.into()).quantized()
@@ -151,7 +151,7 @@ pub enum PlannedWeight {
 
 /// How a parameter of a checkpoint will be kept, from its header alone.
 pub fn planned_weight(weights: &Weights, spec: &ParameterSpec, options: LoadOptions<'_>) -> PlannedWeight {
-    let entry = weights.get(&spec.name).filter(|_| spec.narrow);
+    let entry = weights.get(&spec.name).filter(|_| spec.low_precision);
     let Some(entry) = entry else { return PlannedWeight::Full };
     let kept = options.keep.is_some_and(|keep| keep(&spec.name));
     let blocks = entry.mapped_blocks().filter(|_| !kept).map(|(format, ..)| format);
@@ -174,7 +174,7 @@ fn values(
     options: LoadOptions<'_>,
 ) -> Result<Weight> {
     let shape = &spec.shape;
-    let entry = weights.get(&spec.name).filter(|_| spec.narrow);
+    let entry = weights.get(&spec.name).filter(|_| spec.low_precision);
     let kept = options.keep.is_some_and(|keep| keep(&spec.name));
     if let (Some(entry), &[rows, width]) = (entry, &shape[..]) {
         let matrix = |format, bytes| Weight::Quantized(QuantizedMatrix::new(format, bytes, [rows, width]));

@@ -10,7 +10,7 @@ use crate::directory::text_file::read_for_copy;
 use crate::error::{CheckpointError, Result};
 use crate::export::model_card::{self, Described, ModelCard};
 use otter_formats::StoredDType;
-use otter_formats::narrow;
+use otter_formats::encode;
 use otter_formats::{FormatError, NewTensor, safetensors, torch};
 use otter_nn::{DType, WeightView};
 use serde_json::{Value, json};
@@ -107,7 +107,7 @@ pub fn save_checkpoint<'a>(
     let mut elements = |at: usize, out: &mut dyn Write| {
         for chunk in tensors[at].data.chunks(CHUNK) {
             buffer.clear();
-            narrow(&chunk, dtype, &mut buffer)
+            encode(&chunk, dtype, &mut buffer)
                 .map_err(|error| CheckpointError::tensor(directory, &tensors[at].name, error.problem()))?;
             out.write_all(&buffer).map_err(CheckpointError::write(directory, directory))?;
         }

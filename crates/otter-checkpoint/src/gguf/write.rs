@@ -138,7 +138,7 @@ pub fn save_gguf(
 }
 
 /// The format whose blocks are kept as they are. Making fewer bits of them loses what was asked for, making more or as many
-/// loses for nothing; floats are what somebody asks for who requires_grad no blocks. `None` asks for nothing.
+/// loses for nothing; floats are what somebody asks for who wants no blocks. `None` asks for nothing.
 pub(crate) fn kept_blocks(
     name: &str,
     shape: &[usize],

@@ -150,7 +150,7 @@ fn the_vision_tower_in_eight_bits_sees_the_same() {
     }
 }
 
-/// What will be trained is kept; its gradients through the frozen blocks are those through the widened blocks, but for the
+/// What will be trained is kept; its gradients through the frozen blocks are those through the dequantized blocks, but for the
 /// rounding of activations in the forward pass.
 #[test]
 fn what_is_trained_stays_exact_and_gets_its_gradient() {
@@ -169,8 +169,8 @@ fn what_is_trained_stays_exact_and_gets_its_gradient() {
             assert_eq!(own.tensor.values(), full.tensor.values(), "{}", own.name);
         }
         assert!(model.parameters.quantized_count() > model.parameters.total_count() / 3);
-        let mut widened = model.parameters.clone();
-        widened.iter_mut().for_each(|parameter| {
+        let mut dequantized = model.parameters.clone();
+        dequantized.iter_mut().for_each(|parameter| {
             parameter.tensor.make_full();
         });
         let gradients = |parameters: &Parameters| {
@@ -185,7 +185,7 @@ fn what_is_trained_stays_exact_and_gets_its_gradient() {
             (loss.mean(), gradients.flat())
         };
         let (loss, found) = gradients(&model.parameters);
-        let (exact_loss, expected) = gradients(&widened);
+        let (exact_loss, expected) = gradients(&dequantized);
         assert!((loss - exact_loss).abs() < 0.02 * exact_loss, "{loss} {exact_loss}");
         let error = relative(&found, &expected);
         assert!((1e-6..tolerance).contains(&error), "{}: {error}", format.name());

@@ -189,7 +189,7 @@ pub struct Convert {
     /// OpenFlamingo: put `module.` in front of every name.
     #[arg(long)]
     pub module_prefix: bool,
-    /// OpenFlamingo: keep this many rows of the embedding tables (it requires_grad as many as its tokenizer has entries).
+    /// OpenFlamingo: keep this many rows of the embedding tables (it wants as many as its tokenizer has entries).
     #[arg(long, value_name = "N")]
     pub embedding_rows: Option<usize>,
     /// Print the report as JSON.

@@ -113,8 +113,8 @@ pub struct DataVerify {
     #[arg(long, requires = "fix", conflicts_with = "ids_only")]
     pub dedupe: bool,
     /// Form of the repaired copy: otter-dataset, json, parquet, folder or tar.
-    #[arg(long, value_name = "FORM", requires = "fix", default_value = "otter-dataset")]
-    pub form: String,
+    #[arg(long, value_name = "FORM", requires = "fix", default_value = "otter-dataset", value_parser = parse_form)]
+    pub form: OutputForm,
     /// Write the report as one HTML page with histograms and pictures.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

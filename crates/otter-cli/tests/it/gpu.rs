@@ -89,7 +89,7 @@ impl Place {
 
 /// The same losses as on the host, a plan that holds, and a resumed run that ends with the same bits.
 #[test]
-fn a_run_on_a_card_is_one_on_the_host() {
+fn a_run_on_a_gpu_is_one_on_the_host() {
     let place = Place::new();
     place.train("host", &[]);
     let whole = place.train("gpu", &["--device", "emulated"]);
@@ -114,7 +114,7 @@ fn a_run_on_a_card_is_one_on_the_host() {
 
 /// 8-bit moments, frozen matrices in blocks, rounded products, and only what is trained saved.
 #[test]
-fn small_runs_on_a_card_resume_too() {
+fn small_runs_on_a_gpu_resume_too() {
     let place = Place::new();
     let small = [
         "--device",

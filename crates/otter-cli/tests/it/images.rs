@@ -99,7 +99,7 @@ fn an_animation_is_its_first_frame() {
 fn pixel_types_become_colors() {
     let place = Place::new();
     let color = picture(50, 37);
-    let expected = score(&place.save("colour.png", color.clone()));
+    let expected = score(&place.save("color.png", color.clone()));
     let to = |name: &str, image: DynamicImage| score(&place.save(name, image));
 
     // Alpha is dropped, not blended.
@@ -115,7 +115,7 @@ fn pixel_types_become_colors() {
         ImageBuffer::from_fn(50, 37, |x, y| Rgb(color.get_pixel(x, y).0.map(|v| u16::from(v) * 256 + 77)));
     assert_eq!(to("deep.png", DynamicImage::ImageRgb16(deep)), expected);
     let deep_gray = ImageBuffer::from_fn(50, 37, |x, _| Luma([x as u16 * 1000]));
-    to("deep_grey.png", DynamicImage::ImageLuma16(deep_gray));
+    to("deep_gray.png", DynamicImage::ImageLuma16(deep_gray));
 
     // Gray is repeated in all three channels.
     let gray = DynamicImage::from(color).to_luma8();

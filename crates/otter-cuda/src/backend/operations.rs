@@ -24,7 +24,7 @@ fn activation(kind: ActivationKind) -> Activation {
     }
 }
 
-fn layout(RowStrides { offset, strides }: RowStrides) -> copy::Layout {
+fn strides(RowStrides { offset, strides }: RowStrides) -> copy::Layout {
     copy::Layout { offset, strides }
 }
 
@@ -54,11 +54,11 @@ impl Constants {
     fn inputs<'a>(&'a self, inputs: &AttentionInputs<'a, f32>) -> Result<Inputs<'a>> {
         Ok(Inputs {
             q: values(inputs.q)?,
-            q_layout: inputs.q_layout,
+            q_strides: inputs.q_strides,
             k: values(inputs.k)?,
-            k_layout: inputs.kv_layout,
+            k_strides: inputs.kv_strides,
             v: values(inputs.v)?,
-            v_layout: inputs.kv_layout,
+            v_strides: inputs.kv_strides,
             visible: self.visible.as_ref().map(|(visible, keys)| (visible, *keys)),
         })
     }
@@ -226,15 +226,15 @@ impl Backend<f32> for Layers {
 
     fn copy_rows(
         &self,
-        (to, to_layout): (&mut Tensor, RowStrides),
-        (from, from_layout): (&Tensor, RowStrides),
+        (to, to_strides): (&mut Tensor, RowStrides),
+        (from, from_strides): (&Tensor, RowStrides),
         sizes: [usize; 3],
         len: usize,
         accumulate: bool,
     ) {
         self.run(|| {
-            let (to_layout, from_layout) = (layout(to_layout), layout(from_layout));
-            copy::copy(values_mut(to)?, to_layout, values(from)?, from_layout, sizes, len, accumulate)
+            let (to_strides, from_strides) = (strides(to_strides), strides(from_strides));
+            copy::copy(values_mut(to)?, to_strides, values(from)?, from_strides, sizes, len, accumulate)
         });
     }
 
@@ -294,7 +294,7 @@ impl Backend<f32> for Layers {
             };
             let there = constants.inputs(&inputs)?;
             let sizes = constants.sizes(&heads);
-            attention::forward(&sizes, &there, spans, values_mut(out)?, inputs.q_layout, log_sum_exp)
+            attention::forward(&sizes, &there, spans, values_mut(out)?, inputs.q_strides, log_sum_exp)
         });
     }
 
@@ -311,16 +311,16 @@ impl Backend<f32> for Layers {
             let result = ForwardResult {
                 out: values(attended.out)?,
                 d_out: values(attended.d_out)?,
-                layout: inputs.q_layout,
+                strides: inputs.q_strides,
                 log_sum_exp: values(attended.log_sum_exp)?,
                 rows_per_batch: attended.rows_per_batch,
             };
             let mut gradients = InputGradients {
                 dq: values_mut(gradients.dq)?,
                 dk: values_mut(gradients.dk)?,
-                dk_layout: gradients.kv_layout,
+                dk_strides: gradients.kv_strides,
                 dv: values_mut(gradients.dv)?,
-                dv_layout: gradients.kv_layout,
+                dv_strides: gradients.kv_strides,
             };
             let (sizes, there) = (constants.sizes(&heads), constants.inputs(&inputs)?);
             attention::backward(&sizes, &there, spans, &result, &mut gradients)

@@ -23,7 +23,7 @@ const GUARD: usize = 256;
 /// What is in memory that was never written: as f32 a NaN.
 const POISON: u8 = 0xff;
 /// What is in the guards, by address: as f32 a signaling NaN, which arithmetic changes, so that adding to it is noticed too.
-const SIGNALLING: [u8; 4] = [0xff, 0xff, 0xbf, 0xff];
+const SIGNALING: [u8; 4] = [0xff, 0xff, 0xbf, 0xff];
 
 /// A GPU that is not there.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Emulated {
         for at in guards(address as usize, bytes) {
             // SAFETY: the guards of an allocation belong to it.
             let byte = unsafe { (at as *const u8).read() };
-            assert!(byte == SIGNALLING[at % 4], "a kernel wrote outside a buffer of {bytes} bytes");
+            assert!(byte == SIGNALING[at % 4], "a kernel wrote outside a buffer of {bytes} bytes");
         }
     }
 }
@@ -71,7 +71,7 @@ impl Driver for Emulated {
         let address = start as u64 + GUARD as u64;
         for at in guards(address as usize, bytes) {
             // SAFETY: the guards belong to the allocation.
-            unsafe { (at as *mut u8).write(SIGNALLING[at % 4]) };
+            unsafe { (at as *mut u8).write(SIGNALING[at % 4]) };
         }
         self.allocations.lock().unwrap_or_else(PoisonError::into_inner).insert(address, bytes);
         Ok(address)

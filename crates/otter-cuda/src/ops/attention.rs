@@ -29,21 +29,21 @@ pub struct Heads<'a> {
     pub slopes: Option<&'a Constant<f32>>,
 }
 
-/// Queries, keys and values with their layouts.
+/// Queries, keys and values with their strides.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     /// Query elements.
     pub q: &'a Buffer<f32>,
     /// Where the query heads are.
-    pub q_layout: HeadStrides,
+    pub q_strides: HeadStrides,
     /// Key elements.
     pub k: &'a Buffer<f32>,
     /// Where the key heads are.
-    pub k_layout: HeadStrides,
+    pub k_strides: HeadStrides,
     /// Value elements.
     pub v: &'a Buffer<f32>,
     /// Where the value heads are.
-    pub v_layout: HeadStrides,
+    pub v_strides: HeadStrides,
     /// Per key row of each batch entry, whether it may be seen (not 0): `visible[batch * keys + key]`.
     pub visible: Option<(&'a Constant<u8>, usize)>,
 }
@@ -53,10 +53,10 @@ pub struct Inputs<'a> {
 pub struct ForwardResult<'a> {
     /// Output of [`forward`].
     pub out: &'a Buffer<f32>,
-    /// Gradient of the output, same layout.
+    /// Gradient of the output, same strides.
     pub d_out: &'a Buffer<f32>,
     /// Layout of both.
-    pub layout: HeadStrides,
+    pub strides: HeadStrides,
     /// Log-sum-exp per (batch, head, row).
     pub log_sum_exp: &'a Buffer<f32>,
     /// Rows per batch entry in `log_sum_exp`.
@@ -65,19 +65,19 @@ pub struct ForwardResult<'a> {
 
 /// Gradients of the inputs, to add to.
 pub struct InputGradients<'a> {
-    /// Gradient of the queries, in their layout.
+    /// Gradient of the queries, in their strides.
     pub dq: &'a mut Buffer<f32>,
     /// Gradient of the keys.
     pub dk: &'a mut Buffer<f32>,
     /// Layout of `dk`.
-    pub dk_layout: HeadStrides,
+    pub dk_strides: HeadStrides,
     /// Gradient of the values.
     pub dv: &'a mut Buffer<f32>,
     /// Layout of `dv`.
-    pub dv_layout: HeadStrides,
+    pub dv_strides: HeadStrides,
 }
 
-/// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sum_exp`, if given,
+/// Attention of every span: `out` (in `out_strides`, query heads) is written for the spans' rows only. `log_sum_exp`, if given,
 /// receives one value per (batch, head, row) with the given rows a batch entry, for [`backward`]. A row that sees no key
 /// gives zeros, and 0 for its log-sum. No query row may belong to two spans.
 ///
@@ -91,12 +91,12 @@ pub fn forward(
     inputs: &Inputs<'_>,
     spans: &[Span],
     out: &mut Buffer<f32>,
-    out_layout: HeadStrides,
+    out_strides: HeadStrides,
     log_sum_exp: Option<(&mut Buffer<f32>, usize)>,
 ) -> Result<()> {
     check(sizes, inputs, spans);
-    check_rows(sizes, spans, out, out_layout);
-    assert_eq!(out_layout.head_size, inputs.q_layout.head_size, "head sizes differ");
+    check_rows(sizes, spans, out, out_strides);
+    assert_eq!(out_strides.head_size, inputs.q_strides.head_size, "head sizes differ");
     if let Some((sums, rows)) = &log_sum_exp {
         check_log_sum_exp(sizes, spans, sums, *rows);
     }
@@ -105,14 +105,14 @@ pub fn forward(
     if tiles.is_empty() {
         return Ok(());
     }
-    let plan = Plan::new(out.gpu(), inputs, [out_layout; 3], &[tiles.iter().map(span_record).collect()])?;
+    let plan = Plan::new(out.gpu(), inputs, [out_strides; 3], &[tiles.iter().map(span_record).collect()])?;
     let (log_sum_exp, log_rows) = match log_sum_exp {
         Some((sums, rows)) => (sums.into(), rows),
         None => (Argument::Address(0), 0),
     };
     let mut arguments = vec![(&*out).into(), log_sum_exp, log_rows.into()];
     arguments.extend(plan.arguments(sizes, inputs, 0));
-    let kernel = match (few, inputs.q_layout.head_size) {
+    let kernel = match (few, inputs.q_strides.head_size) {
         (true, _) => "attention_forward_row",
         (false, ..=64) => "attention_forward_64",
         (false, _) => "attention_forward_128",
@@ -139,15 +139,15 @@ pub fn backward(
     gradients: &mut InputGradients<'_>,
 ) -> Result<()> {
     check(sizes, inputs, spans);
-    let InputGradients { dq, dk, dk_layout, dv, dv_layout } = gradients;
+    let InputGradients { dq, dk, dk_strides, dv, dv_strides } = gradients;
     assert_eq!(dq.len(), inputs.q.len(), "query gradient has another length");
-    check_keys(sizes, spans, dk, *dk_layout);
-    check_keys(sizes, spans, dv, *dv_layout);
-    check_rows(sizes, spans, result.out, result.layout);
-    check_rows(sizes, spans, result.d_out, result.layout);
+    check_keys(sizes, spans, dk, *dk_strides);
+    check_keys(sizes, spans, dv, *dv_strides);
+    check_rows(sizes, spans, result.out, result.strides);
+    check_rows(sizes, spans, result.d_out, result.strides);
     check_log_sum_exp(sizes, spans, result.log_sum_exp, result.rows_per_batch);
     let sizes_agree =
-        [&result.layout, dk_layout, dv_layout].iter().all(|l| l.head_size == inputs.q_layout.head_size);
+        [&result.strides, dk_strides, dv_strides].iter().all(|l| l.head_size == inputs.q_strides.head_size);
     assert!(sizes_agree, "head sizes differ");
 
     let tiles = tiles_of_rows(spans, TILE);
@@ -158,9 +158,9 @@ pub fn backward(
     let gpu = dq.gpu().clone();
     let records =
         [tiles.iter().map(span_record).collect(), by_keys.iter().map(span_record).collect(), key_tiles];
-    let plan = Plan::new(&gpu, inputs, [result.layout, *dk_layout, *dv_layout], &records)?;
+    let plan = Plan::new(&gpu, inputs, [result.strides, *dk_strides, *dv_strides], &records)?;
     let (out, d_out, log_sum_exp) = (result.out, result.d_out, result.log_sum_exp);
-    let (size, log_rows) = (inputs.q_layout.head_size, result.rows_per_batch);
+    let (size, log_rows) = (inputs.q_strides.head_size, result.rows_per_batch);
     let wide = size > 64;
 
     let dots = gpu.allocate::<f32>(log_sum_exp.len())?;
@@ -175,7 +175,7 @@ pub fn backward(
         (size as u32).into(),
     ];
     // SAFETY: the kernel reads rows of spans of the output and its gradient and writes as many sums as there are
-    // log-sums of these rows; all are long enough (checked above).
+    // log-sum-exps of these rows; all are long enough (checked above).
     unsafe { gpu.launch(&launch("attention_dots", tiles.len(), sizes.heads, arguments)) }?;
 
     let mut arguments: Vec<Argument> =
@@ -205,28 +205,28 @@ pub fn backward(
 }
 
 /// One past the last element of all heads.
-fn end(layout: &HeadStrides, batch: usize, rows: usize, heads: usize) -> usize {
+fn end(strides: &HeadStrides, batch: usize, rows: usize, heads: usize) -> usize {
     if batch == 0 || rows == 0 || heads == 0 {
         return 0;
     }
-    let batches = (batch - 1).saturating_mul(layout.batch_stride);
-    let rows = (rows - 1).saturating_mul(layout.row_stride);
-    let heads = (heads - 1).saturating_mul(layout.head_stride);
-    [batches, rows, heads, layout.head_size].into_iter().fold(layout.offset, usize::saturating_add)
+    let batches = (batch - 1).saturating_mul(strides.batch_stride);
+    let rows = (rows - 1).saturating_mul(strides.row_stride);
+    let heads = (heads - 1).saturating_mul(strides.head_stride);
+    [batches, rows, heads, strides.head_size].into_iter().fold(strides.offset, usize::saturating_add)
 }
 
 /// That a buffer of rows of query heads reaches to the ends of all spans.
-fn check_rows(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, layout: HeadStrides) {
+fn check_rows(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, strides: HeadStrides) {
     for span in spans {
-        let end = end(&layout, span.batch + 1, span.row + span.rows, sizes.heads);
+        let end = end(&strides, span.batch + 1, span.row + span.rows, sizes.heads);
         assert!(end <= data.len(), "queries, outputs or their gradients are too short");
     }
 }
 
 /// That a buffer of rows of key heads reaches to the ends of all spans.
-fn check_keys(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, layout: HeadStrides) {
+fn check_keys(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, strides: HeadStrides) {
     for span in spans {
-        let end = end(&layout, span.key_batch + 1, span.key_row + span.keys, sizes.key_heads);
+        let end = end(&strides, span.key_batch + 1, span.key_row + span.keys, sizes.key_heads);
         assert!(end <= data.len(), "keys, values or their gradients are too short");
     }
 }
@@ -234,14 +234,14 @@ fn check_keys(sizes: &Heads<'_>, spans: &[Span], data: &Buffer<f32>, layout: Hea
 fn check_log_sum_exp(sizes: &Heads<'_>, spans: &[Span], sums: &Buffer<f32>, rows: usize) {
     for span in spans {
         let needed = (span.batch + 1).saturating_mul(sizes.heads).saturating_mul(rows);
-        assert!(rows >= span.row + span.rows && sums.len() >= needed, "log sums are too short");
+        assert!(rows >= span.row + span.rows && sums.len() >= needed, "log_sum_exp is too short");
     }
 }
 
 fn check(sizes: &Heads<'_>, inputs: &Inputs<'_>, spans: &[Span]) {
-    let size = inputs.q_layout.head_size;
+    let size = inputs.q_strides.head_size;
     assert!((1..=MAX_HEAD_SIZE).contains(&size), "heads of {size} features, not 1 to {MAX_HEAD_SIZE}");
-    assert!(inputs.k_layout.head_size == size && inputs.v_layout.head_size == size, "head sizes differ");
+    assert!(inputs.k_strides.head_size == size && inputs.v_strides.head_size == size, "head sizes differ");
     // Heads are the second dimension of grids.
     assert!((1..1 << 16).contains(&sizes.heads), "{} heads", sizes.heads);
     let groups = sizes.key_heads > 0 && sizes.heads.is_multiple_of(sizes.key_heads);
@@ -258,9 +258,9 @@ fn check(sizes: &Heads<'_>, inputs: &Inputs<'_>, spans: &[Span]) {
             assert!(end <= visible.len(), "the mask of visible keys is too short");
         }
     }
-    check_rows(sizes, spans, inputs.q, inputs.q_layout);
-    check_keys(sizes, spans, inputs.k, inputs.k_layout);
-    check_keys(sizes, spans, inputs.v, inputs.v_layout);
+    check_rows(sizes, spans, inputs.q, inputs.q_strides);
+    check_keys(sizes, spans, inputs.k, inputs.k_strides);
+    check_keys(sizes, spans, inputs.v, inputs.v_strides);
 }
 
 /// The spans in parts of at most so many rows, those that see the most keys first.
@@ -320,7 +320,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// The layouts are those of output, keys' gradient and values' gradient, beside the inputs'.
+    /// The strides are those of output, keys' gradient and values' gradient, beside the inputs'.
     fn new(
         gpu: &Gpu,
         inputs: &Inputs<'_>,
@@ -328,14 +328,14 @@ impl Plan {
         lists: &[Vec<[u64; RECORD]>],
     ) -> Result<Self> {
         let [out, dk, dv] = outputs;
-        let layouts = [inputs.q_layout, inputs.k_layout, inputs.v_layout, out, dk, dv];
-        let numbers = |layout: &HeadStrides| {
-            [layout.offset, layout.batch_stride, layout.row_stride, layout.head_stride]
+        let strides = [inputs.q_strides, inputs.k_strides, inputs.v_strides, out, dk, dv];
+        let numbers = |strides: &HeadStrides| {
+            [strides.offset, strides.batch_stride, strides.row_stride, strides.head_stride]
                 .map(|number| number as u64)
         };
-        let mut all: Vec<u64> = layouts.iter().flat_map(numbers).collect();
+        let mut all: Vec<u64> = strides.iter().flat_map(numbers).collect();
         let vector =
-            inputs.q_layout.head_size.is_multiple_of(4) && all.iter().all(|number| number.is_multiple_of(4));
+            inputs.q_strides.head_size.is_multiple_of(4) && all.iter().all(|number| number.is_multiple_of(4));
         let mut places = Vec::with_capacity(lists.len());
         for list in lists {
             places.push(all.len() as u64);
@@ -360,7 +360,7 @@ impl Plan {
             visible_keys.into(),
             (sizes.heads as u32).into(),
             ((sizes.heads / sizes.key_heads) as u32).into(),
-            (inputs.q_layout.head_size as u32).into(),
+            (inputs.q_strides.head_size as u32).into(),
             u32::from(self.vector).into(),
             (sizes.scale as f32).into(),
         ]

@@ -28,12 +28,12 @@ impl Layout {
 /// What the driver says.
 ///
 /// # Panics
-/// When a layout leaves its buffer, or a stride of `to` is 0 where there is more than one run.
+/// When a strides leaves its buffer, or a stride of `to` is 0 where there is more than one run.
 pub fn copy(
     to: &mut Buffer<f32>,
-    to_layout: Layout,
+    to_strides: Layout,
     from: &Buffer<f32>,
-    from_layout: Layout,
+    from_strides: Layout,
     sizes: [usize; 3],
     len: usize,
     accumulate: bool,
@@ -41,16 +41,16 @@ pub fn copy(
     if len == 0 || sizes.contains(&0) {
         return Ok(());
     }
-    for (what, buffer, layout) in [("to", &*to, to_layout), ("from", from, from_layout)] {
-        let inside = layout.end(sizes, len) <= buffer.len();
-        assert!(inside, "copy {what} {layout:?}: {sizes:?} runs of {len} in {} elements", buffer.len());
+    for (what, buffer, strides) in [("to", &*to, to_strides), ("from", from, from_strides)] {
+        let inside = strides.end(sizes, len) <= buffer.len();
+        assert!(inside, "copy {what} {strides:?}: {sizes:?} runs of {len} in {} elements", buffer.len());
     }
     let mut dimensions: Vec<[usize; 3]> =
-        (0..3).map(|d| [sizes[d], to_layout.strides[d], from_layout.strides[d]]).collect();
+        (0..3).map(|d| [sizes[d], to_strides.strides[d], from_strides.strides[d]]).collect();
     dimensions.retain(|&[size, ..]| size > 1);
     assert!(
         dimensions.iter().all(|&[_, stride, _]| stride > 0),
-        "copy to {to_layout:?}: runs lie on each other"
+        "copy to {to_strides:?}: runs lie on each other"
     );
     // Runs that follow each other on both sides are one.
     let mut len = len;
@@ -64,8 +64,8 @@ pub fn copy(
     dimensions.resize(3, [1, 0, 0]);
     let [[_, to_i, from_i], [j_size, to_j, from_j], [k_size, to_k, from_k]] =
         [dimensions[0], dimensions[1], dimensions[2]];
-    let to_numbers = [to_layout.offset, to_i, to_j, to_k];
-    let from_numbers = [from_layout.offset, from_i, from_j, from_k];
+    let to_numbers = [to_strides.offset, to_i, to_j, to_k];
+    let from_numbers = [from_strides.offset, from_i, from_j, from_k];
     let fours = to_numbers.iter().chain(&from_numbers).chain([&len]).all(|number| number.is_multiple_of(4));
     let (kernel, unit) = if fours { ("copy_fours", 4) } else { ("copy_floats", 1) };
     let units = |number: usize| Argument::from(number / unit);
@@ -74,6 +74,6 @@ pub fn copy(
     arguments.push(from.into());
     arguments.extend(from_numbers.map(units));
     arguments.extend([j_size.into(), k_size.into(), units(len), units(count), u32::from(accumulate).into()]);
-    // SAFETY: both layouts stay inside their buffers (checked above); a unit is touched by one thread.
+    // SAFETY: both strides stay inside their buffers (checked above); a unit is touched by one thread.
     unsafe { to.gpu().launch(&Launch::over(kernel, count / unit, arguments)) }
 }

@@ -31,8 +31,8 @@ pub fn rows_of_blocks(table: &QuantizedBuffer, ids: &[u32]) -> Result<Buffer<f32
     let [rows, width] = table.shape();
     check(rows * width, ids, width);
     let kernel = match table.format() {
-        QuantizedFormat::Q8_0 => "widen_rows_q8_0",
-        QuantizedFormat::Q4K => "widen_rows_q4_k",
+        QuantizedFormat::Q8_0 => "dequantize_rows_q8_0",
+        QuantizedFormat::Q4K => "dequantize_rows_q4_k",
     };
     // SAFETY: the kernels take blocks of this format; ids were checked, and rows are whole blocks.
     unsafe { launch(kernel, table.bytes().gpu(), table.bytes().into(), ids, width) }

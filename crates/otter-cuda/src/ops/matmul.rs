@@ -34,7 +34,7 @@ pub(crate) enum Product {
     /// (rows, depth) times the transpose of (columns, depth).
     MatmulNt,
     /// (rows, depth) times (depth, columns).
-    Times,
+    MatmulNn,
     /// The transpose of (depth, rows) times (depth, columns).
     MatmulTn,
 }
@@ -47,8 +47,8 @@ impl Product {
             (Self::MatmulNt, Precision::Bf16) => {
                 ["matmul_nt_rounded", "matmul_nt_rounded_f16", "matmul_nt_rounded_bf16"]
             }
-            (Self::Times, Precision::F32) => ["matmul_nn", "matmul_nn_f16", "matmul_nn_bf16"],
-            (Self::Times, Precision::Bf16) => {
+            (Self::MatmulNn, Precision::F32) => ["matmul_nn", "matmul_nn_f16", "matmul_nn_bf16"],
+            (Self::MatmulNn, Precision::Bf16) => {
                 ["matmul_nn_rounded", "matmul_nn_rounded_f16", "matmul_nn_rounded_bf16"]
             }
             (Self::MatmulTn, Precision::F32) => ["matmul_tn", "matmul_tn_f16", "matmul_tn_bf16"],
@@ -145,7 +145,7 @@ pub fn matmul_nn(
     let rows = dy.len() / outer;
     assert_eq!(w.len(), outer * inner, "a matrix of {outer} x {inner}");
     let (dx, dy) = (Columns::all(dx, inner), Columns::all(dy, outer));
-    product(Product::Times, (dx, rows, inner), dy, (w, outer), accumulate, precision)
+    product(Product::MatmulNn, (dx, rows, inner), dy, (w, outer), accumulate, precision)
 }
 
 /// `dw += dy^T x` with dy (rows, outer), x (rows, inner), dw (outer, inner).

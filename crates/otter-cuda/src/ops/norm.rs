@@ -15,7 +15,7 @@ fn rows_of(x: &Buffer<f32>, width: usize) -> usize {
     x.len() / width
 }
 
-/// `(x - mean) / sqrt(variance + eps) weight + bias` of rows as wide as `weight` (`centered`), or without mean and, mostly, bias.
+/// `(x - mean) / sqrt(variance + eps) * weight + bias` of rows as wide as `weight` (`centered`), or without mean and, mostly, bias.
 /// Returns it and, per row, mean (or 0) and reciprocal deviation.
 ///
 /// # Errors
@@ -100,7 +100,7 @@ pub fn add_column_sums(d_bias: &mut Buffer<f32>, dy: &Buffer<f32>) -> Result<()>
 }
 
 fn column_sums(
-    weight: Option<(&Buffer<f32>, &Buffer<f32>, &Buffer<f32>)>,
+    of_weight: Option<(&Buffer<f32>, &Buffer<f32>, &Buffer<f32>)>,
     d_bias: Option<&mut Buffer<f32>>,
     dy: &Buffer<f32>,
     width: usize,
@@ -108,7 +108,7 @@ fn column_sums(
     let rows = rows_of(dy, width);
     assert!(d_bias.as_ref().is_none_or(|d_bias| d_bias.len() == width), "a bias of another width");
     let [d_weight, x, statistics] =
-        weight.map_or([None; 3], |(d_weight, x, statistics)| [Some(d_weight), Some(x), Some(statistics)]);
+        of_weight.map_or([None; 3], |(d_weight, x, statistics)| [Some(d_weight), Some(x), Some(statistics)]);
     let arguments = vec![
         optional(d_weight),
         optional(d_bias.as_deref()),
@@ -118,7 +118,7 @@ fn column_sums(
         (rows as u32).into(),
         (width as u32).into(),
     ];
-    // SAFETY: lengths were checked; x and statistics are read only where there is a weight.
+    // SAFETY: lengths were checked; x and statistics are read only where there is a `d_weight`.
     unsafe {
         dy.gpu().launch(&Launch::blocks("norm_backward_weight", width.div_ceil(COLUMNS) as u32, arguments))
     }

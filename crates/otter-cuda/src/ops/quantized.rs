@@ -1,9 +1,9 @@
 //! Frozen matrices in blocks of 8 or 4 bits, twins of [`otter_nn::tensor::quantized`]: the same bytes as in a GGUF file.
 //!
 //! Unlike the host's product ([`otter_nn::backend::cpu::quantized`]) these never round activations to bytes: weights become
-//! f32 in registers, and sums are f32. For up to [`FEW_ROWS`] rows [`matmul_nt`] reads the blocks themselves;
-//! for more, and for the gradient of the input, a tile of weight rows at a time is widened for the products of
-//! [`crate::matmul`], in the precision that is asked for. A matrix is never widened as a whole.
+//! f32 in registers, and sums are f32. For up to [`SKINNY_ROWS`] rows [`matmul_nt`] reads the blocks themselves;
+//! for more, and for the gradient of the input, a tile of weight rows at a time is dequantized for the products of
+//! [`crate::matmul`], in the precision that is asked for. A matrix is never dequantized as a whole.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::matmul::{Columns, Product, product};
 use crate::{Buffer, Element, Gpu, Launch, Matrix, Precision, Result};
 
 /// Rows of activations up to which weights are read as blocks.
-pub const FEW_ROWS: usize = 8;
+pub const SKINNY_ROWS: usize = 8;
 
-/// Elements of a tile that is widened, where nothing else was said.
+/// Elements of a tile that is dequantized, where nothing else was said.
 const TILE: usize = 1 << 24;
 
-/// Bytes that a widened tile takes.
+/// Bytes that a dequantized tile takes.
 pub const TILE_BYTES: u64 = 4 * TILE as u64;
 
 /// Threads of a block of the product.
@@ -52,8 +52,8 @@ impl QuantizedBuffer {
         Self::upload(gpu, matrix.view())
     }
 
-    /// Widens so many elements at a time, or a row, where many rows are multiplied (16 Mi if this is not called).
-    pub fn widen_at_a_time(&mut self, elements: usize) {
+    /// Dequantizes so many elements at a time, or a row, where many rows are multiplied (16 Mi if this is not called).
+    pub fn dequantize_at_a_time(&mut self, elements: usize) {
         self.tile = elements;
     }
 
@@ -80,37 +80,47 @@ impl QuantizedBuffer {
 ///
 /// # Panics
 /// When there are not as many rows; lengths that do not fit make all functions here panic.
-pub fn widen(w: &QuantizedBuffer, first_row: usize, rows: usize) -> Result<Buffer<f32>> {
+pub fn dequantize(w: &QuantizedBuffer, first_row: usize, rows: usize) -> Result<Buffer<f32>> {
     let mut out = w.bytes.gpu().allocate(rows * w.shape[1])?;
-    widen_into(&mut out, w, first_row, rows)?;
+    dequantize_into(&mut out, w, first_row, rows)?;
     Ok(out)
 }
 
-/// [`widen`] into memory that is there, of `rows` rows or more.
-pub fn widen_into(out: &mut Buffer<f32>, w: &QuantizedBuffer, first_row: usize, rows: usize) -> Result<()> {
+/// [`dequantize`] into memory that is there, of `rows` rows or more.
+pub fn dequantize_into(
+    out: &mut Buffer<f32>,
+    w: &QuantizedBuffer,
+    first_row: usize,
+    rows: usize,
+) -> Result<()> {
     let kernel = match w.format {
-        QuantizedFormat::Q8_0 => "widen_q8_0",
-        QuantizedFormat::Q4K => "widen_q4_k",
+        QuantizedFormat::Q8_0 => "dequantize_q8_0",
+        QuantizedFormat::Q4K => "dequantize_q4_k",
     };
     // SAFETY: the kernels write f32.
-    unsafe { widen_by(kernel, out, w, first_row, rows) }
+    unsafe { dequantize_by(kernel, out, w, first_row, rows) }
 }
 
-/// [`widen_into`], rounded to bfloat16.
-fn widen_rounded(out: &mut Buffer<u16>, w: &QuantizedBuffer, first_row: usize, rows: usize) -> Result<()> {
+/// [`dequantize_into`], rounded to bfloat16.
+fn dequantize_rounded(
+    out: &mut Buffer<u16>,
+    w: &QuantizedBuffer,
+    first_row: usize,
+    rows: usize,
+) -> Result<()> {
     let kernel = match w.format {
-        QuantizedFormat::Q8_0 => "widen_q8_0_rounded",
-        QuantizedFormat::Q4K => "widen_q4_k_rounded",
+        QuantizedFormat::Q8_0 => "dequantize_q8_0_rounded",
+        QuantizedFormat::Q4K => "dequantize_q4_k_rounded",
     };
     // SAFETY: the kernels write 16 bits an element.
-    unsafe { widen_by(kernel, out, w, first_row, rows) }
+    unsafe { dequantize_by(kernel, out, w, first_row, rows) }
 }
 
-/// Widens rows by a kernel.
+/// Dequantizes rows by a kernel.
 ///
 /// # Safety
 /// The kernel must write such elements.
-unsafe fn widen_by<T: Element>(
+unsafe fn dequantize_by<T: Element>(
     kernel: &str,
     out: &mut Buffer<T>,
     w: &QuantizedBuffer,
@@ -120,10 +130,10 @@ unsafe fn widen_by<T: Element>(
     let [outer, inner] = w.shape;
     assert!(
         first_row <= outer && rows <= outer - first_row,
-        "widen: {rows} rows from {first_row} on of {outer}"
+        "dequantize: {rows} rows from {first_row} on of {outer}"
     );
     let count = rows * inner;
-    assert!(out.len() >= count, "widen: {count} elements do not fit into {}", out.len());
+    assert!(out.len() >= count, "dequantize: {count} elements do not fit into {}", out.len());
     if count == 0 {
         return Ok(());
     }
@@ -140,7 +150,7 @@ unsafe fn widen_by<T: Element>(
 }
 
 /// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer). Sums are f32 in a fixed order. Of up to
-/// [`FEW_ROWS`] rows every byte of w is read once, activations are not rounded in either precision, and a row's results do not
+/// [`SKINNY_ROWS`] rows every byte of w is read once, activations are not rounded in either precision, and a row's results do not
 /// depend on how many there are.
 pub fn matmul_nt(
     y: &mut Buffer<f32>,
@@ -151,7 +161,7 @@ pub fn matmul_nt(
 ) -> Result<()> {
     let [outer, inner] = w.shape;
     let rows = x.len() / inner;
-    if rows <= FEW_ROWS {
+    if rows <= SKINNY_ROWS {
         return skinny_gemm(y, x, w, accumulate);
     }
     for_tiles(w, precision, |first, count, tile| {
@@ -174,11 +184,11 @@ pub fn matmul_nn(
     for_tiles(w, precision, |first, count, tile| {
         let (to, from) = (Columns::all(dx, inner), Columns { matrix: dy, width: outer, first });
         let (to, tile) = ((to, rows, inner), (tile, count));
-        product(Product::Times, to, from, tile, accumulate || first > 0, precision)
+        product(Product::MatmulNn, to, from, tile, accumulate || first > 0, precision)
     })
 }
 
-/// Calls `body(first row, rows, their elements)` on consecutive tiles of rows, widened, or already rounded where the product
+/// Calls `body(first row, rows, their elements)` on consecutive tiles of rows, dequantized, or already rounded where the product
 /// would round them: half the bytes, the same numbers.
 fn for_tiles(
     w: &QuantizedBuffer,
@@ -193,14 +203,14 @@ fn for_tiles(
         Precision::F32 => {
             let mut tile = gpu.allocate(most * inner)?;
             for (first, count) in tiles {
-                widen_into(&mut tile, w, first, count)?;
+                dequantize_into(&mut tile, w, first, count)?;
                 body(first, count, Matrix::F32(&tile))?;
             }
         }
         Precision::Bf16 => {
             let mut tile = gpu.allocate(most * inner)?;
             for (first, count) in tiles {
-                widen_rounded(&mut tile, w, first, count)?;
+                dequantize_rounded(&mut tile, w, first, count)?;
                 body(first, count, Matrix::Bf16(&tile))?;
             }
         }
@@ -212,7 +222,7 @@ fn skinny_gemm(y: &mut Buffer<f32>, x: &Buffer<f32>, w: &QuantizedBuffer, accumu
     let [outer, inner] = w.shape;
     let rows = x.len() / inner;
     assert_eq!([x.len(), y.len()], [rows * inner, rows * outer], "lengths of x and y");
-    assert!(rows <= FEW_ROWS, "{rows} rows are more than few");
+    assert!(rows <= SKINNY_ROWS, "{rows} rows are more than few");
     // Columns are counted in 32 bits, a few steps past the end too.
     assert!(inner < 1 << 28 && outer < 1 << 31, "a matrix of shape {:?} is too large", w.shape);
     if y.is_empty() {

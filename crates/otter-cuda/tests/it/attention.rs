@@ -50,10 +50,10 @@ impl Case {
     fn check(&self) {
         let gpu = gpu();
         let (width, key_width) = (self.heads * self.head_size, self.key_heads * self.head_size);
-        let q_layout = HeadStrides::new(self.rows, width, self.head_size);
-        let layout_of = if self.by_head { HeadStrides::by_head } else { HeadStrides::new };
-        let k_layout = layout_of(self.capacity, key_width, self.head_size);
-        let d_layout = HeadStrides::new(self.keys, key_width, self.head_size);
+        let q_strides = HeadStrides::new(self.rows, width, self.head_size);
+        let strides_of = if self.by_head { HeadStrides::by_head } else { HeadStrides::new };
+        let k_strides = strides_of(self.capacity, key_width, self.head_size);
+        let d_strides = HeadStrides::new(self.keys, key_width, self.head_size);
         let of_rows = self.batch * self.rows * width;
         let (of_keys, of_gradients) =
             (self.batch * self.capacity * key_width, self.batch * self.keys * key_width);
@@ -75,11 +75,11 @@ impl Case {
         };
         let inputs = attention::Inputs {
             q: &q_double,
-            q_layout,
+            q_strides,
             k: &k_double,
-            k_layout,
+            k_strides,
             v: &v_double,
-            v_layout: k_layout,
+            v_strides: k_strides,
             visible: self.visible.as_deref().map(|visible| (visible, self.keys)),
         };
         // What is in no span keeps what it had.
@@ -90,7 +90,7 @@ impl Case {
             inputs,
             &self.spans,
             &mut out,
-            q_layout,
+            q_strides,
             Some((&mut log_sum_exp, self.rows)),
         );
         let (mut dq, mut dk, mut dv) =
@@ -98,16 +98,16 @@ impl Case {
         let result = attention::ForwardResult {
             out: &out,
             d_out: &dy_double,
-            layout: q_layout,
+            strides: q_strides,
             log_sum_exp: &log_sum_exp,
             rows_per_batch: self.rows,
         };
         let gradients = attention::InputGradients {
             dq: &mut dq,
             dk: &mut dk,
-            dk_layout: d_layout,
+            dk_strides: d_strides,
             dv: &mut dv,
-            dv_layout: d_layout,
+            dv_strides: d_strides,
         };
         attention::backward(heads, inputs, &self.spans, result, gradients);
 
@@ -124,19 +124,24 @@ impl Case {
             slopes: slopes.as_ref(),
         };
         let visible = visible.as_ref().map(|visible| (visible, self.keys));
-        let inputs = Inputs { q: &q, q_layout, k: &k, k_layout, v: &v, v_layout: k_layout, visible };
+        let inputs = Inputs { q: &q, q_strides, k: &k, k_strides, v: &v, v_strides: k_strides, visible };
         let mut found = on(&gpu, &vec![0.5; of_rows]);
-        let mut found_sums = on(&gpu, &vec![0.25; log_sum_exp.len()]);
-        let sums = Some((&mut found_sums, self.rows));
-        gpu_attention::forward(&sizes, &inputs, &self.spans, &mut found, q_layout, sums).expect("a launch");
+        let mut found_log_sum_exp = on(&gpu, &vec![0.25; log_sum_exp.len()]);
+        let sums = Some((&mut found_log_sum_exp, self.rows));
+        gpu_attention::forward(&sizes, &inputs, &self.spans, &mut found, q_strides, sums).expect("a launch");
         assert_close(&found, &single(&out), OUT_TOLERANCE, &format!("{}, output", self.name));
-        assert_close(&found_sums, &single(&log_sum_exp), OUT_TOLERANCE, &format!("{}, log sums", self.name));
+        assert_close(
+            &found_log_sum_exp,
+            &single(&log_sum_exp),
+            OUT_TOLERANCE,
+            &format!("{}, log-sum-exp", self.name),
+        );
 
         let result = ForwardResult {
             out: &found,
             d_out: &dy,
-            layout: q_layout,
-            log_sum_exp: &found_sums,
+            strides: q_strides,
+            log_sum_exp: &found_log_sum_exp,
             rows_per_batch: self.rows,
         };
         let mut found_dq = on(&gpu, &vec![1.0; of_rows]);
@@ -145,9 +150,9 @@ impl Case {
         let mut gradients = InputGradients {
             dq: &mut found_dq,
             dk: &mut found_dk,
-            dk_layout: d_layout,
+            dk_strides: d_strides,
             dv: &mut found_dv,
-            dv_layout: d_layout,
+            dv_strides: d_strides,
         };
         gpu_attention::backward(&sizes, &inputs, &self.spans, &result, &mut gradients).expect("launches");
         assert_close(&found_dq, &single(&dq), GRADIENT_TOLERANCE, &format!("{}, queries", self.name));
@@ -253,25 +258,37 @@ fn one_key_head_for_all() {
 #[test]
 fn spans_without_keys_give_zeros() {
     let gpu = gpu();
-    let layout = HeadStrides::new(5, 4, 4);
+    let strides = HeadStrides::new(5, 4, 4);
     let x = on(&gpu, &numbers(20, 1));
     let sizes = gpu_attention::Heads { heads: 1, key_heads: 1, scale: 0.5, slopes: None };
-    let inputs =
-        Inputs { q: &x, q_layout: layout, k: &x, k_layout: layout, v: &x, v_layout: layout, visible: None };
+    let inputs = Inputs {
+        q: &x,
+        q_strides: strides,
+        k: &x,
+        k_strides: strides,
+        v: &x,
+        v_strides: strides,
+        visible: None,
+    };
     for rows in [2, 5] {
         let span = Span { batch: 0, row: 0, rows, key_batch: 0, key_row: 0, keys: 0, causal_offset: None };
         let (mut out, mut log_sum_exp) = (on(&gpu, &[1.0; 20]), on(&gpu, &[1.0; 5]));
         let sums = Some((&mut log_sum_exp, 5));
-        gpu_attention::forward(&sizes, &inputs, &[span], &mut out, layout, sums).expect("a launch");
+        gpu_attention::forward(&sizes, &inputs, &[span], &mut out, strides, sums).expect("a launch");
         let expected: Vec<f32> = (0..20).map(|i| f32::from(u8::from(i >= 4 * rows))).collect();
         assert_close(&out, &expected, 0.0, "output");
         let expected: Vec<f32> = (0..5).map(|row| f32::from(u8::from(row >= rows))).collect();
-        assert_close(&log_sum_exp, &expected, 0.0, "log sums");
+        assert_close(&log_sum_exp, &expected, 0.0, "log-sum-exp");
         let result =
-            ForwardResult { out: &out, d_out: &x, layout, log_sum_exp: &log_sum_exp, rows_per_batch: 5 };
+            ForwardResult { out: &out, d_out: &x, strides, log_sum_exp: &log_sum_exp, rows_per_batch: 5 };
         let (mut dq, mut dk, mut dv) = (on(&gpu, &[1.0; 20]), on(&gpu, &[1.0; 20]), on(&gpu, &[1.0; 20]));
-        let mut gradients =
-            InputGradients { dq: &mut dq, dk: &mut dk, dk_layout: layout, dv: &mut dv, dv_layout: layout };
+        let mut gradients = InputGradients {
+            dq: &mut dq,
+            dk: &mut dk,
+            dk_strides: strides,
+            dv: &mut dv,
+            dv_strides: strides,
+        };
         gpu_attention::backward(&sizes, &inputs, &[span], &result, &mut gradients).expect("launches");
         for gradient in [&dq, &dk, &dv] {
             assert_close(gradient, &[1.0; 20], 0.0, "gradients");
@@ -281,16 +298,23 @@ fn spans_without_keys_give_zeros() {
 
 fn refused(spans: &[Span]) {
     let gpu = gpu();
-    let layout = HeadStrides::new(8, 4, 4);
+    let strides = HeadStrides::new(8, 4, 4);
     let x = on(&gpu, &numbers(32, 1));
     let sizes = gpu_attention::Heads { heads: 1, key_heads: 1, scale: 0.5, slopes: None };
-    let inputs =
-        Inputs { q: &x, q_layout: layout, k: &x, k_layout: layout, v: &x, v_layout: layout, visible: None };
+    let inputs = Inputs {
+        q: &x,
+        q_strides: strides,
+        k: &x,
+        k_strides: strides,
+        v: &x,
+        v_strides: strides,
+        visible: None,
+    };
     let log_sum_exp = on(&gpu, &[0.0; 8]);
-    let result = ForwardResult { out: &x, d_out: &x, layout, log_sum_exp: &log_sum_exp, rows_per_batch: 8 };
+    let result = ForwardResult { out: &x, d_out: &x, strides, log_sum_exp: &log_sum_exp, rows_per_batch: 8 };
     let (mut dq, mut dk, mut dv) = (on(&gpu, &[0.0; 32]), on(&gpu, &[0.0; 32]), on(&gpu, &[0.0; 32]));
     let mut gradients =
-        InputGradients { dq: &mut dq, dk: &mut dk, dk_layout: layout, dv: &mut dv, dv_layout: layout };
+        InputGradients { dq: &mut dq, dk: &mut dk, dk_strides: strides, dv: &mut dv, dv_strides: strides };
     gpu_attention::backward(&sizes, &inputs, spans, &result, &mut gradients).expect("launches");
 }
 
@@ -320,7 +344,7 @@ fn numbers_that_are_not_finite_stay_visible() {
     let gpu = gpu();
     let (heads, size, scale) = (2, 6, 0.4);
     for rows in [1, 5, 70] {
-        let layout = HeadStrides::new(rows, heads * size, size);
+        let strides = HeadStrides::new(rows, heads * size, size);
         let good: [Vec<f32>; 3] = std::array::from_fn(|i| numbers(rows * heads * size, i as u64 + 1));
         for causal_offset in [None, Some(0)] {
             let spans =
@@ -338,16 +362,18 @@ fn numbers_that_are_not_finite_stay_visible() {
                     all[operand][place * heads * size + 1] = bad;
                     let [q, k, v] = &all;
                     let sizes = attention::Heads { heads, key_heads: heads, scale, slopes: None };
-                    let (q_layout, k_layout, v_layout) = (layout, layout, layout);
-                    let inputs = attention::Inputs { q, q_layout, k, k_layout, v, v_layout, visible: None };
+                    let (q_strides, k_strides, v_strides) = (strides, strides, strides);
+                    let inputs =
+                        attention::Inputs { q, q_strides, k, k_strides, v, v_strides, visible: None };
                     let mut expected = vec![0.0f32; q.len()];
-                    attention::forward(sizes, inputs, &spans, &mut expected, layout, None);
+                    attention::forward(sizes, inputs, &spans, &mut expected, strides, None);
                     assert!(expected.iter().any(|out| !out.is_finite()), "operand {operand}, {bad}");
                     let [q, k, v] = [q, k, v].map(|x| on(&gpu, x));
                     let sizes = gpu_attention::Heads { heads, key_heads: heads, scale, slopes: None };
-                    let inputs = Inputs { q: &q, q_layout, k: &k, k_layout, v: &v, v_layout, visible: None };
+                    let inputs =
+                        Inputs { q: &q, q_strides, k: &k, k_strides, v: &v, v_strides, visible: None };
                     let mut found = on(&gpu, &expected);
-                    gpu_attention::forward(&sizes, &inputs, &spans, &mut found, layout, None)
+                    gpu_attention::forward(&sizes, &inputs, &spans, &mut found, strides, None)
                         .expect("a launch");
                     let found = found.download().expect("a download");
                     for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {

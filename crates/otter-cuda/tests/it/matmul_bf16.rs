@@ -290,7 +290,7 @@ fn widened_tiles_of_blocks_go_to_tensor_cores() {
                 quantized::matmul_nt(&mut on_y, &on(&gpu, &x), &on_w, accumulate, precision)
                     .expect("a launch");
                 // Few rows are not rounded.
-                let few = rows <= quantized::FEW_ROWS;
+                let few = rows <= quantized::SKINNY_ROWS;
                 let (x, of_w) = if few { (x, &weights) } else { (rounded(&x), &w) };
                 let y = before(accumulate, &y);
                 let y = reference(&y, outer, inner, |r, k| x[r * inner + k], |k, c| of_w[c * inner + k]);

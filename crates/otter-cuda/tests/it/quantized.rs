@@ -37,7 +37,7 @@ fn hostile(format: QuantizedFormat, outer: usize, inner: usize) -> QuantizedMatr
     of_bytes(format, bytes, outer, inner)
 }
 
-fn widened(w: &QuantizedMatrix, first: usize, rows: usize) -> Vec<f32> {
+fn dequantized(w: &QuantizedMatrix, first: usize, rows: usize) -> Vec<f32> {
     let mut out = vec![0.0; rows * w.width()];
     w.view().read(first * w.width(), &mut out);
     out
@@ -66,9 +66,9 @@ fn widened_rows_are_exactly_the_hosts() {
                 let on_gpu = QuantizedBuffer::of(&gpu, &w).expect("memory");
                 assert_eq!((on_gpu.format(), on_gpu.shape()), (format, [7, inner]));
                 for (first, rows) in [(0, 7), (3, 2), (6, 1), (7, 0)] {
-                    let found = quantized::widen(&on_gpu, first, rows).expect("a launch");
+                    let found = quantized::dequantize(&on_gpu, first, rows).expect("a launch");
                     let what = format!("{} of {inner}, {rows} from {first}", format.name());
-                    assert_same(&found.download().expect("a download"), &widened(&w, first, rows), &what);
+                    assert_same(&found.download().expect("a download"), &dequantized(&w, first, rows), &what);
                 }
             }
         }
@@ -90,15 +90,15 @@ fn every_scale_and_every_code_widens_exactly() {
         let inner = 64 * format.block_len();
         let w = of_bytes(format, bytes, 1024, inner);
         let on_gpu = QuantizedBuffer::of(&gpu, &w).expect("memory");
-        let found = quantized::widen(&on_gpu, 0, 1024).expect("a launch");
-        assert_same(&found.download().expect("a download"), &widened(&w, 0, 1024), format.name());
+        let found = quantized::dequantize(&on_gpu, 0, 1024).expect("a launch");
+        assert_same(&found.download().expect("a download"), &dequantized(&w, 0, 1024), format.name());
     }
 }
 
 fn check_product(gpu: &Gpu, w: &QuantizedMatrix, rows: usize) {
     let &[outer, inner] = w.shape();
     let on_gpu = QuantizedBuffer::upload(gpu, w.view()).expect("memory");
-    let weights = widened(w, 0, outer);
+    let weights = dequantized(w, 0, outer);
     let (x, before) = (numbers(rows * inner, 5), numbers(rows * outer, 9));
     for accumulate in [false, true] {
         let mut expected = Vec::new();
@@ -171,11 +171,11 @@ fn many_rows_and_input_gradients_go_through_widened_tiles() {
     for format in QuantizedFormat::ALL {
         let (outer, inner) = (37, 256);
         let host = matrix(format, outer, inner, 3);
-        let weights = widened(&host, 0, outer);
+        let weights = dequantized(&host, 0, outer);
         // all rows at once, ten at a time, one at a time
         for tile in [outer * inner, 10 * inner + 1, 0] {
             let mut w = QuantizedBuffer::of(&gpu, &host).expect("memory");
-            w.widen_at_a_time(tile);
+            w.dequantize_at_a_time(tile);
             for (rows, accumulate) in [(9, false), (9, true), (130, false), (1, true)] {
                 let what = format!("{} {rows} rows, tiles of {tile}, accumulate {accumulate}", format.name());
                 let (x, mut y) = (numbers(rows * inner, 5), numbers(rows * outer, 6));

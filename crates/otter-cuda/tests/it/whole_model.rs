@@ -175,9 +175,9 @@ fn rounded_products_are_near() {
     assert_ne!(found.loss, expected.loss);
 }
 
-/// A model wide enough for blocks, all frozen matrices kept narrow, its cross-attention trained.
+/// A model wide enough for blocks, all frozen matrices kept in low precision, its cross-attention trained.
 #[test]
-fn frozen_matrices_stay_narrow() {
+fn frozen_matrices_stay_in_low_precision() {
     let text = LlamaConfig {
         hidden_size: 256,
         intermediate_size: 256,

@@ -1,6 +1,6 @@
 //! A file that is read at given positions, by any number of threads, without mapping it.
 //!
-//! Mapped pages that were once touched count as memory of the process until the system requires_grad them back; a stream over
+//! Mapped pages that were once touched count as memory of the process until the system wants them back; a stream over
 //! a large data set would seem to grow for ever. Reading at positions holds only what is asked for.
 
 use std::fs::File;

@@ -34,7 +34,7 @@ enum Source {
     Json(JsonIndex),
     /// One parquet file, or a folder of parts.
     Parquet(ParquetImages),
-    /// The format otter-dataset.
+    /// An otter-dataset directory.
     OtterDataset(OtterDatasetImages),
     /// One tar archive, or a folder of them; the id is the path inside without extension.
     Tar(TarImages),

@@ -15,7 +15,7 @@ use crate::sample::record::{Record, parse_context};
 pub enum EntryTable<C> {
     /// An object `{id: value}`.
     Json(JsonIndex),
-    /// The format otter-dataset.
+    /// A table of an otter-dataset directory.
     OtterDataset(Box<OtterDatasetTable<C>>),
 }
 

@@ -49,7 +49,7 @@ pub struct WrittenSet {
 /// The forms in which a data set can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutputForm {
-    /// Our own: see [`crate::otter_dataset`].
+    /// `otter-dataset`: see [`crate::otter_dataset`].
     OtterDataset,
     /// `NAME_instructions.json`, `NAME.json` (images in base64), `NAME_train.json`.
     Json,

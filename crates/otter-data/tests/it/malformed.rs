@@ -687,9 +687,9 @@ mod parquet_files {
         let near_the_end = bytes.len() - 600..bytes.len();
         let places = (0..40).map(|i| i * bytes.len() / 40).chain(near_the_end.step_by(13));
         for place in places {
-            let mut spoilt = bytes.clone();
-            spoilt[place] ^= 0x55;
-            sound.write("images.parquet", &spoilt);
+            let mut spoiled = bytes.clone();
+            spoiled[place] ^= 0x55;
+            sound.write("images.parquet", &spoiled);
             let outcome = Outcome::of(&sound);
             if let (Ok(report), Ok(loaded)) = (&outcome.report, &outcome.loader) {
                 assert_eq!(

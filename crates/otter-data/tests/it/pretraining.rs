@@ -455,10 +455,10 @@ fn ranks_share_the_samples_of_a_weighted_mixture() {
     assert_eq!(whole.iter().filter(|id| id.starts_with("captions/")).count(), 6);
     let parts: Vec<Vec<String>> = (0..4).map(|rank| ids(&batches(rank, 4))).collect();
     // Step by step, the batches of all ranks are the samples that one process alone would get.
-    let concat_columns: Vec<String> = (0..2)
+    let in_turn: Vec<String> = (0..2)
         .flat_map(|step| parts.iter().flat_map(move |part| part[3 * step..3 * step + 3].to_vec()))
         .collect();
-    assert_eq!(concat_columns, whole);
+    assert_eq!(in_turn, whole);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn record(instruction: &str, images: &[&str], related: &[&str]) -> Value {
 }
 
 /// Two sets of one group that share an image file and name each other's records, and a text set.
-fn spoilt(folder: &Path) -> DataConfig {
+fn spoiled(folder: &Path) -> DataConfig {
     let write = |name: &str, value: Value| std::fs::write(folder.join(name), value.to_string()).unwrap();
     let text = |level: u8| json!(STANDARD.encode(png(level)));
     write(
@@ -99,7 +99,7 @@ fn fix(
 #[test]
 fn nothing_is_wrong_with_the_copy_in_any_form() {
     let folder = tempfile::tempdir().unwrap();
-    let config = spoilt(folder.path());
+    let config = spoiled(folder.path());
     for form in OutputForm::ALL {
         let out = folder.path().join(format!("repaired {form}"));
         let (before, fixed, after) = fix(&config, &out, form, false);
@@ -137,7 +137,7 @@ fn nothing_is_wrong_with_the_copy_in_any_form() {
 #[test]
 fn copies_are_merged_on_request() {
     let folder = tempfile::tempdir().unwrap();
-    let config = spoilt(folder.path());
+    let config = spoiled(folder.path());
     let (before, fixed, after) = fix(&config, &folder.path().join("out"), OutputForm::Json, true);
     assert_eq!((before.count(Reason::DuplicateImage), before.count(Reason::DuplicateRecord)), (1, 1));
     assert_eq!((fixed.images_merged, fixed.records_merged, fixed.images, fixed.records), (1, 1, 2, 5));
@@ -176,7 +176,7 @@ fn a_sound_set_is_copied_whole() {
 #[test]
 fn a_file_that_cannot_be_read_is_not_repaired_away() {
     let folder = tempfile::tempdir().unwrap();
-    let config = spoilt(folder.path());
+    let config = spoiled(folder.path());
     std::fs::write(folder.path().join("text_instructions.json"), "{").unwrap();
     let out = folder.path().join("out");
     let fix = |out: &Path| {

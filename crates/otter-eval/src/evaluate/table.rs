@@ -347,7 +347,7 @@ mod tests {
             for i in 0..20 {
                 records.push(record(
                     "attribute",
-                    if i < 10 { "colour" } else { "shape" },
+                    if i < 10 { "color" } else { "shape" },
                     shots,
                     false,
                     i != 3,
@@ -366,7 +366,7 @@ mod tests {
 task                n                0 shots                4 shots  chance
 ───────────────────────────────────────────────────────────────────────────
 attribute          20    95.0 % [76.4, 99.1]    95.0 % [76.4, 99.1]  50.0 %
-attribute: colour  10    90.0 % [59.6, 98.2]    90.0 % [59.6, 98.2]  50.0 %
+attribute: color   10    90.0 % [59.6, 98.2]    90.0 % [59.6, 98.2]  50.0 %
 attribute: shape   10  100.0 % [72.2, 100.0]  100.0 % [72.2, 100.0]  50.0 %
 binding, seen      20      0.0 % [0.0, 16.1]  100.0 % [83.9, 100.0]  50.0 %
 binding, held out  20    50.0 % [29.9, 70.1]  100.0 % [83.9, 100.0]  50.0 %

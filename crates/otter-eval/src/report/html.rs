@@ -191,7 +191,7 @@ fn shot_table(models: &[ModelResult], labels: &[String], measure: Measure, title
             html += "</tr>";
         }
     }
-    html + "</tbody></table></div><p class=\"small\">Per cent, with the 95 % confidence interval.</p></details>"
+    html + "</tbody></table></div><p class=\"small\">Percent, with the 95 % confidence interval.</p></details>"
 }
 
 fn samples(samples: &[SampleCard]) -> String {

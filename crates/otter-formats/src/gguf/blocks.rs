@@ -1,25 +1,25 @@
-//! Block formats of GGML: a run of 32 or 256 consecutive elements of a row shares scales. Here they are widened
-//! to 32-bit floats; `quantize.rs` makes some of them. Layouts: `ggml-common.h` of the GGML project.
+//! Block formats of GGML: a run of 32 or 256 consecutive elements of a row shares scales. Here they are dequantized
+//! to 32-bit floats; `encode.rs` makes some of them. Layouts: `ggml-common.h` of the GGML project.
 
 use crate::dtype::StoredDType;
 use half::f16;
 
-/// Widens whole blocks. `bytes` and `out` must belong to the same number of blocks.
-pub fn widen_blocks(format: StoredDType, bytes: &[u8], out: &mut [f32]) {
+/// Dequantizes whole blocks. `bytes` and `out` must belong to the same number of blocks.
+pub fn dequantize_blocks(format: StoredDType, bytes: &[u8], out: &mut [f32]) {
     let (length, size) = format.block();
     debug_assert_eq!(bytes.len() / size * length, out.len());
     for (block, out) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(length)) {
         match format {
-            StoredDType::Q4_0 => widen_nibbles(&block[2..], None, out, scale(block, 0), -8.0),
+            StoredDType::Q4_0 => dequantize_nibbles(&block[2..], None, out, scale(block, 0), -8.0),
             StoredDType::Q4_1 => {
-                widen_nibbles(&block[4..], None, out, scale(block, 0), 0.0);
+                dequantize_nibbles(&block[4..], None, out, scale(block, 0), 0.0);
                 out.iter_mut().for_each(|value| *value += scale(block, 2));
             }
             StoredDType::Q5_0 => {
-                widen_nibbles(&block[6..], Some(bits(block, 2)), out, scale(block, 0), -16.0);
+                dequantize_nibbles(&block[6..], Some(bits(block, 2)), out, scale(block, 0), -16.0);
             }
             StoredDType::Q5_1 => {
-                widen_nibbles(&block[8..], Some(bits(block, 4)), out, scale(block, 0), 0.0);
+                dequantize_nibbles(&block[8..], Some(bits(block, 4)), out, scale(block, 0), 0.0);
                 out.iter_mut().for_each(|value| *value += scale(block, 2));
             }
             StoredDType::Q8_0 => {
@@ -28,11 +28,11 @@ pub fn widen_blocks(format: StoredDType, bytes: &[u8], out: &mut [f32]) {
                     *value = scale * f32::from(byte as i8);
                 }
             }
-            StoredDType::Q2K => widen_q2(block, out),
-            StoredDType::Q3K => widen_q3(block, out),
-            StoredDType::Q4K => widen_q4_q5(&block[..16], None, &block[16..], out),
-            StoredDType::Q5K => widen_q4_q5(&block[..16], Some(&block[16..48]), &block[48..], out),
-            StoredDType::Q6K => widen_q6(block, out),
+            StoredDType::Q2K => dequantize_q2(block, out),
+            StoredDType::Q3K => dequantize_q3(block, out),
+            StoredDType::Q4K => dequantize_q4_q5(&block[..16], None, &block[16..], out),
+            StoredDType::Q5K => dequantize_q4_q5(&block[..16], Some(&block[16..48]), &block[48..], out),
+            StoredDType::Q6K => dequantize_q6(block, out),
             _ => debug_assert!(false, "{format} is no block format"),
         }
     }
@@ -47,7 +47,7 @@ fn bits(block: &[u8], at: usize) -> u32 {
 }
 
 /// 32 elements: the low halves of 16 bytes, then the high halves; a fifth bit may come from `high`.
-fn widen_nibbles(quants: &[u8], high: Option<u32>, out: &mut [f32], scale: f32, offset: f32) {
+fn dequantize_nibbles(quants: &[u8], high: Option<u32>, out: &mut [f32], scale: f32, offset: f32) {
     let high = high.unwrap_or(0);
     for at in 0..16 {
         let fifth = |element: usize| (high >> element & 1) as u8 * 16;
@@ -57,7 +57,7 @@ fn widen_nibbles(quants: &[u8], high: Option<u32>, out: &mut [f32], scale: f32, 
 }
 
 /// Scales (low half) and minima (high half) of 16 groups, 2-bit values, scale and minimum of the block.
-fn widen_q2(block: &[u8], out: &mut [f32]) {
+fn dequantize_q2(block: &[u8], out: &mut [f32]) {
     let (scales, quants) = (&block[..16], &block[16..80]);
     let (d, minimum) = (scale(block, 80), scale(block, 82));
     for (group, out) in out.chunks_exact_mut(16).enumerate() {
@@ -73,7 +73,7 @@ fn widen_q2(block: &[u8], out: &mut [f32]) {
 }
 
 /// High bits of all elements, 2-bit values, sixteen 6-bit scales, scale of the block.
-fn widen_q3(block: &[u8], out: &mut [f32]) {
+fn dequantize_q3(block: &[u8], out: &mut [f32]) {
     let (high, quants, scales) = (&block[..32], &block[32..96], &block[96..108]);
     let d = scale(block, 108);
     for (group, out) in out.chunks_exact_mut(16).enumerate() {
@@ -102,7 +102,7 @@ fn scale_and_minimum(packed: &[u8], group: usize) -> (u8, u8) {
 }
 
 /// `head`: scale, minimum, packed group scales. Two groups share 32 bytes; Q5_K has a fifth bit apart.
-fn widen_q4_q5(head: &[u8], high: Option<&[u8]>, quants: &[u8], out: &mut [f32]) {
+fn dequantize_q4_q5(head: &[u8], high: Option<&[u8]>, quants: &[u8], out: &mut [f32]) {
     let (d, minimum, packed) = (scale(head, 0), scale(head, 2), &head[4..]);
     for (group, out) in out.chunks_exact_mut(32).enumerate() {
         let (own_scale, own_minimum) = scale_and_minimum(packed, group);
@@ -116,7 +116,7 @@ fn widen_q4_q5(head: &[u8], high: Option<&[u8]>, quants: &[u8], out: &mut [f32])
 }
 
 /// Low halves, 2-bit high parts, signed scales of 16 groups, scale of the block.
-fn widen_q6(block: &[u8], out: &mut [f32]) {
+fn dequantize_q6(block: &[u8], out: &mut [f32]) {
     let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
     let d = scale(block, 208);
     for (group, out) in out.chunks_exact_mut(16).enumerate() {
@@ -162,9 +162,9 @@ mod tests {
         bytes
     }
 
-    fn widened(format: StoredDType, bytes: &[u8]) -> Vec<f32> {
+    fn dequantized(format: StoredDType, bytes: &[u8]) -> Vec<f32> {
         let mut out = vec![0.0; bytes.len() / format.block().1 * format.block().0];
-        widen_blocks(format, bytes, &mut out);
+        dequantize_blocks(format, bytes, &mut out);
         out
     }
 
@@ -231,7 +231,7 @@ mod tests {
             two.extend(one.iter().rev().copied().collect::<Vec<_>>());
             // The reversed bytes may hold any scale, also not a number.
             let (length, size) = format.block();
-            let out = widened(format, &two);
+            let out = dequantized(format, &two);
             for at in 0..length {
                 assert_eq!(out[at], element(format, &one, at), "{} {at}", format.name());
             }
@@ -256,7 +256,7 @@ mod tests {
             (StoredDType::Q6K, -2032613.5),
         ];
         for (format, sum) in expected {
-            let values = widened(format, &block(format));
+            let values = dequantized(format, &block(format));
             let own: f64 = values.iter().enumerate().map(|(at, &x)| (at + 1) as f64 * f64::from(x)).sum();
             assert_eq!(own, sum, "{}", format.name());
         }

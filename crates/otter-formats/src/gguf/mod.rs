@@ -5,7 +5,7 @@ mod header;
 mod tokenizer;
 mod write;
 
-pub use blocks::widen_blocks;
+pub use blocks::dequantize_blocks;
 pub use header::{Claim, DEFAULT_ALIGNMENT, Header, List, MAGIC, Meta};
 pub use tokenizer::tokenizer_json;
 pub use write::{

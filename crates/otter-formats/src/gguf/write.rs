@@ -1,10 +1,10 @@
 //! Writing a GGUF file while the elements stream past.
 
+use super::dequantize_blocks;
 use super::header::{DEFAULT_ALIGNMENT, MAGIC, MOST_AXES, kind, size, type_number};
-use super::widen_blocks;
 use crate::dtype::{LARGEST_BLOCK, StoredDType};
+use crate::encode::{EncodeError, encode};
 use crate::error::{FormatError, Result};
-use crate::narrow::{NarrowError, narrow};
 use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
@@ -213,7 +213,7 @@ struct Error {
 impl Error {
     fn add(&mut self, format: StoredDType, bytes: &[u8], values: &[f32]) {
         let mut back = vec![0.0; values.len()];
-        widen_blocks(format, bytes, &mut back);
+        dequantize_blocks(format, bytes, &mut back);
         for (value, back) in values.iter().zip(back) {
             self.changed += f64::from(value - back).powi(2);
             self.elements += f64::from(*value).powi(2);
@@ -255,9 +255,9 @@ impl Body<'_, '_> {
     fn write(&mut self) -> Result<()> {
         self.bytes.clear();
         let dtype = self.planned.dtype;
-        narrow(&self.waiting, dtype, &mut self.bytes).map_err(|error| {
+        encode(&self.waiting, dtype, &mut self.bytes).map_err(|error| {
             let problem = match error {
-                NarrowError::Overflow(value) => {
+                EncodeError::Overflow(value) => {
                     format!("the value {value} does not fit {dtype}; choose a wider type")
                 }
                 other => other.problem(),

@@ -1,5 +1,5 @@
 //! Writing a ZIP archive of stored members while their bytes stream past: sizes are known beforehand, check
-//! sums are put in at the end. Every member's data begins at a multiple of 64 bytes, as PyTorch requires_grad it for
+//! sums are put in at the end. Every member's data begins at a multiple of 64 bytes, as PyTorch wants it for
 //! mapping. Members, offsets and counts that do not fit 32 or 16 bits get Zip64 records.
 
 use crc32fast::Hasher;

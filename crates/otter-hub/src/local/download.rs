@@ -45,18 +45,18 @@ impl Downloads<'_> {
         }
         let incomplete = self.target.incomplete(file);
         create_parent(&incomplete)?;
-        let mut patience = RetryPolicy::new(self.retry);
+        let mut retry_policy = RetryPolicy::new(self.retry);
         let mut most = 0;
         let mut may_start_over = true;
         loop {
-            let mut growing = PartialFile::open(&incomplete, file.size, self)?;
-            let continued = growing.length > 0;
-            let outcome = self.complete(source, file, &mut growing, &what);
-            let length = growing.length;
+            let mut partial = PartialFile::open(&incomplete, file.size, self)?;
+            let continued = partial.length > 0;
+            let outcome = self.complete(source, file, &mut partial, &what);
+            let length = partial.length;
             match outcome {
                 Ok(found) if found == file.checksum => {
-                    growing.file.sync_all().map_err(HubError::io(&incomplete, "write"))?;
-                    drop(growing);
+                    partial.file.sync_all().map_err(HubError::io(&incomplete, "write"))?;
+                    drop(partial);
                     let place = self.target.place(file);
                     create_parent(&place)?;
                     fs::rename(&incomplete, &place)
@@ -64,8 +64,8 @@ impl Downloads<'_> {
                     return Ok(());
                 }
                 Ok(found) => {
-                    growing.restart(self)?;
-                    drop(growing);
+                    partial.restart(self)?;
+                    drop(partial);
                     fs::remove_file(&incomplete).map_err(HubError::io(&incomplete, "remove the bad file"))?;
                     // Bytes of an earlier attempt may be to blame; a file that came in one piece has no such excuse.
                     if !(continued && may_start_over) {
@@ -79,22 +79,22 @@ impl Downloads<'_> {
                     self.observer
                         .note(&format!("{what}: the resumed file has a wrong checksum; starting over"));
                 }
-                Err(fault) => {
-                    growing.forget(self);
+                Err(error) => {
+                    partial.forget(self);
                     if self.stop.load(Ordering::Relaxed) {
                         return Err(HubError::Stopped { what: self.what.to_string() });
                     }
                     if length > most {
                         most = length;
-                        patience.reset();
+                        retry_policy.reset();
                     }
-                    if let TransportError::Transient { problem, .. } = &fault {
+                    if let TransportError::Transient { problem, .. } = &error {
                         self.observer.note(&format!(
                             "{what}: {problem} ({length} of {} bytes); trying again",
                             file.size
                         ));
                     }
-                    patience.after(fault, &what, &source.origin(), self.stop)?;
+                    retry_policy.after(error, &what, &source.origin(), self.stop)?;
                 }
             }
         }
@@ -105,27 +105,27 @@ impl Downloads<'_> {
         &self,
         source: &dyn Source,
         file: &RemoteFile,
-        growing: &mut PartialFile,
+        partial: &mut PartialFile,
         what: &str,
     ) -> Result<Checksum, TransportError> {
         let mut hasher = file.checksum.hasher(file.size);
         let mut buffer = vec![0; BUFFER];
-        growing.file.seek(SeekFrom::Start(0)).map_err(HubError::io(growing.path, "read"))?;
+        partial.file.seek(SeekFrom::Start(0)).map_err(HubError::io(partial.path, "read"))?;
         let mut known = 0;
-        while known < growing.length {
-            let count = growing.file.read(&mut buffer).map_err(HubError::io(growing.path, "read"))?;
+        while known < partial.length {
+            let count = partial.file.read(&mut buffer).map_err(HubError::io(partial.path, "read"))?;
             if count == 0 || self.stop.load(Ordering::Relaxed) {
                 return Err(TransportError::transient("stopped"));
             }
             hasher.update(&buffer[..count]);
             known += count as u64;
         }
-        if growing.length == file.size {
+        if partial.length == file.size {
             return Ok(hasher.finish());
         }
-        let mut opened = source.open(file, growing.length)?;
-        if opened.start != growing.length {
-            growing.restart(self)?;
+        let mut opened = source.open(file, partial.length)?;
+        if opened.start != partial.length {
+            partial.restart(self)?;
             hasher = file.checksum.hasher(file.size);
         }
         loop {
@@ -133,7 +133,7 @@ impl Downloads<'_> {
                 return Err(TransportError::transient("stopped"));
             }
             let count = match opened.reader.read(&mut buffer) {
-                Ok(0) if growing.length < file.size => {
+                Ok(0) if partial.length < file.size => {
                     return Err(TransportError::transient("the connection was closed too early"));
                 }
                 Ok(0) => return Ok(hasher.finish()),
@@ -143,14 +143,14 @@ impl Downloads<'_> {
                     return Err(TransportError::transient(format!("the connection broke: {error}")));
                 }
             };
-            if count as u64 > file.size - growing.length {
+            if count as u64 > file.size - partial.length {
                 let problem = format!("it sends more than the {} bytes that the file has", file.size);
-                growing.restart(self)?;
+                partial.restart(self)?;
                 return Err(TransportError::Final(HubError::Answer { what: what.to_string(), problem }));
             }
-            growing.file.write_all(&buffer[..count]).map_err(HubError::io(growing.path, "write"))?;
+            partial.file.write_all(&buffer[..count]).map_err(HubError::io(partial.path, "write"))?;
             hasher.update(&buffer[..count]);
-            growing.length += count as u64;
+            partial.length += count as u64;
             self.observer.bytes(count as i64);
         }
     }
@@ -202,14 +202,14 @@ impl<'a> PartialFile<'a> {
         let file = options.read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(HubError::io(path, "create the file"))?;
         let length = file.metadata().map_err(HubError::io(path, "open"))?.len();
-        let mut growing = Self { path, file, length: 0 };
+        let mut partial = Self { path, file, length: 0 };
         if length > size {
-            growing.restart(downloads)?;
+            partial.restart(downloads)?;
         } else {
-            growing.length = length;
+            partial.length = length;
             downloads.observer.bytes(length as i64);
         }
-        Ok(growing)
+        Ok(partial)
     }
 
     /// Empties the file.

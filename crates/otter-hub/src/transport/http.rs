@@ -152,7 +152,7 @@ impl Client {
             if from > 0 {
                 request = request.header("Range", format!("bytes={from}-"));
             }
-            let response = request.call().map_err(|error| fault(what, &origin, error))?;
+            let response = request.call().map_err(|error| transport_error(what, &origin, error))?;
             let (parts, body) = response.into_parts();
             let text = |name: &str| parts.headers.get(name).and_then(|v| v.to_str().ok()).map(clean);
             if origin == self.origin {
@@ -192,11 +192,11 @@ impl Client {
         stop: &AtomicBool,
         mut attempt: impl FnMut() -> Result<T, TransportError>,
     ) -> Result<T> {
-        let mut patience = RetryPolicy::new(self.retry);
+        let mut retry_policy = RetryPolicy::new(self.retry);
         loop {
             match attempt() {
                 Ok(value) => return Ok(value),
-                Err(fault) => patience.after(fault, what, &self.origin.to_string(), stop)?,
+                Err(error) => retry_policy.after(error, what, &self.origin.to_string(), stop)?,
             }
         }
     }
@@ -276,13 +276,13 @@ impl RetryPolicy {
     /// Waits before the next attempt, or gives the error that ends it.
     pub(crate) fn after(
         &mut self,
-        fault: TransportError,
+        error: TransportError,
         what: &str,
         origin: &str,
         stop: &AtomicBool,
     ) -> Result<()> {
         let stopped = || HubError::Stopped { what: what.to_string() };
-        let (problem, retry_after) = match fault {
+        let (problem, retry_after) = match error {
             TransportError::Final(error) => return Err(error),
             TransportError::Transient { problem, retry_after } => (problem, retry_after),
         };
@@ -349,7 +349,7 @@ fn redirected(what: &str, from: &Uri, location: &str) -> Result<Uri, TransportEr
 }
 
 /// What a failure below HTTP means.
-fn fault(what: &str, origin: &Origin, error: ureq::Error) -> TransportError {
+fn transport_error(what: &str, origin: &Origin, error: ureq::Error) -> TransportError {
     match error {
         // What rustls refuses comes as invalid data, during the handshake at least.
         ureq::Error::Io(error) if origin.is_encrypted() && error.kind() == std::io::ErrorKind::InvalidData => {

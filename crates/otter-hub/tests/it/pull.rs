@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 const LARGE: &str = "model-00001-of-00002.safetensors";
 
-/// A cache of its own, and patience that costs no time.
+/// A cache of its own, and retries that cost no time.
 struct Place {
     folder: TempDir,
     settings: Settings,

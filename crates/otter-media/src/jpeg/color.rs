@@ -49,20 +49,20 @@ pub(super) fn to_rgb(
         return pixels;
     };
     let (upsample, convert) = best();
-    let mut scratch = Scratch { sums: vec![0; chroma.width], cb: Vec::new(), cr: Vec::new() };
-    for wide in [&mut scratch.cb, &mut scratch.cr] {
+    let mut buffers = RowBuffers { sums: vec![0; chroma.width], cb: Vec::new(), cr: Vec::new() };
+    for wide in [&mut buffers.cb, &mut buffers.cr] {
         wide.resize(chroma.width * 2, 0);
     }
     for (y, (row, levels)) in rows.enumerate() {
-        let cb = upsample(cb, chroma, y, &mut scratch.sums, &mut scratch.cb);
-        let cr = upsample(cr, chroma, y, &mut scratch.sums, &mut scratch.cr);
+        let cb = upsample(cb, chroma, y, &mut buffers.sums, &mut buffers.cb);
+        let cr = upsample(cr, chroma, y, &mut buffers.sums, &mut buffers.cr);
         convert(&levels[..width], &cb[..width], &cr[..width], row);
     }
     pixels
 }
 
 /// Rows in the making.
-struct Scratch {
+struct RowBuffers {
     sums: Vec<u16>,
     cb: Vec<u8>,
     cr: Vec<u8>,

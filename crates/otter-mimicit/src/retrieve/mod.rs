@@ -40,4 +40,4 @@ pub use search::plan::{Cost, EXACT_PRODUCTS, IndexKind, SearchPlan};
 pub use search::top_k::{Neighbor, TopK};
 pub use select::rules::TurnedAway;
 pub use select::scene::frame_of;
-pub use vectors::{Vectors, narrowed, normalize_rows};
+pub use vectors::{Vectors, normalize_rows, to_f16_bytes};

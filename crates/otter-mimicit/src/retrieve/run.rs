@@ -29,7 +29,7 @@ pub const MOST_EXAMPLES: usize = 1024;
 /// Queries whose examples are picked at once.
 const PICK_ROWS: usize = 4096;
 /// Neighbors kept for each item, above twice the number of examples.
-const SPARE_NEIGHBOURS: usize = 16;
+const SPARE_NEIGHBORS: usize = 16;
 /// How much deeper a search goes when rules turned away too many neighbors, and how deep at most.
 const DEEPER: usize = 16;
 const DEEPEST: usize = 4096;
@@ -166,7 +166,7 @@ impl Run<'_> {
             self.report.unusable.insert("no_embedding", without);
         }
 
-        let per_item = (2 * options.k + SPARE_NEIGHBOURS).min(records.items().max(1));
+        let per_item = (2 * options.k + SPARE_NEIGHBORS).min(records.items().max(1));
         let wanted = queries.map(|queries| self.wanted(records, queries)).transpose()?;
         let asked = wanted.as_ref().map_or(records.items(), |(_, asked, _)| *asked);
         let plan = SearchPlan::new(
@@ -401,7 +401,7 @@ impl Deeper<'_> {
                     known && !picked.is_full() && self.found.of(item(*query)).len() < self.found.usable()
                 })
                 .collect();
-            let next = if depth == 0 { DEEPER * rules.k.max(SPARE_NEIGHBOURS) } else { depth * DEEPER };
+            let next = if depth == 0 { DEEPER * rules.k.max(SPARE_NEIGHBORS) } else { depth * DEEPER };
             let next = next.min(DEEPEST).min(self.found.usable());
             if lacking.is_empty() || next <= depth {
                 return count;

@@ -28,10 +28,10 @@ enum Bytes {
 impl Vectors {
     /// Rounds rows of f32 to 16 bits; a cosine moves by about 1e-4.
     pub fn from_rows(rows: &[f32], width: usize) -> Self {
-        Self::from_bytes(narrowed(rows), width)
+        Self::from_bytes(to_f16_bytes(rows), width)
     }
 
-    /// Takes rows that were rounded by [`narrowed`].
+    /// Takes rows that were rounded by [`to_f16_bytes`].
     pub fn from_bytes(bytes: Vec<u8>, width: usize) -> Self {
         Self { bytes: Bytes::Owned(bytes), width }
     }
@@ -113,7 +113,7 @@ fn widen(out: &mut [f32], bytes: &[u8]) {
 }
 
 /// Rows as bytes of 16-bit floats, little-endian.
-pub fn narrowed(rows: &[f32]) -> Vec<u8> {
+pub fn to_f16_bytes(rows: &[f32]) -> Vec<u8> {
     rows.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect()
 }
 
@@ -140,7 +140,7 @@ mod tests {
         normalize_rows(&mut rows, 4);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.f16");
-        std::fs::write(&path, narrowed(&rows)).unwrap();
+        std::fs::write(&path, to_f16_bytes(&rows)).unwrap();
         for vectors in [Vectors::from_rows(&rows, 4), Vectors::map(&path, 4).unwrap()] {
             assert_eq!((vectors.len(), vectors.width()), (3, 4));
             assert_eq!([0, 1, 2].map(|item| vectors.is_usable(item)), [true, false, true]);

@@ -44,8 +44,10 @@ impl Work {
             }
             Err(TryLockError::Error(error)) => return Err(RetrieveError::io(&path, "lock")(error)),
         }
+        // What an earlier version of this program began.
+        let _ = std::fs::rename(folder.join("neighbours.bin"), folder.join("neighbors.bin"));
         let path = folder.join("state.json");
-        // A damaged state is that of nothing: the files are made again.
+        // A damaged state is that of nothing: the files are recomputed.
         let state = if path.exists() { read_json(&path).unwrap_or_default() } else { State::default() };
         Ok(Self { folder: folder.to_path_buf(), state, _lock: lock })
     }

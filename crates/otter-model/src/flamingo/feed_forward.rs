@@ -10,7 +10,7 @@ use crate::workspace::Workspace;
 
 const GELU: ActivationKind = ActivationKind::Gelu;
 
-/// Norm, widening, GELU, narrowing.
+/// Norm, up-projection, GELU, down-projection.
 #[derive(Clone, Debug)]
 pub struct FeedForward {
     norm: Norm,

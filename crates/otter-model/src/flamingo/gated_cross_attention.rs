@@ -147,8 +147,8 @@ impl GatedCrossAttention {
         let d_out = self.to_out.backward(parameters, &saved.attention.out, &d_branch, gradients);
         let (dq, dk, dv) =
             self.core.backward(&saved.q, &saved.kv.k, &saved.kv.v, rows, &saved.attention, &d_out);
-        let requires_grad_latents = d_latents.is_some();
-        let d = self.to_kv.backward(parameters, latents, (&dk, &dv), requires_grad_latents, gradients);
+        let needs_latents_grad = d_latents.is_some();
+        let d = self.to_kv.backward(parameters, latents, (&dk, &dv), needs_latents_grad, gradients);
         if let (Some(total), Some(d)) = (d_latents, d) {
             total.add_assign(&d);
         }

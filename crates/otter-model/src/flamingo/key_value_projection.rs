@@ -44,10 +44,10 @@ impl KeyValueProjection {
         parameters: &Parameters<T>,
         x: &Tensor<T>,
         (dk, dv): (&Tensor<T>, &Tensor<T>),
-        requires_grad_input: bool,
+        needs_input_grad: bool,
         gradients: &mut Gradients<T>,
     ) -> Option<Tensor<T>> {
         let (weight, d_weight) = (parameters.matrix(self.weight), gradients.tensor_mut(self.weight));
-        x.backend().linear_halves_backward([dk, dv], x, weight, d_weight, self.shape(), requires_grad_input)
+        x.backend().linear_halves_backward([dk, dv], x, weight, d_weight, self.shape(), needs_input_grad)
     }
 }

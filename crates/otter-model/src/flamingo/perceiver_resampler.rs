@@ -116,21 +116,21 @@ impl PerceiverResampler {
     }
 
     /// Adds parameter gradients, given the gradient of the latents; returns the gradient of the features when
-    /// `requires_grad_features`.
+    /// `needs_features_grad`.
     pub fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,
         saved: PerceiverSaved<T>,
         d_out: &Tensor<T>,
-        requires_grad_features: bool,
+        needs_features_grad: bool,
         gradients: &mut Gradients<T>,
     ) -> Option<Tensor<T>> {
         let tables = [self.frame_embs, self.media_time_embs];
-        let requires_grad_media =
-            requires_grad_features || tables.iter().flatten().any(|&id| gradients.requires_grad(id));
+        let needs_media_grad =
+            needs_features_grad || tables.iter().flatten().any(|&id| gradients.requires_grad(id));
         let items = d_out.rows() / self.config.num_latents;
         let mut d_latents = self.norm.backward(parameters, &saved.last, &saved.norm, d_out, gradients);
-        let mut d_media = requires_grad_media.then(|| saved.media.zeros_like());
+        let mut d_media = needs_media_grad.then(|| saved.media.zeros_like());
         for (layer, layer_saved) in self.layers.iter().zip(saved.layers).rev() {
             let context = (&saved.media, items);
             d_latents =
@@ -142,7 +142,7 @@ impl PerceiverResampler {
         if let Some(d_media) = &d_media {
             self.embedding_gradients(d_media, items, saved.frames, &saved.times, gradients);
         }
-        d_media.filter(|_| requires_grad_features)
+        d_media.filter(|_| needs_features_grad)
     }
 
     fn repeated_latents<T: Float>(&self, parameters: &Parameters<T>, items: usize) -> Tensor<T> {

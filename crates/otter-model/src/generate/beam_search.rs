@@ -9,7 +9,7 @@ pub struct BeamOptions {
     /// Beams of each prompt.
     pub num_beams: usize,
     /// An answer's score is its sum of log-probabilities over its length (prompt included) to this power: above 0 longer
-    /// answers weight, below 0 shorter ones.
+    /// answers gain, below 0 shorter ones.
     pub length_penalty: f64,
     /// When to end with as many finished answers as beams.
     pub early_stopping: EarlyStopping,

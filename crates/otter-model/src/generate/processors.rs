@@ -54,7 +54,7 @@ impl Processors {
         self.bad_words.iter().filter_map(move |word| {
             let (&last, start) = word.split_last()?;
             let is_stop = start.is_empty() && stop_tokens.contains(&last);
-            // The reference requires_grad the context to be as long as the whole phrase.
+            // The reference wants the context to be as long as the whole phrase.
             let fits = start.is_empty() || word.len() <= ids.len();
             (!is_stop && fits && ids.ends_with(start)).then_some(last)
         })

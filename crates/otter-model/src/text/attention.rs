@@ -246,7 +246,7 @@ impl SelfAttention {
     }
 
     /// Whether the backward pass needs the normalized rows again.
-    pub(super) fn requires_grad_input<T: Float>(&self, gradients: &Gradients<T>) -> bool {
+    pub(super) fn needs_input<T: Float>(&self, gradients: &Gradients<T>) -> bool {
         match &self.projection {
             Projection::Separate(layers) => {
                 layers.iter().any(|layer| gradients.requires_grad(layer.weight()))
@@ -256,7 +256,7 @@ impl SelfAttention {
     }
 
     /// Writes or adds the gradient of the normalized rows to `d_normed`, given that of the output. `normed` is there when
-    /// [`SelfAttention::requires_grad_input`] says so.
+    /// [`SelfAttention::needs_input`] says so.
     pub(super) fn backward<T: Float>(
         &self,
         parameters: &Parameters<T>,

@@ -269,14 +269,14 @@ impl TransformerBlock {
                          dy: &Tensor<T>,
                          (d, add): (&mut Tensor<T>, bool),
                          g: &mut Gradients<T>| {
-            let normed = self.mlp.requires_grad_input(g).then(normed);
+            let normed = self.mlp.needs_input(g).then(normed);
             self.mlp.backward(parameters, &mlp, normed.as_ref(), dy, (d, add), g);
         };
         let attend_back = |normed: &dyn Fn() -> Tensor<T>,
                            dy: &Tensor<T>,
                            (d, add): (&mut Tensor<T>, bool),
                            g: &mut Gradients<T>| {
-            let normed = self.attention.requires_grad_input(g).then(normed);
+            let normed = self.attention.needs_input(g).then(normed);
             self.attention.backward(parameters, &attention, normed.as_ref(), rows, dy, (d, add), g);
         };
         let mut d = Tensor::empty(x.shape(), x.device());

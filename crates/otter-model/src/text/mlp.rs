@@ -128,7 +128,7 @@ impl Mlp {
     }
 
     /// Whether the backward pass needs the normalized rows again.
-    pub(super) fn requires_grad_input<T: Float>(&self, gradients: &Gradients<T>) -> bool {
+    pub(super) fn needs_input<T: Float>(&self, gradients: &Gradients<T>) -> bool {
         let gate = match &self.form {
             Form::Plain(_) => false,
             Form::Gated(gate) => gradients.requires_grad(gate.weight()),
@@ -136,7 +136,7 @@ impl Mlp {
         gate || gradients.requires_grad(self.up.weight())
     }
 
-    /// Writes or adds the gradient of the normalized rows to `d_normed`. `normed` is there when [`Mlp::requires_grad_input`] says
+    /// Writes or adds the gradient of the normalized rows to `d_normed`. `normed` is there when [`Mlp::needs_input`] says
     /// so.
     pub(super) fn backward<T: Float>(
         &self,

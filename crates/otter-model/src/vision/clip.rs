@@ -87,7 +87,7 @@ impl ClipVision {
     }
 
     /// Where the patches of every image begin: in all hidden states, and in features.
-    fn patch_layouts(&self) -> (RowStrides, RowStrides) {
+    fn patch_strides(&self) -> (RowStrides, RowStrides) {
         let width = self.config.hidden_size;
         (RowStrides::every(width, self.image_len()), RowStrides::every(0, self.image_len() - width))
     }
@@ -95,7 +95,7 @@ impl ClipVision {
     /// The patches of hidden states (images * (patches + 1), width): (images, patches, width).
     fn without_class<T: Float>(&self, x: &Tensor<T>) -> Tensor<T> {
         let images = x.len() / self.image_len();
-        let (with, without) = self.patch_layouts();
+        let (with, without) = self.patch_strides();
         let shape = [images, self.config.num_patches(), self.config.hidden_size];
         let mut patches = Tensor::empty(&shape, x.device());
         rows::copy((&mut patches, without), (x, with), [1, 1, images], without.strides[2]);
@@ -106,7 +106,7 @@ impl ClipVision {
     pub fn forward<T: Float>(&self, parameters: &Parameters<T>, pixels: &Tensor<T>) -> Tensor<T> {
         let images = pixels.shape()[0];
         let shape = [images, self.config.num_patches(), self.config.hidden_size];
-        let (with, without) = self.patch_layouts();
+        let (with, without) = self.patch_strides();
         let len = without.strides[2];
         let mut features = Tensor::empty(&shape, parameters.device());
         self.for_chunks(parameters, pixels, |first, x| {
@@ -166,7 +166,7 @@ impl ClipVision {
         let images = d_features.shape()[0];
         let (count, width) = (self.config.num_patches(), self.config.hidden_size);
         let mut dx = Tensor::zeros(&[images * (count + 1), width], d_features.device());
-        let (with, without) = self.patch_layouts();
+        let (with, without) = self.patch_strides();
         rows::copy((&mut dx, with), (d_features, without), [1, 1, images], without.strides[2]);
         for (layer, saved) in self.layers.iter().zip(saved.layers).rev() {
             dx = layer.backward(parameters, saved, &rows_of(images), dx, gradients);
@@ -218,7 +218,7 @@ impl ClipVision {
         let mut x = Tensor::empty(&shape, patches.device());
         let class = (parameters.tensor(self.class_embedding), RowStrides::every(0, 0));
         rows::copy((&mut x, RowStrides::every(0, self.image_len())), class, [1, 1, images], width);
-        let (with, without) = self.patch_layouts();
+        let (with, without) = self.patch_strides();
         rows::copy((&mut x, with), (&projected, without), [1, 1, images], without.strides[2]);
         rows::add_to_each(&mut x, parameters.tensor(self.position_embedding));
         x

@@ -66,7 +66,7 @@ impl Clone for GpuBuffer {
 
 impl fmt::Debug for GpuBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CardBuffer({} elements)", self.len())
+        write!(f, "GpuBuffer({} elements)", self.len())
     }
 }
 

@@ -56,13 +56,13 @@ pub trait Backend<T: Float>: Send + Sync {
         weight: Matrix<'_, T>,
         d_weight: Option<&mut Tensor<T>>,
         shape: WeightShape,
-        requires_grad_input: bool,
+        needs_input_grad: bool,
     ) -> Option<Tensor<T>> {
         let both = concat_columns(self, &dy);
         if let Some(d_weight) = d_weight {
             self.matmul_tn_add(d_weight, &both, x, shape);
         }
-        requires_grad_input.then(|| {
+        needs_input_grad.then(|| {
             let mut dx = Tensor::empty(x.shape(), x.device());
             self.matmul_nn(&mut dx, &both, weight, shape, false);
             dx

@@ -73,19 +73,19 @@ pub enum ActivationKind {
     Relu,
 }
 
-/// Queries, keys and values of an attention with their layouts.
+/// Queries, keys and values of an attention with their strides.
 #[derive(Clone, Copy)]
 pub struct AttentionInputs<'a, T> {
     /// Queries.
     pub q: &'a Tensor<T>,
     /// Where the query heads are.
-    pub q_layout: HeadStrides,
+    pub q_strides: HeadStrides,
     /// Keys.
     pub k: &'a Tensor<T>,
     /// Values.
     pub v: &'a Tensor<T>,
     /// Where the key and value heads are.
-    pub kv_layout: HeadStrides,
+    pub kv_strides: HeadStrides,
     /// Per key row of each batch entry, whether it may be seen: `visible[batch * keys + key]`.
     pub visible: Option<(&'a [bool], usize)>,
 }
@@ -105,14 +105,14 @@ pub struct Attended<'a, T> {
 
 /// Gradients of an attention's inputs, to add to.
 pub struct AttentionInputGradients<'a, T> {
-    /// Of the queries, in their layout.
+    /// Of the queries, in their strides.
     pub dq: &'a mut Tensor<T>,
     /// Of the keys.
     pub dk: &'a mut Tensor<T>,
     /// Of the values.
     pub dv: &'a mut Tensor<T>,
     /// Layout of `dk` and `dv`.
-    pub kv_layout: HeadStrides,
+    pub kv_strides: HeadStrides,
 }
 
 /// Rows that become the mean over all latents of some media items: (row, items).

@@ -111,9 +111,9 @@ impl SelfAttentionCore {
     }
 
     /// Layouts of the queries, and of the keys and values.
-    fn layouts<T>(&self, rows: usize, kv: &KeysValues<'_, T>) -> (HeadStrides, HeadStrides) {
-        let layout_of = if kv.by_head { HeadStrides::by_head } else { HeadStrides::new };
-        let keys = layout_of(kv.capacity, self.key_heads * self.head_size, self.head_size);
+    fn strides<T>(&self, rows: usize, kv: &KeysValues<'_, T>) -> (HeadStrides, HeadStrides) {
+        let strides_of = if kv.by_head { HeadStrides::by_head } else { HeadStrides::new };
+        let keys = strides_of(kv.capacity, self.key_heads * self.head_size, self.head_size);
         (HeadStrides::new(rows, self.heads * self.head_size, self.head_size), keys)
     }
 
@@ -124,8 +124,8 @@ impl SelfAttentionCore {
         kv: &KeysValues<'a, T>,
         mask: &'a AttentionMask,
     ) -> AttentionInputs<'a, T> {
-        let (q_layout, kv_layout) = self.layouts(rows, kv);
-        AttentionInputs { q, q_layout, k: kv.keys, v: kv.values, kv_layout, visible: visible(mask, kv.len) }
+        let (q_strides, kv_strides) = self.strides(rows, kv);
+        AttentionInputs { q, q_strides, k: kv.keys, v: kv.values, kv_strides, visible: visible(mask, kv.len) }
     }
 
     fn forward_with<T: Float>(
@@ -217,11 +217,11 @@ impl SelfAttentionCore {
         let key_shape = [batch * kv.len, self.key_heads * self.head_size];
         let mut dk = Tensor::zeros(&key_shape, q.device());
         let mut dv = Tensor::zeros(&key_shape, q.device());
-        let kv_layout = HeadStrides::new(kv.len, key_shape[1], self.head_size);
+        let kv_strides = HeadStrides::new(kv.len, key_shape[1], self.head_size);
         let (inputs, spans) = (self.inputs(q, rows, &kv, mask), self.spans(batch, rows, &kv, mask));
         let attended =
             Attended { out: &saved.out, d_out, log_sum_exp: &saved.log_sum_exp, rows_per_batch: rows };
-        let gradients = AttentionInputGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, kv_layout };
+        let gradients = AttentionInputGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, kv_strides };
         q.backend().attention_backward(self.sizes(), inputs, &spans, attended, gradients);
         AttentionGradients { dq, dk, dv }
     }

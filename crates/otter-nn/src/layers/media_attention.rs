@@ -127,10 +127,10 @@ impl MediaAttention {
     }
 
     /// Layouts of the queries, and of the keys and values.
-    fn layouts(&self, length: usize) -> (HeadStrides, HeadStrides) {
+    fn strides(&self, length: usize) -> (HeadStrides, HeadStrides) {
         let width = self.heads * self.head_size;
-        let layout = |rows: usize| HeadStrides::new(rows, width, self.head_size);
-        (layout(length), layout(self.latents))
+        let strides = |rows: usize| HeadStrides::new(rows, width, self.head_size);
+        (strides(length), strides(self.latents))
     }
 
     fn inputs<'a, T: Float>(
@@ -140,8 +140,8 @@ impl MediaAttention {
         v: &'a Tensor<T>,
         length: usize,
     ) -> AttentionInputs<'a, T> {
-        let (q_layout, kv_layout) = self.layouts(length);
-        AttentionInputs { q, q_layout, k, v, kv_layout, visible: None }
+        let (q_strides, kv_strides) = self.strides(length);
+        AttentionInputs { q, q_strides, k, v, kv_strides, visible: None }
     }
 
     /// Rows with a uniform target become the mean of their items' values.
@@ -221,8 +221,8 @@ impl MediaAttention {
         let (backend, inputs) = (q.backend(), self.inputs(q, k, v, rows.length));
         let MediaAttentionOutput { out, log_sum_exp } = saved;
         let attended = Attended { out, d_out, log_sum_exp, rows_per_batch: rows.length };
-        let kv_layout = inputs.kv_layout;
-        let gradients = AttentionInputGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, kv_layout };
+        let kv_strides = inputs.kv_strides;
+        let gradients = AttentionInputGradients { dq: &mut dq, dk: &mut dk, dv: &mut dv, kv_strides };
         backend.attention_backward(self.sizes(), inputs, &rows.spans(self.latents), attended, gradients);
         backend.mean_latents_backward(&mut dv, d_out, &mut rows.uniform_rows(), self.latents, v.width());
         (dq, dk, dv)

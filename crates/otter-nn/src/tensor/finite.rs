@@ -72,7 +72,7 @@ impl NotFinite {
 }
 
 impl<T: Float> Weight<T> {
-    /// The elements that are not finite, as what they stand for when they are narrow; `None` where there are none.
+    /// The elements that are not finite, as what they stand for when they are in low precision; `None` where there are none.
     pub fn not_finite(&self) -> Option<NotFinite> {
         if self.device() != Device::Cpu {
             return self.to_device(Device::Cpu).not_finite();
@@ -153,12 +153,12 @@ mod tests {
             let tensor: Weight = match spec.name.as_str() {
                 "full" => Weight::Full(Tensor::from_vec(with(511, f32::NAN), &shape, Device::Cpu)),
                 "f16" => {
-                    let narrow = with(1, f32::INFINITY).into_iter().map(f16::from_f32).collect();
-                    Weight::F16(Tensor::from_vec(narrow, &shape, Device::Cpu))
+                    let halves = with(1, f32::INFINITY).into_iter().map(f16::from_f32).collect();
+                    Weight::F16(Tensor::from_vec(halves, &shape, Device::Cpu))
                 }
                 "bf16" => {
-                    let narrow = with(2, f32::NAN).into_iter().map(bf16::from_f32).collect();
-                    Weight::Bf16(Tensor::from_vec(narrow, &shape, Device::Cpu))
+                    let halves = with(2, f32::NAN).into_iter().map(bf16::from_f32).collect();
+                    Weight::Bf16(Tensor::from_vec(halves, &shape, Device::Cpu))
                 }
                 "q8_0" => blocks(QuantizedFormat::Q8_0),
                 "q4_k" => blocks(QuantizedFormat::Q4K),

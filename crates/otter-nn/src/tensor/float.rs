@@ -64,7 +64,7 @@ pub trait Float:
 
     /// Several products with the same `x` by matrices in blocks of one format. Gives `false` and does nothing where there is no
     /// kernel for it, or some weight is not in blocks.
-    fn matmul_nn_quantized_each(_x: &[Self], _projections: &mut [Projection<'_, Self>]) -> bool {
+    fn matmul_nt_quantized_each(_x: &[Self], _projections: &mut [Projection<'_, Self>]) -> bool {
         false
     }
 
@@ -84,13 +84,13 @@ pub trait Float:
     }
 
     /// `y (+)= x w^T` with a matrix in blocks. In f32 activations are rounded to bytes, in f64 nothing is rounded.
-    fn matmul_nn_quantized(
+    fn matmul_nt_quantized(
         y: &mut [Self],
         x: &[Self],
         w: crate::tensor::quantized::QuantizedView<'_>,
         accumulate: bool,
     ) {
-        crate::backend::cpu::quantized::matmul_nt_widened(y, x, w, accumulate);
+        crate::backend::cpu::quantized::matmul_nt_dequantized(y, x, w, accumulate);
     }
 
     /// The elements as what a GPU keeps, f32.
@@ -177,7 +177,7 @@ impl Float for f32 {
     fn from_f64(value: f64) -> Self {
         value as f32
     }
-    fn matmul_nn_quantized(
+    fn matmul_nt_quantized(
         y: &mut [Self],
         x: &[Self],
         w: crate::tensor::quantized::QuantizedView<'_>,
@@ -185,7 +185,7 @@ impl Float for f32 {
     ) {
         crate::backend::cpu::quantized::matmul_nt(y, x, w, accumulate);
     }
-    fn matmul_nn_quantized_each(x: &[Self], projections: &mut [Projection<'_, Self>]) -> bool {
+    fn matmul_nt_quantized_each(x: &[Self], projections: &mut [Projection<'_, Self>]) -> bool {
         crate::backend::cpu::quantized::matmul_nt_each(x, projections)
     }
     fn backend_of(gpu: GpuHandle) -> &'static dyn Backend<Self> {

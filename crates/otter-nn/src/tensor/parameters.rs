@@ -46,9 +46,9 @@ pub struct ParameterSpec {
     pub shape: Vec<usize>,
     /// Initial values.
     pub init: Init,
-    /// Whether the values may stay narrower than f32 (half precision, blocks): they are then read by [`Parameters::weight`]
+    /// Whether the values may stay in low precision (half precision, blocks): they are then read by [`Parameters::weight`]
     /// only.
-    pub narrow: bool,
+    pub low_precision: bool,
 }
 
 impl ParameterSpec {
@@ -99,14 +99,19 @@ pub struct ParameterSpecs {
 impl ParameterSpecs {
     /// Appends a parameter.
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init) -> ParameterId {
-        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, narrow: false });
+        self.list.push(ParameterSpec {
+            name: name.into(),
+            shape: shape.to_vec(),
+            init,
+            low_precision: false,
+        });
         ParameterId(self.list.len() - 1)
     }
 
     /// Appends a matrix that may stay in half precision or blocks: its layer reads it by [`Parameters::weight`], never by
     /// [`Parameters::data`].
     pub fn add_matrix(&mut self, name: impl Into<String>, shape: [usize; 2], init: Init) -> ParameterId {
-        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, narrow: true });
+        self.list.push(ParameterSpec { name: name.into(), shape: shape.to_vec(), init, low_precision: true });
         ParameterId(self.list.len() - 1)
     }
 
@@ -157,7 +162,7 @@ impl<T: Float> Parameters<T> {
     /// The first error of `values`.
     ///
     /// # Panics
-    /// When a tensor's shape is not its spec's, or it is narrower than f32 where the spec does not take that.
+    /// When a tensor's shape is not its spec's, or it is in low precision where the spec does not take that.
     pub fn build<E, W: Into<Weight<T>>>(
         specs: &ParameterSpecs,
         device: Device,
@@ -168,7 +173,7 @@ impl<T: Float> Parameters<T> {
         for spec in specs.iter() {
             let tensor = values(spec)?.into();
             assert_eq!(tensor.shape(), spec.shape, "shape of {}", spec.name);
-            assert!(spec.narrow || tensor.is_full(), "{} must be in full precision", spec.name);
+            assert!(spec.low_precision || tensor.is_full(), "{} must be in full precision", spec.name);
             by_name.insert(spec.name.clone(), list.len());
             list.push(Parameter { name: spec.name.clone(), tensor, trainable: false });
         }
@@ -205,13 +210,13 @@ impl<T: Float> Parameters<T> {
     /// Elements of parameter `id`, one that was added by [`ParameterSpecs::add`] or is trained.
     ///
     /// # Panics
-    /// When the parameter is kept narrower than f32, which only one added by [`ParameterSpecs::add_matrix`] can be: a
+    /// When the parameter is kept in low precision, which only one added by [`ParameterSpecs::add_matrix`] can be: a
     /// mistake in the layer that reads it, whatever the input.
     pub fn data(&self, id: ParameterId) -> &[T] {
         let Parameter { name, tensor, .. } = &self.list[id.0];
         match tensor.view() {
             WeightView::Full(data) => data,
-            _ => panic!("{name} is kept narrower than f32; its layer must read it by Parameters::weight"),
+            _ => panic!("{name} is kept in low precision; its layer must read it by Parameters::weight"),
         }
     }
 
@@ -223,7 +228,7 @@ impl<T: Float> Parameters<T> {
         let Parameter { name, tensor, .. } = &self.list[id.0];
         match tensor.full() {
             Some(tensor) => tensor,
-            None => panic!("{name} is kept narrower than f32; its layer must read it by Parameters::weight"),
+            None => panic!("{name} is kept in low precision; its layer must read it by Parameters::weight"),
         }
     }
 
@@ -295,7 +300,7 @@ impl<T: Float> Parameters<T> {
         self.list.iter_mut()
     }
 
-    /// Trains exactly the parameters whose name passes `rule`. Those kept narrower are widened, because steps
+    /// Trains exactly the parameters whose name passes `rule`. Those kept in low precision become f32, because steps
     /// are smaller than they resolve; returns the number of elements widened.
     pub fn set_trainable(&mut self, rule: impl Fn(&str) -> bool) -> u64 {
         let mut widened = 0;
@@ -359,7 +364,7 @@ impl<T: Float> Parameters<T> {
     }
 }
 
-/// What the values of parameters take, in bytes, and how many are kept narrower than f32.
+/// What the values of parameters take, in bytes, and how many are kept in low precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightMemory {
     /// In mapped files: pages that the system loads when they are read, and may drop again.
@@ -417,8 +422,12 @@ mod tests {
     #[test]
     fn parts_are_those_of_the_whole_and_the_streams_are_the_old_ones() {
         for init in [Init::Normal(0.5), Init::FanInUniform] {
-            let spec =
-                ParameterSpec { name: "some.weight".to_owned(), shape: vec![300, 200], init, narrow: true };
+            let spec = ParameterSpec {
+                name: "some.weight".to_owned(),
+                shape: vec![300, 200],
+                init,
+                low_precision: true,
+            };
             let mut whole = vec![0f64; spec.len()];
             spec.initial_values(7, 0, &mut whole);
             let mut rng = ChaCha8Rng::seed_from_u64(7 ^ fnv1a(FNV_OFFSET, *b"some.weight"));

@@ -160,7 +160,7 @@ impl<T: Float> Weight<T> {
         }
     }
 
-    /// The same elements on another device, as narrow as they are.
+    /// The same elements on another device, in the precision they have.
     pub fn to_device(&self, device: Device) -> Self {
         match self {
             Self::Full(tensor) => Self::Full(tensor.to_device(device)),
@@ -186,18 +186,18 @@ impl<T: Float> Weight<T> {
         }
     }
 
-    /// All elements in row-major order; narrower ones are widened into new memory, and those of a GPU copied to the host.
+    /// All elements in row-major order; those in low precision become f32 in new memory, and those of a GPU copied to the host.
     pub fn values(&self) -> Cow<'_, [T]> {
         if self.device() != Device::Cpu {
             return Cow::Owned(self.to_device(Device::Cpu).values().into_owned());
         }
         match self.view() {
             WeightView::Full(data) => Cow::Borrowed(data),
-            narrow => Cow::Owned(narrow.to_vec()),
+            low_precision => Cow::Owned(low_precision.to_vec()),
         }
     }
 
-    /// The tensor, writable; narrower elements are widened for good first.
+    /// The tensor, writable; elements in low precision become f32 for good first.
     pub fn make_full(&mut self) -> &mut Tensor<T> {
         if !self.is_full() {
             let widened = Tensor::from_vec(self.values().into_owned(), self.shape(), Device::Cpu);
@@ -211,7 +211,7 @@ impl<T: Float> Weight<T> {
         }
     }
 
-    /// Converts the elements to another type; narrower ones stay as they are.
+    /// Converts the elements to another type; those in low precision stay as they are.
     pub fn cast<U: Float>(&self) -> Weight<U> {
         match self {
             Self::Full(tensor) => Weight::Full(tensor.cast()),
@@ -292,20 +292,20 @@ impl<'a, T: Float> WeightView<'a, T> {
             Self::F16(data) => widened(out, &data[range]),
             Self::Bf16(data) => widened(out, &data[range]),
             Self::Quantized(rows) => {
-                crate::backend::cpu::quantized::widen(rows.format(), rows.bytes(), start, out)
+                crate::backend::cpu::quantized::dequantize(rows.format(), rows.bytes(), start, out)
             }
         }
     }
 
-    /// Consecutive parts of `size` elements (the last may be shorter); narrower ones are widened part by part.
+    /// Consecutive parts of `size` elements (the last may be shorter); those in low precision become f32 part by part.
     pub fn chunks(self, size: usize) -> impl Iterator<Item = Cow<'a, [T]>> {
         (0..self.len()).step_by(size.max(1)).map(move |start| {
             let count = size.min(self.len() - start);
             match self {
                 Self::Full(data) => Cow::Borrowed(&data[start..start + count]),
-                narrow => {
+                low_precision => {
                     let mut values = vec![T::ZERO; count];
-                    narrow.read(start, &mut values);
+                    low_precision.read(start, &mut values);
                     Cow::Owned(values)
                 }
             }

@@ -64,7 +64,7 @@ pub fn check_half(
 ) {
     for brain in [false, true] {
         let mut parameters = random_parameters(specs);
-        let may_be_half: Vec<bool> = specs.iter().map(|s| s.narrow).collect();
+        let may_be_half: Vec<bool> = specs.iter().map(|s| s.low_precision).collect();
         for (parameter, _) in parameters.iter_mut().zip(&may_be_half).filter(|(_, half)| **half) {
             let (values, shape) = (parameter.tensor.values().into_owned(), parameter.tensor.shape().to_vec());
             parameter.trainable = false;

@@ -266,7 +266,7 @@ pub fn report(
     })
 }
 
-/// cards for a few queries: binding with held-out words first, wrong answers included as they come.
+/// Cards for a few queries: binding with held-out words first, wrong answers included as they come.
 fn sample_cards(
     results: &Results<'_>,
     datasets: &[(usize, Dataset)],

@@ -25,7 +25,7 @@ pub const YES_NO: [&str; 2] = ["yes", "no"];
 /// The answer when nothing differs between two pictures.
 pub const NOTHING: &str = "nothing";
 
-/// What can differ between two pictures; the values follow as `color from red to blue`.
+/// What can differ between two pictures; the values follow as `colour from red to blue`.
 pub const CHANGES: [&str; 3] = ["colour", "shape", "size"];
 
 /// The two pictures of a comparison.
@@ -139,7 +139,7 @@ impl Family {
         }
     }
 
-    /// Share of the training queries, in per cent of a total.
+    /// Share of the training queries, in percent of a total.
     pub fn share(self) -> usize {
         match self {
             Self::Attribute => 24,

@@ -113,7 +113,7 @@ impl WeightPlan {
     /// What a GPU needs besides: see `otter_cuda`.
     fn gpu_items(&self) -> Option<PlanItem> {
         let bytes = otter_cuda::quantized::TILE_BYTES.min(4 * self.largest_blocks);
-        (bytes > 0).then(|| PlanItem::new("widened blocks", bytes, "a part of a frozen matrix at a time"))
+        (bytes > 0).then(|| PlanItem::new("dequantized blocks", bytes, "a part of a frozen matrix at a time"))
     }
 
     fn items(&self) -> Vec<PlanItem> {

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_parse_and_resuming_removes_what_is_made_again() {
+    fn lines_parse_and_resuming_removes_what_is_repeated() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("metrics.jsonl");
         let (mut metrics, _) = MetricsFile::open(&path, 0).unwrap();

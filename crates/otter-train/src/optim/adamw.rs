@@ -15,7 +15,7 @@ pub enum DecayRule {
     /// The original's: everything in a gated cross-attention block but its gates, biases and parameters named
     /// "norm". The weight of the feed-forward's layer norm is decayed, because its name lacks that word.
     Reference,
-    /// The same without that weight: weight matrices only.
+    /// The same without the norm's weight: matrices only.
     #[default]
     Matrices,
 }

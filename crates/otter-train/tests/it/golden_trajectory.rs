@@ -190,7 +190,7 @@ fn follows_the_original(case: &str) {
 /// MPT: all four cases take five minutes.
 #[cfg(feature = "emulate")]
 #[test]
-fn eight_steps_on_a_card_follow_the_original() {
+fn eight_steps_on_a_gpu_follow_the_original() {
     use otter_cuda::{Precision, emulated_device};
     for case in ["video", "mpt1b-style"] {
         let LoadedModel { otter, parameters, tokenizer, .. } =

@@ -114,7 +114,7 @@ fn table(model: &mut BenchModel, arguments: &Bench, peaks: Option<Peaks>) -> Res
     text.extend(notes);
     if let Some(gpu) = model.parameters.device().gpu() {
         let memory = gpu.memory();
-        results.insert("card_peak_bytes".into(), json!(memory.peak));
+        results.insert("gpu_peak_bytes".into(), json!(memory.peak));
         text.push(format!("{}: peak {}", gpu.name(), output::bytes(memory.peak)));
     }
     print(results, arguments, &text)
@@ -124,7 +124,7 @@ fn table(model: &mut BenchModel, arguments: &Bench, peaks: Option<Peaks>) -> Res
 fn shortage(model: &BenchModel, arguments: &Bench) -> Option<String> {
     let config = model.otter.config();
     let trained = model.parameters.iter().filter(|p| FreezeRule::Head.is_trainable(config, &p.name));
-    // Gradient and two moments, and a weight of its own where it is kept narrower.
+    // Gradient and two moments, and a weight of its own where it is kept in low precision.
     let needed: u64 = trained
         .map(|p| p.tensor.len() as u64 * if p.tensor.is_full() && !p.tensor.is_shared() { 12 } else { 16 })
         .sum();

@@ -134,7 +134,7 @@ fn mid_size() -> OtterConfig {
     }
 }
 
-/// Starting value of one parameter: gates half open, so that the cross-attention counts; gains around 1.
+/// Starting value of one parameter: gates half open, so that the cross-attention counts; norm weights around 1.
 pub(super) fn formula_value(spec: &ParameterSpec) -> Tensor {
     let (name, shape) = (spec.name.as_str(), spec.shape.as_slice());
     let (center, amplitude) = if name.ends_with("_gate") {
@@ -228,7 +228,8 @@ mod tests {
     #[test]
     fn random_blocks_are_ordinary_weights() -> Result<()> {
         let pool = Pool::all()?;
-        let spec = ParameterSpec { name: "w".into(), shape: vec![16, 512], init: Init::Zeros, narrow: true };
+        let spec =
+            ParameterSpec { name: "w".into(), shape: vec![16, 512], init: Init::Zeros, low_precision: true };
         for format in QuantizedFormat::ALL {
             let weight: Weight<f32> = Weight::Quantized(pool.matrix(format, &spec));
             let values = weight.values();

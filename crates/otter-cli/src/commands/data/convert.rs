@@ -176,7 +176,7 @@ fn destinations(arguments: &DataConvert, sets: &[SetConfig]) -> Result<Vec<Desti
     Ok(destinations)
 }
 
-/// An otter-dataset would lose its files under the reader's hands.
+/// An otter-dataset directory would lose its files under the reader's hands.
 fn check_not_inside(arguments: &DataConvert, destination: &Destination) -> Result<()> {
     let same = |path: &Path| {
         let source = arguments.source.canonicalize().ok();

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use otter_checkpoint::{Checkpoint, load_tokenizer};
-use otter_data::OutputForm;
 use otter_data::verify::{
     FixOptions, FixReport, HistogramSummary, Severity, VerifyOptions, VerifyReport, report_html, verify,
     verify_and_fix,
@@ -61,7 +60,7 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
     let (report, fixed) = match &arguments.out {
         None => (verify(&config, tokenizer.as_ref(), &options, &mut show)?, None),
         Some(out) => {
-            let fix = FixOptions { form: form(&arguments.form)?, dedupe: arguments.dedupe };
+            let fix = FixOptions { form: arguments.form, dedupe: arguments.dedupe };
             let (report, fixed) =
                 verify_and_fix(&config, tokenizer.as_ref(), &options, &fix, out, &mut show)?;
             (report, Some(fixed))
@@ -87,12 +86,6 @@ fn run_here(arguments: &DataVerify) -> Result<ExitCode> {
         }
     }
     Ok(if report.is_clean() || fixed.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn form(name: &str) -> Result<OutputForm> {
-    let known = || OutputForm::ALL.map(OutputForm::name).join(", ");
-    let form = OutputForm::ALL.into_iter().find(|form| form.name() == name);
-    form.with_context(|| format!("--form {name} is unknown; use one of {}", known()))
 }
 
 fn write_report(path: &Path, page: &str) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::retrieve::error::{Result, RetrieveError};
 use crate::retrieve::options::EmbeddingSource;
 use crate::retrieve::row_file::RowFile;
 use crate::retrieve::select::records::{Records, encoded, first_image};
-use crate::retrieve::vectors::{ELEMENT, Vectors, narrowed};
+use crate::retrieve::vectors::{ELEMENT, Vectors, to_f16_bytes};
 use crate::retrieve::work::Work;
 
 /// Texts that an encoder gets at once: enough for full batches of each length.
@@ -154,7 +154,7 @@ pub fn embed(
             let id = table.id(records.representative[file.done() + row] as usize)?;
             return Err(not_finite(&path, &id));
         }
-        file.append(&narrowed(&rows))?;
+        file.append(&to_f16_bytes(&rows))?;
     }
     file.finish()?;
     progress(records.items());

@@ -15,7 +15,7 @@ use crate::retrieve::vectors::Vectors;
 use crate::retrieve::work::write_file;
 
 /// Bytes of a neighbor in the file.
-const NEIGHBOUR: usize = 8;
+const NEIGHBOR: usize = 8;
 
 /// Finds the nearest items of vectors.
 pub enum Index {
@@ -111,7 +111,7 @@ impl Neighbors {
     ) -> Result<Option<Self>> {
         let (order, usable) = index.queries(vectors, wanted);
         let block = index.block();
-        let mut file = RowFile::open(path, per_item * NEIGHBOUR, order.len(), block)?;
+        let mut file = RowFile::open(path, per_item * NEIGHBOR, order.len(), block)?;
         let mut queries = Vec::new();
         while file.done() < order.len() {
             if !progress(file.done(), order.len()) {
@@ -119,7 +119,7 @@ impl Neighbors {
             }
             let items = &order[file.done()..(file.done() + block).min(order.len())];
             vectors.gather(items, &mut queries);
-            let mut bytes = Vec::with_capacity(items.len() * per_item * NEIGHBOUR);
+            let mut bytes = Vec::with_capacity(items.len() * per_item * NEIGHBOR);
             for found in index.search(vectors, &queries, per_item) {
                 let found = found.into_iter().filter(|neighbor| vectors.is_usable(neighbor.item as usize));
                 let none = Neighbor { item: NO_ITEM, similarity: 0.0 };
@@ -136,7 +136,7 @@ impl Neighbors {
         for (row, &item) in (0..).zip(&order) {
             row_of[item as usize] = row;
         }
-        let map = map_rows(path, per_item * NEIGHBOUR)?;
+        let map = map_rows(path, per_item * NEIGHBOR)?;
         Ok(Some(Self { map, per_item, row_of, usable }))
     }
 
@@ -151,8 +151,8 @@ impl Neighbors {
         if row == NO_ITEM {
             return Vec::new();
         }
-        let bytes = &map[row as usize * self.per_item * NEIGHBOUR..][..self.per_item * NEIGHBOUR];
-        let pairs = bytes.as_chunks::<NEIGHBOUR>().0.iter();
+        let bytes = &map[row as usize * self.per_item * NEIGHBOR..][..self.per_item * NEIGHBOR];
+        let pairs = bytes.as_chunks::<NEIGHBOR>().0.iter();
         pairs
             .map(|&[a, b, c, d, e, f, g, h]| Neighbor {
                 item: u32::from_le_bytes([a, b, c, d]),

@@ -14,7 +14,7 @@ const DRAWS: usize = 16;
 /// Records walked through, should the draws not be enough: rules can leave very few.
 const MOST_STEPS: usize = 1 << 16;
 
-/// Offers records in a random order that depends on seed and query only, until the query has all it requires_grad.
+/// Offers records in a random order that depends on seed and query only, until the query has all it wants.
 pub fn offer(records: &Records, seed: u64, query: usize, k: usize, picked: &mut Picked<'_>) {
     let mut random = ChaCha8Rng::seed_from_u64(mix(seed ^ mix(query as u64)));
     let mut take = |entry: usize| {

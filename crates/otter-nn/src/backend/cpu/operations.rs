@@ -46,11 +46,11 @@ fn halves<'a, T: Float>(weight: Matrix<'a, T>, shape: WeightShape) -> [WeightVie
 fn inputs<'a, T: Float>(inputs: &AttentionInputs<'a, T>) -> Inputs<'a, T> {
     Inputs {
         q: inputs.q.data(),
-        q_layout: inputs.q_layout,
+        q_strides: inputs.q_strides,
         k: inputs.k.data(),
-        k_layout: inputs.kv_layout,
+        k_strides: inputs.kv_strides,
         v: inputs.v.data(),
-        v_layout: inputs.kv_layout,
+        v_strides: inputs.kv_strides,
         visible: inputs.visible,
     }
 }
@@ -103,7 +103,7 @@ impl<T: Float> Backend<T> for Cpu {
 
     /// Where all weights are in blocks of one format, x is rounded once, and the products share one pass over the threads.
     fn linear_each(&self, x: &Tensor<T>, projections: &mut [Projection<'_, T>]) {
-        if T::matmul_nn_quantized_each(x.data(), projections) {
+        if T::matmul_nt_quantized_each(x.data(), projections) {
             for Projection { y, bias, .. } in projections {
                 if let Some(bias) = bias {
                     self.add_to_rows(y, bias);
@@ -132,14 +132,14 @@ impl<T: Float> Backend<T> for Cpu {
         weight: Matrix<'_, T>,
         d_weight: Option<&mut Tensor<T>>,
         shape: WeightShape,
-        requires_grad_input: bool,
+        needs_input_grad: bool,
     ) -> Option<Tensor<T>> {
         let (half, inner) = (shape.outer / 2, shape.inner);
         if let Some(d_weight) = d_weight {
             let parts = d_weight.data_mut().chunks_exact_mut(half * inner);
             parts.zip(dy).for_each(|(d, dy)| gemm::matmul_tn_add(d, dy.data(), x.data(), half, inner));
         }
-        requires_grad_input.then(|| {
+        needs_input_grad.then(|| {
             let mut dx = x.zeros_like();
             for (at, (dy, weight)) in dy.into_iter().zip(halves(weight, shape)).enumerate() {
                 gemm::matmul_nn(dx.data_mut(), dy.data(), weight, half, inner, at > 0);
@@ -290,13 +290,13 @@ impl<T: Float> Backend<T> for Cpu {
 
     fn copy_rows(
         &self,
-        (to, to_layout): (&mut Tensor<T>, RowStrides),
-        (from, from_layout): (&Tensor<T>, RowStrides),
+        (to, to_strides): (&mut Tensor<T>, RowStrides),
+        (from, from_strides): (&Tensor<T>, RowStrides),
         sizes: [usize; 3],
         len: usize,
         accumulate: bool,
     ) {
-        rows::copy((to.data_mut(), to_layout), (from.data(), from_layout), sizes, len, accumulate);
+        rows::copy((to.data_mut(), to_strides), (from.data(), from_strides), sizes, len, accumulate);
     }
 
     fn gather_rows(&self, table: Matrix<'_, T>, numbers: &[u32], width: usize) -> Tensor<T> {
@@ -355,7 +355,7 @@ impl<T: Float> Backend<T> for Cpu {
         log_sum_exp: Option<(&mut Tensor<T>, usize)>,
     ) {
         let log_sum_exp = log_sum_exp.map(|(sums, rows)| (sums.data_mut(), rows));
-        attention::forward(heads, inputs(&from), spans, out.data_mut(), from.q_layout, log_sum_exp);
+        attention::forward(heads, inputs(&from), spans, out.data_mut(), from.q_strides, log_sum_exp);
     }
 
     /// Allocates nothing.
@@ -369,7 +369,7 @@ impl<T: Float> Backend<T> for Cpu {
         scores: &mut Tensor<T>,
     ) {
         let (scores, out) = (scores.data_mut(), out.data_mut());
-        forward_rows(heads, inputs(&from), batches, span, scores, out, from.q_layout);
+        forward_rows(heads, inputs(&from), batches, span, scores, out, from.q_strides);
     }
 
     fn attention_backward(
@@ -383,17 +383,17 @@ impl<T: Float> Backend<T> for Cpu {
         let result = ForwardResult {
             out: attended.out.data(),
             d_out: attended.d_out.data(),
-            layout: from.q_layout,
+            strides: from.q_strides,
             log_sum_exp: attended.log_sum_exp.data(),
             rows_per_batch: attended.rows_per_batch,
         };
-        let layout = gradients.kv_layout;
+        let strides = gradients.kv_strides;
         let gradients = InputGradients {
             dq: gradients.dq.data_mut(),
             dk: gradients.dk.data_mut(),
-            dk_layout: layout,
+            dk_strides: strides,
             dv: gradients.dv.data_mut(),
-            dv_layout: layout,
+            dv_strides: strides,
         };
         attention::backward(heads, inputs(&from), spans, result, gradients);
     }

@@ -10,19 +10,19 @@ use crate::backend::RowStrides;
 /// # Panics
 /// When a row leaves its slice.
 pub fn copy<T: Float>(
-    (to, to_layout): (&mut [T], RowStrides),
-    (from, from_layout): (&[T], RowStrides),
+    (to, to_strides): (&mut [T], RowStrides),
+    (from, from_strides): (&[T], RowStrides),
     sizes: [usize; 3],
     len: usize,
     accumulate: bool,
 ) {
-    let at = |layout: RowStrides, [i, j, k]: [usize; 3]| {
-        layout.offset + i * layout.strides[0] + j * layout.strides[1] + k * layout.strides[2]
+    let at = |strides: RowStrides, [i, j, k]: [usize; 3]| {
+        strides.offset + i * strides.strides[0] + j * strides.strides[1] + k * strides.strides[2]
     };
     for i in 0..sizes[0] {
         for j in 0..sizes[1] {
             for k in 0..sizes[2] {
-                let (to_at, from_at) = (at(to_layout, [i, j, k]), at(from_layout, [i, j, k]));
+                let (to_at, from_at) = (at(to_strides, [i, j, k]), at(from_strides, [i, j, k]));
                 let (to, from) = (&mut to[to_at..to_at + len], &from[from_at..from_at + len]);
                 if accumulate {
                     to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);

@@ -97,7 +97,7 @@ impl QuantizedFormat {
             .try_for_each(|(bytes, values)| encode_blocks(self, values, bytes))
     }
 
-    /// Widens one block.
+    /// Dequantizes one block.
     #[inline(always)]
     pub(crate) fn decode_block(self, block: &[u8], out: &mut [f32]) {
         match self {
@@ -328,11 +328,11 @@ impl<'a> QuantizedView<'a> {
         (Self { bytes: head, ..self }, Self { bytes: tail, ..self })
     }
 
-    /// Writes the widened elements from `start` on to `out`.
+    /// Writes the dequantized elements from `start` on to `out`.
     ///
     /// # Panics
     /// When there are fewer than `out` takes.
     pub fn read(self, start: usize, out: &mut [f32]) {
-        crate::backend::cpu::quantized::widen(self.format, self.bytes, start, out);
+        crate::backend::cpu::quantized::dequantize(self.format, self.bytes, start, out);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn scales_and_minima(block: &[u8; BYTES]) -> ([u8; GROUPS], [u8; GROU
     (scales, minima)
 }
 
-/// Widens a block.
+/// Dequantizes a block.
 #[inline(always)]
 pub(crate) fn decode(block: &[u8], out: &mut [f32]) {
     let (unit, minimum) = (scale(block, 0), scale(block, 2));

@@ -25,7 +25,7 @@ pub(super) fn encode(values: &[f32], block: &mut [u8]) -> Result<(), OutOfRange>
     Ok(())
 }
 
-/// Widens a block.
+/// Dequantizes a block.
 #[inline(always)]
 pub(crate) fn decode(block: &[u8], out: &mut [f32]) {
     let scale = scale(block, 0);

@@ -2,7 +2,7 @@
 //!
 //! One optimizer step: fetch the micro-batches, count their target tokens, run forward and backward pass of each with
 //! that count as the divisor, check, mask embedding rows, clip, update. The state that a checkpoint keeps is taken
-//! before the micro-batches are fetched, so a step that is abandoned (interrupt, error) is simply made again.
+//! before the micro-batches are fetched, so a step that is abandoned (interrupt, error) is simply repeated.
 
 mod finish;
 mod setup;

@@ -74,7 +74,7 @@ pub(super) const MOSAIC_GPT_KEYS: &[&str] = &[
     "hidden_size",
     "init_device",
     "init_div_is_residual",
-    "init_weight",
+    "init_gain",
     "init_nonlinearity",
     "init_std",
     "logit_scale",

@@ -47,7 +47,7 @@ impl HeadStrides {
         Self { offset: 0, batch_stride: rows * width, row_stride: head_size, head_stride, head_size }
     }
 
-    /// The same layout starting `offset` elements later.
+    /// The same strides starting `offset` elements later.
     pub fn at(self, offset: usize) -> Self {
         Self { offset, ..self }
     }
@@ -107,21 +107,21 @@ pub struct Heads<'a> {
     pub slopes: Option<&'a [f64]>,
 }
 
-/// Queries, keys and values with their layouts.
+/// Queries, keys and values with their strides.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a, T> {
     /// Query elements.
     pub q: &'a [T],
     /// Where the query heads are.
-    pub q_layout: HeadStrides,
+    pub q_strides: HeadStrides,
     /// Key elements.
     pub k: &'a [T],
     /// Where the key heads are.
-    pub k_layout: HeadStrides,
+    pub k_strides: HeadStrides,
     /// Value elements.
     pub v: &'a [T],
     /// Where the value heads are.
-    pub v_layout: HeadStrides,
+    pub v_strides: HeadStrides,
     /// Per key row of each batch entry, whether it may be seen: `visible[batch * keys + key]`.
     pub visible: Option<(&'a [bool], usize)>,
 }
@@ -258,7 +258,7 @@ vectorized! {
         size: usize,
     ) {
         for (i, (ds, p)) in ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate() {
-            let at = first + i * result.layout.row_stride;
+            let at = first + i * result.strides.row_stride;
             let dot = sum_pairs(&result.d_out[at..at + size], &result.out[at..at + size], |a, b| a * b);
             for (d, &p) in ds.iter_mut().zip(p) {
                 *d = p * (*d - dot);
@@ -301,23 +301,23 @@ vectorized! {
     }
 }
 
-/// Attention of every span: `out` (in `out_layout`, query heads) is written for the spans' rows only. `log_sum_exp`, if
+/// Attention of every span: `out` (in `out_strides`, query heads) is written for the spans' rows only. `log_sum_exp`, if
 /// given, receives one value per (batch, head, row) with `rows_per_batch` rows, for [`backward`].
 pub fn forward<T: Float>(
     heads: Heads<'_>,
     inputs: Inputs<'_, T>,
     spans: &[Span],
     out: &mut [T],
-    out_layout: HeadStrides,
+    out_strides: HeadStrides,
     log_sum_exp: Option<(&mut [T], usize)>,
 ) {
     check(&heads, &inputs, spans);
     let batches = spans.iter().map(|s| s.batch + 1).max().unwrap_or(0);
     let last = spans.iter().map(|s| s.row + s.rows).max().unwrap_or(0);
-    assert!(out_layout.end(batches, last, heads.heads) <= out.len(), "output is too short");
+    assert!(out_strides.end(batches, last, heads.heads) <= out.len(), "output is too short");
     let rows_per_batch = log_sum_exp.as_ref().map_or(0, |(_, rows)| *rows);
     if let Some((sums, rows)) = &log_sum_exp {
-        assert!(*rows >= last && sums.len() >= batches * heads.heads * rows, "log sums are too short");
+        assert!(*rows >= last && sums.len() >= batches * heads.heads * rows, "log_sum_exp is too short");
     }
     let log_sum_exp = log_sum_exp.map(|(sums, _)| Disjoint::new(sums));
     let out = Disjoint::new(out);
@@ -340,7 +340,7 @@ pub fn forward<T: Float>(
         let log_sum_exp = log_sum_exp.as_ref().map(|sums| unsafe { sums.slice() });
         let log_sum_exp =
             log_sum_exp.map(|s| &mut s[(span.batch * heads.heads + head) * rows_per_batch + row..][..rows]);
-        forward_tile(&heads, &inputs, span, (row, rows, head), out, out_layout, log_sum_exp);
+        forward_tile(&heads, &inputs, span, (row, rows, head), out, out_strides, log_sum_exp);
     };
     if tasks.len() == 1 || rayon::current_num_threads() == 1 || work(spans, heads.heads) < PARALLEL_SCORES {
         tasks.iter().for_each(run);
@@ -356,12 +356,12 @@ fn work(spans: &[Span], heads: usize) -> usize {
 
 pub(super) fn check<T>(heads: &Heads<'_>, inputs: &Inputs<'_, T>, spans: &[Span]) {
     for span in spans {
-        let q_end = inputs.q_layout.end(span.batch + 1, span.row + span.rows, heads.heads);
+        let q_end = inputs.q_strides.end(span.batch + 1, span.row + span.rows, heads.heads);
         assert!(q_end <= inputs.q.len(), "queries are too short");
         let sees_a_key = span.causal_offset.is_none_or(|offset| span.row + offset >= span.key_row);
         assert!(sees_a_key, "the first query stands before all keys");
-        for (data, layout) in [(inputs.k, inputs.k_layout), (inputs.v, inputs.v_layout)] {
-            let end = layout.end(span.key_batch + 1, span.key_row + span.keys, heads.key_heads);
+        for (data, strides) in [(inputs.k, inputs.k_strides), (inputs.v, inputs.v_strides)] {
+            let end = strides.end(span.key_batch + 1, span.key_row + span.keys, heads.key_heads);
             assert!(end <= data.len(), "keys or values are too short");
         }
     }
@@ -373,21 +373,21 @@ fn forward_tile<T: Float>(
     span: &Span,
     (row, rows, head): (usize, usize, usize),
     out: &mut [T],
-    out_layout: HeadStrides,
+    out_strides: HeadStrides,
     log_sum_exp: Option<&mut [T]>,
 ) {
-    let size = inputs.q_layout.head_size;
+    let size = inputs.q_strides.head_size;
     let keys = visible_keys(span, row + rows - 1);
     let mut scores = vec![T::ZERO; rows * keys];
     let key_head = head * heads.key_heads / heads.heads;
     if rows == 1 {
-        one_query(heads, inputs, span, (row, head, key_head), &mut scores, out, out_layout, log_sum_exp);
+        one_query(heads, inputs, span, (row, head, key_head), &mut scores, out, out_strides, log_sum_exp);
         return;
     }
     tile_scores(heads, inputs, span, (row, rows, keys, head, key_head), &mut scores);
     softmax_tile(&mut scores, keys, span, row, visible_row(inputs, span), log_sum_exp);
-    let v = inputs.v_layout.head(span.key_batch, span.key_row, key_head);
-    let o = out_layout.head(span.batch, row, head);
+    let v = inputs.v_strides.head(span.key_batch, span.key_row, key_head);
+    let o = out_strides.head(span.batch, row, head);
     let sizes = (rows, keys, size);
     product(out, o, &scores, Layout::rows(keys), inputs.v, v, sizes, T::ONE, false, Parallelism::None);
 }
@@ -401,15 +401,15 @@ pub(super) fn one_query<T: Float>(
     (row, head, key_head): (usize, usize, usize),
     scores: &mut [T],
     out: &mut [T],
-    out_layout: HeadStrides,
+    out_strides: HeadStrides,
     log_sum_exp: Option<&mut [T]>,
 ) {
-    let size = inputs.q_layout.head_size;
-    let q = &inputs.q[inputs.q_layout.head(span.batch, row, head).offset..][..size];
-    let out = &mut out[out_layout.head(span.batch, row, head).offset..][..size];
+    let size = inputs.q_strides.head_size;
+    let q = &inputs.q[inputs.q_strides.head(span.batch, row, head).offset..][..size];
+    let out = &mut out[out_strides.head(span.batch, row, head).offset..][..size];
     let (k, v) = (
-        inputs.k_layout.head(span.key_batch, span.key_row, key_head),
-        inputs.v_layout.head(span.key_batch, span.key_row, key_head),
+        inputs.k_strides.head(span.key_batch, span.key_row, key_head),
+        inputs.v_strides.head(span.key_batch, span.key_row, key_head),
     );
     query_scores(scores, q, &inputs.k[k.offset..], k.row_stride, T::from_f64(heads.scale));
     let keys = scores.len();
@@ -429,9 +429,9 @@ fn tile_scores<T: Float>(
     (row, rows, keys, head, key_head): (usize, usize, usize, usize, usize),
     scores: &mut [T],
 ) {
-    let q = inputs.q_layout.head(span.batch, row, head);
-    let k = inputs.k_layout.head_transposed(span.key_batch, span.key_row, key_head);
-    let sizes = (rows, inputs.q_layout.head_size, keys);
+    let q = inputs.q_strides.head(span.batch, row, head);
+    let k = inputs.k_strides.head_transposed(span.key_batch, span.key_row, key_head);
+    let sizes = (rows, inputs.q_strides.head_size, keys);
     let scale = T::from_f64(heads.scale);
     product(scores, Layout::rows(keys), inputs.q, q, inputs.k, k, sizes, scale, false, Parallelism::None);
     add_bias(heads, span, row, head, keys, scores);
@@ -457,28 +457,28 @@ fn add_bias<T: Float>(
 pub struct ForwardResult<'a, T> {
     /// Output of [`forward`].
     pub out: &'a [T],
-    /// Gradient of the output, same layout.
+    /// Gradient of the output, same strides.
     pub d_out: &'a [T],
     /// Layout of both.
-    pub layout: HeadStrides,
+    pub strides: HeadStrides,
     /// Log-sum-exp per (batch, head, row).
     pub log_sum_exp: &'a [T],
     /// Rows per batch entry in `log_sum_exp`.
     pub rows_per_batch: usize,
 }
 
-/// Gradients of the inputs, to add to, in the inputs' layouts.
+/// Gradients of the inputs, to add to, in the inputs' strides.
 pub struct InputGradients<'a, T> {
     /// Gradient of the queries.
     pub dq: &'a mut [T],
     /// Gradient of the keys.
     pub dk: &'a mut [T],
     /// Layout of `dk`.
-    pub dk_layout: HeadStrides,
+    pub dk_strides: HeadStrides,
     /// Gradient of the values.
     pub dv: &'a mut [T],
     /// Layout of `dv`.
-    pub dv_layout: HeadStrides,
+    pub dv_strides: HeadStrides,
 }
 
 /// Backward pass of [`forward`]: adds to the gradients of queries, keys and values.
@@ -495,8 +495,10 @@ pub fn backward<T: Float>(
     check(&heads, &inputs, spans);
     assert_eq!(gradients.dq.len(), inputs.q.len(), "query gradient has another length");
     for span in spans {
-        for (data, layout) in [(&*gradients.dk, gradients.dk_layout), (&*gradients.dv, gradients.dv_layout)] {
-            let end = layout.end(span.key_batch + 1, span.key_row + span.keys, heads.key_heads);
+        for (data, strides) in
+            [(&*gradients.dk, gradients.dk_strides), (&*gradients.dv, gradients.dv_strides)]
+        {
+            let end = strides.end(span.key_batch + 1, span.key_row + span.keys, heads.key_heads);
             assert!(end <= data.len(), "key or value gradient is too short");
         }
     }
@@ -504,14 +506,14 @@ pub fn backward<T: Float>(
     let tasks: Vec<(usize, usize)> =
         (0..by_keys.len()).flat_map(|i| (0..heads.key_heads).map(move |head| (i, head))).collect();
     let group = heads.heads / heads.key_heads;
-    let (dk_layout, dv_layout) = (gradients.dk_layout, gradients.dv_layout);
+    let (dk_strides, dv_strides) = (gradients.dk_strides, gradients.dv_strides);
     let (dq, dk, dv) =
         (Disjoint::new(gradients.dq), Disjoint::new(gradients.dk), Disjoint::new(gradients.dv));
     let run = |&(index, key_head): &(usize, usize)| {
         // SAFETY: a task touches only the keys and values of its own block and key head, blocks are disjoint (checked
         // above), and each query row of a head belongs to one span, hence to one task.
         let (dq, dk, dv) = unsafe { (dq.slice(), dk.slice(), dv.slice()) };
-        let mut gradients = InputGradients { dq, dk, dk_layout, dv, dv_layout };
+        let mut gradients = InputGradients { dq, dk, dk_strides, dv, dv_strides };
         for span in &by_keys[index] {
             for head in key_head * group..(key_head + 1) * group {
                 for tile in (0..span.rows).step_by(QUERY_TILE) {
@@ -551,7 +553,7 @@ fn backward_tile<T: Float>(
     result: &ForwardResult<'_, T>,
     gradients: &mut InputGradients<'_, T>,
 ) {
-    let size = inputs.q_layout.head_size;
+    let size = inputs.q_strides.head_size;
     let keys = visible_keys(span, row + rows - 1);
     let tile = Layout::rows(keys);
     let single = Parallelism::None;
@@ -561,20 +563,20 @@ fn backward_tile<T: Float>(
         &result.log_sum_exp[(span.batch * heads.heads + head) * result.rows_per_batch + row..][..rows];
     let visible = visible_row(inputs, span);
     probabilities_tile(&mut p, keys, span, row, visible, log_sum_exp);
-    let d_out = result.layout.head(span.batch, row, head);
+    let d_out = result.strides.head(span.batch, row, head);
     let tile_transposed = Layout::columns(keys);
-    let dv = gradients.dv_layout.head(span.key_batch, span.key_row, key_head);
+    let dv = gradients.dv_strides.head(span.key_batch, span.key_row, key_head);
     let by_keys = (keys, rows, size);
     product(gradients.dv, dv, &p, tile_transposed, result.d_out, d_out, by_keys, T::ONE, true, single);
     // dp = d_out v^T, then ds = p * (dp - rowsum(d_out * out)), the gradient of the scaled scores
     let mut ds = vec![T::ZERO; rows * keys];
-    let v = inputs.v_layout.head_transposed(span.key_batch, span.key_row, key_head);
+    let v = inputs.v_strides.head_transposed(span.key_batch, span.key_row, key_head);
     product(&mut ds, tile, result.d_out, d_out, inputs.v, v, (rows, size, keys), T::ONE, false, single);
     score_gradients(&mut ds, &p, keys, result, d_out.offset, size);
     let scale = T::from_f64(heads.scale);
-    let q = inputs.q_layout.head(span.batch, row, head);
-    let k = inputs.k_layout.head(span.key_batch, span.key_row, key_head);
+    let q = inputs.q_strides.head(span.batch, row, head);
+    let k = inputs.k_strides.head(span.key_batch, span.key_row, key_head);
     product(gradients.dq, q, &ds, tile, inputs.k, k, (rows, keys, size), scale, true, single);
-    let dk = gradients.dk_layout.head(span.key_batch, span.key_row, key_head);
+    let dk = gradients.dk_strides.head(span.key_batch, span.key_row, key_head);
     product(gradients.dk, dk, &ds, tile_transposed, inputs.q, q, by_keys, scale, true, single);
 }

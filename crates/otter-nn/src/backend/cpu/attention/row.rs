@@ -18,9 +18,9 @@ pub fn forward_rows<T: Float>(
     span: impl Fn(usize) -> Option<Span> + Sync,
     scores: &mut [T],
     out: &mut [T],
-    out_layout: HeadStrides,
+    out_strides: HeadStrides,
 ) {
-    assert!(out_layout.end(batches, 1, heads.heads) <= out.len(), "output is too short");
+    assert!(out_strides.end(batches, 1, heads.heads) <= out.len(), "output is too short");
     let room = scores.len() / (batches * heads.heads).max(1);
     let mut work = 0;
     for (index, span) in (0..batches).filter_map(|index| Some((index, span(index)?))) {
@@ -35,12 +35,12 @@ pub fn forward_rows<T: Float>(
         // SAFETY: each (entry, head) belongs to exactly one task, and so do its features of the output and its scores.
         let (scores, out) = unsafe { (scores.slice(), out.slice()) };
         let Some(span) = span(index) else {
-            let at = out_layout.head(index, 0, head).offset;
-            return out[at..at + out_layout.head_size].fill(T::ZERO);
+            let at = out_strides.head(index, 0, head).offset;
+            return out[at..at + out_strides.head_size].fill(T::ZERO);
         };
         let scores = &mut scores[task * room..][..visible_keys(&span, 0)];
         let key_head = head * heads.key_heads / heads.heads;
-        one_query(&heads, &inputs, &span, (0, head, key_head), scores, out, out_layout, None);
+        one_query(&heads, &inputs, &span, (0, head, key_head), scores, out, out_strides, None);
     };
     let tasks = batches * heads.heads;
     if rayon::current_num_threads() == 1 || work < PARALLEL_SCORES {

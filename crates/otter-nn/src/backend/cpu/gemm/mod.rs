@@ -14,7 +14,7 @@ use super::{LANES, fold_lanes, for_row_blocks};
 use crate::{Float, WeightView, vectorized};
 
 /// Rows up to which the product is a set of dot products bound by reading the weight once.
-const FEW_ROWS: usize = 3;
+const SKINNY_ROWS: usize = 3;
 /// Rows up to which dot products with a weight in full precision are faster than packing it for the general product.
 pub(super) const SOME_ROWS: usize = 32;
 /// Multiplications below which a product stays on one thread.
@@ -269,9 +269,9 @@ pub fn matmul_nt<'a, T: Float>(
     let w = w.into();
     if let WeightView::Quantized(w) = w {
         debug_assert_eq!((w.rows(), w.width()), (outer, inner));
-        return T::matmul_nn_quantized(y, x, w, accumulate);
+        return T::matmul_nt_quantized(y, x, w, accumulate);
     }
-    if rows <= FEW_ROWS && inner > 0 {
+    if rows <= SKINNY_ROWS && inner > 0 {
         return match w {
             WeightView::Full(w) => skinny_gemm(y, x, w, inner, outer, accumulate),
             WeightView::F16(w) => skinny_gemm(y, x, w, inner, outer, accumulate),
@@ -381,7 +381,7 @@ mod tests {
 
     /// One row, with and without whole groups of weight rows and lanes, against the definition.
     #[test]
-    fn skinny_gemm_are_dot_products() {
+    fn skinny_gemm_is_dot_products() {
         for (inner, outer) in [(1, 1), (15, 3), (16, 4), (37, 9), (64, 10)] {
             let x: Vec<f32> = (0..2 * inner).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
             let w: Vec<f32> = (0..inner * outer).map(|i| (i * 5 % 13) as f32 - 6.0).collect();

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::FEW_ROWS;
+use super::SKINNY_ROWS;
 use super::activations::{Activations, CELL, Cells, SUMS};
 use super::panel::{Ahead, GROUPS, PANEL, PanelKernel};
 use super::prefetch::prefetch_after;
@@ -31,7 +31,7 @@ pub(super) unsafe fn dot(
     x: &Activations,
     first: usize,
     count: usize,
-) -> [f32; FEW_ROWS] {
+) -> [f32; SKINNY_ROWS] {
     match (format, count) {
         (QuantizedFormat::Q4K, 1) => dot_q4_k::<1>(row, x, first),
         (QuantizedFormat::Q4K, 2) => dot_q4_k::<2>(row, x, first),
@@ -54,7 +54,7 @@ fn sum_of(x: __m256) -> f32 {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; FEW_ROWS] {
+fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; SKINNY_ROWS] {
     let blocks = row.len() / q4_k::BYTES;
     let (cells, rows) = (x.cells(), x.rows());
     assert!(first + C <= rows && blocks * rows <= cells.scales.len());
@@ -110,7 +110,7 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
             corrections[c] = _mm_fmadd_ps(of_minima, minimum, corrections[c]);
         }
     }
-    let mut out = [0.0; FEW_ROWS];
+    let mut out = [0.0; SKINNY_ROWS];
     for c in 0..C {
         let correction = _mm_hadd_ps(corrections[c], corrections[c]);
         out[c] = sum_of(products[c]) - _mm_cvtss_f32(_mm_hadd_ps(correction, correction));
@@ -120,7 +120,7 @@ fn dot_q4_k<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; FEW_ROWS] {
+fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; SKINNY_ROWS] {
     let blocks = row.len() / q8_0::BYTES;
     let (cells, rows) = (x.cells(), x.rows());
     assert!(first + C <= rows && blocks.div_ceil(8) * rows * 8 <= cells.scales.len());
@@ -177,7 +177,7 @@ fn dot_q8_0<const C: usize>(row: &[u8], x: &Activations, first: usize) -> [f32; 
             products[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, products[c]);
         }
     }
-    let mut out = [0.0; FEW_ROWS];
+    let mut out = [0.0; SKINNY_ROWS];
     for c in 0..C {
         out[c] = sum_of(products[c]);
     }

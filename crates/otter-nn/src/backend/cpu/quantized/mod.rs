@@ -1,8 +1,8 @@
 //! Products with frozen matrices in blocks of 8 or 4 bits ([`crate::tensor::quantized`]). Forward, activations become signed bytes
 //! once and products are sums of integers, so that every instruction set gives the same numbers up to the rounding of a
-//! last sum; the input gradient widens a tile at a time into the f32 product. A matrix is never widened as a whole.
+//! last sum; the input gradient dequantizes a tile at a time into the f32 product. A matrix is never dequantized as a whole.
 //!
-//! For up to [`FEW_ROWS`] rows of activations a weight row is read once and multiplied with all of them (bound by memory);
+//! For up to [`SKINNY_ROWS`] rows of activations a weight row is read once and multiplied with all of them (bound by memory);
 //! for more, panels of weight rows are laid out for the widest integer products (bound by arithmetic).
 
 mod activations;
@@ -29,14 +29,14 @@ use panel::PANEL;
 use prefetch::prefetch;
 
 /// Rows of activations up to which weight rows are taken one at a time.
-const FEW_ROWS: usize = 4;
+const SKINNY_ROWS: usize = 4;
 /// Rows of activations that a panel is multiplied with at a time: their sums stay in the second-level cache.
 const COLUMNS: usize = 512;
 /// Rows of results asked for before they are written.
 const ROWS_AHEAD: usize = 8;
 /// Bytes of weights below which a product stays on one thread.
 const PARALLEL_BYTES: usize = 1 << 15;
-/// Elements of a widened tile: 4 MiB of f32, which stay in the cache until the product has read them.
+/// Elements of a dequantized tile: 4 MiB of f32, which stay in the cache until the product has read them.
 const TILE: usize = 1 << 20;
 
 /// What a processor has for integer products.
@@ -78,16 +78,16 @@ impl Instructions {
 
 thread_local! {
     /// Activations of the product in progress, so that a product in steady state allocates nothing.
-    static SCRATCH: RefCell<Activations> = RefCell::new(Activations::default());
+    static ACTIVATIONS: RefCell<Activations> = RefCell::new(Activations::default());
 }
 
 /// `y (+)= x w^T` with x (rows, inner), w (outer, inner), y (rows, outer).
 pub fn matmul_nt(y: &mut [f32], x: &[f32], w: QuantizedView<'_>, accumulate: bool) {
     // Taken, not borrowed: while it waits for others, this thread may begin another product.
-    let mut activations = SCRATCH.take();
+    let mut activations = ACTIVATIONS.take();
     activations.set(x, w.width(), w.format());
     product(y, &activations, w, accumulate, Instructions::best());
-    SCRATCH.set(activations);
+    ACTIVATIONS.set(activations);
 }
 
 /// `y = x w^T` for several matrices over the same `x`. Where all are of one format, the bytes of `x` are made once and no
@@ -98,10 +98,10 @@ pub fn matmul_nt_each(x: &[f32], projections: &mut [Projection<'_, f32>]) -> boo
     if !projections.iter().all(|each| blocks(each).is_some_and(|w| kind(w) == kind(first))) {
         return false;
     }
-    let mut activations = SCRATCH.take();
+    let mut activations = ACTIVATIONS.take();
     activations.set(x, first.width(), first.format());
     products(projections, &activations, Instructions::best());
-    SCRATCH.set(activations);
+    ACTIVATIONS.set(activations);
     true
 }
 
@@ -151,7 +151,7 @@ fn product(y: &mut [f32], x: &Activations, w: QuantizedView<'_>, accumulate: boo
     if rows == 0 || outer == 0 {
         return;
     }
-    if rows <= FEW_ROWS || with == Instructions::Plain {
+    if rows <= SKINNY_ROWS || with == Instructions::Plain {
         skinny_gemm(y, x, w, accumulate, with);
     } else {
         panels(y, x, w, accumulate, with);
@@ -180,8 +180,8 @@ fn skinny_gemm(y: &mut [f32], x: &Activations, w: QuantizedView<'_>, accumulate:
     let results = Results(y.as_mut_ptr());
     for_weight_rows(w, 16, |range| {
         let bytes = &w.bytes()[range.start * w.row_bytes()..range.end * w.row_bytes()];
-        for first in (0..rows).step_by(FEW_ROWS) {
-            let count = FEW_ROWS.min(rows - first);
+        for first in (0..rows).step_by(SKINNY_ROWS) {
+            let count = SKINNY_ROWS.min(rows - first);
             for (at, row) in bytes.chunks_exact(w.row_bytes()).enumerate() {
                 let products = dot(w.format(), row, x, first, count, with);
                 for (i, product) in products.into_iter().enumerate().take(count) {
@@ -203,7 +203,7 @@ fn dot(
     first: usize,
     count: usize,
     with: Instructions,
-) -> [f32; FEW_ROWS] {
+) -> [f32; SKINNY_ROWS] {
     match with {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Instructions` names only what the processor was asked for.
@@ -258,7 +258,7 @@ fn panels(y: &mut [f32], x: &Activations, w: QuantizedView<'_>, accumulate: bool
 }
 
 vectorized! {
-    fn widen_part<T: Float>(format: QuantizedFormat, bytes: &[u8], start: usize, out: &mut [T]) {
+    fn dequantize_part<T: Float>(format: QuantizedFormat, bytes: &[u8], start: usize, out: &mut [T]) {
         let length = format.block_len();
         let mut block_values = [0.0f32; 256];
         let (mut at, mut out) = (start, out);
@@ -277,17 +277,19 @@ vectorized! {
     }
 }
 
-/// Writes the widened elements from `start` on to `out`, on all threads.
-pub fn widen<T: Float>(format: QuantizedFormat, bytes: &[u8], start: usize, out: &mut [T]) {
+/// Writes the dequantized elements from `start` on to `out`, on all threads.
+pub fn dequantize<T: Float>(format: QuantizedFormat, bytes: &[u8], start: usize, out: &mut [T]) {
     let length = format.block_len();
     if start.is_multiple_of(length) && out.len().is_multiple_of(length) {
-        for_row_blocks(out, length, 4, |first, out| widen_part(format, bytes, start + first * length, out));
+        for_row_blocks(out, length, 4, |first, out| {
+            dequantize_part(format, bytes, start + first * length, out)
+        });
     } else {
-        widen_part(format, bytes, start, out);
+        dequantize_part(format, bytes, start, out);
     }
 }
 
-/// `dx (+)= dy w`, a tile of widened weight rows at a time.
+/// `dx (+)= dy w`, a tile of dequantized weight rows at a time.
 pub fn matmul_nn<T: Float>(dx: &mut [T], dy: &[T], w: QuantizedView<'_>, accumulate: bool) {
     let (inner, outer) = (w.width(), w.rows());
     let rows = dx.len() / inner.max(1);
@@ -304,8 +306,8 @@ pub fn matmul_nn<T: Float>(dx: &mut [T], dy: &[T], w: QuantizedView<'_>, accumul
     });
 }
 
-/// `y (+)= x w^T` in the type of the arithmetic, exactly the product with the widened matrix.
-pub fn matmul_nt_widened<T: Float>(y: &mut [T], x: &[T], w: QuantizedView<'_>, accumulate: bool) {
+/// `y (+)= x w^T` in the type of the arithmetic, exactly the product with the dequantized matrix.
+pub fn matmul_nt_dequantized<T: Float>(y: &mut [T], x: &[T], w: QuantizedView<'_>, accumulate: bool) {
     let (inner, outer) = (w.width(), w.rows());
     let rows = y.len() / outer.max(1);
     for_tiles(w, |first, count, tile| {
@@ -316,7 +318,7 @@ pub fn matmul_nt_widened<T: Float>(y: &mut [T], x: &[T], w: QuantizedView<'_>, a
     });
 }
 
-/// Calls `body(first row, rows, their widened elements)` on consecutive tiles.
+/// Calls `body(first row, rows, their dequantized elements)` on consecutive tiles.
 fn for_tiles<T: Float>(w: QuantizedView<'_>, mut body: impl FnMut(usize, usize, &[T])) {
     let (inner, outer) = (w.width(), w.rows());
     let most = (TILE / inner / PANEL * PANEL).clamp(PANEL, outer.max(PANEL));
@@ -324,7 +326,7 @@ fn for_tiles<T: Float>(w: QuantizedView<'_>, mut body: impl FnMut(usize, usize, 
     for first in (0..outer).step_by(most) {
         let rows = most.min(outer - first);
         let tile = &mut tile[..rows * inner];
-        widen(w.format(), w.bytes(), first * inner, tile);
+        dequantize(w.format(), w.bytes(), first * inner, tile);
         body(first, rows, tile);
     }
 }

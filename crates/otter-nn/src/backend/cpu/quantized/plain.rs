@@ -1,6 +1,6 @@
 //! Integer products without vector instructions: what the other files must agree with.
 
-use super::FEW_ROWS;
+use super::SKINNY_ROWS;
 use super::activations::{Activations, Cells};
 use crate::tensor::quantized::{QuantizedFormat, q4_k, q8_0, scale};
 
@@ -11,8 +11,8 @@ pub(super) fn dot(
     x: &Activations,
     first: usize,
     count: usize,
-) -> [f32; FEW_ROWS] {
-    let mut products = [0.0; FEW_ROWS];
+) -> [f32; SKINNY_ROWS] {
+    let mut products = [0.0; SKINNY_ROWS];
     let of_cell = x.scales_of_cell();
     for (at, cell) in row.chunks(of_cell * format.block_bytes()).enumerate() {
         for (product, row) in products.iter_mut().zip(first..first + count) {

@@ -117,12 +117,12 @@ fn no_sum_overflows() {
         }
         let bytes = Tensor::from_vec(bytes, &[outer, format.row_bytes(inner)], Device::Cpu);
         let w = QuantizedMatrix::new(format, bytes, [outer, inner]);
-        let mut widened = vec![0.0f32; inner];
-        w.view().read(0, &mut widened);
+        let mut dequantized = vec![0.0f32; inner];
+        w.view().read(0, &mut dequantized);
         for sign in [1.0f32, -1.0] {
             for rows in [1, 8] {
                 let x = vec![sign * 2.0; rows * inner];
-                let expected: f32 = widened.iter().map(|w| sign * 2.0 * w).sum();
+                let expected: f32 = dequantized.iter().map(|w| sign * 2.0 * w).sum();
                 for &with in &available {
                     let found = product_with(&w, &x, false, with);
                     assert_close(
@@ -137,18 +137,18 @@ fn no_sum_overflows() {
     }
 }
 
-/// Against the product of the widened matrix: what rounding activations to bytes costs.
+/// Against the product of the dequantized matrix: what rounding activations to bytes costs.
 #[test]
 fn products_are_near_those_of_the_widened_matrix() {
     for (format, tolerance) in [(QuantizedFormat::Q8_0, 0.006), (QuantizedFormat::Q4K, 0.008)] {
         let (outer, inner) = (96, 1024);
         let w = matrix(format, outer, inner, 3);
-        let mut widened = vec![0.0f32; outer * inner];
-        w.view().read(0, &mut widened);
+        let mut dequantized = vec![0.0f32; outer * inner];
+        w.view().read(0, &mut dequantized);
         for rows in [1, 4, 40] {
             let x = numbers(rows * inner, 5);
             let mut exact = vec![0.0f32; rows * outer];
-            gemm::matmul_nt(&mut exact, &x, &widened[..], inner, outer, false);
+            gemm::matmul_nt(&mut exact, &x, &dequantized[..], inner, outer, false);
             let mut found = vec![0.0f32; rows * outer];
             matmul_nt(&mut found, &x, w.view(), false);
             let error: f64 = exact.iter().zip(&found).map(|(a, b)| f64::from(a - b).powi(2)).sum();
@@ -172,7 +172,7 @@ fn reading_any_part_gives_the_same_numbers() {
             assert_eq!(part, whole[start..start + count], "{} from {start}", format.name());
         }
         let mut wide = vec![0.0f64; 512];
-        widen(format, w.bytes(), 512, &mut wide);
+        dequantize(format, w.bytes(), 512, &mut wide);
         assert!(wide.iter().zip(&whole[512..1024]).all(|(a, b)| *a == f64::from(*b)));
     }
 }
@@ -183,13 +183,13 @@ fn the_input_gradient_is_that_of_the_widened_matrix() {
         // more than one tile of weight rows
         for (rows, outer, inner) in [(1, 40, 256), (5, 1100, 1024)] {
             let w = matrix(format, outer, inner, 1);
-            let mut widened = vec![0.0f32; outer * inner];
-            w.view().read(0, &mut widened);
+            let mut dequantized = vec![0.0f32; outer * inner];
+            w.view().read(0, &mut dequantized);
             let dy = numbers(rows * outer, 2);
             for accumulate in [false, true] {
                 let mut expected = numbers(rows * inner, 3);
                 let mut found = expected.clone();
-                gemm::matmul_nn(&mut expected, &dy, &widened[..], outer, inner, accumulate);
+                gemm::matmul_nn(&mut expected, &dy, &dequantized[..], outer, inner, accumulate);
                 gemm::matmul_nn(&mut found, &dy, w.view(), outer, inner, accumulate);
                 assert_close(&found, &expected, 1e-6, format.name());
             }

@@ -9,8 +9,8 @@ use otter_nn::tensor::quantized::OutOfRange;
 ///
 /// # Errors
 /// The first value that is not finite or that the type cannot hold, or the type when floats do not become it.
-pub fn narrow(values: &[f32], dtype: StoredDType, bytes: &mut Vec<u8>) -> Result<(), NarrowError> {
-    check_finite(values).map_err(NarrowError::NotFinite)?;
+pub fn encode(values: &[f32], dtype: StoredDType, bytes: &mut Vec<u8>) -> Result<(), EncodeError> {
+    check_finite(values).map_err(EncodeError::NotFinite)?;
     match dtype {
         StoredDType::F32 => values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes())),
         StoredDType::F64 => {
@@ -23,7 +23,7 @@ pub fn narrow(values: &[f32], dtype: StoredDType, bytes: &mut Vec<u8>) -> Result
             for &value in values {
                 let narrow = f16::from_f32(value);
                 if narrow.is_infinite() {
-                    return Err(NarrowError::Overflow(value));
+                    return Err(EncodeError::Overflow(value));
                 }
                 bytes.extend_from_slice(&narrow.to_le_bytes());
             }
@@ -31,16 +31,16 @@ pub fn narrow(values: &[f32], dtype: StoredDType, bytes: &mut Vec<u8>) -> Result
         StoredDType::Q4_0 => {
             let blocks = values.chunks_exact(dtype.block().0);
             for block in blocks {
-                q4_0(block, bytes).map_err(NarrowError::Overflow)?;
+                q4_0(block, bytes).map_err(EncodeError::Overflow)?;
             }
         }
         other => {
-            let format = other.quantized().ok_or(NarrowError::NotFloat(other))?;
+            let format = other.quantized().ok_or(EncodeError::NotFloat(other))?;
             let start = bytes.len();
             bytes.resize(start + format.row_bytes(values.len()), 0);
             format
                 .encode_parallel(values, &mut bytes[start..])
-                .map_err(|OutOfRange(value)| NarrowError::Overflow(value))?;
+                .map_err(|OutOfRange(value)| EncodeError::Overflow(value))?;
         }
     }
     Ok(())
@@ -84,7 +84,7 @@ pub fn check_finite(values: &[f32]) -> Result<(), f32> {
 
 /// Why a value was not written.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum NarrowError {
+pub enum EncodeError {
     /// NaN or infinite.
     NotFinite(f32),
     /// Beyond ±65504, or beyond what the scale of a block can say.
@@ -93,7 +93,7 @@ pub enum NarrowError {
     NotFloat(StoredDType),
 }
 
-impl NarrowError {
+impl EncodeError {
     /// What is wrong and what to do.
     pub fn problem(self) -> String {
         match self {
@@ -113,7 +113,7 @@ impl NarrowError {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::gguf::widen_blocks;
+    use crate::gguf::dequantize_blocks;
     use proptest::prelude::*;
 
     #[test]
@@ -121,28 +121,28 @@ mod tests {
         let values = [1.5f32, -0.0, f32::MIN_POSITIVE, 65504.0];
         for dtype in [StoredDType::F32, StoredDType::F64, StoredDType::F16, StoredDType::Bf16] {
             let mut bytes = Vec::new();
-            narrow(&values, dtype, &mut bytes).unwrap();
+            encode(&values, dtype, &mut bytes).unwrap();
             assert_eq!(bytes.len(), 4 * dtype.size());
         }
         let mut bytes = Vec::new();
-        assert_eq!(narrow(&[1.0, 7e4], StoredDType::F16, &mut bytes), Err(NarrowError::Overflow(7e4)));
+        assert_eq!(encode(&[1.0, 7e4], StoredDType::F16, &mut bytes), Err(EncodeError::Overflow(7e4)));
         assert_eq!(
-            narrow(&[1.0], StoredDType::I64, &mut bytes),
-            Err(NarrowError::NotFloat(StoredDType::I64))
+            encode(&[1.0], StoredDType::I64, &mut bytes),
+            Err(EncodeError::NotFloat(StoredDType::I64))
         );
         for dtype in [StoredDType::F32, StoredDType::F64, StoredDType::F16, StoredDType::Bf16] {
-            let bad = narrow(&[1.0, f32::NEG_INFINITY, f32::NAN], dtype, &mut bytes).unwrap_err();
-            assert_eq!(bad, NarrowError::NotFinite(f32::NEG_INFINITY), "{dtype}");
+            let bad = encode(&[1.0, f32::NEG_INFINITY, f32::NAN], dtype, &mut bytes).unwrap_err();
+            assert_eq!(bad, EncodeError::NotFinite(f32::NEG_INFINITY), "{dtype}");
             assert!(bad.problem().contains("-inf"));
         }
     }
 
     fn there_and_back(format: StoredDType, values: &[f32]) -> Vec<f32> {
         let mut bytes = Vec::new();
-        narrow(values, format, &mut bytes).unwrap();
+        encode(values, format, &mut bytes).unwrap();
         assert_eq!(Some(bytes.len()), format.bytes_of(values.len()));
         let mut out = vec![0.0; values.len()];
-        widen_blocks(format, &bytes, &mut out);
+        dequantize_blocks(format, &bytes, &mut out);
         out
     }
 
@@ -213,14 +213,14 @@ mod tests {
             let mut values = vec![0.0; 256];
             assert_eq!(there_and_back(format, &values), values);
             values[200] = f32::INFINITY;
-            assert_eq!(narrow(&values, format, &mut out), Err(NarrowError::NotFinite(f32::INFINITY)));
+            assert_eq!(encode(&values, format, &mut out), Err(EncodeError::NotFinite(f32::INFINITY)));
             values[200] = 1e30;
-            assert!(matches!(narrow(&values, format, &mut out), Err(NarrowError::Overflow(_))));
+            assert!(matches!(encode(&values, format, &mut out), Err(EncodeError::Overflow(_))));
         }
-        assert_eq!(narrow(&[1e6], StoredDType::F16, &mut out), Err(NarrowError::Overflow(1e6)));
+        assert_eq!(encode(&[1e6], StoredDType::F16, &mut out), Err(EncodeError::Overflow(1e6)));
         assert_eq!(
-            narrow(&[0.0; 256], StoredDType::Q5K, &mut out),
-            Err(NarrowError::NotFloat(StoredDType::Q5K))
+            encode(&[0.0; 256], StoredDType::Q5K, &mut out),
+            Err(EncodeError::NotFloat(StoredDType::Q5K))
         );
     }
 }
