@@ -1,4 +1,4 @@
-"""CLIP ViT-L/14 on one image in PyTorch, the other side of the example `vision_tower` of otter-model.
+"""CLIP ViT-L/14 on one image in PyTorch, the other side of the example `vision_tower` of otter-dev.
 
 Weights and pixels come from the formula of otter_torch.py, so that the features of both can be compared.
 """

@@ -3,7 +3,7 @@
 //! ```text
 //! config.json ───────► CheckpointConfig ─► OtterConfig
 //! *.safetensors ─┐
-//! *.bin ─────────┴───► Weights ─► TensorEntry ─► mapped or widened f32   } LoadReport
+//! *.bin ─────────┴───► Weights ─► TensorEntry ─► mapped, or converted to f32   } LoadReport
 //! tokenizer.* ───────► otter_data::TextTokenizer
 //! ```
 //!

@@ -1,4 +1,4 @@
-//! Few-shot evaluation and reports.
+//! Few-shot evaluation, reports, and parity with recordings of the original.
 //!
 //! ```text
 //! truth files ─► Truth ─┐

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! safetensors ─┐
-//! torch ───────┼─► TensorEntry (a range of a mapped file) ─► mapped or widened f32
+//! torch ───────┼─► TensorEntry (a range of a mapped file) ─► mapped, or converted to f32
 //! gguf ────────┘
 //! tokenizer: sentencepiece, vocabulary and merges ─► the text of a tokenizer.json
 //! ```

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! directories, files ─► Source (names without wrappers, what it is)
-//!        │  rename tables, language.rs, vision.rs, bridge.rs
+//!        │  rename tables, parts/language.rs, parts/vision.rs, parts/bridge.rs
 //!        ▼
 //! PlannedTensor: name, type, shape, and parts: stored rows, drawn rows, base + delta, W + BA
 //!        │  output.rs: one tensor after the other, 256 Ki elements at a time

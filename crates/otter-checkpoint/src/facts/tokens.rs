@@ -1,5 +1,5 @@
 //! Special tokens: whose order their ids follow, whether that is the order of the class that the configuration names, and
-//! how the tokenizer fits the embedding table (`spec/model.md` 8).
+//! how the tokenizer fits the embedding table.
 
 use crate::config::checkpoint_config::ModelFamily;
 use crate::facts::model::{Facts, Language};

@@ -76,7 +76,7 @@ pub struct Counts {
     pub v01: u64,
 }
 
-/// Input and output tables (`spec/checkpoints.md` 7).
+/// Input and output tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TiedTables {
     /// The top-level `tie_word_embeddings`.

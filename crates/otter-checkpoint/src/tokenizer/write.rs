@@ -1,5 +1,5 @@
 //! Writing a tokenizer: a set of files that agree with each other, whichever of them a reader opens, and the tokens
-//! that Otter adds to the tokenizer of a plain language model (`spec/model.md` 8).
+//! that Otter adds to the tokenizer of a plain language model.
 
 use crate::atomic;
 use crate::directory::save::TOKENIZER_FILES;

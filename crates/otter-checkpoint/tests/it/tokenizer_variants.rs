@@ -461,7 +461,7 @@ fn views(directory: &Path) -> Vec<(String, TextTokenizer)> {
     all
 }
 
-/// The ids of `spec/model.md` 8: the base's size plus 0, 1, 2, 3 in the order of the class.
+/// The ids of the added tokens: the base's size plus 0, 1, 2, 3 in the order of the class.
 #[test]
 fn tokens_added_to_a_language_model_have_the_ids_of_their_class() {
     for (folder, base, case) in

@@ -268,7 +268,7 @@ fn rounding_is_to_the_nearest_and_keeps_what_is_not_finite() {
 
 /// Tiles of columns of the result and of the first factor, from any element on.
 #[test]
-fn widened_tiles_of_blocks_go_to_tensor_cores() {
+fn dequantized_tiles_of_blocks_go_to_tensor_cores() {
     let gpu = gpu();
     let (outer, inner, precision) = (37, 256, Precision::Bf16);
     for format in QuantizedFormat::ALL {
@@ -282,7 +282,7 @@ fn widened_tiles_of_blocks_go_to_tensor_cores() {
         for tile in [outer * inner, 12 * inner, 10 * inner + 1, 0] {
             let most = if tile == outer * inner { 130 } else { 10 };
             let mut on_w = QuantizedBuffer::of(&gpu, &host).expect("memory");
-            on_w.widen_at_a_time(tile);
+            on_w.dequantize_at_a_time(tile);
             for (rows, accumulate) in [(9, false), (most, true), (1, true)] {
                 let what = format!("{} {rows} rows, tiles of {tile}, accumulate {accumulate}", format.name());
                 let (x, y) = (numbers(rows * inner, 5), numbers(rows * outer, 6));

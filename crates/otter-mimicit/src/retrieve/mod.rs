@@ -1,4 +1,4 @@
-//! Picking in-context examples: the three heuristics of MIMIC-IT (data specification, section 4; arXiv 2305.03726), random
+//! Picking in-context examples: the three heuristics of MIMIC-IT (arXiv 2305.03726), random
 //! ones to compare with, and RICES for queries at inference.
 //!
 //! ```text

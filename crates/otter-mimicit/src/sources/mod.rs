@@ -1,4 +1,4 @@
-//! Converters from the original sources to MIMIC-IT, one file a source (`spec/data.md` 5 and 6).
+//! Converters from the original sources to MIMIC-IT, one file a source.
 //!
 //! A [`Source`] gives visual items with what is said about them; [`import`] reads their pictures on several threads,
 //! keeps what is done in a journal so that an interrupted run goes on, and writes the whole through a

@@ -3,7 +3,7 @@
 //! The model is WordPiece: every word of the language is one piece, a made-up word is two (`wug`,
 //! `##pim`), and single letters and digits spell whatever else a person types. The special tokens
 //! have the places of the original's LLaMA tokenizer: `<unk>`, `<s>`, `</s>` first, the tokens that
-//! Otter adds behind the rest (checkpoint specification).
+//! Otter adds behind the rest.
 
 use std::path::Path;
 

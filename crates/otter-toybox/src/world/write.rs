@@ -1,4 +1,4 @@
-//! Writes the toybox as MIMIC-IT files (data specification, section 1):
+//! Writes the toybox as MIMIC-IT files:
 //!
 //! ```text
 //! manifest.json  README.md  tokenizer/…

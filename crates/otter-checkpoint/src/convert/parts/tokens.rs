@@ -1,6 +1,6 @@
 //! Ids of the tokens that Otter adds, and the rows of the embedding tables that belong to them.
 //!
-//! `<answer>` and `<PAD>` change places between two classes of the original (`spec/model.md` 8): a checkpoint must be used
+//! `<answer>` and `<PAD>` change places between two classes of the original: a checkpoint must be used
 //! with the order it was trained with. The order is therefore an option, and is recorded.
 
 use crate::tokenizer::load::{ANSWER, DEFAULT_PAD, END_OF_CHUNK, IMAGE};

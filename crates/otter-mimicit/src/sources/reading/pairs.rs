@@ -1,4 +1,4 @@
-//! Question–answer pairs from the replies of a chat model (`spec/data.md` 7.4): `[{"id", "results"}]` as Syphus writes
+//! Question–answer pairs from the replies of a chat model: `[{"id", "results"}]` as Syphus writes
 //! them, or `[{"id", "question", "answer"}]`.
 
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! The training loop the one place where data, model, optimizer, guards and records meet.
+//! The training loop: the one place where data, model, optimizer, guards and records meet.
 //!
 //! One optimizer step: fetch the micro-batches, count their target tokens, run forward and backward pass of each with
 //! that count as the divisor, check, mask embedding rows, clip, update. The state that a checkpoint keeps is taken
