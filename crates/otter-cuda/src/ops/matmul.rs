@@ -32,27 +32,27 @@ impl<'a> Columns<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Product {
     /// (rows, depth) times the transpose of (columns, depth).
-    MatmulNt,
+    Nt,
     /// (rows, depth) times (depth, columns).
-    MatmulNn,
+    Nn,
     /// The transpose of (depth, rows) times (depth, columns).
-    MatmulTn,
+    Tn,
 }
 
 impl Product {
     /// The kernel for a second factor and a precision.
     fn kernel(self, b: Matrix<'_>, precision: Precision) -> &'static str {
         let [f32, f16, bf16] = match (self, precision) {
-            (Self::MatmulNt, Precision::F32) => ["matmul_nt", "matmul_nt_f16", "matmul_nt_bf16"],
-            (Self::MatmulNt, Precision::Bf16) => {
+            (Self::Nt, Precision::F32) => ["matmul_nt", "matmul_nt_f16", "matmul_nt_bf16"],
+            (Self::Nt, Precision::Bf16) => {
                 ["matmul_nt_rounded", "matmul_nt_rounded_f16", "matmul_nt_rounded_bf16"]
             }
-            (Self::MatmulNn, Precision::F32) => ["matmul_nn", "matmul_nn_f16", "matmul_nn_bf16"],
-            (Self::MatmulNn, Precision::Bf16) => {
+            (Self::Nn, Precision::F32) => ["matmul_nn", "matmul_nn_f16", "matmul_nn_bf16"],
+            (Self::Nn, Precision::Bf16) => {
                 ["matmul_nn_rounded", "matmul_nn_rounded_f16", "matmul_nn_rounded_bf16"]
             }
-            (Self::MatmulTn, Precision::F32) => ["matmul_tn", "matmul_tn_f16", "matmul_tn_bf16"],
-            (Self::MatmulTn, Precision::Bf16) => {
+            (Self::Tn, Precision::F32) => ["matmul_tn", "matmul_tn_f16", "matmul_tn_bf16"],
+            (Self::Tn, Precision::Bf16) => {
                 ["matmul_tn_rounded", "matmul_tn_rounded_f16", "matmul_tn_rounded_bf16"]
             }
         };
@@ -74,7 +74,7 @@ pub(crate) fn product(
     precision: Precision,
 ) -> Result<()> {
     let kernel = product.kernel(b, precision);
-    let (a_rows, a_columns) = if product == Product::MatmulTn { (depth, rows) } else { (rows, depth) };
+    let (a_rows, a_columns) = if product == Product::Tn { (depth, rows) } else { (rows, depth) };
     assert!(
         c.holds(rows, columns),
         "{kernel}: a result of {rows} x {columns} in {} elements",
@@ -130,7 +130,7 @@ pub fn matmul_nt(
     let rows = x.len() / inner;
     assert_eq!(w.len(), outer * inner, "a matrix of {outer} x {inner}");
     let (y, x) = (Columns::all(y, outer), Columns::all(x, inner));
-    product(Product::MatmulNt, (y, rows, outer), x, (w, inner), accumulate, precision)
+    product(Product::Nt, (y, rows, outer), x, (w, inner), accumulate, precision)
 }
 
 /// `dx (+)= dy w` with dy (rows, outer), w (outer, inner), dx (rows, inner).
@@ -145,7 +145,7 @@ pub fn matmul_nn(
     let rows = dy.len() / outer;
     assert_eq!(w.len(), outer * inner, "a matrix of {outer} x {inner}");
     let (dx, dy) = (Columns::all(dx, inner), Columns::all(dy, outer));
-    product(Product::MatmulNn, (dx, rows, inner), dy, (w, outer), accumulate, precision)
+    product(Product::Nn, (dx, rows, inner), dy, (w, outer), accumulate, precision)
 }
 
 /// `dw += dy^T x` with dy (rows, outer), x (rows, inner), dw (outer, inner).
@@ -159,5 +159,5 @@ pub fn matmul_tn_add(
     let rows = dy.len() / outer;
     assert_eq!(x.len(), rows * inner, "{rows} rows of {inner}");
     let (dw, dy) = (Columns::all(dw, inner), Columns::all(dy, outer));
-    product(Product::MatmulTn, (dw, outer, inner), dy, (x.into(), rows), true, precision)
+    product(Product::Tn, (dw, outer, inner), dy, (x.into(), rows), true, precision)
 }

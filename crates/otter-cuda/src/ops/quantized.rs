@@ -167,7 +167,7 @@ pub fn matmul_nt(
     for_tiles(w, precision, |first, count, tile| {
         let (to, from) = (Columns { matrix: &*y, width: outer, first }, Columns::all(x, inner));
         let (to, tile) = ((to, rows, count), (tile, inner));
-        product(Product::MatmulNt, to, from, tile, accumulate, precision)
+        product(Product::Nt, to, from, tile, accumulate, precision)
     })
 }
 
@@ -184,7 +184,7 @@ pub fn matmul_nn(
     for_tiles(w, precision, |first, count, tile| {
         let (to, from) = (Columns::all(dx, inner), Columns { matrix: dy, width: outer, first });
         let (to, tile) = ((to, rows, inner), (tile, count));
-        product(Product::MatmulNn, to, from, tile, accumulate || first > 0, precision)
+        product(Product::Nn, to, from, tile, accumulate || first > 0, precision)
     })
 }
 

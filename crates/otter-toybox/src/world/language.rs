@@ -347,10 +347,10 @@ mod tests {
             ("count_colour", QuestionKind::CountColor),
             ("colour_in_picture", QuestionKind::ColorInPicture),
         ] {
-            let today = serde_json::to_value(kind).unwrap();
+            let today = serde_json::to_value(kind).expect("a name of a kind");
             assert_eq!(today, old.replace("colour", "color"));
-            assert_eq!(serde_json::from_value::<QuestionKind>(old.into()).unwrap(), kind);
-            assert_eq!(serde_json::from_value::<QuestionKind>(today).unwrap(), kind);
+            assert_eq!(serde_json::from_value::<QuestionKind>(old.into()).expect("a name of a kind"), kind);
+            assert_eq!(serde_json::from_value::<QuestionKind>(today).expect("a name of a kind"), kind);
         }
     }
 
