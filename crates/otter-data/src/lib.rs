@@ -24,8 +24,9 @@ mod write;
 
 pub use batch::Batch;
 pub use batch::epoch_order::{Mixture, Rank, epoch_order};
-pub use batch::loader::{DataReport, Loader, LoaderOptions, LoaderState};
+pub use batch::loader::{Loader, LoaderOptions, LoaderState};
 pub use batch::packing::{Packing, best_fit};
+pub use batch::report::DataReport;
 pub use config::{
     DataConfig, Group, ImagesOfRecord, InContextImages, ItemSeed, OnBadSample, Preset, RecordsWithoutImages,
     Sampling, SetConfig, SpecialTokensInText, Switches, Truncation,

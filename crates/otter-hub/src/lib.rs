@@ -21,6 +21,7 @@
 mod error;
 mod local;
 mod names;
+mod observer;
 mod pull;
 mod resolve;
 mod settings;
@@ -34,7 +35,8 @@ pub use names::glob::Glob;
 pub use names::remote_path::RemotePath;
 pub use names::repository::{Commit, ModelReference, RepositoryId, Revision};
 pub use names::selection::{Division, Selection, Skipped};
-pub use pull::{Observer, Plan, PlannedFile, PullOptions, Pulled, Silent, plan, pull};
+pub use observer::{Observer, Plan, PlannedFile, Silent};
+pub use pull::{PullOptions, Pulled, plan, pull};
 pub use resolve::resolve_model;
 pub use settings::{Retry, Settings, Token};
 pub use transport::source::RemoteFile;

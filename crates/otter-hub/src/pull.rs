@@ -13,7 +13,8 @@ use crate::local::free_space::free_bytes;
 use crate::local::record::Record;
 use crate::local::target::Target;
 use crate::names::repository::{Commit, ModelReference, RepositoryId, Revision};
-use crate::names::selection::{Selection, Skipped};
+use crate::names::selection::Selection;
+use crate::observer::{Observer, Plan, PlannedFile};
 use crate::resolve::{check_revision, mirror_folder};
 use crate::settings::Settings;
 use crate::transport::hub_api::HubRepository;
@@ -48,46 +49,6 @@ impl PullOptions {
     }
 }
 
-/// A file of a [`Plan`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedFile {
-    /// The file.
-    pub file: RemoteFile,
-    /// Bytes of it that are there.
-    pub present: u64,
-}
-
-/// What a pull will do.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The repository.
-    pub id: RepositoryId,
-    /// The revision asked for.
-    pub revision: Revision,
-    /// The commit that it is.
-    pub commit: Commit,
-    /// Address of the hub, or folder of the mirror.
-    pub source: String,
-    /// Where the files will be seen.
-    pub folder: PathBuf,
-    /// The files.
-    pub files: Vec<PlannedFile>,
-    /// Files that are left, and why.
-    pub skipped: Vec<(RemoteFile, Skipped)>,
-}
-
-impl Plan {
-    /// Bytes of all files.
-    pub fn total_bytes(&self) -> u64 {
-        self.files.iter().map(|planned| planned.file.size).sum()
-    }
-
-    /// Bytes to download.
-    pub fn missing_bytes(&self) -> u64 {
-        self.files.iter().map(|planned| planned.file.size - planned.present).sum()
-    }
-}
-
 /// What came of a pull.
 #[derive(Debug, Clone)]
 pub struct Pulled {
@@ -96,22 +57,6 @@ pub struct Pulled {
     /// Its record.
     pub record: Record,
 }
-
-/// Told about progress, from several threads.
-pub trait Observer: Sync {
-    /// Before the first byte.
-    fn planned(&self, _plan: &Plan) {}
-    /// So many bytes of the planned files are there now; negative where some must come again.
-    fn bytes(&self, _change: i64) {}
-    /// A line for the user.
-    fn note(&self, _line: &str) {}
-}
-
-/// An observer that says nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct Silent;
-
-impl Observer for Silent {}
 
 /// Where a pull takes its files from.
 enum Origin<'a> {

@@ -11,7 +11,7 @@ pub use otter_nn::layers::cross_entropy::LossSum;
 use crate::config::TrainSection;
 use crate::error::Result;
 use crate::memory::{BatchShape, PlanItem};
-use crate::run::directory::TrainerState;
+use crate::run::trainer_state::TrainerState;
 
 /// A model that can be tuned. Parameters are kept beside it.
 pub trait TrainableModel: Sync {

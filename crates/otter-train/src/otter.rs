@@ -14,8 +14,8 @@ use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::memory::{BatchShape, PlanItem};
 use crate::memory::{TrainedParts, activation_plan};
 use crate::model::{LossSum, TrainableModel};
-use crate::run::directory::TrainerState;
 use crate::run::model_card;
+use crate::run::trainer_state::TrainerState;
 
 /// An Otter with what is needed to feed and save it.
 pub struct TrainableOtter {

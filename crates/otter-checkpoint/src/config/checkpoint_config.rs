@@ -8,7 +8,7 @@ use crate::config::generation::{check_id, warn_of_settings};
 use crate::config::input_rules::InputRules;
 use crate::config::keys::{CROSS_ATTENTION, GENERIC, PERCEIVER, TOP, VISION};
 use crate::config::section::{Section, UnknownKeys, unknown_keys_warning};
-use crate::config::text::{text_config, unknown_text_keys};
+use crate::config::text::{UNQUANTIZED, text_config, unknown_text_keys};
 use crate::directory::text_file::{LONGEST_CONFIG, read_object};
 use crate::error::{CheckpointError, Result};
 use otter_model::config::{CrossAttentionConfig, OtterConfig, PerceiverConfig, VisionConfig};
@@ -16,10 +16,6 @@ use otter_model::text::Family;
 use otter_model::text::config_json::foreign;
 use serde_json::{Map, Value};
 use std::path::Path;
-
-/// What to do about weights that were quantized by another program.
-pub(crate) const UNQUANTIZED: &str =
-    "quantized checkpoints are not supported; use the f32, f16 or bf16 one, or llama.cpp's GGUF file";
 
 /// Class of the original that a checkpoint belongs to. Both compute the same thing here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

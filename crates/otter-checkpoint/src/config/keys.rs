@@ -128,6 +128,9 @@ pub(crate) fn nearest<'k>(key: &str, known: impl Iterator<Item = &'k str>) -> &'
     known.min_by_key(|candidate| levenshtein(&key, candidate)).unwrap_or_default()
 }
 
+/// Key of `config.json` that says that a model was tuned, and how long.
+pub(crate) const TRAINING: &str = "training";
+
 #[cfg(test)]
 mod tests {
     use super::*;

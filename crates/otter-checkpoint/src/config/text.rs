@@ -5,10 +5,13 @@ use otter_model::text::config_json::{ROPE_KEYS, foreign, set};
 use otter_model::text::{FAMILIES, Family};
 use serde_json::{Map, Value, json};
 
-use crate::config::checkpoint_config::UNQUANTIZED;
 use crate::config::keys::GENERIC;
 use crate::config::section::{Section, UnknownKeys};
 use crate::error::Result;
+
+/// What to do about weights that were quantized by another program.
+pub(crate) const UNQUANTIZED: &str =
+    "quantized checkpoints are not supported; use the f32, f16 or bf16 one, or llama.cpp's GGUF file";
 
 /// Keys of the section and of those inside it that nothing here knows.
 pub(crate) fn unknown_text_keys(family: &Family, text: &Section<'_>) -> Result<Vec<String>> {

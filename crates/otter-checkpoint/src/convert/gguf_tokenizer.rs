@@ -1,10 +1,10 @@
 //! The tokenizer inside a GGUF file as the files of a directory.
 
 use crate::convert::output::write_json;
-use crate::directory::save::TOKENIZER_FILES;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::GgufFile;
 use crate::tokenizer::files::TOKENIZER_CONFIG;
+use crate::tokenizer::files::TOKENIZER_FILES;
 use crate::tokenizer::load::TOKENIZER_JSON;
 use otter_formats::tokenizer::json;
 use serde_json::{Map, Value, json};

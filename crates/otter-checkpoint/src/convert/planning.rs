@@ -3,6 +3,7 @@
 use super::merge::{delta, lora, overlay};
 use super::{ConvertOptions, ConvertTarget, OutputFormat, gguf_tokenizer, option_error};
 use crate::config::input_rules::InputRules;
+use crate::config::keys::TRAINING;
 use crate::config::section::Section;
 use crate::convert::parts::assemble::{AssembleOptions, Assembly, assemble};
 use crate::convert::parts::bridge::Bridge;
@@ -14,7 +15,6 @@ use crate::convert::report::{Created, Dropped};
 use crate::convert::source::{Source, SourceKind};
 use crate::convert::to_open_flamingo::{self, OpenFlamingoOptions};
 use crate::directory::account::reason_to_ignore;
-use crate::directory::save::TRAINING;
 use crate::directory::trained_part::TrainedPart;
 use crate::error::Result;
 use crate::tokenizer::write::{TokenOrder, add_special_tokens};

@@ -8,8 +8,9 @@ use otter_model::Otter;
 use otter_nn::ParameterSpec;
 
 use crate::config::checkpoint_config::CheckpointConfig;
+use crate::config::keys::TRAINING;
 use crate::convert::verify_directory;
-use crate::directory::save::{SaveOptions, TRAINING, write_checkpoint};
+use crate::directory::save::{SaveOptions, write_checkpoint};
 use crate::error::{CheckpointError, Result};
 use otter_formats::encode;
 use otter_formats::{NewTensor, StoredDType};

@@ -4,11 +4,13 @@
 use crate::atomic;
 use crate::config::checkpoint_config::CheckpointConfig;
 use crate::config::generation::{GENERATION_CONFIG, is_derived};
+use crate::config::keys::TRAINING;
 use crate::config::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::directory::shards;
 use crate::directory::text_file::read_for_copy;
 use crate::error::{CheckpointError, Result};
 use crate::export::model_card::{self, Described, ModelCard};
+use crate::tokenizer::files::TOKENIZER_FILES;
 use otter_formats::StoredDType;
 use otter_formats::encode;
 use otter_formats::{FormatError, NewTensor, safetensors, torch};
@@ -18,20 +20,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-
-/// Files that make up a tokenizer and are copied as they are.
-pub(crate) const TOKENIZER_FILES: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-];
-
-/// Key of `config.json` that says that a model was tuned, and how long.
-pub(crate) const TRAINING: &str = "training";
 
 /// Elements converted at a time.
 const CHUNK: usize = 1 << 16;

@@ -4,7 +4,7 @@
 //! `README.md` that stands in the directory already is kept as it is: somebody may have written it.
 
 use crate::error::{CheckpointError, Result};
-use crate::inspect::Part;
+use crate::facts::part::Part;
 use crate::tokenizer::load::load_tokenizer;
 use otter_data::prompt::{InstructionFormat, inference_prompt};
 use otter_io::text::count;

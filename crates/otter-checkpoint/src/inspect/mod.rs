@@ -7,9 +7,9 @@ mod scan;
 mod source;
 
 use crate::config::checkpoint_config::{CheckpointConfig, ModelFamily};
+use crate::config::keys::TRAINING;
 use crate::directory::account::{LoadReport, reason_to_ignore};
 use crate::directory::open::Checkpoint;
-use crate::directory::save::TRAINING;
 use crate::directory::weights::WeightForm;
 use crate::error::Result;
 use crate::facts::part::{is_input_table, is_output_table};

@@ -1,7 +1,8 @@
 //! Which release a directory is, told by its sizes and by what else speaks for one of several of the same sizes.
 
 use super::table::{NamedModel, OPEN_FLAMINGO, Release, models};
-use crate::inspect::{Facts, Kind, Language};
+use crate::facts::kind::Kind;
+use crate::facts::model::{Facts, Language};
 use otter_model::text::families;
 use serde_json::{Map, Value};
 use std::fmt::Write;

@@ -18,6 +18,26 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use tokenizers::AddedToken;
 
+/// End of a chunk.
+pub(crate) const END_OF_CHUNK: &str = "<|endofchunk|>";
+/// Placeholder of an image.
+pub(crate) const IMAGE: &str = "<image>";
+/// Begin of an answer.
+pub(crate) const ANSWER: &str = "<answer>";
+/// The pad token of every published Otter.
+pub(crate) const DEFAULT_PAD: &str = "<PAD>";
+
+/// Files that make up a tokenizer and are copied as they are.
+pub(crate) const TOKENIZER_FILES: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
+
 /// Names tokens by role.
 pub(crate) const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 /// Class, roles, switches and (from 4.34 on) ids.
@@ -192,7 +212,7 @@ impl Declared {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|_| !content.is_empty());
             let id =
                 id.ok_or_else(|| CheckpointError::format(path, "expected an object of token texts and ids"))?;
-            let special = crate::tokenizer::load::is_structural(content) || self.special.contains(content);
+            let special = is_structural(content) || self.special.contains(content);
             let token = AddedToken::from(content.as_str(), special).normalized(!special);
             self.add(path, id, token, ADDED_TOKENS)?;
         }
@@ -252,4 +272,9 @@ pub(crate) fn read_object(directory: &Path, name: &str) -> Result<Option<(PathBu
     }
     let object = text_file::read_object(&path, LONGEST_TOKENIZER)?;
     Ok(Some((path, object)))
+}
+
+/// Whether a token carries structure in every Otter.
+pub(crate) fn is_structural(token: &str) -> bool {
+    [END_OF_CHUNK, IMAGE, ANSWER, DEFAULT_PAD].contains(&token)
 }

@@ -9,7 +9,9 @@ use crate::directory::text_file::{LONGEST_TOKENIZER, into_text, read_bounded, re
 use crate::directory::trained_part::TrainedPart;
 use crate::error::{CheckpointError, Result};
 use crate::gguf::{self, GgufFile};
-use crate::tokenizer::files::{Declared, TOKENIZER_CONFIG};
+use crate::tokenizer::files::{
+    ANSWER, DEFAULT_PAD, Declared, END_OF_CHUNK, IMAGE, TOKENIZER_CONFIG, is_structural,
+};
 use otter_data::prompt::END_OF_UTTERANCE_TOKEN;
 use otter_data::{BrokenToken, DataError, SpecialTokens, TextTokenizer};
 use otter_formats::tokenizer::SentencePiece;
@@ -24,15 +26,6 @@ use tokenizers::{AddedToken, Tokenizer};
 pub(crate) const TOKENIZER_JSON: &str = "tokenizer.json";
 /// Sentencepiece's file.
 pub(crate) const TOKENIZER_MODEL: &str = "tokenizer.model";
-/// End of a chunk.
-pub(crate) const END_OF_CHUNK: &str = "<|endofchunk|>";
-/// Placeholder of an image.
-pub(crate) const IMAGE: &str = "<image>";
-/// Begin of an answer.
-pub(crate) const ANSWER: &str = "<answer>";
-/// The pad token of every published Otter.
-pub(crate) const DEFAULT_PAD: &str = "<PAD>";
-
 /// Which files a tokenizer was built from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenizerForm {
@@ -142,11 +135,6 @@ fn with_advice(broken: &BrokenToken, form: TokenizerForm) -> String {
 pub fn load_sentencepiece_tokenizer(directory: &Path) -> Result<TextTokenizer> {
     let declared = Declared::read(directory)?;
     Ok(Base::sentencepiece(&directory.join(TOKENIZER_MODEL), &declared)?.finish(declared)?.tokenizer)
-}
-
-/// Whether a token carries structure in every Otter.
-pub(crate) fn is_structural(token: &str) -> bool {
-    [END_OF_CHUNK, IMAGE, ANSWER, DEFAULT_PAD].contains(&token)
 }
 
 /// The tokenizer as its own files have it, before the tokens of the small files are added.

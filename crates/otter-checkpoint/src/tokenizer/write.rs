@@ -2,14 +2,12 @@
 //! that Otter adds to the tokenizer of a plain language model.
 
 use crate::atomic;
-use crate::directory::save::TOKENIZER_FILES;
 use crate::directory::text_file::{LONGEST_TOKENIZER, read_for_copy, read_json};
 use crate::error::{CheckpointError, Result};
+use crate::tokenizer::files::TOKENIZER_FILES;
 use crate::tokenizer::files::{ADDED_TOKENS, Declared, SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, read_object};
-use crate::tokenizer::load::{
-    ANSWER, Base, DEFAULT_PAD, END_OF_CHUNK, IMAGE, TOKENIZER_JSON, TOKENIZER_MODEL, TokenizerForm,
-    load_tokenizer,
-};
+use crate::tokenizer::files::{ANSWER, DEFAULT_PAD, END_OF_CHUNK, IMAGE};
+use crate::tokenizer::load::{Base, TOKENIZER_JSON, TOKENIZER_MODEL, TokenizerForm, load_tokenizer};
 use otter_data::SpecialTokens;
 use serde_json::{Map, Value, json};
 use std::fs;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use otter_data::{Group, OutputForm};
 
-use super::data_import::{DataImport, IMPORT_EXAMPLES};
+use super::data_import::{DataImport, IMPORT_EXAMPLES, parse_form};
 use super::{ImageRuleArguments, Moved};
 
 /// Commands about data.
@@ -182,17 +182,6 @@ pub struct DataConvert {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-}
-
-/// A form of data sets by its name.
-///
-/// # Errors
-/// For any other name, with the known ones.
-pub fn parse_form(text: &str) -> Result<OutputForm, String> {
-    let known = OutputForm::ALL.map(OutputForm::name).join(", ");
-    // The name that the form had at first.
-    let text = if text == "layout" { "otter-dataset" } else { text };
-    OutputForm::ALL.into_iter().find(|form| form.name() == text).ok_or(format!("use one of {known}"))
 }
 
 fn parse_group(text: &str) -> Result<Group, String> {

@@ -6,7 +6,6 @@ use clap::{Args, ValueEnum};
 use otter_data::OutputForm;
 
 use super::ImageRuleArguments;
-use super::data::parse_form;
 
 pub(super) const IMPORT_EXAMPLES: &str = "Your own images and videos (columns: instruction, answer, image or images or video, id, context, language):
   otter data import own --annotations table.csv --images photos --out data/mine --name MINE
@@ -156,4 +155,15 @@ pub struct DataImport {
     /// Print the account as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A form of data sets by its name.
+///
+/// # Errors
+/// For any other name, with the known ones.
+pub fn parse_form(text: &str) -> Result<OutputForm, String> {
+    let known = OutputForm::ALL.map(OutputForm::name).join(", ");
+    // The name that the form had at first.
+    let text = if text == "layout" { "otter-dataset" } else { text };
+    OutputForm::ALL.into_iter().find(|form| form.name() == text).ok_or(format!("use one of {known}"))
 }

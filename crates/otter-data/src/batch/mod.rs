@@ -3,6 +3,7 @@
 pub(crate) mod epoch_order;
 pub(crate) mod loader;
 pub(crate) mod packing;
+pub(crate) mod report;
 
 use std::ops::Range;
 use std::sync::Arc;

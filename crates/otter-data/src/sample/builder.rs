@@ -10,10 +10,10 @@ use crate::config::{
     Switches, Truncation,
 };
 use crate::error::{DataError, SkipReason};
-use crate::sample::dataset::Set;
 use crate::sample::frame_cache::FrameCache;
 use crate::sample::python_random::{PythonRandom, reference_item_seed, resample_frames};
 use crate::sample::record::Record;
+use crate::sample::set::Set;
 use crate::sample::{Frame, MediaItem, Sample};
 use crate::tables::image_table::ImageTable;
 use crate::text::clean::{clean_answer, clean_question};

@@ -11,40 +11,20 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::batch::epoch_order::Mixture;
-use crate::batch::loader::DataReport;
+use crate::batch::report::DataReport;
 use crate::config::{DataConfig, Group, OnBadSample, Switches};
 use crate::error::{DataError, Result, SkipReason, excerpt};
 use crate::sample::builder::{BuildError, SampleBuilder, Turn, roles};
 use crate::sample::frame_cache::{FrameCache, FrameCounts};
 use crate::sample::python_random::resample_positions;
 use crate::sample::record::Record;
+use crate::sample::set::Set;
 use crate::sample::{Frame, Sample};
 use crate::streams::pretraining::{Stream, StreamContext};
 use crate::tables::image_table::ImageTable;
 use crate::tables::instruction_table::{ContextTable, InstructionTable};
 use crate::text::prompt::{ANSWER_TOKEN, END_OF_CHUNK_TOKEN, IMAGE_TOKEN, InstructionFormat};
 use crate::text::tokenizer::TextTokenizer;
-
-/// One opened set.
-pub(crate) struct Set {
-    pub(crate) name: String,
-    pub(crate) group: Group,
-    pub(crate) instructions: InstructionTable,
-    pub(crate) train: Option<ContextTable>,
-    /// Position in [`Dataset::tables`].
-    pub(crate) table: Option<usize>,
-    pub(crate) task_descriptions: Vec<String>,
-}
-
-impl Set {
-    /// Id of a sample: an entry of the train file if there is one, otherwise of the instruction file.
-    pub(crate) fn id(&self, entry: usize) -> Result<Cow<'_, str>> {
-        match &self.train {
-            Some(train) => train.id(entry),
-            None => self.instructions.id(entry),
-        }
-    }
-}
 
 /// Entry of the train file if the set has one, otherwise of the instruction file. Numbers beyond the sets are streams.
 #[derive(Clone, Copy)]

@@ -5,6 +5,7 @@ pub(crate) mod dataset;
 pub(crate) mod frame_cache;
 pub(crate) mod python_random;
 pub(crate) mod record;
+pub(crate) mod set;
 
 use otter_media::ImageNotes;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::config::{DataConfig, Group, SetConfig};
 use crate::error::{DataError, Result};
 use crate::otter_dataset::MANIFEST_NAME as MANIFEST;
-use crate::sample::dataset::Set;
+use crate::sample::set::Set;
 use crate::tables::image_table::ImageTable;
 use crate::tables::instruction_table::{ContextTable, InstructionTable};
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::error::{HubError, Result};
 use crate::local::record::{Record, without_byte_order_mark};
-use crate::local::target::write_atomically;
+use crate::local::whole_file::write_atomically;
 use crate::names::repository::{Commit, ModelReference, RepositoryId, Revision};
 
 /// Largest index of shards that is read.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use crate::error::{HubError, Result};
 use crate::local::checksum::Checksum;
-use crate::local::target::{Target, create_parent};
-use crate::pull::Observer;
+use crate::local::target::Target;
+use crate::local::whole_file::create_parent;
+use crate::observer::Observer;
 use crate::settings::Retry;
 use crate::transport::http::RetryPolicy;
 use crate::transport::source::{RemoteFile, Source, TransportError};

@@ -6,3 +6,4 @@ pub(crate) mod download;
 pub(crate) mod free_space;
 pub(crate) mod record;
 pub(crate) mod target;
+pub(crate) mod whole_file;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{HubError, Result};
 use crate::local::checksum::Checksum;
-use crate::local::target::write_atomically;
+use crate::local::whole_file::write_atomically;
 use crate::names::remote_path::RemotePath;
 use crate::names::repository::{Commit, RepositoryId, Revision};
 use crate::transport::source::RemoteFile;

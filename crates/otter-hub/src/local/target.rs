@@ -6,12 +6,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use otter_io::atomic_file::{temporary_sibling, write_whole};
+use otter_io::atomic_file::temporary_sibling;
 
 use crate::error::{HubError, Result};
 use crate::local::cache::{Cache, CachedRepository};
 use crate::local::checksum::sha1_digits;
 use crate::local::record::Record;
+use crate::local::whole_file::create_parent;
 use crate::names::repository::{Commit, RepositoryId, Revision};
 use crate::transport::source::RemoteFile;
 
@@ -177,20 +178,6 @@ fn remove_stale(folder: &Path, record: &Record) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Makes the folder around `path`.
-pub(crate) fn create_parent(path: &Path) -> Result<()> {
-    match path.parent() {
-        Some(folder) => fs::create_dir_all(folder).map_err(HubError::io(folder, "create the folder")),
-        None => Ok(()),
-    }
-}
-
-/// Writes a small file under another name and renames it.
-pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
-    create_parent(path)?;
-    write_whole(path, content).map_err(HubError::io(path, "write"))
 }
 
 /// Puts a relative link to `blob` at `link`, in the place of whatever is there.

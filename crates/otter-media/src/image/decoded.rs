@@ -6,7 +6,7 @@ use image::DynamicImage;
 use image::metadata::Orientation as StoredOrientation;
 
 use super::notes::{ImageNote, ImageNotes};
-use super::open::RgbImage;
+use super::rgb::RgbImage;
 use super::rules::{AlphaRule, Gray16Rule, ImageRules, Orientation};
 
 /// Largest value of gray of 16 bits that is called dark: scaled, it is below 16 of 255.

@@ -10,12 +10,15 @@ mod open;
 mod preprocess;
 mod resize;
 mod resize_passes;
+mod resize_weights;
+mod rgb;
 mod rules;
 
 pub use decoded::DecodedImage;
 pub use encoded::{NO_IMAGE, is_cut, is_image};
 pub use notes::{ImageCounts, ImageNote, ImageNotes, NoteCount};
-pub use open::{MAX_PIXELS, MAX_SIDE, RgbImage, decode_image, load_image_file, open_image};
+pub use open::{MAX_PIXELS, MAX_SIDE, decode_image, load_image_file, open_image};
 pub use preprocess::{ImageTransform, preprocess, preprocess_shared};
 pub use resize::{resize_bicubic, resize_bicubic_window, resize_lanczos};
+pub use rgb::RgbImage;
 pub use rules::{AlphaRule, Gray16Rule, ImageRules, Orientation};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::open::RgbImage;
 use super::resize::{resize_bicubic, resize_bicubic_window};
+use super::rgb::RgbImage;
 
 /// The transforms of the original.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

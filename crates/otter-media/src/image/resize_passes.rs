@@ -2,10 +2,7 @@
 //!
 //! Sums are exact 32-bit integers, so the versions for different processors give the same bytes.
 
-use super::resize::Weights;
-
-/// Fraction bits of a weight.
-pub(crate) const PRECISION_BITS: u32 = 22;
+use super::resize_weights::{PRECISION_BITS, Weights};
 
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
@@ -98,7 +95,7 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::{HALF, PRECISION_BITS};
-    use crate::image::resize::Weights;
+    use crate::image::resize_weights::Weights;
 
     /// Input pixels that are weighted at once.
     const STEP: usize = 4;
@@ -232,7 +229,7 @@ mod avx2 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::resize::BICUBIC;
+    use crate::image::resize_weights::BICUBIC;
 
     #[test]
     fn the_versions_of_this_processor_equal_the_plain_ones() {

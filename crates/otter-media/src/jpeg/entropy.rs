@@ -3,7 +3,12 @@
 //! The coded bytes are first copied without their stuffing (a zero after each 0xFF), so that the inner loop takes eight
 //! bytes at a time and looks at nothing but bits.
 
-use super::headers::ZIGZAG;
+/// Position in an 8 x 8 block, row by row, of the coefficients in the order of the file.
+pub(super) const ZIGZAG: [u8; 64] = [
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
+    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
+    46, 53, 60, 61, 54, 47, 55, 62, 63,
+];
 
 /// Bits looked up at once. Most codes fit together with the coefficient that follows them.
 const LOOKUP_BITS: u32 = 11;

@@ -3,9 +3,11 @@
 pub mod base;
 mod embedded;
 mod error;
+mod options;
 mod run;
 mod summary;
 
 pub use embedded::unpack as unpack_base;
 pub use error::QuickstartError;
-pub use run::{QuickstartOptions, QuickstartResult, SHOTS, run};
+pub use options::QuickstartOptions;
+pub use run::{QuickstartResult, SHOTS, run};

@@ -9,42 +9,16 @@ use std::time::Instant;
 use crate::world::language::Family;
 use crate::world::{FamilyCounts, ToyboxOptions, write_toybox};
 use otter_checkpoint::{LoadedModel, atomic, load_model};
-use otter_cuda::Precision;
 use otter_data::{DataConfig, Dataset};
-use otter_eval::{Detail, Evaluation, EvaluationOptions, Measure, ShotTable, Truth, evaluate};
+use otter_eval::{Detail, EvaluationOptions, ShotTable, Truth, evaluate};
 use otter_model::FreezeRule;
-use otter_nn::Device;
 use otter_train::memory::MemoryPlan;
 use otter_train::{Observer, Resume, StepReport, TrainConfig, TrainSummary};
 
 use super::error::QuickstartError;
+use super::options::{Measured, QuickstartOptions};
 use super::summary::{self, Curves, Results};
 use super::{base, embedded};
-
-/// What to run.
-#[derive(Clone, Debug)]
-pub struct QuickstartOptions {
-    /// Run directory.
-    pub out: PathBuf,
-    /// Seed of data and tuning.
-    pub seed: u64,
-    /// Base model; `None` for the one that ships with this project.
-    pub base: Option<PathBuf>,
-    /// Factor on data and steps.
-    pub scale: f64,
-    /// Where tuning and evaluation compute: see `train.device` of a run.
-    pub device: String,
-    /// Whether a GPU multiplies factors rounded to bf16.
-    pub rounded: bool,
-}
-
-impl QuickstartOptions {
-    /// Opens the device.
-    fn open(&self) -> Result<Device, QuickstartError> {
-        let precision = if self.rounded { Precision::Bf16 } else { Precision::F32 };
-        Ok(otter_cuda::device(&self.device, precision)?)
-    }
-}
 
 /// How the toybox Otter is tuned: first on attribute questions alone, then on everything. The mixture from the start
 /// keeps the gates nearly shut, because the first naming of a new word cannot be predicted and drowns the rest
@@ -71,14 +45,6 @@ const TRAINING_QUERIES: usize = 16_000;
 const EVALUATION_QUERIES: usize = 300;
 /// Shots of the evaluation.
 pub const SHOTS: [usize; 4] = [0, 1, 2, 4];
-
-/// A model measured by shots.
-pub struct Measured {
-    /// Accuracy by family and shots.
-    pub table: ShotTable,
-    /// Every query.
-    pub evaluation: Evaluation,
-}
 
 /// What a quickstart leaves.
 pub struct QuickstartResult {
@@ -415,6 +381,3 @@ fn copy_directory(from: &Path, to: &Path) -> Result<(), QuickstartError> {
     atomic::replace_dir(&temporary, to)?;
     Ok(())
 }
-
-/// The measure that the tables and the report show first.
-pub const MEASURE: Measure = Measure::Choice;

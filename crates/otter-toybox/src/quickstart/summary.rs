@@ -12,7 +12,7 @@ use otter_train::{StepReport, TokenCounts, TrainSummary};
 use serde_json::{Value, json};
 
 use super::error::QuickstartError;
-use super::run::{MEASURE, Measured, QuickstartOptions};
+use super::options::{MEASURE, Measured, QuickstartOptions};
 
 /// Parameters of a model.
 #[derive(Clone, Copy, Debug)]

@@ -4,9 +4,9 @@ use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::IndexedRandom;
 
+use super::example::{Example, phrase};
 use super::held_out::{MadeUpWord, concept_pairs, is_pair_held_out};
 use super::language::QuestionKind;
-use super::question::{Example, phrase};
 use super::scene::{Concept, Object, Scene, Size, random_size};
 
 /// Which concepts are called what, inside one prompt.

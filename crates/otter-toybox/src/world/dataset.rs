@@ -6,9 +6,10 @@ use rand::seq::{IndexedRandom, SliceRandom, index};
 use rayon::prelude::*;
 
 use super::binding::BindingEpisode;
+use super::example::Example;
 use super::language::{CONCEPTS_PER_EPISODE, Family, KINDS, QuestionKind};
 use super::options::ToyboxOptions;
-use super::question::{Example, make_example};
+use super::question::make_example;
 use super::scene::{Size, random_size};
 use super::seeding::random_stream;
 

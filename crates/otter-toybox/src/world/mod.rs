@@ -7,11 +7,12 @@
 //! on words that have no meaning but the one given in the prompt.
 //!
 //! Reading order: [`language`] (all words, phrasings and mixture ratios), [`scene`], [`mod@render`],
-//! [`question`], [`binding`], [`held_out`], then [`vocabulary`] and [`write_toybox`].
+//! [`example`], [`question`], [`binding`], [`held_out`], then [`vocabulary`] and [`write_toybox`].
 
 pub mod binding;
 mod dataset;
 mod error;
+pub mod example;
 pub mod held_out;
 pub mod language;
 mod options;
@@ -25,10 +26,11 @@ mod write;
 
 pub use binding::BindingEpisode;
 pub use error::ToyboxError;
+pub use example::Example;
 pub use held_out::MadeUpWord;
 pub use options::{FamilyCounts, ToyboxOptions};
 pub use patch_labels::{PatchLabel, patch_labels};
-pub use question::{Example, make_example};
+pub use question::make_example;
 pub use render::render;
 pub use scene::{Color, Concept, Object, Scene, Shape, Size};
 pub use seeding::random_stream;

@@ -5,6 +5,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::binding::BindingEpisode;
+use super::example::{Example, phrase};
 use super::held_out::MadeUpWord;
 use super::language::{
     CHANGES, COLOR_NAMES, NOTHING, NUMBER_NAMES, ORDINALS, QuestionKind, RELATIONS, SHAPE_NAMES, SIZE_NAMES,
@@ -14,33 +15,6 @@ use super::scene::{Color, Concept, MAX_OBJECTS, Object, Scene, Shape, Size, WORL
 
 /// How many candidates an open answer is offered with.
 const OPEN_CANDIDATES: usize = 4;
-
-/// A question about one or two scenes, with its answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Example {
-    /// Kind of the question.
-    pub kind: QuestionKind,
-    /// One scene per picture.
-    pub scenes: Vec<Scene>,
-    /// The question.
-    pub question: String,
-    /// The answer.
-    pub answer: String,
-    /// What the pictures show, in words: stands in for them when a language model is pre-trained.
-    pub description: String,
-    /// Answers to choose from; the right one is among them.
-    pub candidates: Vec<String>,
-    /// The concept asked for, then the others of the episode (binding only).
-    pub concepts: Vec<Concept>,
-}
-
-impl Example {
-    /// Whether the description is one object, so that the order of its words does not matter: it
-    /// can then be given to a language model as a sum of word vectors.
-    pub fn shows_one_object(&self) -> bool {
-        self.scenes.len() == 1 && self.scenes[0].objects.len() == 1
-    }
-}
 
 /// Makes a question. The answers of a kind are taken in turn as `rank` grows, so that any run of
 /// ranks is balanced; everything else is drawn from `random`. A [`QuestionKind::BoundWord`] alone
@@ -65,12 +39,6 @@ pub fn make_example(kind: QuestionKind, rank: usize, random: &mut ChaCha8Rng) ->
             episode.turn(0, None, random)
         }
     }
-}
-
-/// A phrasing of the kind with its blanks filled.
-pub(crate) fn phrase(kind: QuestionKind, blanks: &[(&str, &str)], random: &mut ChaCha8Rng) -> String {
-    let phrasing = kind.table().phrasings.choose(random).copied().unwrap_or_default();
-    blanks.iter().fold(phrasing.to_string(), |text, (blank, word)| text.replace(blank, word))
 }
 
 fn example(

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::overrides;
-use crate::error::{Result, TrainError};
+use super::flat::flat;
+use crate::error::Result;
 use crate::run::image_rules;
 
 /// Keys that may differ between a checkpoint and the run that resumes it: length, logging and speed, and what is
@@ -59,34 +59,6 @@ pub fn differences(saved: &str, present: &str) -> Result<Vec<String>> {
         .filter(|key| !(CHOSEN.contains(&key.as_str()) && chooses && !new.contains_key(*key)))
         .map(|key| format!("{key}: {} -> {}", shown(&old, key), shown(&new, key)))
         .collect())
-}
-
-/// Values by dotted key.
-pub(crate) fn flat(text: &str) -> Result<BTreeMap<String, String>> {
-    let mut table: toml::Table = toml::from_str(text)
-        .map_err(|error| TrainError::config("saved configuration", error.to_string().trim()))?;
-    overrides::canonicalize(&mut table);
-    let mut out = BTreeMap::new();
-    flatten("", &toml::Value::Table(table), &mut out);
-    Ok(out)
-}
-
-fn flatten(prefix: &str, value: &toml::Value, out: &mut BTreeMap<String, String>) {
-    match value {
-        toml::Value::Table(map) => {
-            for (key, value) in map {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&path, value, out);
-            }
-        }
-        // Which of several GPUs makes no difference.
-        toml::Value::String(device) if prefix == "train.device" && device.starts_with("cuda:") => {
-            out.insert(prefix.to_owned(), "\"cuda\"".to_owned());
-        }
-        leaf => {
-            out.insert(prefix.to_owned(), leaf.to_string());
-        }
-    }
 }
 
 #[cfg(test)]

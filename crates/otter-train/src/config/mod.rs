@@ -2,6 +2,7 @@
 //! differ when a run goes on.
 
 pub(crate) mod differences;
+pub(crate) mod flat;
 mod load;
 pub(crate) mod overrides;
 mod sections;

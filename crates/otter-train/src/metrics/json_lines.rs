@@ -5,11 +5,20 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use otter_checkpoint::atomic;
+use otter_data::DataReport;
 use serde_json::{Value, json};
 
 use crate::error::{Result, TrainError};
 use crate::metrics::StepReport;
-use crate::run::trainer::Evaluated;
+
+/// What an evaluation gave.
+#[derive(Debug, Clone, Default)]
+pub struct Evaluated {
+    /// Named values.
+    pub values: Vec<(String, f64)>,
+    /// The samples they are from, and those left out.
+    pub samples: DataReport,
+}
 
 /// The kind of a line that tells of an evaluation.
 const EVALUATION: &str = "evaluation";

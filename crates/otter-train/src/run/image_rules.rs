@@ -7,7 +7,7 @@ use otter_checkpoint::InputRules;
 use otter_data::{AlphaRule, DataConfig, Gray16Rule};
 
 use crate::config::TrainConfig;
-use crate::config::differences::flat;
+use crate::config::flat::flat;
 use crate::error::Result;
 
 /// Keys of the rules below `data` and `eval.data`, and what runs did that were begun before the keys were there.

@@ -9,5 +9,6 @@ pub(crate) mod schedule_change;
 mod session;
 pub(crate) mod tensors_file;
 pub mod trainer;
+pub mod trainer_state;
 
 pub use session::{Resume, plan, train};

@@ -7,7 +7,7 @@ use otter_data::DataConfig;
 
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
-use crate::run::directory::TrainerState;
+use crate::run::trainer_state::TrainerState;
 
 /// The card after the last step of `state`. Folders are left out of names: they say nothing on another machine.
 ///

@@ -49,7 +49,7 @@ mod tests {
     use otter_data::LoaderState;
 
     use super::*;
-    use crate::run::directory::TrainerState;
+    use crate::run::trainer_state::TrainerState;
 
     /// What a run of `before` steps with so many made would change with `total`.
     fn found(schedule: &str, before: u64, made: u64, total: u64) -> Result<Option<String>> {

@@ -14,6 +14,7 @@ use crate::memory::choice::{Choice, Fitted};
 use crate::memory::forecast::{Base, Expected, picture_cache_limit};
 use crate::memory::{self, show_bytes};
 use crate::metrics::RunLog;
+use crate::metrics::json_lines::Evaluated;
 use crate::metrics::{Observer, TrainSummary};
 use crate::model::{LossSum, TrainableModel};
 use crate::otter::{TrainableOtter, freeze_rule};
@@ -21,7 +22,7 @@ use crate::run::device;
 use crate::run::directory::{Resumable, RunDirectory};
 use crate::run::image_rules;
 use crate::run::schedule_change;
-use crate::run::trainer::{self, Evaluated, PictureCache, Setup};
+use crate::run::trainer::{self, PictureCache, Setup};
 
 /// Whether a run goes on from the newest checkpoint in `train.run_dir`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,9 +11,11 @@ use otter_nn::{
 };
 use otter_train::memory::{BatchShape, PlanItem};
 use otter_train::metrics::RunLog;
+use otter_train::metrics::json_lines::Evaluated;
 use otter_train::model::{BatchSource, LossSum, TrainableModel};
-use otter_train::run::directory::{Resumable, RunDirectory, TrainerState};
-use otter_train::run::trainer::{self, Evaluated, PictureCache, Setup};
+use otter_train::run::directory::{Resumable, RunDirectory};
+use otter_train::run::trainer::{self, PictureCache, Setup};
+use otter_train::run::trainer_state::TrainerState;
 use otter_train::{Observer, Outcome, Result, StepReport, TrainConfig, TrainError, TrainSummary};
 
 const VOCABULARY: usize = 11;

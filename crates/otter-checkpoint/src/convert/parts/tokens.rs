@@ -3,7 +3,7 @@
 //! `<answer>` and `<PAD>` change places between two classes of the original: a checkpoint must be used
 //! with the order it was trained with. The order is therefore an option, and is recorded.
 
-use crate::tokenizer::load::{ANSWER, DEFAULT_PAD, END_OF_CHUNK, IMAGE};
+use crate::tokenizer::files::{ANSWER, DEFAULT_PAD, END_OF_CHUNK, IMAGE};
 use crate::tokenizer::write::{AddedSpecialTokens, TokenOrder};
 use std::ops::Range;
 

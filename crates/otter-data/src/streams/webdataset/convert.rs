@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::pattern::expand_paths;
 use super::shards::{MAX_PART_BYTES, Shards};
 use super::writer::{ShardLimits, ShardWriter};
-use crate::batch::loader::DataReport;
+use crate::batch::report::DataReport;
 use crate::error::{DataError, Result, SkipReason};
 use crate::files::json_text::{parse_json, parse_object};
 use crate::files::text_file::open_text_file;

@@ -18,17 +18,18 @@ use otter_nn::{Device, Gradients};
 use crate::config::AccumulationLoss;
 use crate::error::{Result, TrainError};
 use crate::memory::{self, Holdings, HostHoldings, MemoryPlan, WeightPlan};
-use crate::metrics::json_lines::MetricsFile;
+use crate::metrics::json_lines::{Evaluated, MetricsFile};
 use crate::metrics::tensorboard::EventFile;
 use crate::metrics::{Observer, Outcome, StepReport, TokenCounts, TrainSummary};
 use crate::model::{LossSum, TrainableModel, batch_shape, batch_targets, bytes_ahead};
 use crate::optim::embedding_rows::EmbeddingRowMask;
 use crate::optim::{AdamW, Schedule, clip_factor, gradient_norm};
 use crate::run::device;
-use crate::run::directory::{RunDirectory, TrainerState};
+use crate::run::directory::RunDirectory;
 use crate::run::guard::{self, GradientCoverage};
+use crate::run::trainer_state::TrainerState;
 
-pub use setup::{Evaluated, Evaluation, PictureCache, Setup};
+pub use setup::{Evaluation, PictureCache, Setup};
 
 /// Gradients so many times as large as the activations keep their memory from step to step.
 const KEPT_GRADIENTS: u64 = 4;

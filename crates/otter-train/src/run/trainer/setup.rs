@@ -2,25 +2,16 @@
 
 use std::sync::atomic::AtomicBool;
 
-use otter_data::DataReport;
 use otter_nn::{Device, Parameters};
 
 use crate::config::TrainConfig;
 use crate::error::Result;
+use crate::metrics::json_lines::Evaluated;
 use crate::model::BatchSource;
 use crate::run::directory::{Resumable, RunDirectory};
 
 /// Evaluates the parameters; gives nothing when interrupted meanwhile.
 pub type Evaluation<'a> = dyn FnMut(&Parameters) -> Result<Option<Evaluated>> + Send + 'a;
-
-/// What an evaluation gave.
-#[derive(Debug, Clone, Default)]
-pub struct Evaluated {
-    /// Named values.
-    pub values: Vec<(String, f64)>,
-    /// The samples they are from, and those left out.
-    pub samples: DataReport,
-}
 
 /// What a run is made of.
 pub struct Setup<'a, M> {
