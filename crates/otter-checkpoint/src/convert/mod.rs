@@ -17,6 +17,7 @@ mod dtype;
 mod elements;
 mod gguf_tokenizer;
 mod merge;
+mod options;
 mod output;
 mod parts;
 mod plan;
@@ -27,6 +28,7 @@ mod to_open_flamingo;
 mod verify;
 
 pub use crate::convert::dtype::KeepF32;
+pub use crate::convert::options::{ConvertOptions, ConvertTarget};
 pub use crate::convert::output::OutputFormat;
 pub use crate::convert::plan::{Part, PlannedTensor};
 pub use crate::convert::report::{ConvertReport, Created, Dropped};
@@ -40,116 +42,20 @@ use crate::config::generation::{GENERATION_CONFIG, is_derived};
 use crate::config::preprocessor::{PREPROCESSOR_CONFIG, preprocessor_json};
 use crate::convert::output::{CARRIED, carry, write_file, write_gguf_file, write_json, write_shards};
 use crate::convert::planning::{Plan, Tokenizer};
-use crate::convert::report::count_dtypes;
-use crate::directory::save::{DEFAULT_SHARD_BYTES, check_target};
-use crate::error::{CheckpointError, Result};
+use crate::convert::report::{count_dtypes, folder_name};
+use crate::directory::save::check_target;
+use crate::error::Result;
 use crate::export::model_card::{self, Described, ModelCard};
 use crate::export::transformers_module::write_transformers_module;
 use crate::gguf;
 use crate::tokenizer::files::TOKENIZER_FILES;
-use crate::tokenizer::write::TokenOrder;
 use otter_io::Progress;
-use otter_nn::DType;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What the result is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ConvertTarget {
-    /// An Otter in the Hugging Face layout, or the source in another form.
-    #[default]
-    Otter,
-    /// The trained part under OpenFlamingo's names.
-    OpenFlamingo,
-}
-
-/// What to convert, and how.
-#[derive(Debug, Clone)]
-pub struct ConvertOptions {
-    /// The checkpoint: a directory or a file.
-    pub source: PathBuf,
-    /// A directory to write, or a file ending in `.safetensors`, `.bin`, `.pt` or `.gguf`.
-    pub out: PathBuf,
-    /// What to make.
-    pub target: ConvertTarget,
-    /// Treat the source as a language model to put into an Otter, with fresh parts between unless `overlay` gives them.
-    pub inject: bool,
-    /// The whole Otter that a partial source completes.
-    pub base: Option<PathBuf>,
-    /// Base language model.
-    pub base_lm: Option<PathBuf>,
-    /// Base vision tower.
-    pub base_vision: Option<PathBuf>,
-    /// A partial checkpoint to put over the source.
-    pub overlay: Option<PathBuf>,
-    /// A difference to add to the source.
-    pub delta: Option<PathBuf>,
-    /// Merge LoRA adapters into their matrices.
-    pub merge_lora: bool,
-    /// Directory of the tokenizer (default: that of the language model).
-    pub tokenizer: Option<PathBuf>,
-    /// Order of the added tokens; `None`: as the source was trained.
-    pub token_order: Option<TokenOrder>,
-    /// Blocks before every n-th layer, where the source does not tell.
-    pub cross_attn_every: Option<usize>,
-    /// Frame embeddings of a fresh resampler.
-    pub max_num_frames: Option<usize>,
-    /// How rows begin that no source holds.
-    pub new_rows: NewRows,
-    /// Seed of everything drawn.
-    pub seed: u64,
-    /// Element type of floats; `None`: each as it is.
-    pub dtype: Option<DType>,
-    /// Kinds of tensors that stay 32-bit floats under `dtype`.
-    pub keep_f32: Vec<KeepF32>,
-    /// How weights are stored in a directory; a file's name says it itself.
-    pub format: OutputFormat,
-    /// Type of the large matrices of a GGUF file; `None`: blocks stay as they are, others become 16-bit floats.
-    pub quantization: Option<DType>,
-    /// Largest shard.
-    pub max_shard_bytes: u64,
-    /// Add the Python module with which Transformers opens the directory.
-    pub transformers: bool,
-    /// OpenFlamingo: put `module.` in front of every name.
-    pub module_prefix: bool,
-    /// OpenFlamingo: keep so many rows of the tables.
-    pub embedding_rows: Option<usize>,
-}
-
-impl ConvertOptions {
-    /// The source to `out`, everything else as it is.
-    pub fn new(source: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
-        Self {
-            source: source.into(),
-            out: out.into(),
-            target: ConvertTarget::default(),
-            inject: false,
-            base: None,
-            base_lm: None,
-            base_vision: None,
-            overlay: None,
-            delta: None,
-            merge_lora: false,
-            tokenizer: None,
-            token_order: None,
-            cross_attn_every: None,
-            max_num_frames: None,
-            new_rows: NewRows::default(),
-            seed: 0,
-            dtype: None,
-            keep_f32: Vec::new(),
-            format: OutputFormat::default(),
-            quantization: None,
-            max_shard_bytes: DEFAULT_SHARD_BYTES,
-            transformers: false,
-            module_prefix: false,
-            embedding_rows: None,
-        }
-    }
-}
-
-/// Converts. Progress is counted in bytes of elements, its stage is the tensor written last. What stands at `out` is replaced only when the new content is complete and was read back.
+/// Converts. Progress is counted in bytes of elements, its stage is the tensor written last. What stands at `out` is replaced
+/// only when the new content is complete and was read back.
 ///
 /// # Errors
 /// When a source cannot be read, its parts do not fit, a tensor is unaccounted for, or writing fails; then `out` is
@@ -170,7 +76,7 @@ fn to_file(
 ) -> Result<ConvertReport> {
     let mut plan = planning::plan(options, None)?;
     dtype::assign(&mut plan.tensors, options.dtype, &options.keep_f32);
-    let name = parts::language::folder_name(&options.out);
+    let name = folder_name(&options.out);
     let temporary = atomic::temporary_dir(&options.out)?;
     let file = temporary.join(&name);
     let written = write_file(&file, &options.out, &plan.tensors, format, progress)
@@ -186,7 +92,7 @@ fn to_gguf(options: &ConvertOptions, progress: &mut dyn FnMut(Progress<'_>)) -> 
     let inner = ConvertOptions { format: OutputFormat::Gguf, ..options.clone() };
     let written = fill(&temporary, &inner, progress).and_then(|mut report| {
         atomic::replace_file(&temporary.join(gguf::FILE_NAME), &options.out)?;
-        report.weight_files = vec![parts::language::folder_name(&options.out)];
+        report.weight_files = vec![folder_name(&options.out)];
         report.other_files.clear();
         let settings = temporary.join(GENERATION_CONFIG);
         if settings.is_file() && !is_derived(&settings) {
@@ -331,9 +237,4 @@ fn report(options: &ConvertOptions, plan: Plan, weights: Vec<String>, other: Vec
         quantized: Vec::new(),
         warnings: plan.warnings,
     }
-}
-
-/// An error about options that do not go together.
-fn option_error(path: &Path, problem: impl Into<String>) -> CheckpointError {
-    CheckpointError::format(path, problem)
 }

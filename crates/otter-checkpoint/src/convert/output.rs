@@ -1,6 +1,5 @@
 //! Writing a plan: weight files of a directory, or one file.
 
-use super::Progress;
 use crate::config::checkpoint_config::CheckpointConfig;
 use crate::config::generation::GENERATION_CONFIG;
 use crate::convert::plan::PlannedTensor;
@@ -13,6 +12,7 @@ use crate::tokenizer::files::TOKENIZER_FILES;
 use crate::tokenizer::load::load_tokenizer;
 use otter_data::TextTokenizer;
 use otter_formats::NewTensor;
+use otter_io::Progress;
 use otter_nn::DType;
 use serde_json::Value;
 use std::collections::HashSet;

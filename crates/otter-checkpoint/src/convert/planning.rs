@@ -1,17 +1,19 @@
 //! Which conversion is meant: told from the options and from what the source is.
 
 use super::merge::{delta, lora, overlay};
-use super::{ConvertOptions, ConvertTarget, OutputFormat, gguf_tokenizer, option_error};
 use crate::config::input_rules::InputRules;
 use crate::config::keys::TRAINING;
 use crate::config::section::Section;
+use crate::convert::gguf_tokenizer;
+use crate::convert::options::{ConvertOptions, ConvertTarget, option_error};
+use crate::convert::output::OutputFormat;
 use crate::convert::parts::assemble::{AssembleOptions, Assembly, assemble};
 use crate::convert::parts::bridge::Bridge;
-use crate::convert::parts::language::{Language, folder_name};
+use crate::convert::parts::language::Language;
 use crate::convert::parts::tokens::{added_ids, is_open_flamingo_table};
 use crate::convert::parts::vision::Vision;
 use crate::convert::plan::PlannedTensor;
-use crate::convert::report::{Created, Dropped};
+use crate::convert::report::{Created, Dropped, folder_name};
 use crate::convert::source::{Source, SourceKind};
 use crate::convert::to_open_flamingo::{self, OpenFlamingoOptions};
 use crate::directory::account::reason_to_ignore;

@@ -1,6 +1,5 @@
 //! What a conversion did: every tensor of every source is written, or dropped here with a reason.
 
-use crate::convert::parts::language::folder_name;
 use crate::gguf::StoredTensor;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -114,4 +113,10 @@ impl ConvertReport {
             "version": env!("CARGO_PKG_VERSION"),
         })
     }
+}
+
+/// The last component of a path: nobody's folders are published.
+pub(in crate::convert) fn folder_name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -97,7 +97,7 @@ pub const PEFT_BASE_LAYER: RenameTable =
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::convert::rename::captures;
+    use crate::facts::rename::captures;
     use otter_model::text::{FAMILIES, Family};
     use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 //! The base language model of a conversion: a plain one, or that inside an Otter.
 
 use crate::convert::elements::same_bytes;
-use crate::convert::report::Dropped;
+use crate::convert::report::{Dropped, folder_name};
 use crate::convert::source::{Source, SourceKind};
 use crate::directory::account::reason_to_ignore;
 use crate::error::{CheckpointError, Result};
@@ -196,11 +196,6 @@ impl Language {
 fn folder_of_name(name: &str) -> String {
     let is_path = name.starts_with(['/', '.', '~']) || name.contains('\\') || name.matches('/').count() > 1;
     if is_path { folder_name(Path::new(name)) } else { name.to_owned() }
-}
-
-pub(in crate::convert) fn folder_name(path: &Path) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Whether the file names its tensors without the architecture's prefix, as a model saved without its head does.

@@ -1,9 +1,8 @@
 //! The base vision tower of a conversion: a CLIP model of Hugging Face or of open_clip, or that inside an Otter.
 
 use crate::convert::elements::rows;
-use crate::convert::parts::language::folder_name;
 use crate::convert::plan::PlannedTensor;
-use crate::convert::report::Dropped;
+use crate::convert::report::{Dropped, folder_name};
 use crate::convert::source::{Source, SourceKind};
 use crate::directory::account::reason_to_ignore;
 use crate::directory::text_file::{LONGEST_CONFIG, read_object};
