@@ -8,7 +8,7 @@ use otter_nn::{
     Float, Gradients, Init, Linear, Norm, NormStatistics, Parameters, Rotary, SelfAttentionCore, Tensor,
 };
 
-use super::block::{BlockParts, Rows};
+use super::block_parts::{BlockParts, Rows};
 use super::cache::LayerCache;
 use crate::workspace::Workspace;
 

@@ -1,26 +1,14 @@
 //! The transformer block: self-attention and a feed-forward, joined to the residual stream. Every language model, the image
 //! tower and the sentence encoder are made of it; what they choose is in [`BlockParts`] and [`Residual`].
 
-use otter_nn::{
-    AttentionMask, Device, Float, Gradients, Init, Linear, Norm, NormStatistics, ParameterSpecs, Parameters,
-    Tensor,
-};
+use otter_nn::{Device, Float, Gradients, Norm, NormStatistics, Parameters, Tensor};
+
+pub use super::block_parts::{BlockParts, NormSpec, Rows};
 
 use super::attention::{AttentionSpec, SelfAttention, SelfAttentionSaved};
 use super::cache::LayerCache;
 use super::mlp::{Mlp, MlpSaved, MlpSpec};
 use crate::workspace::Workspace;
-
-/// Where the rows of a pass stand.
-#[derive(Clone, Debug)]
-pub struct Rows<'a> {
-    /// Sequences.
-    pub batch: usize,
-    /// Position of every row (batch * length), for models with rotary or learned positions.
-    pub positions: &'a [u32],
-    /// Which keys each row may see.
-    pub mask: &'a AttentionMask,
-}
 
 /// One block.
 #[derive(Clone, Debug)]
@@ -73,54 +61,7 @@ enum Rest<T> {
     },
 }
 
-/// A kind of norm with its epsilon.
-#[derive(Clone, Copy, Debug)]
-pub enum NormSpec {
-    /// Mean and deviation.
-    Layer {
-        /// Added to the variance.
-        eps: f64,
-        /// Whether there is a bias beside the weight.
-        bias: bool,
-    },
-    /// Root mean square.
-    Rms {
-        /// Added to the mean square.
-        eps: f64,
-    },
-}
-
-impl NormSpec {
-    /// Registers a norm of rows of `width` under `name`.
-    pub fn build(self, specs: &mut ParameterSpecs, name: &str, width: usize) -> Norm {
-        match self {
-            Self::Layer { eps, bias } => Norm::layer(specs, name, width, bias, eps),
-            Self::Rms { eps } => Norm::rms(specs, name, width, eps),
-        }
-    }
-}
-
-/// Registers the parts of one block. Parameters are listed in the order of the calls.
-pub struct BlockParts<'a> {
-    /// Receives the parameters.
-    pub specs: &'a mut ParameterSpecs,
-    /// Name of the block; its parts stand under `<name>.`.
-    pub name: &'a str,
-    /// Width of the residual stream.
-    pub width: usize,
-}
-
 impl BlockParts<'_> {
-    /// A norm of rows of the residual stream.
-    pub fn norm(&mut self, part: &str, spec: NormSpec) -> Norm {
-        self.norm_of(part, spec, self.width)
-    }
-
-    /// A norm of rows of another width.
-    pub fn norm_of(&mut self, part: &str, spec: NormSpec, width: usize) -> Norm {
-        spec.build(self.specs, &format!("{}.{part}", self.name), width)
-    }
-
     /// The projections of the attention.
     pub fn attention(&mut self, spec: AttentionSpec<'_>) -> SelfAttention {
         SelfAttention::new(self, spec)
@@ -129,10 +70,6 @@ impl BlockParts<'_> {
     /// The matrices of the feed-forward.
     pub fn mlp(&mut self, spec: &MlpSpec<'_>) -> Mlp {
         Mlp::new(self, spec)
-    }
-
-    pub(crate) fn linear(&mut self, part: &str, from: usize, to: usize, bias: bool, init: Init) -> Linear {
-        Linear::new(self.specs, &format!("{}.{part}", self.name), from, to, bias, init)
     }
 }
 

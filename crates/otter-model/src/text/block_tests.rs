@@ -5,7 +5,7 @@ use crate::config::TextConfig;
 use crate::text::attention::InputNames;
 use crate::text::mlp::MlpForm;
 use otter_nn::testing::gradient_check::{check, random_parameters, random_tensor};
-use otter_nn::{ActivationKind, Rotary, SelfAttentionCore};
+use otter_nn::{ActivationKind, AttentionMask, Init, ParameterSpecs, Rotary, SelfAttentionCore};
 
 /// What holds for a decoder layer of every language model, of `width` features.
 pub(crate) fn check_layer(config: &TextConfig, width: usize) {

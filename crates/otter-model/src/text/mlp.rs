@@ -6,7 +6,7 @@ use otter_nn::layers::elementwise::{
 };
 use otter_nn::{ActivationKind, Float, Gradients, Init, Linear, Parameters, Tensor};
 
-use super::block::BlockParts;
+use super::block_parts::BlockParts;
 use crate::workspace::Workspace;
 
 /// The matrices and what stands between them.

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod block;
+mod block_parts;
 pub mod cache;
 pub(crate) mod config;
 pub mod config_json;
