@@ -27,7 +27,8 @@ const LARGEST_TRUTH_FILE: u64 = 1 << 30;
 pub struct TruthRecord {
     /// Task family, for example `binding`.
     pub family: String,
-    /// Kind of question inside the family.
+    /// Kind of question inside the family; `colour` of older files is `color`.
+    #[serde(deserialize_with = "american_kind")]
     pub kind: String,
     /// The right answer, one of the candidates.
     pub answer: String,
@@ -43,6 +44,11 @@ pub struct TruthRecord {
     /// What never occurs in training.
     #[serde(default)]
     pub held_out: HeldOut,
+}
+
+/// Kinds were spelled `colour_of_shape` once; as rows of a table they are those of today.
+fn american_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(String::deserialize(deserializer)?.replace("colour", "color"))
 }
 
 /// What of a query never occurs in training.
@@ -301,6 +307,13 @@ mod tests {
         assert_eq!(tasks.iter().map(|t| (t.id.as_str(), t.index)).collect::<Vec<_>>(), [("b", 0), ("a", 1)]);
         // Query b is not asked with two examples.
         assert_eq!(truth.match_ids(vec!["a".into()], 2).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn kinds_are_also_read_as_they_were_spelled_at_first() {
+        let truth = read("X_truth.json", &GOOD.replace("bound_word", "count_colour")).unwrap();
+        assert_eq!(truth.get("a").unwrap().kind, "count_color");
+        assert_eq!(truth.get("b").unwrap().kind, "count_all");
     }
 
     #[test]
